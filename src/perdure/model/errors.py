@@ -1,0 +1,163 @@
+"""Every error Perdure raises, in one tree.
+
+PerdureError
+├── UsageError                 the caller's mistake: fix the code or the call
+│   ├── DefinitionError        a workflow or step that cannot be registered
+│   ├── UnknownWorkflowError   a name nobody registered
+│   ├── SerializationError     a value that cannot be stored, or not read back as its type
+│   ├── NotDurableError        I/O, threads or the wall clock in workflow code
+│   └── LimitError             a bound was passed
+│       ├── PayloadTooLargeError · JournalTooLongError · FanOutTooWideError
+│       └── NestingTooDeepError · InboxFullError · BatchTooLargeError
+├── RunError                   about one run
+│   ├── RunNotFoundError · RunExistsError · RunFinishedError · RunNotFinishedError
+│   └── RunFailedError · RunTerminatedError · RunParkedError
+├── StepError                  raised into workflow code
+│   ├── NonRetryableError      raise it in a step: no further attempt is made
+│   ├── StepTimeoutError       an attempt outran its timeout
+│   ├── StepRetriesExceededError
+│   ├── EventTimeoutError      no event came in time
+│   └── ChildFailedError       a child workflow did not complete
+└── StoreError
+    ├── StoreUnavailableError · StoreLockedError   try again
+    ├── StoreFullError · StoreReadOnlyError        make room, or give access
+    └── StoreCorruptError · SchemaTooNewError      needs an operator
+"""
+
+from __future__ import annotations
+
+
+class PerdureError(Exception):
+    """The root of every error that Perdure raises."""
+
+
+class UsageError(PerdureError):
+    """The code or the call is wrong; repeating it will not help."""
+
+
+class DefinitionError(UsageError):
+    """A workflow or a step cannot be registered as it is written."""
+
+
+class UnknownWorkflowError(UsageError):
+    """No workflow of that name is registered here or known to the store."""
+
+
+class SerializationError(UsageError):
+    """A value cannot be stored as JSON, or a stored value does not fit the annotated type."""
+
+
+class NotDurableError(UsageError):
+    """Workflow code used I/O, a thread or the wall clock, which a replay could not repeat."""
+
+
+class LimitError(UsageError):
+    """A bound was passed; the message names the bound and its setting in `Limits`."""
+
+
+class PayloadTooLargeError(LimitError):
+    """One stored value is larger than `Limits.payload_bytes`."""
+
+
+class JournalTooLongError(LimitError):
+    """A run wrote more records than `Limits.journal_records`."""
+
+
+class FanOutTooWideError(LimitError):
+    """A run waits for more things at once than `Limits.fan_out`."""
+
+
+class NestingTooDeepError(LimitError):
+    """Steps inside steps, or children of children, deeper than `Limits.nesting`."""
+
+
+class InboxFullError(LimitError):
+    """A run has more unread messages than `Limits.inbox_messages`."""
+
+
+class BatchTooLargeError(LimitError):
+    """More runs in one call than the batch allows."""
+
+
+class RunError(PerdureError):
+    """Something about one run."""
+
+
+class RunNotFoundError(RunError):
+    """The store has no run of that id: it never existed, or retention removed it."""
+
+
+class RunExistsError(RunError):
+    """A run of that id exists with another workflow or another input."""
+
+
+class RunFinishedError(RunError):
+    """The run has ended, so it takes no more events or control."""
+
+
+class RunNotFinishedError(RunError):
+    """The wait for the run ended before the run did."""
+
+
+class RunFailedError(RunError):
+    """The run ended `errored`; `__cause__` is the error its workflow raised, rebuilt where it can be."""
+
+
+class RunTerminatedError(RunError):
+    """The run was ended by an operator or by its parent."""
+
+
+class RunParkedError(RunError):
+    """The run is parked: its code and its journal disagree, or it keeps crashing. See `run.explain()`."""
+
+
+class StepError(PerdureError):
+    """A step, an event wait or a child did not give a result."""
+
+
+class NonRetryableError(StepError):
+    """Raise it, or a subclass, in a step: the step fails at once, with no further attempt."""
+
+
+class StepTimeoutError(StepError):
+    """An attempt of a step ran longer than its timeout and was stopped."""
+
+
+class StepRetriesExceededError(StepError):
+    """Every attempt of a step failed; `__cause__` is the last error."""
+
+
+class EventTimeoutError(StepError):
+    """No event of the awaited type arrived in time."""
+
+
+class ChildFailedError(StepError):
+    """A child workflow errored or was terminated; `__cause__` is its error, where there is one."""
+
+
+class StoreError(PerdureError):
+    """The store could not do what was asked."""
+
+
+class StoreUnavailableError(StoreError):
+    """The store cannot be reached or is closed; what was asked may or may not have happened."""
+
+
+class StoreLockedError(StoreUnavailableError):
+    """Another program holds the store's lock for longer than the busy timeout."""
+
+
+class StoreFullError(StoreError):
+    """The disk, or the store's quota, is full; nothing of the operation was kept."""
+
+
+class StoreReadOnlyError(StoreError):
+    """The store does not allow writing."""
+
+
+class StoreCorruptError(StoreError):
+    """The file is damaged, or it is not a Perdure store."""
+
+
+class SchemaTooNewError(StoreError):
+    """The store was written by a newer Perdure; upgrade this program."""

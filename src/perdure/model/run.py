@@ -1,0 +1,166 @@
+"""A run: its row in the store, its states and the moves between them."""
+
+from __future__ import annotations
+
+from enum import Enum
+
+import msgspec
+
+from perdure.model.duration import Duration, milliseconds
+from perdure.model.record import Record
+
+
+class RunStatus(str, Enum):
+    """The state of a run; the values are those of Cloudflare-style engines."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    WAITING = "waiting"
+    PAUSED = "paused"
+    COMPLETE = "complete"
+    ERRORED = "errored"
+    TERMINATED = "terminated"
+
+    def __str__(self) -> str:
+        return self.value
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the run has ended."""
+        return self in FINISHED
+
+
+FINISHED = frozenset({RunStatus.COMPLETE, RunStatus.ERRORED, RunStatus.TERMINATED})
+
+MOVES: dict[RunStatus, frozenset[RunStatus]] = {
+    RunStatus.QUEUED: frozenset({RunStatus.RUNNING, RunStatus.PAUSED, RunStatus.TERMINATED}),
+    RunStatus.RUNNING: frozenset(RunStatus) - {RunStatus.RUNNING},
+    RunStatus.WAITING: frozenset({RunStatus.RUNNING, RunStatus.QUEUED, RunStatus.PAUSED, RunStatus.TERMINATED}),
+    RunStatus.PAUSED: frozenset({RunStatus.QUEUED, RunStatus.TERMINATED}),
+    RunStatus.COMPLETE: frozenset({RunStatus.QUEUED}),
+    RunStatus.ERRORED: frozenset({RunStatus.QUEUED}),
+    RunStatus.TERMINATED: frozenset({RunStatus.QUEUED}),
+}
+"""The legal moves. A finished run moves only by a restart, which makes it queued again."""
+
+
+class Retention(msgspec.Struct, frozen=True, array_like=True):
+    """How long an ended run is kept, per outcome, in milliseconds; None keeps it for ever."""
+
+    complete: int | None = 3 * 86_400_000
+    errored: int | None = 90 * 86_400_000
+    terminated: int | None = 90 * 86_400_000
+
+    @classmethod
+    def of(
+        cls,
+        complete: Duration | None = "3 days",
+        errored: Duration | None = "90 days",
+        terminated: Duration | None = "90 days",
+    ) -> Retention:
+        """Return a retention from durations; None keeps runs of that outcome for ever."""
+        return cls(*(None if age is None else milliseconds(age, field="retention") for age in (complete, errored, terminated)))
+
+
+class Run(msgspec.Struct, frozen=True):
+    """One execution of a workflow, as the store holds it. All times are milliseconds since the epoch, UTC.
+
+    Attributes:
+        id: unique in the store.
+        workflow, version, queue: what it runs, and where.
+        status: see `RunStatus`.
+        priority: higher is claimed first.
+        created_at, updated_at, started_at, finished_at: when; the last two None until they happen.
+        due_at: when a worker should look at it next; for a running run, when its lease ends; None for never by itself.
+        expires_at: when retention may remove it; None before it ends, or for ever.
+        epoch: how often it has been claimed: the fencing token.
+        seq: how many commits that claim has made.
+        incarnation: how often it began anew (restart, continue-as-new).
+        crashes: claims in a row that ended without a commit.
+        journal_length: the number of records.
+        inbox_seq: the number of messages it was ever sent.
+        worker: who holds the lease; None for nobody.
+        is_pausing: a pause was asked for while a worker held it.
+        parent_id, parent_key: the run and record key that wait for it; None for a run started from outside.
+        is_detached: it goes on when its parent ends.
+        depth: how many parents stand above it.
+        fingerprint: what it was started with, hashed, to tell a repeated start from another run of the same id.
+        tags: labels to find it by.
+        retention: how long it is kept after it ends.
+        wait: why it is not moving, as JSON text (see `perdure.core.wait`); None for no particular reason.
+        state: what `flow.set` made readable, as the JSON text of an object; None for nothing.
+        progress: the last heartbeat of each running step, as the JSON text of an object; None for nothing.
+        output: for an ended run, the payload of its output record; None otherwise.
+    """
+
+    id: str
+    workflow: str
+    status: RunStatus
+    created_at: int
+    updated_at: int
+    version: str = ""
+    queue: str = "default"
+    priority: int = 0
+    due_at: int | None = None
+    started_at: int | None = None
+    finished_at: int | None = None
+    expires_at: int | None = None
+    epoch: int = 0
+    seq: int = 0
+    incarnation: int = 0
+    crashes: int = 0
+    journal_length: int = 1
+    inbox_seq: int = 0
+    worker: str | None = None
+    is_pausing: bool = False
+    parent_id: str | None = None
+    parent_key: str | None = None
+    is_detached: bool = False
+    depth: int = 0
+    fingerprint: str = ""
+    tags: dict[str, str] = {}
+    retention: Retention = Retention()
+    wait: str | None = None
+    state: str | None = None
+    progress: str | None = None
+    output: str | None = None
+
+
+class NewRun(msgspec.Struct, frozen=True):
+    """A run to create; the attributes are those of `Run`.
+
+    Attributes:
+        records: the journal it begins with: its input record, and for a fork what it takes over.
+        worker: who claims it at once, until `due_at`, with epoch 1; None leaves it queued for anyone at `due_at`.
+    """
+
+    id: str
+    workflow: str
+    created_at: int
+    due_at: int
+    records: tuple[Record, ...]
+    version: str = ""
+    queue: str = "default"
+    priority: int = 0
+    worker: str | None = None
+    parent_id: str | None = None
+    parent_key: str | None = None
+    is_detached: bool = False
+    depth: int = 0
+    fingerprint: str = ""
+    tags: dict[str, str] = {}
+    retention: Retention = Retention()
+
+
+class Created(msgspec.Struct, frozen=True, gc=False):
+    """What became of one `NewRun`.
+
+    Attributes:
+        id: the run.
+        is_new: False when a run of that id was there already; it is left as it was.
+        fingerprint: the stored run's.
+    """
+
+    id: str
+    is_new: bool
+    fingerprint: str

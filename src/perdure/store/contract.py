@@ -1,0 +1,150 @@
+"""The promises of a store, operation by operation. The memory store is their shortest form.
+
+Every operation is one transaction: it happens whole or not at all, and once its coroutine returns it is durable to the
+class that `describe` states. Operations are safe to repeat: an answer that was lost costs a second call, never a
+second effect. Operations take lists and work on them as one. `now` and every other time is milliseconds since the
+epoch, UTC, and comes from the caller. No rule lives in a store: stores fence, append and enqueue.
+
+A store may be used from any event loop of the process, and from several at once: the engine keeps its leases on a
+thread of its own.
+
+Words: a run is *due* when its status is `queued`, `waiting` or `running` and its `due_at` is not later than now. A
+running run's `due_at` is the end of its lease, so that a crashed worker's runs become due by themselves. A run is
+*leased* while it is `running`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from perdure.model.decision import (
+    CatalogEntry,
+    Claim,
+    Committed,
+    Control,
+    Controlled,
+    Decision,
+    Extended,
+    Lease,
+    Message,
+    Posted,
+    RunFilter,
+    RunPage,
+    Stats,
+    StoreInfo,
+)
+from perdure.model.record import Record
+from perdure.model.run import Created, NewRun, Run
+
+
+class Store(Protocol):
+    """See the module's text for what holds for every operation."""
+
+    async def open(self) -> None:
+        """Connect; create the schema, or bring an older one up to date.
+
+        Raises:
+            SchemaTooNewError: a newer Perdure wrote this store. StoreCorruptError: it is damaged, or something else.
+            StoreReadOnlyError, StoreLockedError, StoreUnavailableError: it cannot be opened for writing.
+        """
+
+    async def close(self) -> None:
+        """Finish what is under way and let go of the store; closing twice is nothing."""
+
+    async def create(self, runs: Sequence[NewRun]) -> list[Created]:
+        """Create each run with its records, or, where its id is taken, leave that run and say so; in the given order.
+
+        A new run is `queued` and due at `due_at`; with a `worker` it is `running`, leased to it until `due_at`, with
+        epoch 1, seq 0 and `started_at` set to `created_at`. A repeated `create` of a run with a worker says
+        `is_new` is False. Two of one id in one call: the first is created.
+        """
+
+    async def post(self, messages: Sequence[Message], now: int, capacity: int) -> list[Posted]:
+        """Put each message into its run's inbox, once by its id, and make that run due no later than now.
+
+        A leased run's `due_at` is left alone: its worker learns of the message by `commit` or `extend`. An id seen
+        before, read or not, is a `duplicate`. `no_run`, `finished` and `full` (`capacity` unread messages are there
+        already) leave nothing behind. A paused run takes messages and stays paused.
+        """
+
+    async def claim(self, queues: Sequence[str], limit: int, worker: str, now: int, until: int) -> list[Claim]:
+        """Lease up to `limit` due runs of these queues to `worker` until `until`.
+
+        Highest priority first, then longest due. Each becomes `running` under its epoch plus one, with seq 0 and a
+        first `started_at`; `crashes` goes up by one if it was leased. Comes with the whole journal and the unread
+        messages by `seq`.
+        """
+
+    async def commit(self, decisions: Sequence[Decision]) -> list[Committed]:
+        """Carry each decision out whole, or, if its lease is lost, not at all.
+
+        The fence holds if the run is `running`, under this epoch, and its seq is the decision's less one; then its
+        seq becomes the decision's and `crashes` zero. A decision whose seq the run has reached under this epoch was
+        carried out before: it is acknowledged, and nothing changes. Anything else is lost. Two decisions about one
+        run in one call are carried out in order.
+
+        Then: records are appended (`renew` replaces the whole journal and raises `incarnation`); consumed messages
+        are read; children are created as by `create`; posts are delivered as by `post`, without a bound, and
+        dropped where they cannot be; runs to terminate are ended as by `control`. Status, `due_at`, `wait` and
+        `state` are set, `progress` is cleared when records were appended. A lease given up while unread messages
+        above `seen` wait leaves the run due at once; so that nobody forgets them, they are also returned. A finished
+        status sets `finished_at`, and `expires_at` by the run's retention. A status other than `running` ends
+        the pausing, which makes `queued` and `waiting` into `paused`.
+        """
+
+    async def extend(self, leases: Sequence[Lease], now: int) -> list[Extended]:
+        """Move the end of each lease to `until`; one that is not `running` under this epoch is lost.
+
+        An `until` not later than now gives the run back: `queued` (`paused` if it was pausing) and due now, not
+        counted as a crash. `progress` is kept where it is given.
+        """
+
+    async def control(self, actions: Sequence[Control], now: int) -> list[Controlled]:
+        """Do each action where `perdure.model.run.MOVES` allows it; else change nothing (before equals after).
+
+        `pause`: a leased run is marked as pausing, and goes on until its worker commits; other unfinished runs are
+        paused and keep their `due_at`. `resume`: a paused run is queued, due as before, or now if it had no
+        `due_at`; a pausing run goes on. `terminate`: the run and every unfinished descendant that is not detached
+        (nor below a detached one) ends `terminated`, unleased; a parent that waits for the run is posted its notice as
+        a `child` message (its id is the child's run id, its type `parent_key`, its ref the child's run id). `restart`: any run begins anew: epoch and
+        incarnation plus one, the journal cut back to the input record, read messages and messages from
+        children forgotten, unread events kept, `queued` and due now, `started_at`, `finished_at`, `expires_at`,
+        `wait`, `state`, `progress`, `worker` and pausing cleared; unfinished descendants end as by `terminate`.
+        """
+
+    async def prune(self, before: int, limit: int) -> int:
+        """Remove up to `limit` whole runs whose `expires_at` is not later than `before`; say how many."""
+
+    async def get(self, run_ids: Sequence[str]) -> list[Run | None]:
+        """Return each run, with its output if it has ended; None where there is no such run."""
+
+    async def journal(self, run_id: str, after: int = -1, limit: int | None = None) -> list[Record]:
+        """Return the records behind position `after`, in order; an unknown run has none."""
+
+    async def inbox(self, run_id: str) -> list[Message]:
+        """Return the unread messages by `seq`."""
+
+    async def find(self, where: RunFilter, limit: int, cursor: str | None = None) -> RunPage:
+        """Return up to `limit` runs, latest created first, without output, from `cursor` on."""
+
+    async def stats(self, now: int) -> Stats:
+        """Count runs per status and queue; statuses and queues without runs are left out, queues sorted by name."""
+
+    async def publish(self, entries: Sequence[CatalogEntry]) -> None:
+        """Put workflows into the catalog; an entry of the same workflow and version is replaced."""
+
+    async def catalog(self) -> list[CatalogEntry]:
+        """Return the catalog, sorted by workflow and version."""
+
+    async def next_due(self, queues: Sequence[str]) -> int | None:
+        """Return the earliest `due_at` among the runs of these queues that can become due; None for none."""
+
+    async def wait(self, timeout: float) -> bool:
+        """Return True as soon as something may have become due or ended, False after `timeout` seconds.
+
+        Only a hint, for changes that other processes made: it may be wrong both ways.
+        """
+
+    async def describe(self) -> StoreInfo:
+        """Return what the store is and what its acknowledgement means under its present settings."""
