@@ -1,0 +1,82 @@
+# Every target works in a fresh clone: it needs only make and a Python of 3.11 or later, and builds .venv by itself.
+# Another Python:      make test PYTHON=/path/to/python3
+# Another environment: make check VENV=.venv-3.13
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+
+# The first Python on the path that is new enough and can make environments.
+PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
+	"$$python" -c 'import ensurepip, sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
+	&& echo "$$python" && break; done)
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
+READY := $(VENV)/.ready
+COVERAGE := $(BIN)/python -m coverage
+
+# The suites that every supported Python runs; those that are not there yet are left out.
+CORE := $(wildcard tests/core tests/model tests/store tests/engine)
+# How users write it: read by the type checker only.
+TYPING := $(wildcard tests/typing)
+# More options for pytest: make test PYTEST="-k retry"
+PYTEST ?=
+
+.PHONY: help demo test check lint core bench bench-peers lock format clean venv
+
+help: ## this list
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
+
+demo: $(READY) ## a workflow that survives its worker being killed, in your terminal
+	@$(BIN)/perdure demo
+
+test: lint ## the whole gate: the linters, every test, branch coverage
+	@$(BIN)/python -m pytest --cov --cov-branch --cov-report= $(PYTEST)
+	@$(COVERAGE) report --include='src/perdure/model/*,src/perdure/core/*' --fail-under=100 > $(VENV)/pure.txt \
+		|| { cat $(VENV)/pure.txt; echo "perdure.model and perdure.core must be covered whole, branches too"; exit 1; }
+
+check: lint core ## under a minute: the linters, and the suites of model, core, store and engine
+
+lint: $(READY) ## formatting, ruff, mypy --strict, the layers, spelling
+	@$(BIN)/ruff format --check --quiet . || { $(BIN)/ruff format --check . || true; echo "make format repairs this"; exit 1; }
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/mypy --strict src/perdure $(TYPING)
+	@$(BIN)/lint-imports --no-logo > $(VENV)/imports.txt || { cat $(VENV)/imports.txt; exit 1; }
+	@$(BIN)/codespell src tests docs *.md
+
+core: $(READY) ## the suites of model, core, store and engine, without linters
+	@$(BIN)/python -m pytest $(CORE) $(PYTEST)
+
+bench: $(READY) ## the benchmarks
+	@$(BIN)/python -m bench
+
+bench-peers: $(READY) ## the same work on other engines
+	@$(BIN)/python -m bench --peers
+
+format: $(READY) ## format, and repair what can be repaired
+	@$(BIN)/ruff check --fix --quiet . || true
+	@$(BIN)/ruff format .
+
+lock: requirements/dev.in ## pin requirements/dev.txt anew, with the hashes of every file
+	@rm -rf .venv-lock && $(PYTHON) -m venv .venv-lock && .venv-lock/bin/python -m pip --quiet install pip-tools
+	@.venv-lock/bin/pip-compile --quiet --upgrade --generate-hashes --allow-unsafe --strip-extras --no-header \
+		--no-emit-index-url --no-emit-trusted-host --no-emit-find-links --output-file=.venv-lock/dev.txt $<
+	@{ sed -n '/^#/p; /^#/!q' requirements/dev.txt; cat .venv-lock/dev.txt; } > .venv-lock/whole.txt
+	@! grep -nE '://|^-|[^ ]@ ' .venv-lock/whole.txt || { echo "an address got into the lock"; exit 1; }
+	@mv .venv-lock/whole.txt requirements/dev.txt && rm -rf .venv-lock
+
+venv: $(READY) ## only the environment
+
+$(READY): pyproject.toml requirements/dev.txt
+	@test -n "$(PYTHON)" || { echo "Perdure needs Python 3.11 or later, with venv; say where: make PYTHON=..."; exit 1; }
+	@echo "preparing $(VENV) with $$($(PYTHON) --version)"
+	@$(BIN)/python -c 'import pip' 2>/dev/null || $(PYTHON) -m venv --clear $(VENV)
+	@$(PIP) install -qq --require-hashes -r requirements/dev.txt
+	@$(PIP) install -qq --no-deps --no-build-isolation --no-index -e .
+	@touch $@
+
+clean: ## remove the environments and everything that was made
+	@rm -rf .venv .venv-* .coverage .coverage.* htmlcov dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	@find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +
