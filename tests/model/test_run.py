@@ -1,0 +1,91 @@
+"""A run's states, the moves between them, and how long an ended run is kept."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from perdure.model.errors import UsageError
+from perdure.model.run import FINISHED, MOVES, Retention, Run, RunStatus
+
+QUEUED, RUNNING, WAITING, PAUSED = RunStatus.QUEUED, RunStatus.RUNNING, RunStatus.WAITING, RunStatus.PAUSED
+COMPLETE, ERRORED, TERMINATED = RunStatus.COMPLETE, RunStatus.ERRORED, RunStatus.TERMINATED
+
+TABLE = {
+    QUEUED: {RUNNING, PAUSED, TERMINATED},
+    RUNNING: {QUEUED, WAITING, PAUSED, COMPLETE, ERRORED, TERMINATED},
+    WAITING: {RUNNING, QUEUED, PAUSED, TERMINATED},
+    PAUSED: {QUEUED, TERMINATED},
+    COMPLETE: {QUEUED},
+    ERRORED: {QUEUED},
+    TERMINATED: {QUEUED},
+}
+
+
+def test_every_status_has_its_moves():
+    assert set(MOVES) == set(RunStatus)
+
+
+@pytest.mark.parametrize("before", RunStatus)
+@pytest.mark.parametrize("after", RunStatus)
+def test_a_move_is_legal_exactly_if_the_table_says_so(before, after):
+    assert (after in MOVES[before]) == (after in TABLE[before])
+
+
+@pytest.mark.parametrize("status", RunStatus)
+def test_no_status_moves_to_itself(status):
+    assert status not in MOVES[status]
+
+
+@pytest.mark.parametrize("status", sorted(FINISHED))
+def test_a_finished_run_moves_only_by_a_restart(status):
+    assert MOVES[status] == {QUEUED}
+
+
+@pytest.mark.parametrize("status", sorted(frozenset(RunStatus) - FINISHED))
+def test_every_unfinished_run_can_be_terminated(status):
+    assert TERMINATED in MOVES[status]
+
+
+def test_only_a_running_run_completes_or_errs():
+    for outcome in (COMPLETE, ERRORED):
+        assert [status for status in RunStatus if outcome in MOVES[status]] == [RUNNING]
+
+
+def test_every_status_can_be_reached():
+    reached, edge = {QUEUED}, {QUEUED}
+    while edge:
+        edge = set().union(*(MOVES[status] for status in edge)) - reached
+        reached |= edge
+    assert reached == set(RunStatus)
+
+
+@pytest.mark.parametrize("status", RunStatus)
+def test_a_status_is_its_word(status):
+    assert str(status) == status.value == status.name.lower()
+    assert f"{status}" == status.value
+    assert RunStatus(status.value) is status
+    assert status.is_finished == (status in FINISHED)
+
+
+def test_retention_defaults_are_the_same_both_ways():
+    assert Retention.of() == Retention() == Retention(3 * 86_400_000, 90 * 86_400_000, 90 * 86_400_000)
+
+
+def test_retention_is_given_per_outcome():
+    assert Retention.of(complete=None, errored="1 hour", terminated=0.5) == Retention(None, 3_600_000, 500)
+    assert Retention.of(None, None, None) == Retention(None, None, None)
+
+
+def test_a_bad_retention_is_refused_by_name():
+    with pytest.raises(UsageError, match="^retention: 'a while'"):
+        Retention.of(errored="a while")
+
+
+def test_a_run_survives_being_stored():
+    run = Run("r", "w", WAITING, 1, 2, tags={"a": "b"}, retention=Retention(None))
+    assert msgspec.json.decode(msgspec.json.encode(run), type=Run) == run
+
+
+def test_runs_share_no_tags():
+    assert Run("a", "w", QUEUED, 1, 1).tags is not Run("b", "w", QUEUED, 1, 1).tags
