@@ -1,0 +1,96 @@
+"""What passes between a turn and the store: values that are whole, equal and storable."""
+
+from __future__ import annotations
+
+import inspect
+
+import msgspec
+import pytest
+
+from perdure.model import decision, record, run
+from perdure.model.decision import (
+    Action,
+    Claim,
+    Committed,
+    Control,
+    Controlled,
+    Decision,
+    Extended,
+    Lease,
+    Message,
+    Posted,
+    RunFilter,
+    RunPage,
+    Stats,
+)
+from perdure.model.record import ErrorInfo, Record
+from perdure.model.run import Created, NewRun, Run, RunStatus
+
+RECORD = Record(0, "input", "input", "ok", 5, "{}")
+MESSAGE = Message("r", "m", "event", "paid", '{"cents": 5}', 7)
+RUN = Run("r", "w", RunStatus.RUNNING, 1, 2)
+NEW_RUN = NewRun("r", "w", 1, 1, (RECORD,))
+VALUES = [
+    RECORD,
+    ErrorInfo("builtins:ValueError", "no", ["no"], cause=ErrorInfo("builtins:KeyError", "k")),
+    RUN,
+    NEW_RUN,
+    Created("r", True, "abc"),  # noqa: FBT003 - positional, as stores make it
+    MESSAGE,
+    Claim(RUN, [RECORD], [MESSAGE]),
+    Decision("r", 1, 1, 9, RunStatus.WAITING, None, (RECORD,), 3, ("m",), (NEW_RUN,), (MESSAGE,), ("c",)),
+    Committed("r", arrived=(MESSAGE,)),
+    Lease("r", 1, 99),
+    Extended("r", is_lost=True),
+    Control("r", Action.TERMINATE, "{}"),
+    Controlled("r", RunStatus.QUEUED, RunStatus.TERMINATED, ("r", "c")),
+    RunFilter(status=(RunStatus.QUEUED,), tags={"a": "b"}),
+    RunPage([RUN], None),
+    Stats({RunStatus.QUEUED: 1}, []),
+]
+STRUCTS = [
+    kind
+    for module in (decision, record, run)
+    for kind in vars(module).values()
+    if inspect.isclass(kind) and issubclass(kind, msgspec.Struct) and kind.__module__ == module.__name__
+]
+
+
+@pytest.mark.parametrize("value", VALUES, ids=lambda value: type(value).__name__)
+def test_a_value_survives_being_stored(value):
+    assert msgspec.json.decode(msgspec.json.encode(value), type=type(value)) == value
+
+
+@pytest.mark.parametrize("kind", STRUCTS, ids=lambda kind: kind.__name__)
+def test_a_value_is_frozen(kind):
+    assert kind.__struct_config__.frozen
+
+
+@pytest.mark.parametrize("kind", STRUCTS, ids=lambda kind: kind.__name__)
+def test_every_field_that_is_not_its_own_explanation_is_explained(kind):
+    doc = inspect.getdoc(kind) or ""
+    if "Attributes:" not in doc or kind is NewRun:
+        return
+    for name in kind.__struct_fields__:
+        assert name in doc, f"{kind.__name__}.{name} is missing from its docstring"
+
+
+def test_the_words_of_enums_are_their_values():
+    assert Action("pause") is Action.PAUSE
+    assert [posted.value for posted in Posted] == ["new", "duplicate", "no_run", "finished", "full"]
+
+
+def test_a_record_is_stored_as_a_row():
+    assert msgspec.json.decode(msgspec.json.encode(RECORD)) == [
+        0,
+        "input",
+        "input",
+        "ok",
+        5,
+        "{}",
+        1,
+        None,
+        None,
+        None,
+        None,
+    ]
