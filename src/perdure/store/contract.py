@@ -11,6 +11,9 @@ thread of its own.
 Words: a run is *due* when its status is `queued`, `waiting` or `running` and its `due_at` is not later than now. A
 running run's `due_at` is the end of its lease, so that a crashed worker's runs become due by themselves. A run is
 *leased* while it is `running`.
+
+Whatever changes a run sets its `updated_at` to the operation's time. Where order is not given otherwise, runs come in
+the order of their creation.
 """
 
 from __future__ import annotations
@@ -64,16 +67,17 @@ class Store(Protocol):
         """Put each message into its run's inbox, once by its id, and make that run due no later than now.
 
         A leased run's `due_at` is left alone: its worker learns of the message by `commit` or `extend`. An id seen
-        before, read or not, is a `duplicate`. `no_run`, `finished` and `full` (`capacity` unread messages are there
-        already) leave nothing behind. A paused run takes messages and stays paused.
+        before, read or not, is a `duplicate`, even if the run has ended since: a repeated post gets the answer that
+        was lost. `no_run`, `finished` and `full` (`capacity` unread messages are there already) leave nothing behind.
+        A paused run takes messages and stays paused.
         """
 
     async def claim(self, queues: Sequence[str], limit: int, worker: str, now: int, until: int) -> list[Claim]:
         """Lease up to `limit` due runs of these queues to `worker` until `until`.
 
         Highest priority first, then longest due. Each becomes `running` under its epoch plus one, with seq 0 and a
-        first `started_at`; `crashes` goes up by one if it was leased. Comes with the whole journal and the unread
-        messages by `seq`.
+        first `started_at`; `crashes` goes up by one if it was leased, and a pausing run stays pausing. Comes with the
+        whole journal and the unread messages by `seq`. Where nothing is due it writes nothing.
         """
 
     async def commit(self, decisions: Sequence[Decision]) -> list[Committed]:
@@ -81,40 +85,57 @@ class Store(Protocol):
 
         The fence holds if the run is `running`, under this epoch, and its seq is the decision's less one; then its
         seq becomes the decision's and `crashes` zero. A decision whose seq the run has reached under this epoch was
-        carried out before: it is acknowledged, and nothing changes. Anything else is lost. Two decisions about one
-        run in one call are carried out in order.
+        carried out before: it is acknowledged, and nothing changes. Anything else is lost. The decisions of one call
+        are carried out in order.
 
-        Then: records are appended (`renew` replaces the whole journal and raises `incarnation`); consumed messages
-        are read; children are created as by `create`; posts are delivered as by `post`, without a bound, and
-        dropped where they cannot be; runs to terminate are ended as by `control`. Status, `due_at`, `wait` and
-        `state` are set, `progress` is cleared when records were appended. A lease given up while unread messages
-        above `seen` wait leaves the run due at once; so that nobody forgets them, they are also returned. A finished
-        status sets `finished_at`, and `expires_at` by the run's retention. A status other than `running` ends
-        the pausing, which makes `queued` and `waiting` into `paused`.
+        First the run: records are appended (`renew` replaces the whole journal and raises `incarnation`; `records`
+        then follow it); consumed messages are read; status, `due_at`, `wait` and `state` are set, `progress` is
+        cleared when records were written. A lease given up while unread messages above `seen` wait leaves the run due
+        at once. A finished status sets `finished_at`, and `expires_at` by the run's retention, and the run is never
+        due. A status other than `running` ends the pausing, which makes `queued` and `waiting` into `paused`.
+
+        Then the others: children are created as by `create`; posts are delivered as by `post`, without a bound, and
+        dropped where they cannot be; runs to terminate are ended as by `control`, with no notice. At the end every
+        unread message above `seen` is returned, so that nobody forgets it, and whether the run was found pausing; a
+        repeated decision is answered alike.
+
+        Raises:
+            UsageError: the positions of a decision's records do not continue the journal.
         """
 
     async def extend(self, leases: Sequence[Lease], now: int) -> list[Extended]:
         """Move the end of each lease to `until`; one that is not `running` under this epoch is lost.
 
         An `until` not later than now gives the run back: `queued` (`paused` if it was pausing) and due now, not
-        counted as a crash. `progress` is kept where it is given.
+        counted as a crash. `progress` is kept where it is given. Whether the run is pausing is told as it was found.
         """
 
     async def control(self, actions: Sequence[Control], now: int) -> list[Controlled]:
-        """Do each action where `perdure.model.run.MOVES` allows it; else change nothing (before equals after).
+        """Do each action where the run's status allows it; else change nothing (before equals after).
 
-        `pause`: a leased run is marked as pausing, and goes on until its worker commits; other unfinished runs are
-        paused and keep their `due_at`. `resume`: a paused run is queued, due as before, or now if it had no
-        `due_at`; a pausing run goes on. `terminate`: the run and every unfinished descendant that is not detached
-        (nor below a detached one) ends `terminated`, unleased; a parent that waits for the run is posted its notice as
-        a `child` message (its id is the child's run id, its type `parent_key`, its ref the child's run id). `restart`: any run begins anew: epoch and
-        incarnation plus one, the journal cut back to the input record, read messages and messages from
-        children forgotten, unread events kept, `queued` and due now, `started_at`, `finished_at`, `expires_at`,
-        `wait`, `state`, `progress`, `worker` and pausing cleared; unfinished descendants end as by `terminate`.
+        `pause`: a leased run is marked as pausing, and goes on until its worker commits; `queued` and `waiting` runs
+        are paused and keep their `due_at`. `resume`: a paused run is queued, due as before, or now if it had no
+        `due_at`; a pausing run goes on.
+
+        `terminate`: the run, if it has not ended, and every unfinished descendant that is not detached (nor below a
+        detached one) ends `terminated`, unleased, with `finished_at` and `expires_at`; `due_at`, `wait`, `progress`
+        and pausing are cleared, journal and `state` stay. If the run has a parent and a `parent_key`, the parent is
+        posted the notice as a `child` message, state `error`: its id and its ref are the run's id, its type is
+        `parent_key`. The descendants' parents are told nothing: they end too.
+
+        `restart`: any run begins anew: epoch and incarnation plus one, seq and `crashes` zero, the journal cut back to
+        the input record, read messages and messages from children forgotten, unread events kept, `queued` and due now,
+        `started_at`, `finished_at`, `expires_at`, `wait`, `state`, `progress`, `worker` and pausing cleared;
+        unfinished descendants end as by `terminate`, and nobody is told.
+
+        `ended` names the run first, if it ended, then the descendants.
         """
 
     async def prune(self, before: int, limit: int) -> int:
-        """Remove up to `limit` whole runs whose `expires_at` is not later than `before`; say how many."""
+        """Remove up to `limit` whole runs whose `expires_at` is not later than `before`, longest expired first; say how many.
+
+        Their children stay.
+        """
 
     async def get(self, run_ids: Sequence[str]) -> list[Run | None]:
         """Return each run, with its output if it has ended; None where there is no such run."""
@@ -126,10 +147,20 @@ class Store(Protocol):
         """Return the unread messages by `seq`."""
 
     async def find(self, where: RunFilter, limit: int, cursor: str | None = None) -> RunPage:
-        """Return up to `limit` runs, latest created first, without output, from `cursor` on."""
+        """Return up to `limit` runs, by `created_at`, latest first, without output, from `cursor` on.
+
+        Runs of one moment come latest created first. Runs created between two pages are in neither, or in their place.
+
+        Raises:
+            UsageError: the cursor is none that a page came with.
+        """
 
     async def stats(self, now: int) -> Stats:
-        """Count runs per status and queue; statuses and queues without runs are left out, queues sorted by name."""
+        """Count runs per status and queue; statuses and queues without runs are left out, queues sorted by name.
+
+        A queue's runs are those that can become due: `due` ones, a lease that has run out among them, `leased` ones
+        whose lease still holds, and the rest, which is `later`.
+        """
 
     async def publish(self, entries: Sequence[CatalogEntry]) -> None:
         """Put workflows into the catalog; an entry of the same workflow and version is replaced."""

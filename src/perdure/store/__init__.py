@@ -1,0 +1,55 @@
+"""The front door to the stores: the one module that knows which there are, so that nothing else depends on one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+from perdure.model.errors import UsageError
+from perdure.store.contract import Store
+from perdure.store.memory import MemoryStore
+from perdure.store.sqlite import SqliteStore
+
+__all__ = ["Store", "open_store"]
+
+
+def open_store(url: str, **options: Any) -> Store:
+    """Construct the store at a URL; nothing is connected before its `open`.
+
+    Args:
+        url: `memory://` for a store of its own, `memory://name` for one that this process shares by that name;
+            `sqlite:///orders.db` for a file beside the program, `sqlite:////var/lib/orders.db` for an absolute path.
+        options: what may also stand behind the URL's `?`; a keyword wins over the URL. For SQLite:
+            `synchronous` (`full`, `normal` or `off`) and `busy_timeout` (a duration).
+
+    Raises:
+        UsageError: an unknown scheme or option, or a URL without a path.
+    """
+    scheme, separator, _ = url.partition("://")
+    make = _STORES.get(scheme) if separator else None
+    if make is None:
+        raise UsageError(f"store: {url!r} is no store; give one of {', '.join(_EXAMPLES)}")
+    parts = urlsplit(url)
+    return make(url, unquote(parts.netloc + parts.path), {**dict(parse_qsl(parts.query)), **options})
+
+
+def _memory(url: str, place: str, options: dict[str, Any]) -> Store:
+    if options:
+        raise UsageError(f"store: memory:// takes no options, so remove {', '.join(sorted(options))}")
+    return MemoryStore(place.strip("/"))
+
+
+def _sqlite(url: str, place: str, options: dict[str, Any]) -> Store:
+    if place.strip("/") in {"", ":memory:"}:
+        raise UsageError(f"store: {url!r} names no file; write sqlite:///file.db, or memory:// to keep nothing")
+    if not place.startswith("/"):
+        raise UsageError(f"store: {url!r} lacks a slash; write sqlite:///{place}, or sqlite:////{place} from the root")
+    unknown = sorted(set(options) - {"synchronous", "busy_timeout"})
+    if unknown:
+        raise UsageError(f"store: sqlite has no option {', '.join(unknown)}; it has synchronous and busy_timeout")
+    return SqliteStore(place[1:], **options)
+
+
+_STORES: dict[str, Callable[[str, str, dict[str, Any]], Store]] = {"memory": _memory, "sqlite": _sqlite}
+_EXAMPLES = ("memory://", "sqlite:///file.db")

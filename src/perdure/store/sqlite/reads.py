@@ -1,0 +1,154 @@
+"""What is only looked at, on the reader's connection: a reader neither waits for the writer nor keeps it waiting."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import apsw
+import msgspec
+
+from perdure.model.decision import CatalogEntry, Message, QueueStats, RunFilter, RunPage, Stats
+from perdure.model.errors import UsageError
+from perdure.model.record import Record
+from perdure.model.run import Run, RunStatus
+from perdure.store.sqlite.rows import RECORD, message_json, run_json
+from perdure.store.sqlite.turns import CAN_BE_DUE, LEVELS
+
+_GET = f"""
+SELECT json_group_array(iif(r.n IS NULL, json('null'), json({run_json("r", with_output=True)})) ORDER BY j.key)
+FROM jsonb_each(?) AS j LEFT JOIN runs AS r ON r.id = j.value
+"""
+
+_JOURNAL = f"""
+SELECT json_group_array(json({RECORD}) ORDER BY position) FROM (
+    SELECT * FROM records WHERE n = (SELECT n FROM runs WHERE id = ?) AND position > ? ORDER BY position LIMIT ?)
+"""
+
+_INBOX = f"""
+SELECT json_group_array(json({message_json("r.id")}) ORDER BY m.seq)
+FROM runs AS r CROSS JOIN inbox AS m ON m.n = r.n AND NOT m.is_read WHERE r.id = ?
+"""
+
+_COUNTS = "SELECT json_group_object(status, total) FROM (SELECT status, count(*) AS total FROM runs GROUP BY status)"
+
+_QUEUES = f"""
+SELECT json_group_array(json_object(
+    'queue', queue, 'due', due, 'later', later, 'leased', leased, 'oldest_due_at', oldest) ORDER BY queue)
+FROM (
+    SELECT
+        queue,
+        count(*) FILTER (WHERE due_at <= :now) AS due,
+        count(*) FILTER (WHERE due_at > :now AND status <> 'running') AS later,
+        count(*) FILTER (WHERE due_at > :now AND status = 'running') AS leased,
+        min(due_at) FILTER (WHERE due_at <= :now) AS oldest
+    FROM runs INDEXED BY runs_due WHERE {CAN_BE_DUE} GROUP BY queue)
+"""
+
+_CATALOG = """
+SELECT json_group_array(json_object('workflow', workflow, 'version', version, 'queue', queue,
+    'input_schema', input_schema, 'seen_at', seen_at, 'worker', worker) ORDER BY workflow, version)
+FROM catalog
+"""
+
+_NEXT_DUE = f"""{LEVELS}
+SELECT min((
+    SELECT due_at FROM runs INDEXED BY runs_due
+    WHERE {CAN_BE_DUE} AND queue = l.queue AND priority = l.priority ORDER BY due_at LIMIT 1))
+FROM levels AS l
+"""
+
+
+def get(connection: apsw.Connection, run_ids: Sequence[str]) -> list[Run | None]:
+    """Return runs by id."""
+    return msgspec.json.decode(connection.execute(_GET, (_json(run_ids),)).get, type=list[Run | None])
+
+
+def journal(connection: apsw.Connection, run_id: str, after: int, limit: int | None) -> list[Record]:
+    """Return a run's records behind a position."""
+    found = connection.execute(_JOURNAL, (run_id, after, -1 if limit is None else limit)).get
+    return msgspec.json.decode(found, type=list[Record])
+
+
+def inbox(connection: apsw.Connection, run_id: str) -> list[Message]:
+    """Return a run's unread messages."""
+    return msgspec.json.decode(connection.execute(_INBOX, (run_id,)).get, type=list[Message])
+
+
+class _Found(msgspec.Struct, array_like=True):
+    n: int
+    run: Run
+
+
+def find(connection: apsw.Connection, where: RunFilter, limit: int, cursor: str | None) -> RunPage:
+    """Return a page of runs, latest created first."""
+    conditions, values = _conditions(where)
+    if cursor is not None:
+        conditions.append("(r.created_at, r.n) < (?, ?)")
+        values += _parsed(cursor)
+    found = connection.execute(
+        f"""SELECT json_group_array(json_array(n, json(run))) FROM (
+            SELECT r.n, {run_json("r")} AS run FROM runs AS r WHERE {" AND ".join(conditions)}
+            ORDER BY r.created_at DESC, r.n DESC LIMIT ?)""",
+        (*values, limit + 1),
+    ).get
+    rows = msgspec.json.decode(found, type=list[_Found])
+    page = rows[:limit]
+    more = f"{page[-1].run.created_at}:{page[-1].n}" if page and len(rows) > limit else None
+    return RunPage([row.run for row in page], more)
+
+
+def _conditions(where: RunFilter) -> tuple[list[str], list[Any]]:
+    conditions: list[str] = ["true"]
+    values: list[Any] = []
+    if where.status:
+        conditions.append(f"r.status IN ({', '.join('?' for _ in where.status)})")
+        values += [status.value for status in where.status]
+    for column, value in (("workflow", where.workflow), ("queue", where.queue), ("parent_id", where.parent_id)):
+        if value is not None:
+            conditions.append(f"r.{column} = ?")
+            values.append(value)
+    if where.id_prefix is not None:
+        # not LIKE or GLOB: an id may hold their wildcards
+        conditions.append("r.id >= ? AND substr(r.id, 1, length(?)) = ?")
+        values += [where.id_prefix] * 3
+    for tag, value in where.tags.items():
+        conditions.append("EXISTS (SELECT 1 FROM json_each(r.tags) AS t WHERE t.key = ? AND t.value = ?)")
+        values += [tag, value]
+    if where.created_from is not None:
+        conditions.append("r.created_at >= ?")
+        values.append(where.created_from)
+    if where.created_until is not None:
+        conditions.append("r.created_at < ?")
+        values.append(where.created_until)
+    return conditions, values
+
+
+def _parsed(cursor: str) -> tuple[int, int]:
+    try:
+        created_at, n = map(int, cursor.split(":"))
+    except ValueError:
+        raise UsageError(f"cursor: {cursor!r} is none; pass back the `cursor` of a page") from None
+    return created_at, n
+
+
+def stats(connection: apsw.Connection, now: int) -> Stats:
+    """Count runs."""
+    counts = msgspec.json.decode(connection.execute(_COUNTS).get, type=dict[RunStatus, int])
+    queues = msgspec.json.decode(connection.execute(_QUEUES, {"now": now}).get, type=list[QueueStats])
+    return Stats(counts, queues)
+
+
+def catalog(connection: apsw.Connection) -> list[CatalogEntry]:
+    """Return the catalog."""
+    return msgspec.json.decode(connection.execute(_CATALOG).get, type=list[CatalogEntry])
+
+
+def next_due(connection: apsw.Connection, queues: Sequence[str]) -> int | None:
+    """Return when something becomes due."""
+    found: int | None = connection.execute(_NEXT_DUE, {"queues": _json(queues)}).get
+    return found
+
+
+def _json(batch: object) -> str:
+    return msgspec.json.encode(batch).decode()

@@ -1,0 +1,215 @@
+"""The store's operations in the contract's order: each hands its work to the writer's or the reader's thread."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+import apsw
+import msgspec
+
+from perdure.model.decision import (
+    CatalogEntry,
+    Claim,
+    Committed,
+    Control,
+    Controlled,
+    Decision,
+    Extended,
+    Lease,
+    Message,
+    Posted,
+    RunFilter,
+    RunPage,
+    Stats,
+    StoreInfo,
+)
+from perdure.model.duration import Duration
+from perdure.model.errors import StoreUnavailableError
+from perdure.model.record import Record
+from perdure.model.run import Created, NewRun, Run
+from perdure.store.sqlite import arrivals, control, reads, turns
+from perdure.store.sqlite.connection import Settings
+from perdure.store.sqlite.threads import ConnectionThread
+from perdure.store.sqlite.writer import Writer
+
+T = TypeVar("T")
+
+_SURVIVES = {
+    "full": "The end of the program and of the machine: it is on the disk before it is acknowledged.",
+    "normal": "The end of the program; when the machine loses power, the last moments may be lost.",
+    "off": "The end of the program; when the machine loses power, the file may be damaged.",
+}
+_FIRST_POLL, _LONGEST_POLL = 0.010, 0.100
+
+_PUBLISH = """
+INSERT INTO catalog (workflow, version, queue, input_schema, seen_at, worker)
+SELECT value->>'$.workflow', value->>'$.version', value->>'$.queue', value->>'$.input_schema', value->>'$.seen_at',
+    value->>'$.worker'
+FROM jsonb_each(?) WHERE true
+ON CONFLICT (workflow, version) DO UPDATE SET
+    queue = excluded.queue, input_schema = excluded.input_schema, seen_at = excluded.seen_at, worker = excluded.worker
+"""
+
+
+class SqliteStore:
+    """See `perdure.store.contract.Store`. Several processes of one machine may use one file.
+
+    Args:
+        path: of the file; its folder must exist.
+        synchronous: `full` (the default) acknowledges what is on the disk; `normal` and `off` are faster, and lose
+            the last writes when the machine fails.
+        busy_timeout: how long an operation waits for other processes' writes (a duration).
+
+    Raises:
+        UsageError: an option is out of its range.
+    """
+
+    def __init__(self, path: str, synchronous: str = "full", busy_timeout: Duration = 10.0) -> None:
+        self._settings = Settings(path, synchronous, busy_timeout)
+        self._threads: tuple[Writer, ConnectionThread] | None = None
+        self._heard = 0
+
+    async def open(self) -> None:
+        """See the contract."""
+        if self._threads is not None:
+            return
+        writer, reader = Writer(self._settings), ConnectionThread(self._settings, is_reader=True)
+        try:
+            self._heard = await writer.submit(_data_version)
+            await reader.submit(_data_version)
+        except BaseException:
+            await asyncio.gather(writer.close(), reader.close())
+            raise
+        self._threads = writer, reader
+
+    async def close(self) -> None:
+        """See the contract."""
+        if self._threads is not None:
+            writer, reader = self._threads
+            self._threads = None
+            await reader.close()
+            await writer.close()
+
+    async def create(self, runs: Sequence[NewRun]) -> list[Created]:
+        """See the contract."""
+        return await self._write(lambda connection: arrivals.create(connection, runs))
+
+    async def post(self, messages: Sequence[Message], now: int, capacity: int) -> list[Posted]:
+        """See the contract."""
+        timed = [(message, now) for message in messages]
+        return await self._write(lambda connection: arrivals.post(connection, timed, capacity))
+
+    async def claim(self, queues: Sequence[str], limit: int, worker: str, now: int, until: int) -> list[Claim]:
+        """See the contract."""
+        return await self._write(
+            lambda connection: turns.claim(connection, queues, limit, worker, now, until),
+            peek=lambda connection: [] if turns.is_idle(connection, queues, now) else None,
+        )
+
+    async def commit(self, decisions: Sequence[Decision]) -> list[Committed]:
+        """See the contract."""
+        return await self._write(lambda connection: turns.commit(connection, decisions))
+
+    async def extend(self, leases: Sequence[Lease], now: int) -> list[Extended]:
+        """See the contract."""
+        return await self._write(lambda connection: turns.extend(connection, leases, now))
+
+    async def control(self, actions: Sequence[Control], now: int) -> list[Controlled]:
+        """See the contract."""
+        return await self._write(lambda connection: control.control(connection, actions, now))
+
+    async def prune(self, before: int, limit: int) -> int:
+        """See the contract."""
+        return await self._write(
+            lambda connection: control.prune(connection, before, limit),
+            peek=lambda connection: None if control.has_expired(connection, before) else 0,
+        )
+
+    async def get(self, run_ids: Sequence[str]) -> list[Run | None]:
+        """See the contract."""
+        return await self._read(lambda connection: reads.get(connection, run_ids))
+
+    async def journal(self, run_id: str, after: int = -1, limit: int | None = None) -> list[Record]:
+        """See the contract."""
+        return await self._read(lambda connection: reads.journal(connection, run_id, after, limit))
+
+    async def inbox(self, run_id: str) -> list[Message]:
+        """See the contract."""
+        return await self._read(lambda connection: reads.inbox(connection, run_id))
+
+    async def find(self, where: RunFilter, limit: int, cursor: str | None = None) -> RunPage:
+        """See the contract."""
+        return await self._read(lambda connection: reads.find(connection, where, limit, cursor))
+
+    async def stats(self, now: int) -> Stats:
+        """See the contract."""
+        return await self._read(lambda connection: reads.stats(connection, now))
+
+    async def publish(self, entries: Sequence[CatalogEntry]) -> None:
+        """See the contract."""
+        batch = msgspec.json.encode(entries).decode()
+        await self._write(lambda connection: connection.execute(_PUBLISH, (batch,)).close())
+
+    async def catalog(self) -> list[CatalogEntry]:
+        """See the contract."""
+        return await self._read(reads.catalog)
+
+    async def next_due(self, queues: Sequence[str]) -> int | None:
+        """See the contract."""
+        return await self._read(lambda connection: reads.next_due(connection, queues))
+
+    async def wait(self, timeout: float) -> bool:
+        """See the contract.
+
+        Asks the writer's connection whether other connections have written, ever less often while they do not.
+        """
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + timeout
+        heard, pause = self._heard, _FIRST_POLL
+        while True:
+            self._heard = await self._opened()[0].submit(_data_version)
+            if self._heard != heard:
+                return True
+            left = deadline - loop.time()
+            if left <= 0:
+                return False
+            await asyncio.sleep(min(pause, left))
+            pause = min(pause * 1.1, _LONGEST_POLL)
+
+    async def describe(self) -> StoreInfo:
+        """See the contract."""
+        version, synchronous = await self._read(
+            lambda connection: (connection.pragma("user_version"), connection.pragma("synchronous"))
+        )
+        return StoreInfo(
+            url=self._settings.url,
+            engine=f"SQLite {apsw.sqlite_lib_version()}",
+            schema_version=version,
+            durability="D2 local" if synchronous >= 2 else "D1 relaxed",
+            survives=_SURVIVES[self._settings.synchronous],
+            settings={
+                "journal_mode": "wal",
+                "synchronous": self._settings.synchronous,
+                "busy_timeout": str(self._settings.busy_timeout),
+            },
+        )
+
+    async def _write(
+        self, work: Callable[[apsw.Connection], T], peek: Callable[[apsw.Connection], T | None] | None = None
+    ) -> T:
+        return await self._opened()[0].submit(work, transacts=True, peek=peek)
+
+    async def _read(self, work: Callable[[apsw.Connection], T]) -> T:
+        return await self._opened()[1].submit(work)
+
+    def _opened(self) -> tuple[Writer, ConnectionThread]:
+        if self._threads is None:
+            raise StoreUnavailableError(f"{self._settings.path} is not open: await the store's open() first")
+        return self._threads
+
+
+def _data_version(connection: apsw.Connection) -> int:
+    """Return a number that changes whenever another connection has written."""
+    return int(connection.pragma("data_version"))

@@ -1,0 +1,309 @@
+"""What workers do: claim runs, commit decisions, extend leases. Each function works inside the writer's transaction.
+
+See `arrivals` for how a batch goes in, and `rows` for how it comes out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Protocol, TypeVar
+
+import apsw
+import msgspec
+
+from perdure.model.decision import Claim, Committed, Decision, Extended, Lease, Message
+from perdure.store.journal import require_following
+from perdure.store.sqlite.arrivals import create, post
+from perdure.store.sqlite.control import terminate
+from perdure.store.sqlite.rows import RECORD, message_json, run_json
+
+CAN_BE_DUE = "status IN ('queued', 'waiting', 'running') AND due_at IS NOT NULL"
+"""The condition of the index `runs_due`, word for word, or SQLite would not use it."""
+
+LEVELS = f"""
+WITH RECURSIVE levels (queue, priority) AS (
+    SELECT q.value, (SELECT priority FROM runs INDEXED BY runs_due
+        WHERE {CAN_BE_DUE} AND queue = q.value ORDER BY priority DESC LIMIT 1)
+    FROM (SELECT DISTINCT value FROM jsonb_each(:queues)) AS q
+    UNION ALL
+    SELECT l.queue, (SELECT priority FROM runs INDEXED BY runs_due
+        WHERE {CAN_BE_DUE} AND queue = l.queue AND priority < l.priority ORDER BY priority DESC LIMIT 1)
+    FROM levels AS l WHERE l.priority IS NOT NULL
+)
+"""
+"""The priorities in use in each queue, found by leaps through the index."""
+
+_PICK = f"""{LEVELS}
+SELECT json_group_array(n) FROM (
+    SELECT r.n
+    FROM levels AS l CROSS JOIN runs AS r ON r.n IN (
+        SELECT n FROM runs INDEXED BY runs_due
+        WHERE {CAN_BE_DUE} AND queue = l.queue AND priority = l.priority AND due_at <= :now
+        ORDER BY due_at, n LIMIT :limit)
+    ORDER BY l.priority DESC, r.due_at, r.n LIMIT :limit)
+"""
+
+_LEASE = """
+UPDATE runs SET
+    crashes = crashes + (status = 'running'), status = 'running', epoch = epoch + 1, seq = 0, worker = :worker,
+    due_at = :until, updated_at = :now, started_at = ifnull(started_at, :now)
+WHERE n IN (SELECT value FROM jsonb_each(:picked))
+"""
+
+_CLAIMED = f"""
+SELECT '[' || group_concat('{{"run":' || {run_json("r")}
+    || ',"journal":' || (SELECT json_group_array({RECORD} ORDER BY position) FROM records WHERE n = r.n)
+    || ',"inbox":' || iif(r.unread = 0, '[]', (
+        SELECT json_group_array({message_json("r.id")} ORDER BY seq) FROM inbox AS m
+        WHERE m.n = r.n AND NOT m.is_read))
+    || '}}', ',' ORDER BY j.key) || ']'
+FROM jsonb_each(:picked) AS j CROSS JOIN runs AS r ON r.n = j.value
+"""
+_CLAIMS = msgspec.json.Decoder(list[Claim])
+
+
+def is_idle(connection: apsw.Connection, queues: Sequence[str], now: int) -> bool:
+    """Return whether nothing in these queues is due."""
+    found = connection.execute(_PICK, {"queues": _json(queues), "now": now, "limit": 1}).get
+    return bool(found == "[]")
+
+
+def claim(
+    connection: apsw.Connection, queues: Sequence[str], limit: int, worker: str, now: int, until: int
+) -> list[Claim]:
+    """Lease due runs to a worker."""
+    picked = connection.execute(_PICK, {"queues": _json(queues), "now": now, "limit": limit}).get
+    if picked == "[]":
+        return []
+    connection.execute(_LEASE, {"picked": picked, "worker": worker, "now": now, "until": until})
+    return _CLAIMS.decode(connection.execute(_CLAIMED, {"picked": picked}).get)
+
+
+class _Fence(msgspec.Struct, array_like=True, gc=False):
+    """How a run stands to a decision about it."""
+
+    n: int | None
+    holds: int | None
+    was_done: int | None
+    journal_length: int
+    inbox_seq: int
+    is_pausing: int
+
+
+_FENCES = """
+SELECT json_group_array(json_array(
+    r.n,
+    r.status = 'running' AND r.epoch = j.value->>1 AND r.seq = j.value->>2 - 1,
+    r.epoch = j.value->>1 AND r.seq >= j.value->>2,
+    ifnull(r.journal_length, 0), ifnull(r.inbox_seq, 0), ifnull(r.is_pausing, 0)) ORDER BY j.key)
+FROM jsonb_each(?) AS j LEFT JOIN runs AS r ON r.id = j.value->>0
+"""
+_FENCED = msgspec.json.Decoder(list[_Fence])
+
+_SETTLE = """
+UPDATE runs SET
+    seq = j.value->>'$[1].seq',
+    crashes = 0,
+    updated_at = j.value->>'$[1].at',
+    status = iif(is_pausing AND j.value->>'$[1].status' IN ('queued', 'waiting'), 'paused', j.value->>'$[1].status'),
+    due_at = CASE
+        WHEN j.value->>'$[1].status' = 'running' THEN j.value->>'$[1].due_at'
+        WHEN j.value->>'$[1].status' IN ('complete', 'errored', 'terminated') THEN NULL
+        WHEN inbox_seq > j.value->>'$[1].seen' AND EXISTS (
+            SELECT 1 FROM inbox AS m WHERE m.n = runs.n AND m.seq > j.value->>'$[1].seen' AND NOT m.is_read)
+        THEN min(ifnull(j.value->>'$[1].due_at', j.value->>'$[1].at'), j.value->>'$[1].at')
+        ELSE j.value->>'$[1].due_at' END,
+    finished_at = iif(j.value->>'$[1].status' IN ('complete', 'errored', 'terminated'), j.value->>'$[1].at', NULL),
+    expires_at = j.value->>'$[1].at' + CASE j.value->>'$[1].status'
+        WHEN 'complete' THEN keep_complete WHEN 'errored' THEN keep_errored WHEN 'terminated' THEN keep_terminated END,
+    worker = iif(j.value->>'$[1].status' = 'running', worker, NULL),
+    is_pausing = is_pausing AND j.value->>'$[1].status' = 'running',
+    incarnation = incarnation + (json_type(j.value, '$[1].renew') = 'array'),
+    journal_length = json_array_length(j.value, '$[1].records')
+        + iif(json_type(j.value, '$[1].renew') = 'array', json_array_length(j.value, '$[1].renew'), journal_length),
+    wait = j.value->>'$[1].wait',
+    state = ifnull(j.value->>'$[1].state', state),
+    progress = iif(
+        json_array_length(j.value, '$[1].records') > 0 OR json_type(j.value, '$[1].renew') = 'array', NULL, progress)
+FROM jsonb_each(?) AS j WHERE runs.n = j.value->>0
+"""
+
+_APPEND = """
+INSERT INTO records
+SELECT
+    j.value->>0, k.value->>0, k.value->>1, k.value->>2, k.value->>3, k.value->>4, k.value->>5, k.value->>6,
+    k.value->>7, k.value->>8, k.value->>9, k.value->>10
+FROM jsonb_each(?) AS j CROSS JOIN jsonb_each(j.value, '$[1].records') AS k
+"""
+_APPEND_RENEWED = _APPEND.replace("$[1].records", "$[1].renew")
+_FORGET = """
+DELETE FROM records
+WHERE n IN (SELECT value->>0 FROM jsonb_each(?) WHERE json_type(value, '$[1].renew') = 'array')
+"""
+
+_READ_FEWER = """
+UPDATE runs SET unread = unread - (
+    SELECT count(DISTINCT m.seq) FROM jsonb_each(j.value, '$[1].consumed') AS c
+    CROSS JOIN inbox AS m ON m.n = runs.n AND m.id = c.value AND NOT m.is_read)
+FROM jsonb_each(?) AS j WHERE runs.n = j.value->>0
+"""
+_READ = """
+UPDATE inbox SET is_read = 1, payload = NULL
+FROM (
+    SELECT m.n, m.seq FROM jsonb_each(?) AS j CROSS JOIN jsonb_each(j.value, '$[1].consumed') AS c
+    CROSS JOIN inbox AS m ON m.n = j.value->>0 AND m.id = c.value) AS r
+WHERE inbox.n = r.n AND inbox.seq = r.seq AND NOT is_read
+"""
+
+_ARRIVED = f"""
+SELECT json_group_array(json({message_json("j.value->>2")}) ORDER BY j.key, m.seq)
+FROM jsonb_each(?) AS j CROSS JOIN inbox AS m ON m.n = j.value->>0 AND m.seq > j.value->>1 AND NOT m.is_read
+"""
+
+
+def commit(connection: apsw.Connection, decisions: Sequence[Decision]) -> list[Committed]:
+    """Carry decisions out, those that do not touch each other in one go."""
+    committed: list[Committed] = []
+    for independent in _independent(decisions):
+        committed += _commit(connection, independent)
+    return committed
+
+
+def _commit(connection: apsw.Connection, decisions: Sequence[Decision]) -> list[Committed]:
+    asked = _json([(decision.run_id, decision.epoch, decision.seq) for decision in decisions])
+    fences = _FENCED.decode(connection.execute(_FENCES, (asked,)).get)
+    kept = [(fence.n, decision) for decision, fence in zip(decisions, fences, strict=True) if fence.holds]
+    for decision, fence in zip(decisions, fences, strict=True):
+        if fence.holds and (decision.records or decision.renew is not None):
+            require_following(decision, fence.journal_length)
+    if kept:
+        _carry_out(connection, kept)
+    arrived = _arrived(connection, decisions, fences)
+    return [
+        Committed(decision.run_id, arrived=arrived.get(decision.run_id, ()), is_pausing=bool(fence.is_pausing))
+        if fence.holds or fence.was_done
+        else Committed(decision.run_id, is_lost=True)
+        for decision, fence in zip(decisions, fences, strict=True)
+    ]
+
+
+def _carry_out(connection: apsw.Connection, kept: Sequence[tuple[int | None, Decision]]) -> None:
+    batch = (_json(kept),)
+    if any(decision.consumed for _, decision in kept):
+        connection.execute(_READ_FEWER, batch)
+        connection.execute(_READ, batch)
+    if any(decision.renew is not None for _, decision in kept):
+        connection.execute(_FORGET, batch)
+        connection.execute(_APPEND_RENEWED, batch)
+    connection.execute(_SETTLE, batch)
+    connection.execute(_APPEND, batch)
+    children = [child for _, decision in kept for child in decision.children]
+    if children:
+        create(connection, children)
+    posts = [(message, decision.at) for _, decision in kept for message in decision.posts]
+    if posts:
+        post(connection, posts)
+    for _, decision in kept:
+        for run_id in decision.terminate:
+            terminate(connection, run_id, decision.at, None)
+
+
+def _arrived(
+    connection: apsw.Connection, decisions: Sequence[Decision], fences: Sequence[_Fence]
+) -> dict[str, tuple[Message, ...]]:
+    """Return the unread messages that these decisions had not seen, by run."""
+    asked = [
+        (fence.n, decision.seen, decision.run_id)
+        for decision, fence in zip(decisions, fences, strict=True)
+        if (fence.holds or fence.was_done) and (fence.inbox_seq > decision.seen or decision.posts or decision.terminate)
+    ]
+    if not asked:
+        return {}
+    arrived: dict[str, tuple[Message, ...]] = {}
+    found = connection.execute(_ARRIVED, (_json(asked),)).get
+    for message in msgspec.json.decode(found, type=list[Message]):
+        arrived[message.run_id] = (*arrived.get(message.run_id, ()), message)
+    return arrived
+
+
+def _independent(decisions: Sequence[Decision]) -> Iterator[Sequence[Decision]]:
+    """Cut the decisions, in their order, where one meets what an earlier one of the same piece does."""
+    if len({decision.run_id for decision in decisions}) == len(decisions) and not any(
+        decision.children or decision.posts or decision.terminate for decision in decisions
+    ):
+        yield decisions
+        return
+    piece: list[Decision] = []
+    decided: set[str] = set()
+    reached: set[str] = set()
+    for decision in decisions:
+        born = {child.id for child in decision.children}
+        reaches = born | {message.run_id for message in decision.posts}
+        meets = decision.run_id in decided | reached or not reaches.isdisjoint(decided) or not born.isdisjoint(reached)
+        if piece and (meets or decision.terminate or piece[-1].terminate):
+            yield piece
+            piece, decided, reached = [], set(), set()
+        piece.append(decision)
+        decided.add(decision.run_id)
+        reached |= reaches
+    yield piece
+
+
+class _About(Protocol):
+    @property
+    def run_id(self) -> str: ...
+
+
+L = TypeVar("L", bound=_About)
+
+_LEASES = """
+SELECT json_group_array(json_array(
+    r.n, r.status = 'running' AND r.epoch = j.value->>'$.epoch', ifnull(r.inbox_seq, 0), ifnull(r.is_pausing, 0))
+    ORDER BY j.key)
+FROM jsonb_each(?) AS j LEFT JOIN runs AS r ON r.id = j.value->>'$.run_id'
+"""
+
+_EXTEND = """
+UPDATE runs SET
+    due_at = max(j.value->>'$[1].until', :now),
+    status = CASE WHEN j.value->>'$[1].until' > :now THEN 'running' WHEN is_pausing THEN 'paused' ELSE 'queued' END,
+    worker = iif(j.value->>'$[1].until' > :now, worker, NULL),
+    is_pausing = is_pausing AND j.value->>'$[1].until' > :now,
+    progress = ifnull(j.value->>'$[1].progress', progress),
+    updated_at = :now
+FROM jsonb_each(:leases) AS j WHERE runs.n = j.value->>0
+"""
+
+
+def extend(connection: apsw.Connection, leases: Sequence[Lease], now: int) -> list[Extended]:
+    """Move the ends of leases."""
+    extended: list[Extended] = []
+    for distinct in _distinct(leases):
+        found = connection.execute(_LEASES, (_json(distinct),)).get
+        states = msgspec.json.decode(found, type=list[tuple[int | None, int | None, int, int]])
+        kept = [(n, lease) for lease, (n, holds, _, _) in zip(distinct, states, strict=True) if holds]
+        if kept:
+            connection.execute(_EXTEND, {"leases": _json(kept), "now": now})
+        extended += [
+            Extended(lease.run_id, is_pausing=bool(is_pausing), inbox_seq=inbox_seq)
+            if holds
+            else Extended(lease.run_id, is_lost=True)
+            for lease, (_, holds, inbox_seq, is_pausing) in zip(distinct, states, strict=True)
+        ]
+    return extended
+
+
+def _distinct(items: Sequence[L]) -> Iterator[Sequence[L]]:
+    """Cut a list, in its order, so that no run is in a piece twice."""
+    piece: dict[str, L] = {}
+    for item in items:
+        if item.run_id in piece:
+            yield list(piece.values())
+            piece = {}
+        piece[item.run_id] = item
+    if piece:
+        yield list(piece.values())
+
+
+def _json(batch: object) -> str:
+    return msgspec.json.encode(batch).decode()
