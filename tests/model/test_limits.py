@@ -28,7 +28,7 @@ def test_a_bound_is_a_whole_number_of_at_least_one(name, value):
 
 def test_every_bound_is_explained():
     for name in NAMES:
-        assert f"\n        {name}: " in (Limits.__doc__ or ""), f"{name} is missing from the docstring of Limits"
+        assert f"    {name}: " in (Limits.__doc__ or ""), f"{name} is missing from the docstring of Limits"
 
 
 def test_the_fixed_bounds_are_ordered():
