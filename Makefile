@@ -44,7 +44,7 @@ lint: $(READY) ## formatting, ruff, mypy --strict, the layers, spelling
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/mypy --strict src/perdure $(TYPING)
 	@$(BIN)/lint-imports --no-logo > $(VENV)/imports.txt || { cat $(VENV)/imports.txt; exit 1; }
-	@$(BIN)/codespell src tests docs *.md
+	@$(BIN)/codespell src tests $(wildcard docs *.md)
 
 core: $(READY) ## the suites of model, core, store and engine, without linters
 	@$(BIN)/python -m pytest $(CORE) $(PYTEST)

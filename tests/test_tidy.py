@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import functools
 import importlib
+import random
 import re
 import subprocess
 from collections.abc import Iterator
@@ -45,8 +46,9 @@ IMPURE_CALLS = {
     "datetime": {"now", "utcnow", "today"},
     "uuid": {"uuid1", "uuid4"},
     "os": {"urandom"},
+    "random": set(random.__all__) - {"Random"},  # a Random with a seed is as good as any function
 }
-IMPURE_MODULES = {"random", "secrets"}
+IMPURE_MODULES = {"secrets"}
 
 FILES = sorted(SRC.rglob("*.py"))
 
@@ -228,6 +230,10 @@ def impure_uses(tree: ast.Module) -> Iterator[tuple[int, str]]:
                     if module in IMPURE_MODULES or alias.name in IMPURE_CALLS.get(module, ()):
                         yield node.lineno, f"from {module} import {alias.name}"
     for node in ast.walk(tree):
+        match node:
+            case ast.Call(func=ast.Attribute(value=ast.Name(id=name), attr="Random"), args=[], keywords=[]):
+                if modules.get(name) == "random":
+                    yield node.lineno, ast.unparse(node)
         if isinstance(node, ast.Attribute):
             root: ast.expr = node.value
             while isinstance(root, ast.Attribute):
@@ -257,7 +263,12 @@ def test_time_and_chance_come_in_at_one_place():
         ("from datetime import datetime\ndatetime.now()", 1),
         ("import datetime as dt\ndt.datetime.fromtimestamp(0, dt.UTC)", 0),
         ("from perdure import flow\nflow.now(), flow.random()", 0),
-        ("import random", 1),
+        ("import random\nrandom.random()", 1),
+        ("import random as r\nr.choice('ab')", 1),
+        ("from random import randint", 1),
+        ("import random\nrandom.Random(7).random()", 0),
+        ("import random\nrandom.Random()", 1),
+        ("import secrets", 1),
         ("from uuid import uuid4", 1),
         ("import uuid\nuuid.uuid5(uuid.NAMESPACE_URL, 'x')", 0),
     ],

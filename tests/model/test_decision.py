@@ -72,16 +72,6 @@ def test_the_words_of_enums_are_their_values():
 
 
 def test_a_record_is_stored_as_a_row():
-    assert msgspec.json.decode(msgspec.json.encode(RECORD)) == [
-        0,
-        "input",
-        "input",
-        "ok",
-        5,
-        "{}",
-        1,
-        None,
-        None,
-        None,
-        None,
-    ]
+    row = msgspec.json.decode(msgspec.json.encode(RECORD))
+    assert row[:7] == [0, "input", "input", "ok", 5, "{}", 1]
+    assert len(row) == len(Record.__struct_fields__)
