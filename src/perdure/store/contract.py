@@ -132,9 +132,9 @@ class Store(Protocol):
         """
 
     async def prune(self, before: int, limit: int) -> int:
-        """Remove up to `limit` whole runs whose `expires_at` is not later than `before`, longest expired first; say how many.
+        """Remove up to `limit` whole runs whose `expires_at` is not later than `before`; say how many.
 
-        Their children stay.
+        Longest expired first; their children stay.
         """
 
     async def get(self, run_ids: Sequence[str]) -> list[Run | None]:

@@ -1,4 +1,4 @@
-"""What the contract means, as plain code over dictionaries: the inside of the memory store, the measure of the others."""
+"""What the contract means, as plain code over dictionaries: the inside of the memory store, measure of the others."""
 
 from __future__ import annotations
 

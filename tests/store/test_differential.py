@@ -1,0 +1,261 @@
+"""Every store does what the memory store does, whatever is done to it and in whatever order."""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
+
+from perdure.model.decision import Action, CatalogEntry, Control, Decision, Lease, Message, RunFilter
+from perdure.model.record import Record
+from perdure.model.run import NewRun, Retention, RunStatus
+from perdure.store import Store
+from tests.store.making import REOPENABLE, STORES, store_at
+
+IDS = ["a", "b", "c", "d", "e'%_é", "f"]
+QUEUES = ["default", "other"]
+START = 1_000_000
+
+ids = st.sampled_from(IDS)
+payloads = st.sampled_from([None, '"a"', "1e400", '{"a": [1, 2]}', '"\\u00e9\\n\\"🎉"', "123456789012345678901234567890"])
+queues = st.sampled_from(QUEUES)
+statuses = st.sampled_from(list(RunStatus))
+# Mostly what a worker would do, and now and then what only a confused one does.
+epochs = st.sampled_from([0, 0, 0, 0, 0, -1, 1])
+seqs = st.sampled_from([1, 1, 1, 1, 1, 0, 2])
+
+
+@st.composite
+def new_runs(draw: st.DrawFn, now: int) -> NewRun:
+    records = tuple(
+        Record(position, f"k{position}", "input" if position == 0 else "step", "ok", now, draw(payloads))
+        for position in range(draw(st.integers(1, 3)))
+    )
+    parent = draw(st.none() | ids)
+    return NewRun(
+        id=draw(ids),
+        workflow=draw(st.sampled_from(["w", "v"])),
+        created_at=now + draw(st.integers(-5, 0)),
+        due_at=now + draw(st.integers(-20, 20)),
+        records=records,
+        queue=draw(queues),
+        priority=draw(st.sampled_from([0, 0, 5, -1])),
+        worker=draw(st.none() | st.just("creator")),
+        parent_id=parent,
+        parent_key=None if parent is None else draw(st.none() | st.just("child")),
+        is_detached=draw(st.booleans()),
+        fingerprint=draw(st.sampled_from(["", "f1"])),
+        tags=draw(st.dictionaries(st.sampled_from(["k", 'q"%\'é']), st.sampled_from(["1", "2"]), max_size=2)),
+        retention=draw(st.sampled_from([Retention(), Retention(None, 10, 20), Retention(5, None, None)])),
+    )
+
+
+@st.composite
+def messages(draw: st.DrawFn, now: int) -> Message:
+    return Message(
+        run_id=draw(ids),
+        id=draw(st.sampled_from(["m1", "m2", "m3", "m4", *IDS[:2]])),
+        kind=draw(st.sampled_from(["event", "child"])),
+        type=draw(st.sampled_from(["go", "stop'"])),
+        payload=draw(payloads),
+        at=now,
+        state=draw(st.sampled_from(["ok", "error"])),
+        ref=draw(st.none() | ids),
+    )
+
+
+class Differential(RuleBasedStateMachine):
+    """Does everything on both stores and compares the answers, and after each step all that can be read."""
+
+    kind = "sqlite"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.folder = tempfile.TemporaryDirectory()
+        self.runner = asyncio.Runner()
+        self.now = START
+
+    @initialize()
+    def begin(self) -> None:
+        place = Path(self.folder.name)
+        self.reference, self.store = store_at("memory", place), store_at(self.kind, place)
+        self.both(lambda store: store.open())
+
+    def teardown(self) -> None:
+        self.both(lambda store: store.close())
+        self.runner.close()
+        self.folder.cleanup()
+
+    def both(self, ask: Callable[[Store], Awaitable[Any]]) -> Any:
+        async def answers() -> tuple[Any, Any]:
+            return await ask(self.reference), await ask(self.store)
+
+        expected, found = self.runner.run(answers())
+        assert found == expected
+        return expected
+
+    @rule(by=st.integers(1, 30))
+    def time_passes(self, by: int) -> None:
+        self.now += by
+
+    @rule(data=st.data())
+    def create(self, data: st.DataObject) -> None:
+        runs = data.draw(st.lists(new_runs(self.now), max_size=4))
+        self.both(lambda store: store.create(runs))
+
+    @rule(data=st.data(), capacity=st.integers(1, 4))
+    def post(self, data: st.DataObject, capacity: int) -> None:
+        sent = data.draw(st.lists(messages(self.now), max_size=5))
+        self.both(lambda store: store.post(sent, self.now, capacity))
+
+    @rule(wanted=st.lists(queues, max_size=3), limit=st.integers(1, 5), lasting=st.integers(1, 20))
+    def claim(self, wanted: list[str], limit: int, lasting: int) -> None:
+        self.both(lambda store: store.claim(wanted, limit, "worker", self.now, self.now + lasting))
+
+    @rule(data=st.data())
+    def claim_and_commit(self, data: st.DataObject) -> None:
+        self.both(lambda store: store.claim(QUEUES, 10, "worker", self.now, self.now + 10))
+        self.commit_drawn(data)
+
+    @rule(data=st.data())
+    def commit(self, data: st.DataObject) -> None:
+        self.commit_drawn(data)
+
+    def commit_drawn(self, data: st.DataObject) -> None:
+        runs = {run.id: run for run in self.both(lambda store: store.get(IDS)) if run is not None}
+        decisions: list[Decision] = []
+        for run_id in data.draw(st.lists(ids, min_size=1, max_size=4)):
+            run = runs.get(run_id)
+            epoch = data.draw(epochs) + (run.epoch if run else 1)
+            seq = data.draw(seqs) + (run.seq if run else 0)
+            renew = data.draw(st.sampled_from([None, None, None, 0, 1, 2]))
+            length = run.journal_length if run else 1
+            written = data.draw(st.integers(0, 2))
+            first = length if renew is None else renew
+            decision = Decision(
+                run_id=run_id,
+                epoch=epoch,
+                seq=seq,
+                at=self.now,
+                status=data.draw(statuses),
+                due_at=data.draw(st.none() | st.integers(self.now - 5, self.now + 20)),
+                records=self.records(data, first, written),
+                seen=data.draw(st.integers(0, 4)),
+                consumed=tuple(data.draw(st.lists(st.sampled_from(["m1", "m2", "m3", "a"]), max_size=3))),
+                children=tuple(data.draw(st.lists(new_runs(self.now), max_size=2))),
+                posts=tuple(data.draw(st.lists(messages(self.now), max_size=2))),
+                terminate=tuple(data.draw(st.lists(ids, max_size=1))),
+                wait=data.draw(st.none() | st.just('{"on": "x"}')),
+                state=data.draw(st.none() | st.just('{"s": 1}')),
+                renew=None if renew is None else self.records(data, 0, renew),
+            )
+            decisions.append(decision)
+            if run and epoch == run.epoch and seq == run.seq + 1 and run.status is RunStatus.RUNNING:
+                changed: dict[str, Any] = {"seq": seq, "journal_length": first + written, "status": decision.status}
+                runs[run_id] = type(run)(**{name: getattr(run, name) for name in run.__struct_fields__} | changed)
+        committed = self.both(lambda store: store.commit(decisions))
+        if data.draw(st.booleans()):
+            again = self.both(lambda store: store.commit(decisions))
+            assert [done.is_lost for done in again] >= [done.is_lost for done in committed]
+
+    @staticmethod
+    def records(data: st.DataObject, first: int, count: int) -> tuple[Record, ...]:
+        return tuple(
+            Record(position, f"k{position}", data.draw(st.sampled_from(["step", "output"])), "ok", 1, data.draw(payloads))
+            for position in range(first, first + count)
+        )
+
+    @rule(data=st.data())
+    def extend(self, data: st.DataObject) -> None:
+        runs = {run.id: run for run in self.both(lambda store: store.get(IDS)) if run is not None}
+        leases = [
+            Lease(
+                run_id,
+                (runs[run_id].epoch if run_id in runs else 1) + data.draw(epochs),
+                self.now + data.draw(st.integers(-5, 20)),
+                data.draw(st.none() | st.just('{"k1": 1}')),
+            )
+            for run_id in data.draw(st.lists(ids, max_size=4))
+        ]
+        self.both(lambda store: store.extend(leases, self.now))
+
+    @rule(run_ids=st.lists(ids, min_size=1, max_size=3), action=st.sampled_from(list(Action)), notice=payloads)
+    def control(self, run_ids: list[str], action: Action, notice: str | None) -> None:
+        actions = [Control(run_id, action, notice) for run_id in run_ids]
+        self.both(lambda store: store.control(actions, self.now))
+
+    @rule(limit=st.integers(1, 3), age=st.integers(-10, 10))
+    def prune(self, limit: int, age: int) -> None:
+        self.both(lambda store: store.prune(self.now - age, limit))
+
+    @rule(workflow=st.sampled_from(["w", "v"]), version=st.sampled_from(["1", "2"]), schema=st.sampled_from(["{}", "1"]))
+    def publish(self, workflow: str, version: str, schema: str) -> None:
+        entry = CatalogEntry(workflow, version, "default", schema, self.now, "worker")
+        self.both(lambda store: store.publish([entry]))
+
+    @rule()
+    def reopen(self) -> None:
+        if self.kind in REOPENABLE:
+            self.runner.run(self.store.close())
+            self.store = store_at(self.kind, Path(self.folder.name))
+            self.runner.run(self.store.open())
+
+    @rule(
+        status=st.lists(statuses, max_size=2),
+        workflow=st.none() | st.just("w"),
+        queue=st.none() | queues,
+        parent_id=st.none() | ids,
+        id_prefix=st.none() | st.sampled_from(["", "e'", "e'%", "a"]),
+        tags=st.dictionaries(st.sampled_from(["k", 'q"%\'é']), st.sampled_from(["1", "2"]), max_size=1),
+        created_from=st.none() | st.integers(START, START + 100),
+        created_until=st.none() | st.integers(START, START + 100),
+        limit=st.integers(1, 3),
+    )
+    def find(self, limit: int, status: list[RunStatus], **more: Any) -> None:
+        where = RunFilter(status=tuple(status), **more)
+        self.same_pages(where, limit)
+
+    def same_pages(self, where: RunFilter, limit: int) -> None:
+        async def pages(store: Store) -> list[Any]:
+            found, cursor = [], None
+            while True:
+                page = await store.find(where, limit, cursor)
+                found.append(page.runs)
+                cursor = page.cursor
+                if cursor is None:
+                    return found
+
+        self.both(pages)
+
+    @invariant()
+    def the_same_is_stored(self) -> None:
+        if not hasattr(self, "store"):
+            return
+
+        async def snapshot(store: Store) -> list[Any]:
+            return [
+                await store.get(IDS),
+                [await store.journal(run_id) for run_id in IDS],
+                [await store.journal(run_id, 0, 1) for run_id in IDS[:2]],
+                [await store.inbox(run_id) for run_id in IDS],
+                await store.stats(self.now),
+                [await store.next_due(names) for names in (["default"], QUEUES, [])],
+                await store.catalog(),
+            ]
+
+        self.both(snapshot)
+        self.same_pages(RunFilter(), 4)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in STORES if kind != "memory"])
+def test_every_store_does_what_the_memory_store_does(kind: str) -> None:
+    quick = settings(max_examples=60, stateful_step_count=40, deadline=None)
+    machine = type("Differential", (Differential,), {"kind": kind})
+    run_state_machine_as_test(machine, settings=settings() if settings().max_examples > 1000 else quick)
