@@ -26,7 +26,8 @@ class Record(msgspec.Struct, frozen=True, array_like=True, gc=False):
         attempt: the number of the attempt that it reports, from 1.
         started_at: when that attempt began, in milliseconds; None where nothing ran.
         due_at: for a failed attempt, when the next one is due, in milliseconds.
-        ref: the id of the event message, or of the child run, it is about.
+        ref: the id of the event message, or of the child run, it is about; for a failed attempt, the progress it had
+            made, as JSON text.
         before: the position of the record that this one must be replayed ahead of; None for its own place. Set when
             newer code asked for something while older records were still waiting to be asked for.
     """

@@ -1,0 +1,108 @@
+"""Durable workflows for Python: ordinary functions that survive crashes, deploys and months of waiting."""
+
+from perdure.authoring import flow
+from perdure.authoring.entrypoint import WorkflowEntrypoint, WorkflowEvent, WorkflowStep
+from perdure.authoring.purity import DeterminismWarning
+from perdure.authoring.step import Step
+from perdure.authoring.workflow import Workflow
+from perdure.engine.app import Perdure
+from perdure.engine.explain import Explanation
+from perdure.engine.handle import InstanceStatus, RunHandle
+from perdure.model.decision import RunPage, Stats, StoreInfo
+from perdure.model.errors import (
+    BatchTooLargeError,
+    ChildFailedError,
+    DefinitionError,
+    EventTimeoutError,
+    FanOutTooWideError,
+    InboxFullError,
+    JournalTooLongError,
+    LimitError,
+    NestingTooDeepError,
+    NonRetryableError,
+    NotDurableError,
+    PayloadTooLargeError,
+    PerdureError,
+    RunError,
+    RunExistsError,
+    RunFailedError,
+    RunFinishedError,
+    RunNotFinishedError,
+    RunNotFoundError,
+    RunParkedError,
+    RunTerminatedError,
+    SchemaTooNewError,
+    SerializationError,
+    StepError,
+    StepRetriesExceededError,
+    StepTimeoutError,
+    StoreCorruptError,
+    StoreError,
+    StoreFullError,
+    StoreLockedError,
+    StoreReadOnlyError,
+    StoreUnavailableError,
+    UnknownWorkflowError,
+    UsageError,
+)
+from perdure.model.limits import Limits
+from perdure.model.record import Record
+from perdure.model.retry import Retry
+from perdure.model.run import Retention, Run, RunStatus
+
+__all__ = [
+    "BatchTooLargeError",
+    "ChildFailedError",
+    "DefinitionError",
+    "DeterminismWarning",
+    "EventTimeoutError",
+    "Explanation",
+    "FanOutTooWideError",
+    "InboxFullError",
+    "InstanceStatus",
+    "JournalTooLongError",
+    "LimitError",
+    "Limits",
+    "NestingTooDeepError",
+    "NonRetryableError",
+    "NotDurableError",
+    "PayloadTooLargeError",
+    "Perdure",
+    "PerdureError",
+    "Record",
+    "Retention",
+    "Retry",
+    "Run",
+    "RunError",
+    "RunExistsError",
+    "RunFailedError",
+    "RunFinishedError",
+    "RunHandle",
+    "RunNotFinishedError",
+    "RunNotFoundError",
+    "RunPage",
+    "RunParkedError",
+    "RunStatus",
+    "RunTerminatedError",
+    "SchemaTooNewError",
+    "SerializationError",
+    "Stats",
+    "Step",
+    "StepError",
+    "StepRetriesExceededError",
+    "StepTimeoutError",
+    "StoreCorruptError",
+    "StoreError",
+    "StoreFullError",
+    "StoreInfo",
+    "StoreLockedError",
+    "StoreReadOnlyError",
+    "StoreUnavailableError",
+    "UnknownWorkflowError",
+    "UsageError",
+    "Workflow",
+    "WorkflowEntrypoint",
+    "WorkflowEvent",
+    "WorkflowStep",
+    "flow",
+]

@@ -1,0 +1,1 @@
+"""What users write workflows with: decorators, `flow`, the class entrypoint, and the registry they fill."""

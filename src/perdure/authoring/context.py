@@ -1,0 +1,61 @@
+"""Where the running code stands: in workflow code, in a step, or outside."""
+
+from __future__ import annotations
+
+from contextvars import ContextVar
+from typing import Any, Protocol
+
+from perdure.core.ask import StepSpec
+from perdure.core.loop import running
+from perdure.core.replay import Replay
+from perdure.model.errors import UsageError
+
+
+class StepContext(Protocol):
+    """A running step, as its body can see it; the engine provides it.
+
+    Attributes:
+        run_id: the run.
+        key: the step's key in the journal.
+        attempt: the number of this attempt, from 1.
+        last_progress: what the attempt before this one last gave to `flow.heartbeat`; None for nothing.
+    """
+
+    run_id: str
+    key: str
+    attempt: int
+    last_progress: Any
+
+    def heartbeat(self, progress: object) -> None:
+        """Keep the progress where a crash does not reach it."""
+
+    async def nested(self, spec: StepSpec, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run a step inside this one, or return what it returned before."""
+
+
+current_step: ContextVar[StepContext | None] = ContextVar("perdure_step", default=None)
+
+
+def replay_or_raise(call: str) -> Replay:
+    """Return the replay of the running workflow code.
+
+    Raises:
+        UsageError: `call` was made outside workflow code.
+    """
+    loop = running()
+    if loop is None:
+        where = "in a step" if current_step.get() is not None else "outside a workflow"
+        raise UsageError(f"{call} was called {where}; it belongs into workflow code")
+    return loop.replay
+
+
+def step_or_raise(call: str) -> StepContext:
+    """Return the running step.
+
+    Raises:
+        UsageError: `call` was made outside a step.
+    """
+    step = None if running() is not None else current_step.get()
+    if step is None:
+        raise UsageError(f"{call} was called outside a step; call it in the step's body")
+    return step

@@ -1,0 +1,160 @@
+"""Steps: functions whose result is journaled when workflow code calls them."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Coroutine, Mapping
+from types import CodeType
+from typing import Any, Generic, ParamSpec, TypeVar
+
+from perdure.authoring.context import current_step
+from perdure.core.ask import RunIn, StepSpec
+from perdure.core.loop import running
+from perdure.core.replay import check_name
+from perdure.model.codec import Shape, annotations_of
+from perdure.model.duration import Duration, seconds
+from perdure.model.errors import DefinitionError
+from perdure.model.retry import Retry
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+DEFAULT_RETRY = Retry()
+
+
+class Step(Generic[P, R]):
+    """A function whose call in workflow code is durable.
+
+    Called in workflow code, it runs on the worker, and its result is journaled. Called in the body of another step, it
+    is journaled under that step. Called anywhere else, it is the plain function. In each case, await the call.
+
+    Attributes:
+        name: its name in the journal.
+        function: the plain function.
+        spec: how it runs.
+    """
+
+    def __init__(self, function: Callable[P, Any], spec: StepSpec) -> None:
+        self.name = spec.name
+        self.function = function
+        self.spec = spec
+        functools.update_wrapper(self, function)
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:
+        """Return the coroutine of the step's result.
+
+        Raises:
+            NonRetryableError, StepTimeoutError, StepRetriesExceededError: when awaited, if the step failed for good.
+        """
+        return perform(self.spec, args, kwargs)
+
+    def options(
+        self,
+        *,
+        name: str | None = None,
+        retry: Retry | None = None,
+        timeout: Duration | None = None,
+        run_in: RunIn | None = None,
+    ) -> Step[P, R]:
+        """Return the same step with other options; see `Perdure.step`."""
+        spec = self.spec
+        changed = step_spec(
+            self.function,
+            name=name or spec.name,
+            retry=retry or spec.retry,
+            timeout=spec.timeout if timeout is None else timeout,
+            run_in=run_in or spec.run_in,
+            result=spec.result,
+        )
+        return Step(self.function, changed)
+
+
+def perform(spec: StepSpec, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Coroutine[Any, Any, Any]:
+    """Return the coroutine of a step's result, for wherever the running code stands."""
+    loop = running()
+    if loop is not None:
+        return _durable(loop, spec, args, kwargs)
+    step = current_step.get()
+    if step is not None:
+        return step.nested(spec, args, dict(kwargs))
+    return _plain(spec, args, kwargs)
+
+
+async def _durable(loop: Any, spec: StepSpec, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    replay = loop.replay
+    return await replay.wait_for(replay.ask_step(spec, args, kwargs))
+
+
+async def _plain(spec: StepSpec, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    result = spec.function(*args, **kwargs)
+    return await result if inspect.isawaitable(result) else result
+
+
+def step_spec(
+    function: Callable[..., Any],
+    *,
+    name: str,
+    retry: Retry | None = None,
+    timeout: Duration | None = None,
+    run_in: RunIn | None = None,
+    result: Shape | None = None,
+    local_names: Mapping[str, Any] | None = None,
+) -> StepSpec:
+    """Return how a function runs as a step.
+
+    Args:
+        function: what the step calls.
+        name: its name in the journal.
+        retry: when it is attempted again; three attempts by default.
+        timeout: of one attempt (a duration); None for none.
+        run_in: `loop` (the default for `async def`), `thread` (for `def`) or `process`.
+        result: how its result is read back; None takes the return annotation.
+        local_names: names of the scope the function was written in.
+
+    Raises:
+        DefinitionError: the function cannot be a step. UsageError: an option is out of its range.
+    """
+    check_name(name, "step name")
+    if not callable(function):
+        raise DefinitionError(f"step {name!r}: {function!r} cannot be called")
+    is_async = inspect.iscoroutinefunction(inspect.unwrap(function, stop=_is_coroutine_function))
+    if inspect.isasyncgenfunction(function) or inspect.isgeneratorfunction(function):
+        raise DefinitionError(f"step {name!r} is a generator; return a list, or call a step per item")
+    where: RunIn = run_in or ("loop" if is_async else "thread")
+    if where not in ("loop", "thread", "process"):
+        raise DefinitionError(f"step {name!r}: run_in={run_in!r} must be 'loop', 'thread' or 'process'")
+    if where != "loop" and is_async:
+        raise DefinitionError(f"step {name!r} is async and runs on the loop; write it as a plain def for a {where}")
+    return StepSpec(
+        name=name,
+        function=function,
+        run_in=where,
+        retry=retry or DEFAULT_RETRY,
+        timeout=None if timeout is None else seconds(timeout, field=f"step {name!r}, timeout"),
+        result=result or _result_shape(function, name, local_names),
+    )
+
+
+def _is_coroutine_function(function: Callable[..., Any]) -> bool:
+    return inspect.iscoroutinefunction(function)
+
+
+_ANY = Shape(Any, "the result")
+_SHAPES: dict[CodeType, Shape] = {}
+
+
+def _result_shape(function: Callable[..., Any], name: str, local_names: Mapping[str, Any] | None) -> Shape:
+    """Return the shape of a return annotation; one per piece of code, as closures are made anew for every run."""
+    target = inspect.unwrap(function)
+    annotations = getattr(target, "__annotations__", None)
+    if not annotations or "return" not in annotations:
+        return _ANY
+    code = getattr(target, "__code__", None)
+    if code is not None and code in _SHAPES:
+        return _SHAPES[code]
+    hints = annotations_of(target, f"step {name!r}", local_names)
+    shape = Shape(hints.get("return", Any), f"the result of step {name!r}")
+    if code is not None:
+        _SHAPES[code] = shape
+    return shape

@@ -1,0 +1,106 @@
+"""Workflows: async functions that survive their process."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import inspect
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any, Generic, ParamSpec, TypeVar
+
+from perdure.core.ask import ChildSpec
+from perdure.core.loop import running
+from perdure.core.replay import check_name
+from perdure.model.codec import Parameters, Shape, annotations_of
+from perdure.model.errors import DefinitionError
+from perdure.model.limits import NAME_LENGTH
+from perdure.model.run import Retention
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class Workflow(Generic[P, R]):
+    """A registered workflow.
+
+    Start it with `app.start(workflow, ...)`. Called in workflow code, it runs as a child; await the call. Called
+    anywhere else, it is the plain function.
+
+    Attributes:
+        name: its name in the store.
+        version: a label of the code that runs it; recorded with each run.
+        queue: where its runs go.
+        retention: how long its ended runs are kept; None takes the engine's.
+        function: the plain function.
+        parameters, result: how its input and output are stored.
+    """
+
+    def __init__(
+        self,
+        function: Callable[P, Coroutine[Any, Any, R]],
+        *,
+        name: str,
+        version: str = "",
+        queue: str = "default",
+        retention: Retention | None = None,
+        local_names: Mapping[str, Any] | None = None,
+    ) -> None:
+        what = f"workflow {check_name(name, 'workflow name')!r}"
+        if not inspect.iscoroutinefunction(function):
+            raise DefinitionError(f"{what} must be an `async def` function")
+        if len(version) > NAME_LENGTH:
+            raise DefinitionError(f"{what}: its version is longer than {NAME_LENGTH} characters")
+        self.name = name
+        self.version = version
+        self.queue = check_name(queue, f"{what}, queue")
+        self.retention = retention
+        self.function = function
+        hints = annotations_of(function, what, local_names)
+        self.parameters = self._parameters(function, hints, what)
+        self.result = Shape(hints.get("return", Any), f"the result of {what}")
+        functools.update_wrapper(self, function)
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:
+        """Return the coroutine of the workflow's result: of a child run in workflow code, else of the plain function.
+
+        Raises:
+            ChildFailedError: when awaited in workflow code, if the child did not complete.
+        """
+        loop = running()
+        if loop is None:
+            return self.function(*args, **kwargs)
+        return self._as_child(loop, args, kwargs)
+
+    def begin(self, payload: str) -> Coroutine[Any, Any, Any]:
+        """Return the coroutine of one run over an input payload."""
+        args, kwargs = self.parameters.decode(payload)
+        return self.function(*args, **kwargs)
+
+    def renew(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], limit: int) -> str:
+        """Return the input payload of these arguments."""
+        return self.parameters.encode(args, kwargs, limit)
+
+    def child(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], limit: int, **options: Any) -> ChildSpec:
+        """Return what starts this workflow as a child."""
+        payload = self.parameters.encode(args, kwargs, limit)
+        return ChildSpec(
+            self.name,
+            self.version,
+            self.queue,
+            payload,
+            fingerprint(self.name, payload),
+            self.result,
+            **options,
+        )
+
+    async def _as_child(self, loop: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        replay = loop.replay
+        return await replay.wait_for(replay.ask_child(self.child(args, kwargs, replay.limits.payload_bytes)))
+
+    def _parameters(self, function: Callable[..., Any], hints: Mapping[str, Any], what: str) -> Parameters:
+        return Parameters(inspect.signature(function), hints, what)
+
+
+def fingerprint(workflow: str, payload: str) -> str:
+    """Return a short hash of what a run is started with."""
+    return hashlib.blake2b(f"{workflow}\0{payload}".encode(), digest_size=12).hexdigest()

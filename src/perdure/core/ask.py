@@ -1,0 +1,131 @@
+"""What workflow code can ask for, and wait for."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal, Protocol
+
+from perdure.model.codec import Shape
+from perdure.model.retry import Retry
+
+RunIn = Literal["loop", "thread", "process"]
+
+
+class Program(Protocol):
+    """A workflow, as the core sees it."""
+
+    name: str
+    result: Shape
+
+    def begin(self, payload: str) -> Coroutine[Any, Any, Any]:
+        """Return the coroutine of one run over this input payload.
+
+        Raises:
+            SerializationError: the payload does not fit the workflow's parameters.
+        """
+        ...
+
+    def renew(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], limit: int) -> str:
+        """Return the input payload of these arguments, for `flow.continue_as_new`."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class StepSpec:
+    """A step as it is to be run.
+
+    Attributes:
+        name: its name in the journal.
+        function: what it calls; a coroutine function for `loop`.
+        run_in: where: on the worker's loop, in a thread or in a process.
+        retry: when it is attempted again.
+        timeout: of one attempt, in seconds; None for none.
+        result: how its result is read back.
+    """
+
+    name: str
+    function: Callable[..., Any]
+    run_in: RunIn
+    retry: Retry
+    timeout: float | None
+    result: Shape
+
+
+@dataclass(frozen=True, slots=True)
+class ChildSpec:
+    """A child workflow to start.
+
+    Attributes:
+        workflow, version, queue: what, and where.
+        payload: its input.
+        fingerprint: of what it is started with.
+        result: how its output is read back.
+        run_id: the id it is to have; None for one derived from the parent's.
+        is_detached: it goes on when its parent ends.
+        priority, tags: as for a run.
+    """
+
+    workflow: str
+    version: str
+    queue: str
+    payload: str
+    fingerprint: str
+    result: Shape
+    run_id: str | None = None
+    is_detached: bool = False
+    priority: int = 0
+    tags: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(slots=True, eq=False)
+class Ask:
+    """Something asked for under a key and not settled yet; `future` is what workflow code waits on."""
+
+    key: str
+    future: asyncio.Future[Any] | None
+
+    kind: ClassVar[str] = ""
+
+
+@dataclass(slots=True, eq=False)
+class StepAsk(Ask):
+    """A step to run with these arguments."""
+
+    spec: StepSpec
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+    kind: ClassVar[str] = "step"
+
+
+@dataclass(slots=True, eq=False)
+class TimerAsk(Ask):
+    """A moment to wait for, in milliseconds since the epoch; `fire` runs when it has come.
+
+    A guard is a timer that only bounds something else, as `asyncio.timeout` does: nothing waits for it alone.
+    """
+
+    due_at: int
+    fire: Callable[[], None]
+    is_guard: bool = False
+    kind: ClassVar[str] = "timer"
+
+
+@dataclass(slots=True, eq=False)
+class EventAsk(Ask):
+    """An event of this type, until `due_at` (milliseconds since the epoch; None for ever)."""
+
+    type: str
+    due_at: int | None
+    shape: Shape
+    kind: ClassVar[str] = "event"
+
+
+@dataclass(slots=True, eq=False)
+class ChildAsk(Ask):
+    """A child run, and its end."""
+
+    spec: ChildSpec
+    run_id: str
+    kind: ClassVar[str] = "child"

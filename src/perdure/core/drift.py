@@ -1,0 +1,48 @@
+"""How code and journal differ, told so that an operator can mend it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+from perdure.core.ask import Ask
+from perdure.model.record import Record
+
+_SHOWN = 10
+
+
+class Drift(msgspec.Struct, frozen=True):
+    """A difference between what is recorded and what today's code asked for.
+
+    Attributes:
+        position, recorded: the first record that the code did not ask for, and what it is (`step 'charge'`).
+        asked: what the code asked for instead; empty when it ended or asked for nothing.
+        has_ended: the code came to its end although records were left.
+        detail: what else there is to say.
+    """
+
+    position: int
+    recorded: str
+    asked: tuple[str, ...]
+    has_ended: bool = False
+    detail: str = ""
+
+    @classmethod
+    def between(cls, record: Record, asked: Sequence[Ask], *, has_ended: bool) -> Drift:
+        """Return the difference between a record and what was asked for instead of it."""
+        names = tuple(f"{ask.kind} {ask.key!r}" for ask in asked[:_SHOWN])
+        return cls(record.position, f"{record.kind} {record.key!r}", names, has_ended)
+
+    @classmethod
+    def unreadable(cls, record: Record, error: Exception) -> Drift:
+        """Return the difference between a recorded result and today's type of it."""
+        return cls(record.position, f"{record.kind} {record.key!r}", (), detail=str(error))
+
+    def __str__(self) -> str:
+        head = f"record {self.position} is {self.recorded}, but the code "
+        if self.detail:
+            return f"record {self.position}, {self.recorded}, cannot be read any more: {self.detail}"
+        if self.has_ended:
+            return head + "came to its end without asking for it"
+        return head + ("asked for " + ", ".join(self.asked) if self.asked else "asked for nothing")

@@ -1,0 +1,438 @@
+"""Runs one workflow over its journal.
+
+The rules, in order of weight:
+
+1. Settlements are delivered one at a time, in the journal's order, and the loop is drained between them. A first run
+   delivers them in the order it records them, so races end the same way every time.
+2. A record's key is its name, with `#2`, `#3`, … for the second and third use. A step that newer code adds is asked for
+   under a key of its own: the records behind it wait while it runs, and it is recorded as standing `before` them.
+3. When nothing can be delivered, nothing is left to run, and records were never asked for, code and journal have
+   drifted apart. That is reported, never raised into workflow code.
+4. A value passes through the codec on its way in, the first time too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from perdure.core.ask import Ask, ChildAsk, ChildSpec, EventAsk, Program, StepAsk, StepSpec, TimerAsk
+from perdure.core.drift import Drift
+from perdure.core.loop import ReplayLoop
+from perdure.model import codec, failure
+from perdure.model.codec import Shape
+from perdure.model.errors import (
+    EventTimeoutError,
+    FanOutTooWideError,
+    JournalTooLongError,
+    NestingTooDeepError,
+    NotDurableError,
+    SerializationError,
+    UsageError,
+)
+from perdure.model.limits import NAME_LENGTH, Limits
+from perdure.model.record import ErrorInfo, Kind, Record, State
+from perdure.model.run import Run
+
+_log = logging.getLogger("perdure.workflow")
+
+_REFUSALS = 100
+"""How often code that is being dropped may ask for something, before it is left suspended for good."""
+
+
+class Replay:
+    """One workflow over one journal: a state machine that is fed settlements and asks for things.
+
+    Args:
+        program: the workflow.
+        run: its run.
+        journal: the records so far, the input first.
+        limits: the bounds to keep.
+        entropy: returns that many random bytes; what workflow code gets of them is recorded.
+
+    Attributes:
+        asks: what is waited for, by key.
+        fresh: asks made since they were last taken.
+        dropped: asks that workflow code cancelled since they were last taken.
+        records: records made here and not yet taken.
+        outcome: the run's output, once its code has ended: `("ok", payload)` or `("error", payload)`.
+        renewal: the input payload of the next incarnation, once the code asked for it.
+        drift: how code and journal differ, once that is known.
+        state: what `flow.set` made readable, as payloads by name.
+    """
+
+    def __init__(
+        self, program: Program, run: Run, journal: list[Record], limits: Limits, entropy: Callable[[int], bytes]
+    ) -> None:
+        self.program = program
+        self.run = run
+        self.limits = limits
+        self.entropy = entropy
+        self.now = 0
+        self.loop = ReplayLoop(self)
+        self.asks: dict[str, Ask] = {}
+        self.fresh: list[Ask] = []
+        self.dropped: list[Ask] = []
+        self.records: list[Record] = []
+        self.outcome: tuple[State, str] | None = None
+        self.renewal: str | None = None
+        self.drift: Drift | None = None
+        self.state: dict[str, str] = {}
+        self.opened: dict[str, Record] = {}
+        self.nested: dict[str, Record] = {}
+        self.position = len(journal)
+        self._uses: dict[str, int] = {}
+        self._values: dict[str, Record] = {}
+        self._used_values: set[str] = set()
+        self._patches: dict[str, bool] = {}
+        self._next = 0
+        self._order = self._delivery_order(journal)
+        self._input = journal[0].payload or "{}"
+        self._main: asyncio.Task[Any] | None = None
+        self._refusals = 0
+        self.loop.at = max(journal[0].at, run.started_at or 0)
+
+    # Driving it.
+
+    def start(self, now: int) -> None:
+        """Begin the code and deliver the journal, as far as it goes."""
+        self.now = now
+        try:
+            with self.loop.entered():
+                coroutine = self.program.begin(self._input)
+        except SerializationError as error:
+            self._end("error", failure.encode_error(failure.describe(error)))
+            return
+        self._main = self.loop.create_task(coroutine, context=contextvars.Context())
+        self._advance()
+
+    def settle(
+        self,
+        key: str,
+        state: State,
+        payload: str | None,
+        now: int,
+        *,
+        attempt: int = 1,
+        started_at: int | None = None,
+        ref: str | None = None,
+    ) -> None:
+        """Record the end of something asked for, and deliver it. An ask that is gone (cancelled) is not recorded."""
+        ask = self.asks.get(key)
+        if ask is None or self.is_over:
+            return
+        self.now = now
+        self.loop.at = max(self.loop.at, now)
+        value, error = self._read(ask, state, payload)
+        if error is not None and state == "ok":
+            state, payload = "error", failure.encode_error(failure.describe(error))
+        self.record(key, ask.kind, state, payload, attempt=attempt, started_at=started_at, ref=ref)  # type: ignore[arg-type]
+        self._deliver(ask, value, error)
+        self._advance()
+
+    def record(self, key: str, kind: Kind, state: State, payload: str | None, **details: Any) -> Record:
+        """Append a record at the present time and return it."""
+        before = self._order[self._next].position if self._skip_used() else None
+        record = Record(self.position, key, kind, state, self.loop.at, payload, before=before, **details)
+        self.position += 1
+        self.records.append(record)
+        return record
+
+    def take(self) -> list[Record]:
+        """Return the records made since the last call."""
+        records, self.records = self.records, []
+        return records
+
+    def close(self) -> None:
+        """Drop the code; nothing it still does reaches the journal."""
+        self.loop.dispose()
+        self.asks.clear()
+
+    @property
+    def is_replaying(self) -> bool:
+        """Whether records of an earlier turn are still to be delivered."""
+        return self._skip_used()
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the code has nothing more to say: it ended, asked for a new incarnation, or drifted."""
+        return self.outcome is not None or self.renewal is not None or self.drift is not None
+
+    # What workflow code asks for.
+
+    async def wait_for(self, ask: Ask) -> Any:
+        """Wait for what was asked for, and take it back if the waiting is cancelled."""
+        future = ask.future
+        assert future is not None
+        try:
+            return await future
+        except asyncio.CancelledError:
+            if future.cancelled():
+                self.cancel(ask.key)
+            raise
+
+    def ask_step(self, spec: StepSpec, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> StepAsk:
+        """Ask for a step; its future is that of its result."""
+        ask = StepAsk(self.key(spec.name), self.loop.create_future(), spec, args, kwargs)
+        self._ask(ask)
+        return ask
+
+    def ask_timer(self, name: str, due_at: int, fire: Callable[[], None], *, is_guard: bool) -> TimerAsk:
+        """Ask for a moment, in milliseconds since the epoch; `fire` is called when it has come."""
+        ask = TimerAsk(self.key(name), None, due_at, fire, is_guard=is_guard)
+        self._ask(ask)
+        return ask
+
+    def ask_sleep(self, name: str, due_at: int) -> TimerAsk:
+        """Ask for a moment, in milliseconds since the epoch; its future is done when it has come."""
+        ask = TimerAsk(self.key(name), self.loop.create_future(), due_at, lambda: None)
+        self._ask(ask)
+        return ask
+
+    def ask_event(self, name: str, kind: str, due_at: int | None, shape: Shape) -> EventAsk:
+        """Ask for an event of a type; its future is that of its payload."""
+        ask = EventAsk(self.key(name), self.loop.create_future(), kind, due_at, shape)
+        self._ask(ask)
+        return ask
+
+    def ask_child(self, spec: ChildSpec) -> ChildAsk:
+        """Ask for a child run; its future is that of its output."""
+        if self.run.depth + 1 > self.limits.nesting:
+            raise NestingTooDeepError(
+                f"workflow {spec.workflow!r} would be the child number {self.run.depth + 1} in a row, "
+                f"over Limits.nesting = {self.limits.nesting}"
+            )
+        key = self.key(spec.workflow)
+        lineage = f"~{self.run.incarnation}" if self.run.incarnation else ""
+        ask = ChildAsk(key, self.loop.create_future(), spec, spec.run_id or f"{self.run.id}{lineage}/{key}")
+        self._ask(ask)
+        return ask
+
+    def value(self, name: str, make: Callable[[], object]) -> Any:
+        """Return a value that is made once and recorded."""
+        self._refuse_closed()
+        key = self.key(name)
+        known = self._values.get(key)
+        if known is None:
+            known = self.record(key, "value", "ok", codec.encode(make(), name, self.limits.payload_bytes))
+        self._used_values.add(key)
+        return codec.decode_any(known.payload)
+
+    def patched(self, patch: str) -> bool:
+        """Return whether a run takes the new side of a change: True unless it passed here before the change."""
+        self._refuse_closed()
+        if patch not in self._patches:
+            key = f"patch:{patch}"
+            is_known = key in self._values
+            self._used_values.add(key)
+            self._patches[patch] = is_known or not self._skip_used()
+            if self._patches[patch] and not is_known:
+                self.record(key, "patch", "ok", None)
+        return self._patches[patch]
+
+    def set(self, name: str, value: object) -> None:
+        """Make a value readable from outside under a name."""
+        self._refuse_closed()
+        self.state[name] = codec.encode(value, f"state {name!r}", self.limits.payload_bytes)
+
+    def renew(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> asyncio.Future[Any]:
+        """Ask to begin anew with other arguments; the future never comes, the code is dropped instead."""
+        self._refuse_closed()
+        self.renewal = self.program.renew(args, kwargs, self.limits.payload_bytes)
+        return self.loop.create_future()
+
+    def cancel(self, key: str) -> None:
+        """Take back something asked for."""
+        ask = self.asks.pop(key, None)
+        if ask is not None:
+            self.dropped.append(ask)
+
+    def key(self, name: str) -> str:
+        """Return the journal key of the next use of a name."""
+        use = self._uses.get(name, 0) + 1
+        self._uses[name] = use
+        return name if use == 1 else f"{name}#{use}"
+
+    def report(self, context: Mapping[str, Any]) -> None:
+        """Log what asyncio has to say, unless it was said before the run was replayed."""
+        _log.error(
+            "run %s: %s",
+            self.run.id,
+            context.get("message", "unhandled error"),
+            exc_info=context.get("exception"),
+        )
+
+    # Inside.
+
+    def _ask(self, ask: Ask) -> None:
+        if self.loop.is_closed():
+            self._refusals += 1
+            if self._refusals > _REFUSALS:
+                return  # its future never comes, which leaves the code suspended
+        self._refuse_closed()
+        if len(self.asks) >= self.limits.fan_out:
+            raise FanOutTooWideError(
+                f"workflow {self.program.name!r} waits for more than Limits.fan_out = {self.limits.fan_out:,} things "
+                "at once; take them in groups"
+            )
+        if self.position + len(self.asks) >= self.limits.journal_records:
+            raise JournalTooLongError(
+                f"run {self.run.id!r} reached Limits.journal_records = {self.limits.journal_records:,}; "
+                "use flow.continue_as_new to go on with a fresh journal"
+            )
+        self.asks[ask.key] = ask
+        self.fresh.append(ask)
+
+    def _refuse_closed(self) -> None:
+        # GeneratorExit, because that is what a coroutine that is being dropped is unwound with.
+        if self.loop.is_closed():
+            raise GeneratorExit("the run has left this worker")
+
+    def _delivery_order(self, journal: list[Record]) -> list[Record]:
+        """Sort out the records that are delivered, in the order in which they are."""
+        placed: list[Record] = []
+        inserted: dict[int, list[Record]] = {}
+        for record in journal[1:]:
+            if record.kind in ("value", "patch"):
+                self._values[record.key] = record
+            elif record.state == "open":
+                self.opened[record.key] = record
+                continue
+            elif "/" in record.key:
+                self.nested[record.key] = record
+                continue
+            if record.before is None:
+                placed.append(record)
+            else:
+                inserted.setdefault(record.before, []).append(record)
+        if not inserted:
+            return placed
+        order: list[Record] = []
+
+        def place(record: Record) -> None:
+            for late in inserted.get(record.position, ()):
+                place(late)
+            order.append(record)
+
+        for record in placed:
+            place(record)
+        return order
+
+    def _advance(self) -> None:
+        """Drain the loop, then deliver recorded settlements one by one, draining in between."""
+        self._drain()
+        while not self.is_over and self._skip_used():
+            record = self._order[self._next]
+            ask = self.asks.get(record.key)
+            if ask is None or ask.kind != record.kind:
+                if ask is not None or not self._has_live_asks():
+                    self._part(record, ask)
+                return
+            self._next += 1
+            self.loop.at = max(self.loop.at, record.at)
+            value, error = self._read(ask, record.state, record.payload)
+            if error is not None and record.state == "ok":
+                self.drift = Drift.unreadable(record, error)
+                return
+            self._deliver(ask, value, error)
+            self._drain()
+
+    def _drain(self) -> None:
+        try:
+            self.loop.drain()
+        except NotDurableError as error:
+            self._end("error", failure.encode_error(failure.describe(error)))
+            return
+        except SystemExit:  # its task keeps it as its error, and so the run ends with it, not the worker
+            pass
+        main = self._main
+        if main is not None and main.done() and not self.is_over:
+            self._finish(main)
+
+    def _finish(self, main: asyncio.Task[Any]) -> None:
+        error: BaseException | None = asyncio.CancelledError() if main.cancelled() else main.exception()
+        if self._skip_used():
+            self._part(self._order[self._next], None)
+            return
+        self.loop.at = max(self.loop.at, self.now)
+        if error is None:
+            what = f"the result of workflow {self.program.name!r}"
+            try:
+                payload = codec.encode(main.result(), what, self.limits.payload_bytes)
+                self.program.result.decode(payload)
+                self._end("ok", payload)
+                return
+            except UsageError as unfit:
+                error = unfit
+        self._end("error", failure.encode_error(failure.describe(error)))
+
+    def _end(self, state: State, payload: str) -> None:
+        self.outcome = (state, payload)
+        self.record("output", "output", state, payload)
+
+    def _skip_used(self) -> bool:
+        """Step over values that were used; return whether a record is still to be delivered."""
+        order = self._order
+        while self._next < len(order):
+            record = order[self._next]
+            if record.kind not in ("value", "patch") or record.key not in self._used_values:
+                return True
+            self._next += 1
+        return False
+
+    def _has_live_asks(self) -> bool:
+        """Return whether something was asked for that no record settles, so that new code can go on."""
+        recorded = {record.key for record in self._order[self._next :]}
+        return any(
+            key not in recorded and not (isinstance(ask, TimerAsk) and ask.is_guard) for key, ask in self.asks.items()
+        )
+
+    def _part(self, record: Record, ask: Ask | None) -> None:
+        asked = [ask] if ask is not None else [self.asks[key] for key in self.asks]
+        self.drift = Drift.between(record, asked, has_ended=self._main is not None and self._main.done())
+
+    def _read(self, ask: Ask, state: State, payload: str | None) -> tuple[Any, Exception | None]:
+        """Return what a settlement means to workflow code: a value or an error."""
+        if state == "error":
+            return None, self._error(ask, payload)
+        if isinstance(ask, TimerAsk) or payload is None:
+            return None, None
+        shape = ask.spec.result if isinstance(ask, (StepAsk, ChildAsk)) else ask.shape  # type: ignore[attr-defined]
+        try:
+            return shape.decode(payload), None
+        except SerializationError as unfit:
+            return None, unfit
+
+    def _error(self, ask: Ask, payload: str | None) -> Exception:
+        if payload is None:
+            return EventTimeoutError(f"no event came for {ask.key!r} in time")
+        info: ErrorInfo = failure.decode_error(payload)
+        return failure.rebuild(info)
+
+    def _deliver(self, ask: Ask, value: Any, error: Exception | None) -> None:
+        del self.asks[ask.key]
+        if isinstance(ask, TimerAsk):
+            ask.fire()
+        future = ask.future
+        if future is None or future.done():
+            return
+        if error is None:
+            future.set_result(value)
+        else:
+            future.set_exception(error)
+
+
+def check_name(name: str, what: str) -> str:
+    """Return a name that can stand in a journal key.
+
+    Raises:
+        UsageError: it is empty, too long, or holds `/`, `#` or a control character.
+    """
+    if not isinstance(name, str) or not name or len(name) > NAME_LENGTH:
+        raise UsageError(f"{what}: {name!r} must be text of 1 to {NAME_LENGTH} characters")
+    if not name.isprintable() or "/" in name or "#" in name:
+        raise UsageError(f"{what}: {name!r} must not hold '/', '#' or control characters, which journal keys use")
+    return name

@@ -1,0 +1,438 @@
+"""One claim of a run by a worker, as a pure state machine.
+
+What happens comes in as a call with its time (`begin`, `step_ended`, `step_failed`, `arrive`, `tick`); what is to be done
+comes out as values: `decide` gives the decision to commit, `launches` the steps that may start, `cancels` those
+to stop. A step may start only once everything that led to it is committed: speculate, then commit, then act.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
+
+import msgspec
+
+from perdure.core.ask import Ask, ChildAsk, EventAsk, Program, StepAsk, TimerAsk
+from perdure.core.replay import Replay
+from perdure.core.wait import Wait, encode_waits
+from perdure.model import failure
+from perdure.model.decision import Claim, Committed, Decision, Message
+from perdure.model.errors import ChildFailedError
+from perdure.model.limits import Limits
+from perdure.model.record import Record, State
+from perdure.model.run import NewRun, RunStatus
+
+
+class Launch(NamedTuple):
+    """A step to start: what was asked, and the number of this attempt."""
+
+    ask: StepAsk
+    attempt: int
+
+
+class Turn:
+    """See the module's text.
+
+    Args:
+        claim: the run, its journal and its inbox.
+        program: its workflow.
+        limits: the bounds to keep.
+        entropy: returns that many random bytes.
+    """
+
+    def __init__(self, claim: Claim, program: Program, limits: Limits, entropy: Callable[[int], bytes]) -> None:
+        self.run = claim.run
+        self.replay = Replay(program, claim.run, claim.journal, limits, entropy)
+        self.limits = limits
+        self.is_pausing = claim.run.is_pausing
+        self.is_ended = False
+        self._input = claim.journal[0]
+        self._seq = claim.run.seq
+        self._parked: str | None = None
+        self.seen = 0
+        self._events: dict[str, deque[Message]] = {}
+        self._ends: dict[str, Message] = {}
+        self._waits: dict[str, deque[EventAsk]] = {}
+        self._due: list[tuple[int, int, Ask, int]] = []
+        self._pushed = 0
+        self._children: dict[str, ChildAsk] = {}
+        self._sent_state = claim.run.state
+        self._ready: list[Launch] = []
+        self._covered: list[Launch] = []
+        self._running: dict[str, StepAsk] = {}
+        self._stopped: list[str] = []
+        self._consumed: list[str] = []
+        self._new_children: list[NewRun] = []
+        self._terminate: list[str] = []
+        self._is_committing = False
+        self._is_leaving = False
+        self._sort(claim.inbox)
+        self.seen = max(self.seen, claim.run.inbox_seq)
+
+    # What happens.
+
+    def begin(self, now: int) -> None:
+        """Run the code as far as the journal and what has arrived carry it."""
+        if self.run.crashes >= self.limits.crashes:
+            self._parked = f"it took its worker down {self.run.crashes} times in a row, without a commit in between"
+            return
+        self.replay.start(now)
+        if self.replay.drift is not None:
+            self.replay.take()  # what drifted code made up before it was found out is not worth keeping
+        self._pump(now)
+
+    def hand_back(self) -> None:
+        """Start no further step, and give the run back as soon as none is running: this worker is stopping."""
+        self._is_leaving = True
+
+    def step_ended(
+        self, key: str, state: State, payload: str | None, now: int, *, attempt: int, started_at: int
+    ) -> None:
+        """A running step has its result, or failed for good."""
+        if self._running.pop(key, None) is not None and not self.is_ended:
+            self.replay.settle(key, state, payload, now, attempt=attempt, started_at=started_at)
+            self._pump(now)
+
+    def step_failed(
+        self,
+        key: str,
+        payload: str,
+        now: int,
+        *,
+        attempt: int,
+        started_at: int,
+        due_at: int,
+        progress: str | None = None,
+    ) -> None:
+        """A running step's attempt failed after this progress; the next one is due at `due_at`."""
+        ask = self._running.pop(key, None)
+        if ask is None or self.is_ended:
+            return
+        self.replay.now = now
+        self.replay.loop.at = max(self.replay.loop.at, now)
+        self.replay.opened[key] = self.replay.record(
+            key, "step", "open", payload, attempt=attempt, started_at=started_at, due_at=due_at, ref=progress
+        )
+        self._push(due_at, ask, attempt)
+        self._pump(now)
+
+    def nested_ended(
+        self,
+        key: str,
+        state: State,
+        payload: str | None,
+        now: int,
+        *,
+        attempt: int,
+        started_at: int,
+        due_at: int | None = None,
+    ) -> None:
+        """An attempt of a step inside a running step ended; its record goes out with the next decision."""
+        if not self.is_ended:
+            self.replay.loop.at = max(self.replay.loop.at, now)
+            record = self.replay.record(
+                key, "step", state, payload, attempt=attempt, started_at=started_at, due_at=due_at
+            )
+            (self.replay.opened if state == "open" else self.replay.nested)[key] = record
+
+    def arrive(self, messages: Sequence[Message], now: int) -> None:
+        """Messages came in."""
+        if not self.is_ended:
+            self._sort(messages)
+            self._pump(now)
+
+    def tick(self, now: int) -> None:
+        """Time has passed."""
+        if not self.is_ended:
+            self._pump(now)
+
+    def committed(self, answer: Committed, now: int) -> None:
+        """The decision is durable: what it led to may start."""
+        self._is_committing = False
+        self.is_pausing = self.is_pausing or answer.is_pausing
+        if not self.is_ended:
+            self._sort(answer.arrived)
+            self._pump(now)
+
+    def close(self) -> None:
+        """Drop the code of the run."""
+        self.is_ended = True
+        self.replay.close()
+
+    # What is to be done.
+
+    def decide(self, now: int, lease_until: int, hold: int) -> Decision | None:
+        """Return the next decision; None when there is nothing to say or one is on its way.
+
+        Args:
+            now: the present.
+            lease_until: the end of the lease, should it be kept.
+            hold: how long, in milliseconds, an idle run is kept in memory for a timer rather than released.
+        """
+        if self._is_committing or self.is_ended:
+            return None
+        status, due_at, wait = self._fate(now, hold)
+        has_news = bool(self.replay.records or self._consumed or self._new_children or self._terminate)
+        state = self._changed_state()
+        if status is RunStatus.RUNNING:
+            if not has_news and state is None:
+                return None
+            due_at = lease_until
+        self._seq += 1
+        self._is_committing = True
+        self._covered, self._ready = self._covered + self._ready, []
+        self.is_ended = status is not RunStatus.RUNNING
+        is_renewed = self.replay.renewal is not None
+        decision = Decision(
+            run_id=self.run.id,
+            epoch=self.run.epoch,
+            seq=self._seq,
+            at=now,
+            records=() if is_renewed else tuple(self.replay.take()),
+            status=status,
+            due_at=due_at,
+            seen=self.seen,
+            consumed=tuple(self._consumed),
+            children=tuple(self._new_children),
+            posts=self._posts(),
+            terminate=tuple(self._terminate + self._orphans(status, is_renewed)),
+            wait=wait,
+            state=state,
+            renew=self._renewed(now) if is_renewed else None,
+        )
+        self._consumed, self._new_children, self._terminate = [], [], []
+        return decision
+
+    def launches(self) -> list[Launch]:
+        """Return the steps that may start now: everything that led to them is committed."""
+        if self.is_ended or self._is_committing:
+            return []
+        waiting, self._covered = self._covered, []
+        if not self.replay.records and not self._consumed and not self._new_children and not self._terminate:
+            waiting, self._ready = waiting + self._ready, []
+        if (self.is_pausing or self._is_leaving) and waiting:
+            self._ready = waiting + self._ready
+            return []
+        for launch in waiting:
+            self._running[launch.ask.key] = launch.ask
+        return waiting
+
+    def cancels(self) -> list[str]:
+        """Return the keys of running steps that nobody waits for any more."""
+        stopped, self._stopped = self._stopped, []
+        return stopped
+
+    def next_due(self) -> int | None:
+        """Return when time alone will change something, in milliseconds since the epoch."""
+        while self._due and not self._is_waited_for(self._due[0][2]):
+            heapq.heappop(self._due)
+        return self._due[0][0] if self._due else None
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether no step runs or is about to."""
+        return not self._running and not self._ready and not self._covered
+
+    # Inside.
+
+    def _pump(self, now: int) -> None:
+        """Take up what the code asked for, and settle one thing after the other that can be settled."""
+        while not self.replay.is_over:
+            self._drop()
+            self._take_up(now)
+            if not self._settle_next(now):
+                break
+        self._drop()
+
+    def _take_up(self, now: int) -> None:
+        fresh, self.replay.fresh = self.replay.fresh, []
+        for ask in fresh:
+            if self.replay.asks.get(ask.key) is not ask:
+                continue
+            if isinstance(ask, StepAsk):
+                failed = self.replay.opened.get(ask.key)
+                if failed is None:
+                    self._ready.append(Launch(ask, 1))
+                else:
+                    self._push(failed.due_at or now, ask, failed.attempt)
+            elif isinstance(ask, TimerAsk):
+                self._push(ask.due_at, ask)
+            elif isinstance(ask, EventAsk):
+                self._waits.setdefault(ask.type, deque()).append(ask)
+                if ask.due_at is not None:
+                    self._push(ask.due_at, ask)
+            elif isinstance(ask, ChildAsk):
+                self._adopt(ask, now)
+
+    def _settle_next(self, now: int) -> bool:
+        """Settle one thing; return whether there was one."""
+        if self._events or self._ends:
+            message = self._next_end() or self._next_event()
+            if message is not None:
+                ask, arrived = message
+                self._consumed.append(arrived.id)
+                payload = arrived.payload
+                if isinstance(ask, ChildAsk):
+                    del self._children[ask.key]
+                    if arrived.state == "error":
+                        payload = _child_failure(ask, payload)
+                self.replay.settle(ask.key, arrived.state, payload, now, ref=arrived.ref or arrived.id)
+                return True
+        due = self.next_due()
+        if due is None or due > now:
+            return False
+        _, _, late, attempt = heapq.heappop(self._due)
+        if isinstance(late, StepAsk):
+            self._ready.append(Launch(late, attempt + 1))
+        else:
+            self.replay.settle(late.key, "ok" if isinstance(late, TimerAsk) else "error", None, now)
+        return True
+
+    def _next_event(self) -> tuple[Ask, Message] | None:
+        for kind, messages in self._events.items():
+            waits = self._waits.get(kind)
+            while waits and not self._is_waited_for(waits[0]):
+                waits.popleft()
+            if waits and messages:
+                message = messages.popleft()
+                if not messages:
+                    del self._events[kind]
+                return waits.popleft(), message
+        return None
+
+    def _next_end(self) -> tuple[Ask, Message] | None:
+        for key in self._ends:
+            if key in self._children:
+                return self._children[key], self._ends.pop(key)
+        return None
+
+    def _drop(self) -> None:
+        if not self.replay.dropped:
+            return
+        dropped, self.replay.dropped = self.replay.dropped, []
+        self._ready = [launch for launch in self._ready if self._is_waited_for(launch.ask)]
+        self._covered = [launch for launch in self._covered if self._is_waited_for(launch.ask)]
+        for ask in dropped:
+            if self._running.pop(ask.key, None) is not None:
+                self._stopped.append(ask.key)
+            elif self._children.pop(ask.key, None) is not None and isinstance(ask, ChildAsk):
+                self._terminate.append(ask.run_id)
+
+    def _adopt(self, ask: ChildAsk, now: int) -> None:
+        """Begin a child, unless it was begun in an earlier turn."""
+        self._children[ask.key] = ask
+        if ask.key in self.replay.opened:
+            return
+        spec = ask.spec
+        self.replay.record(ask.key, "child", "open", None, ref=ask.run_id)
+        self._new_children.append(
+            NewRun(
+                id=ask.run_id,
+                workflow=spec.workflow,
+                version=spec.version,
+                queue=spec.queue,
+                created_at=now,
+                due_at=now,
+                priority=spec.priority or self.run.priority,
+                records=(Record(0, "input", "input", "ok", now, spec.payload),),
+                parent_id=self.run.id,
+                parent_key=ask.key,
+                is_detached=spec.is_detached,
+                depth=self.run.depth + 1,
+                fingerprint=spec.fingerprint,
+                tags=dict(spec.tags),
+                retention=self.run.retention,
+            )
+        )
+
+    def _fate(self, now: int, hold: int) -> tuple[RunStatus, int | None, str | None]:
+        """Return what becomes of the run: its status, when it is due and why it waits."""
+        replay = self.replay
+        if self._parked is not None or replay.drift is not None:
+            reason = self._parked or f"its code and its journal differ: {replay.drift}"
+            return RunStatus.PAUSED, None, encode_waits([Wait("parked", detail=reason)])
+        if replay.outcome is not None:
+            return (RunStatus.COMPLETE if replay.outcome[0] == "ok" else RunStatus.ERRORED), None, None
+        if replay.renewal is not None:
+            return RunStatus.QUEUED, now, None
+        if self._running:
+            return RunStatus.RUNNING, None, None
+        due = self.next_due()
+        if self.is_pausing:
+            return RunStatus.PAUSED, due if self.is_idle else now, encode_waits(self._reasons())
+        if self._is_leaving and not self.is_idle:
+            return RunStatus.QUEUED, now, None
+        if not self.is_idle or (due is not None and due - now <= hold and not self._is_leaving):
+            return RunStatus.RUNNING, None, None
+        return RunStatus.WAITING, due, encode_waits(self._reasons())
+
+    def _reasons(self) -> Iterable[Wait]:
+        for ask in self.replay.asks.values():
+            if isinstance(ask, TimerAsk):
+                yield Wait("timer", ask.key, ask.due_at)
+            elif isinstance(ask, EventAsk):
+                yield Wait("event", ask.key, ask.due_at, ask.type)
+            elif isinstance(ask, ChildAsk):
+                yield Wait("child", ask.key, detail=ask.run_id)
+            elif (failed := self.replay.opened.get(ask.key)) is not None:
+                message = failure.decode_error(failed.payload or "{}").message
+                yield Wait("retry", ask.key, failed.due_at, message, failed.attempt)
+
+    def _posts(self) -> tuple[Message, ...]:
+        """Return the message that tells a parent of the end."""
+        outcome, parent = self.replay.outcome, self.run.parent_id
+        if outcome is None or parent is None or self.run.parent_key is None:
+            return ()
+        state, payload = outcome
+        run_id = self.run.id
+        return (Message(parent, run_id, "child", self.run.parent_key, payload, self.replay.loop.at, state, run_id),)  # type: ignore[arg-type]
+
+    def _orphans(self, status: RunStatus, is_renewed: bool) -> list[str]:
+        """Return the children that end with a run that failed, or began anew."""
+        if status is not RunStatus.ERRORED and not is_renewed:
+            return []
+        return [ask.run_id for ask in self._children.values() if not ask.spec.is_detached]
+
+    def _renewed(self, now: int) -> tuple[Record, ...]:
+        return (Record(0, "input", "input", "ok", max(now, self.replay.loop.at), self.replay.renewal),)
+
+    def _changed_state(self) -> str | None:
+        if not self.replay.state:
+            return None
+        text = "{" + ",".join(f"{_quote(name)}:{value}" for name, value in self.replay.state.items()) + "}"
+        if text == self._sent_state:
+            return None
+        self._sent_state = text
+        return text
+
+    def _sort(self, messages: Iterable[Message]) -> None:
+        for message in messages:
+            if message.seq <= self.seen:
+                continue
+            self.seen = message.seq
+            if message.kind == "child":
+                self._ends[message.type] = message
+            else:
+                self._events.setdefault(message.type, deque()).append(message)
+
+    def _push(self, due_at: int, ask: Ask, attempt: int = 0) -> None:
+        self._pushed += 1
+        heapq.heappush(self._due, (due_at, self._pushed, ask, attempt))
+
+    def _is_waited_for(self, ask: Ask) -> bool:
+        return self.replay.asks.get(ask.key) is ask
+
+
+def _child_failure(ask: ChildAsk, payload: str | None) -> str:
+    cause = failure.decode_error(payload) if payload else None
+    message = f"child {ask.run_id!r} of workflow {ask.spec.workflow!r} did not complete"
+    if cause is not None:
+        message += f": {cause.message}"
+    info = failure.describe(ChildFailedError(message))
+    return failure.encode_error(msgspec.structs.replace(info, cause=cause))
+
+
+def _quote(text: str) -> str:
+    return msgspec.json.encode(text).decode()

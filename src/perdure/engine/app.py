@@ -1,0 +1,461 @@
+"""`Perdure`: the one object an application makes. It registers workflows, works them, and is asked about runs."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
+from types import TracebackType
+from typing import Any, ParamSpec, Protocol, Self, TypeVar, overload
+
+from perdure.authoring.entrypoint import EntrypointWorkflow, WorkflowEntrypoint
+from perdure.authoring.purity import warn_of_impure_calls
+from perdure.authoring.registry import Registry
+from perdure.authoring.step import Step, step_spec
+from perdure.authoring.workflow import Workflow
+from perdure.core.ask import RunIn
+from perdure.engine.blocking import Blocking
+from perdure.engine.client import Client
+from perdure.engine.ending import Endings
+from perdure.engine.env import Env, SystemEnv
+from perdure.engine.handle import RunHandle
+from perdure.engine.instances import Instances
+from perdure.engine.settings import Mode, Settings
+from perdure.engine.starting import new_run
+from perdure.engine.worker import Worker
+from perdure.model.decision import RunFilter, RunPage, Stats, StoreInfo
+from perdure.model.duration import Duration
+from perdure.model.errors import StoreUnavailableError, UsageError
+from perdure.model.limits import Limits
+from perdure.model.retry import Retry
+from perdure.model.run import Retention, RunStatus
+from perdure.store import open_store
+
+P = ParamSpec("P")
+R = TypeVar("R")
+A1 = TypeVar("A1")
+A2 = TypeVar("A2")
+A3 = TypeVar("A3")
+A4 = TypeVar("A4")
+
+
+class StepDecorator(Protocol):
+    """What `@app.step(...)` returns."""
+
+    @overload
+    def __call__(self, function: Callable[P, Coroutine[Any, Any, R]], /) -> Step[P, R]: ...
+    @overload
+    def __call__(self, function: Callable[P, R], /) -> Step[P, R]: ...
+
+
+class WorkflowDecorator(Protocol):
+    """What `@app.workflow(...)` returns."""
+
+    def __call__(self, function: Callable[P, Coroutine[Any, Any, R]], /) -> Workflow[P, R]: ...
+
+
+class Perdure:
+    """An application's workflows on one store.
+
+    Args:
+        url: the store: `memory://`, `sqlite:///file.db`.
+        mode: `all` starts runs and works them, `client` only starts them, `worker` only works them.
+        env: what class entrypoints find as `self.env`.
+        queues: which queues the worker serves.
+        concurrency: how many runs the worker has in hand at once.
+        threads: how many plain `def` steps it runs at once.
+        processes: how many `run_in="process"` steps it runs at once.
+        lease: after how long (a duration) a silent worker's runs go to others.
+        hold: an idle run whose timer ends within this duration stays in memory.
+        drain: how long (a duration) a stopping worker waits for running steps.
+        retention: how long ended runs are kept.
+        limits: the bounds on payloads, journals, fan-out, nesting and inboxes.
+        world: the clock, chance and timers; the real ones by default.
+
+    Raises:
+        UsageError: a setting is out of its range, or the URL names no store.
+    """
+
+    def __init__(
+        self,
+        url: str = "sqlite:///perdure.db",
+        *,
+        mode: Mode = "all",
+        env: object = None,
+        queues: Sequence[str] = ("default",),
+        concurrency: int = 500,
+        threads: int = 16,
+        processes: int = 2,
+        lease: Duration = 15.0,
+        hold: Duration = 1.0,
+        drain: Duration = 30.0,
+        retention: Retention | None = None,
+        limits: Limits | None = None,
+        world: Env | None = None,
+    ) -> None:
+        self.url = url
+        self.settings = Settings(
+            mode=mode,
+            queues=tuple(queues),
+            concurrency=concurrency,
+            threads=threads,
+            processes=processes,
+            lease=lease,
+            hold=hold,
+            drain=drain,
+            retention=retention or Retention(),
+            limits=limits or Limits(),
+        )
+        self.store = open_store(url)
+        self.registry = Registry()
+        self.env = env
+        self.world: Env = world or SystemEnv()
+        self._client: Client | None = None
+        self._worker: Worker | None = None
+        self._blocking: Blocking | None = None
+
+    # Registering.
+
+    @overload
+    def step(self, function: Callable[P, Coroutine[Any, Any, R]], /) -> Step[P, R]: ...
+    @overload
+    def step(self, function: Callable[P, R], /) -> Step[P, R]: ...
+    @overload
+    def step(
+        self,
+        *,
+        name: str | None = ...,
+        retry: Retry | None = ...,
+        timeout: Duration | None = ...,
+        run_in: RunIn | None = ...,
+    ) -> StepDecorator: ...
+    def step(
+        self,
+        function: Callable[..., Any] | None = None,
+        /,
+        *,
+        name: str | None = None,
+        retry: Retry | None = None,
+        timeout: Duration | None = None,
+        run_in: RunIn | None = None,
+    ) -> Any:
+        """Make a function a step: its result is journaled when workflow code calls it.
+
+        Args:
+            function: an `async def`, which runs on the worker's loop, or a plain `def`, which runs in a thread.
+            name: its name in the journal; the function's by default.
+            retry: when it is attempted again; three attempts by default.
+            timeout: of one attempt (a duration), after which it is stopped; None for none.
+            run_in: `"process"` runs a plain `def` in a process of its own.
+
+        Raises:
+            DefinitionError: the name is taken, or the annotations cannot be stored.
+        """
+        scope = _caller_scope(sys._getframe(1))
+
+        def register(function: Callable[..., Any]) -> Step[..., Any]:
+            title = name or getattr(function, "__name__", "")
+            spec = step_spec(function, name=title, retry=retry, timeout=timeout, run_in=run_in, local_names=scope)
+            step: Step[..., Any] = Step(function, spec)
+            self.registry.add_step(step)
+            return step
+
+        return register if function is None else register(function)
+
+    @overload
+    def workflow(self, function: Callable[P, Coroutine[Any, Any, R]], /) -> Workflow[P, R]: ...
+    @overload
+    def workflow(
+        self, *, name: str | None = ..., version: str = ..., queue: str = ..., retention: Retention | None = ...
+    ) -> WorkflowDecorator: ...
+    def workflow(
+        self,
+        function: Callable[..., Any] | None = None,
+        /,
+        *,
+        name: str | None = None,
+        version: str = "",
+        queue: str = "default",
+        retention: Retention | None = None,
+    ) -> Any:
+        """Make an `async def` function a workflow.
+
+        Args:
+            function: the workflow.
+            name: its name in the store; the function's by default.
+            version: a label of its code, recorded with each run.
+            queue: where its runs go.
+            retention: how long its ended runs are kept; the engine's by default.
+
+        Raises:
+            DefinitionError: the name is taken, or parameters or result cannot be stored.
+        """
+        scope = _caller_scope(sys._getframe(1))
+
+        def register(function: Callable[..., Any]) -> Workflow[..., Any]:
+            title = name or getattr(function, "__name__", "")
+            workflow: Workflow[..., Any] = Workflow(
+                function, name=title, version=version, queue=queue, retention=retention, local_names=scope
+            )
+            warn_of_impure_calls(function, f"workflow {title!r}")
+            self.registry.add_workflow(workflow)
+            return workflow
+
+        return register if function is None else register(function)
+
+    def register(
+        self,
+        entrypoint: type[WorkflowEntrypoint[Any, Any]],
+        *,
+        name: str | None = None,
+        retention: Retention | None = None,
+    ) -> Instances:
+        """Register a class entrypoint.
+
+        Args:
+            entrypoint: the class.
+            name: its name in the store; the class's by default.
+            retention: how long its ended runs are kept; the engine's by default.
+
+        Returns:
+            What creates and finds its runs.
+        """
+        title = name or getattr(entrypoint, "__name__", repr(entrypoint))
+        scope = _caller_scope(sys._getframe(1))
+        workflow = EntrypointWorkflow(entrypoint, self.env, name=title, retention=retention, local_names=scope)
+        warn_of_impure_calls(entrypoint.run, f"workflow {title!r}")
+        self.registry.add_workflow(workflow)
+        return Instances(self, workflow)
+
+    # Opening and closing.
+
+    async def open(self) -> None:
+        """Open the store and, unless this is a client, start the worker."""
+        if self._client is not None:
+            raise UsageError("this engine is open already")
+        await self.store.open()
+        endings = Endings()
+        client = Client(self.store, self.registry, self.settings, self.world, endings)
+        if self.settings.mode != "client":
+            worker = Worker(self.store, self.registry, self.settings, self.world, endings)
+            try:
+                await worker.start()
+            except BaseException:
+                await worker.stop()
+                await self.store.close()
+                raise
+            self._worker = client.worker = worker
+        self._client = client
+
+    async def close(self) -> None:
+        """Stop the worker (running steps finish first, up to `drain`) and close the store."""
+        client, self._client = self._client, None
+        worker, self._worker = self._worker, None
+        if client is None:
+            return
+        if worker is not None:
+            await worker.stop()
+        await client.close()
+        await self.store.close()
+
+    async def shutdown(self) -> None:
+        """Do as `close`, under the name that Cloudflare-style engines have for it."""
+        await self.close()
+
+    async def __aenter__(self) -> Self:
+        await self.open()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    @property
+    def client(self) -> Client:
+        """The verbs behind this object.
+
+        Raises:
+            StoreUnavailableError: the engine is not open.
+        """
+        if self._client is None:
+            raise StoreUnavailableError("this engine is not open; use it inside `async with app:`")
+        return self._client
+
+    @property
+    def worker(self) -> Worker | None:
+        """The worker; None while closed, and in a client."""
+        return self._worker
+
+    @property
+    def blocking(self) -> Blocking:
+        """The same verbs for code that cannot await; it opens the engine on a thread of its own."""
+        if self._blocking is None:
+            self._blocking = Blocking(self)
+        return self._blocking
+
+    # Starting.
+
+    @overload
+    async def start(
+        self, workflow: Callable[[], Awaitable[R]], /, *, id: str | None = ..., priority: int = ...,
+        delay: Duration | None = ..., tags: Mapping[str, str] | None = ..., retention: Retention | None = ...,
+        queue: str | None = ...,
+    ) -> RunHandle[R]: ...  # fmt: skip
+    @overload
+    async def start(
+        self, workflow: Callable[[A1], Awaitable[R]], a1: A1, /, *, id: str | None = ..., priority: int = ...,
+        delay: Duration | None = ..., tags: Mapping[str, str] | None = ..., retention: Retention | None = ...,
+        queue: str | None = ...,
+    ) -> RunHandle[R]: ...  # fmt: skip
+    @overload
+    async def start(
+        self, workflow: Callable[[A1, A2], Awaitable[R]], a1: A1, a2: A2, /, *, id: str | None = ...,
+        priority: int = ..., delay: Duration | None = ..., tags: Mapping[str, str] | None = ...,
+        retention: Retention | None = ..., queue: str | None = ...,
+    ) -> RunHandle[R]: ...  # fmt: skip
+    @overload
+    async def start(
+        self, workflow: Callable[[A1, A2, A3], Awaitable[R]], a1: A1, a2: A2, a3: A3, /, *, id: str | None = ...,
+        priority: int = ..., delay: Duration | None = ..., tags: Mapping[str, str] | None = ...,
+        retention: Retention | None = ..., queue: str | None = ...,
+    ) -> RunHandle[R]: ...  # fmt: skip
+    @overload
+    async def start(
+        self, workflow: Callable[[A1, A2, A3, A4], Awaitable[R]], a1: A1, a2: A2, a3: A3, a4: A4, /, *,
+        id: str | None = ..., priority: int = ..., delay: Duration | None = ...,
+        tags: Mapping[str, str] | None = ..., retention: Retention | None = ..., queue: str | None = ...,
+    ) -> RunHandle[R]: ...  # fmt: skip
+    @overload
+    async def start(
+        self, workflow: str, /, *, input: Mapping[str, Any] | None = ..., id: str | None = ..., priority: int = ...,
+        delay: Duration | None = ..., tags: Mapping[str, str] | None = ..., retention: Retention | None = ...,
+        queue: str | None = ...,
+    ) -> RunHandle[Any]: ...  # fmt: skip
+    async def start(self, workflow: Any, /, *args: Any, **options: Any) -> RunHandle[Any]:
+        """Start a run.
+
+        Args:
+            workflow: a registered workflow, followed by its arguments, or the name of one that some worker serves.
+            input: with a name, the arguments by parameter name.
+            id: of the run, unique in the store; a second start of the same id and input finds the first run.
+            priority: higher is claimed first; 0 by default.
+            delay: start after this duration.
+            tags: labels to find it by.
+            retention: how long it is kept after it ended; the workflow's, or the engine's, by default.
+            queue: where it goes; the workflow's by default.
+
+        Returns:
+            The run. It is durable once this returns.
+
+        Raises:
+            RunExistsError: the id belongs to a run that was started with something else.
+            SerializationError, PayloadTooLargeError: the arguments cannot be stored. UnknownWorkflowError.
+        """
+        found, new = new_run(self.registry, self.settings, self.world, workflow, args, options)
+        ending = await self.client.create(new)
+        return RunHandle(self.client, new.id, found and found.result, ending)
+
+    async def start_many(
+        self,
+        workflow: Workflow[P, R],
+        inputs: Iterable[Sequence[Any]],
+        *,
+        ids: Iterable[str] | None = None,
+        **options: Any,
+    ) -> list[RunHandle[R]]:
+        """Start many runs of a workflow, in batches of one store operation each.
+
+        Args:
+            workflow: a registered workflow.
+            inputs: the arguments of each run.
+            ids: their ids, one for each; None for new ones.
+            options: as for `start`.
+
+        Raises:
+            As for `start`; nothing is started if one input is wrong.
+        """
+        arguments = list(inputs)
+        names: list[str | None] = list(ids) if ids is not None else [None] * len(arguments)
+        if len(names) != len(arguments):
+            raise UsageError(f"ids: {len(names)} ids for {len(arguments)} inputs; give one each")
+        return await self.start_each(
+            (workflow, tuple(args), {**options, "id": name}) for args, name in zip(arguments, names, strict=True)
+        )
+
+    def run(self, run_id: str, workflow: Workflow[..., R] | None = None) -> RunHandle[R]:
+        """Return the handle of a run by its id; nothing is looked up.
+
+        Args:
+            run_id: which run.
+            workflow: to read its result as that workflow's type.
+        """
+        return RunHandle(self.client, run_id, workflow and workflow.result)
+
+    async def start_each(
+        self, calls: Iterable[tuple[Workflow[..., Any], tuple[Any, ...], Mapping[str, Any]]]
+    ) -> list[RunHandle[Any]]:
+        """Start runs of several workflows in few store operations.
+
+        Args:
+            calls: for each run its workflow, its arguments and its options as for `start`.
+
+        Raises:
+            As for `start`; nothing is started if one call is wrong.
+        """
+        news = [
+            (workflow, new_run(self.registry, self.settings, self.world, workflow, args, options)[1])
+            for workflow, args, options in calls
+        ]
+        endings = await self.client.create_many([new for _, new in news])
+        return [
+            RunHandle(self.client, ending.run_id, workflow.result, ending)
+            for (workflow, _), ending in zip(news, endings, strict=True)
+        ]
+
+    # Looking.
+
+    async def runs(
+        self,
+        *,
+        status: RunStatus | str | Sequence[RunStatus | str] = (),
+        workflow: str | None = None,
+        queue: str | None = None,
+        parent: str | None = None,
+        id_prefix: str | None = None,
+        tags: Mapping[str, str] | None = None,
+        limit: int = 100,
+        cursor: str | None = None,
+    ) -> RunPage:
+        """Return a page of runs, latest created first.
+
+        Args:
+            status: one or several states; empty for all.
+            workflow, queue, parent: of this workflow, in this queue, started by this run.
+            id_prefix: whose id begins so.
+            tags: that carry all of these.
+            limit: how many at most, up to 1,000.
+            cursor: `RunPage.cursor` of the page before.
+        """
+        if not 1 <= limit <= 1_000:
+            raise UsageError(f"limit: {limit!r} must be from 1 to 1,000")
+        states = (status,) if isinstance(status, str) else tuple(status)
+        known = [state.value for state in RunStatus]
+        if unknown := [state for state in states if state not in known]:
+            raise UsageError(f"status: {unknown[0]!r} is none of {', '.join(known)}")
+        where = RunFilter(
+            tuple(RunStatus(state) for state in states), workflow, queue, parent, id_prefix, dict(tags or {})
+        )
+        return await self.client.find(where, limit, cursor)
+
+    async def stats(self) -> Stats:
+        """Return counts of the runs per status and per queue."""
+        return await self.client.store.stats(self.world.now())
+
+    async def describe(self) -> StoreInfo:
+        """Return what the store is and what its acknowledgement means."""
+        return await self.client.store.describe()
+
+
+def _caller_scope(frame: Any) -> Mapping[str, Any]:
+    """Return the local names where a decorator stands, for annotations of types that are defined there."""
+    return {} if frame.f_code.co_name == "<module>" else dict(frame.f_locals)

@@ -1,0 +1,265 @@
+"""What can be done to runs, over any store: the verbs behind `Perdure` and its run handles."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+import msgspec
+
+from perdure.authoring.registry import Registry
+from perdure.engine.batch import Batch
+from perdure.engine.ending import Ending, Endings
+from perdure.engine.env import Env, new_id
+from perdure.engine.settings import Settings
+from perdure.engine.worker import Worker
+from perdure.model import codec, failure
+from perdure.model.decision import Action, Control, Controlled, Message, Posted, RunFilter, RunPage
+from perdure.model.errors import (
+    InboxFullError,
+    RunExistsError,
+    RunFinishedError,
+    RunNotFoundError,
+    RunTerminatedError,
+    UsageError,
+)
+from perdure.model.limits import NAME_LENGTH, START_BATCH
+from perdure.model.record import Record
+from perdure.model.run import MOVES, Created, NewRun, Run, RunStatus
+from perdure.store.contract import Store
+
+LOOK_UP_EVERY = 1.0
+"""Seconds between two look-ups of awaited runs that other processes work on, when no hint comes before."""
+
+LOOK_UP_COST = 20
+"""How many times longer than a look-up took the next one is put off, so that waiting never becomes the load."""
+
+LOOK_UP_BATCH = 500
+
+
+class Client:
+    """The verbs on one store.
+
+    Args:
+        store: where the runs are.
+        registry: the workflows that this application knows.
+        settings, env: of the engine.
+        worker: the worker of this process, which begins runs that are started here without a detour; None for none.
+    """
+
+    def __init__(self, store: Store, registry: Registry, settings: Settings, env: Env, endings: Endings) -> None:
+        self.store = store
+        self.registry = registry
+        self.settings = settings
+        self.env = env
+        self.endings = endings
+        self.worker: Worker | None = None
+        self._creates: Batch[NewRun, Created] = Batch(store.create, env, insists=False)
+        self._posts: Batch[Message, Posted] = Batch(self._post, env, insists=False)
+        self._controls: Batch[Control, Controlled] = Batch(self._control, env, insists=False)
+        self._gets: Batch[str, Run | None] = Batch(store.get, env, insists=False)
+        self._looker: asyncio.Task[None] | None = None
+
+    async def close(self) -> None:
+        """Finish what was asked for."""
+        if self._looker is not None:
+            self._looker.cancel()
+            await asyncio.gather(self._looker, return_exceptions=True)
+        for batch in (self._creates, self._posts, self._controls, self._gets):
+            await batch.close()  # type: ignore[attr-defined]
+
+    def new_id(self) -> str:
+        """Return an id for a new run."""
+        return new_id(self.env)
+
+    # Starting.
+
+    async def create(self, new: NewRun) -> Ending:
+        """Create a run, or find the one that was started with the same id and input.
+
+        Raises:
+            RunExistsError: a run of that id was started with something else.
+        """
+        future: asyncio.Future[Created] = asyncio.get_running_loop().create_future()
+        ending = self._create(new, future)
+        created = await future
+        self._check(created, new)
+        return ending
+
+    async def create_many(self, runs: Sequence[NewRun]) -> list[Ending]:
+        """Create runs, in batches of `START_BATCH`; see `create`."""
+        endings: list[Ending] = []
+        loop = asyncio.get_running_loop()
+        for first in range(0, len(runs), START_BATCH):
+            part = runs[first : first + START_BATCH]
+            futures: list[asyncio.Future[Created]] = [loop.create_future() for _ in part]
+            endings += [self._create(new, future) for new, future in zip(part, futures, strict=True)]
+            for new, future in zip(part, futures, strict=True):
+                self._check(await future, new)
+        return endings
+
+    def _create(self, new: NewRun, future: asyncio.Future[Created]) -> Ending:
+        worker = self.worker
+        is_ours = worker is not None and new.due_at <= new.created_at and worker.reserve(new.queue, new.workflow)
+        if worker is not None and is_ours:
+            new = msgspec.structs.replace(new, worker=worker.id, due_at=new.created_at + self.settings.lease_ms)
+        ending = self.endings.of(new.id)
+
+        def done(created: Created | None, error: Exception | None) -> None:
+            if worker is not None and is_ours:
+                loop.call_soon(lambda: worker.created(new, is_ours=created is not None and created.is_new))
+            elif worker is not None:
+                worker.wake()
+            if future.done():
+                return
+            if created is not None:
+                future.set_result(created)
+            elif error is not None:
+                future.set_exception(error)
+
+        loop = asyncio.get_running_loop()
+        self._creates.add(new, done)
+        return ending
+
+    def _check(self, created: Created, new: NewRun) -> None:
+        if not created.is_new and created.fingerprint != new.fingerprint:
+            raise RunExistsError(
+                f"run {new.id!r} exists with another workflow or another input; "
+                "use another id, or give the same input to get the run that is there"
+            )
+
+    # Looking.
+
+    async def get(self, run_id: str) -> Run:
+        """Return a run as the store has it.
+
+        Raises:
+            RunNotFoundError: there is none.
+        """
+        run = await self._gets.call(run_id)
+        if run is None:
+            raise _not_found(run_id)
+        return run
+
+    async def find(self, where: RunFilter, limit: int, cursor: str | None) -> RunPage:
+        """Return a page of runs, latest created first."""
+        return await self.store.find(where, limit, cursor)
+
+    async def journal(self, run_id: str) -> list[Record]:
+        """Return a run's whole journal.
+
+        Raises:
+            RunNotFoundError: there is no such run.
+        """
+        records = await self.store.journal(run_id)
+        if not records:
+            raise _not_found(run_id)
+        return records
+
+    async def wait_for_end(self, ending: Ending) -> None:
+        """Wait until a run has ended or is parked.
+
+        Raises:
+            RunNotFoundError: there is no such run.
+        """
+        if ending.is_known():
+            return
+        worker = self.worker
+        if worker is None or ending.run_id not in worker.turns:
+            self.endings.see(await self.get(ending.run_id))
+        if not ending.is_known():
+            if self._looker is None or self._looker.done():
+                self._looker = asyncio.get_running_loop().create_task(self._look_up())
+            await ending.wait()
+
+    async def _look_up(self) -> None:
+        """Look up, now and then, the awaited runs that this process does not work on itself."""
+        loop = asyncio.get_running_loop()
+        while awaited := self.endings.awaited():
+            here = self.worker.turns if self.worker is not None else {}
+            elsewhere = [run_id for run_id in awaited if run_id not in here]
+            began = loop.time()
+            for first in range(0, len(elsewhere), LOOK_UP_BATCH):
+                for run in await self.store.get(elsewhere[first : first + LOOK_UP_BATCH]):
+                    if run is not None:
+                        self.endings.see(run)
+            pause = min(LOOK_UP_EVERY, (loop.time() - began) * LOOK_UP_COST)
+            await asyncio.sleep(pause)
+            if elsewhere:
+                await self.store.wait(LOOK_UP_EVERY)
+            else:
+                await asyncio.sleep(LOOK_UP_EVERY)
+
+    # Telling.
+
+    async def send_event(self, run_id: str, kind: str, payload: object, event_id: str | None) -> bool:
+        """Put an event into a run's inbox; return False when one of that id was there before.
+
+        Raises:
+            RunNotFoundError, RunFinishedError, InboxFullError, UsageError, SerializationError: it was not taken.
+        """
+        if not isinstance(kind, str) or not 0 < len(kind) <= NAME_LENGTH:
+            raise UsageError(f"event type {kind!r} must be text of 1 to {NAME_LENGTH} characters")
+        if event_id is not None and not 0 < len(event_id) <= NAME_LENGTH:
+            raise UsageError(f"event id {event_id!r} must be text of 1 to {NAME_LENGTH} characters")
+        text = codec.encode(payload, f"the payload of event {kind!r}", self.settings.limits.payload_bytes)
+        message = Message(run_id, event_id or new_id(self.env), "event", kind, text, self.env.now())
+        posted = await self._posts.call(message)
+        if posted is Posted.NO_RUN:
+            raise _not_found(run_id)
+        if posted is Posted.FINISHED:
+            raise RunFinishedError(f"run {run_id!r} has ended and takes no event {kind!r}")
+        if posted is Posted.FULL:
+            raise InboxFullError(
+                f"run {run_id!r} has Limits.inbox_messages = {self.settings.limits.inbox_messages:,} unread messages"
+            )
+        if self.worker is not None:
+            self.worker.deliver(run_id)
+            self.worker.wake()
+        return posted is Posted.NEW
+
+    async def control(self, run_id: str, action: Action) -> RunStatus:
+        """Pause, resume, terminate or restart a run; return its status afterwards.
+
+        Raises:
+            RunNotFoundError: there is no such run. RunFinishedError: it has ended, and only a restart moves it.
+        """
+        notice = None
+        if action is Action.TERMINATE:
+            error = RunTerminatedError(f"run {run_id!r} was terminated")
+            notice = failure.encode_error(failure.describe(error))
+        done = await self._controls.call(Control(run_id, action, notice))
+        if done.before is None or done.after is None:
+            raise _not_found(run_id)
+        if done.before.is_finished and action is not Action.RESTART and RunStatus.QUEUED in MOVES[done.before]:
+            raise RunFinishedError(f"run {run_id!r} is {done.before}; only a restart moves it")
+        self._controlled(action, done)
+        return done.after
+
+    def _controlled(self, action: Action, done: Controlled) -> None:
+        if action in (Action.RESUME, Action.RESTART):
+            self.endings.forget([done.run_id])
+        for run_id in done.ended:
+            self.endings.ended(run_id, RunStatus.TERMINATED, None)
+        worker = self.worker
+        if worker is None:
+            return
+        stopped = done.ended if action is Action.TERMINATE else (*done.ended, done.run_id)
+        if action in (Action.TERMINATE, Action.RESTART):
+            for run_id in stopped:
+                if run_id in worker.turns:
+                    worker.turns[run_id].lost()
+        elif done.run_id in worker.turns:
+            turn = worker.turns[done.run_id]
+            asyncio.get_running_loop().call_soon(turn.pause if action is Action.PAUSE else turn.resume)
+        worker.wake()
+
+    async def _post(self, messages: Sequence[Message]) -> list[Posted]:
+        return await self.store.post(messages, self.env.now(), self.settings.limits.inbox_messages)
+
+    async def _control(self, actions: Sequence[Control]) -> list[Controlled]:
+        return await self.store.control(actions, self.env.now())
+
+
+def _not_found(run_id: str) -> RunNotFoundError:
+    return RunNotFoundError(f"no run {run_id!r}: it was never started, or retention has removed it")

@@ -1,0 +1,112 @@
+"""Says, in sentences, why a run is not moving: a pure function of what the store holds."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Sequence
+
+import msgspec
+
+from perdure.core.wait import Wait, decode_waits
+from perdure.model import failure
+from perdure.model.decision import CatalogEntry, Message
+from perdure.model.run import Run, RunStatus
+
+WORKER_GONE_AFTER = 90_000
+"""Milliseconds since its last announcement after which no worker is taken to serve a workflow."""
+
+
+class Explanation(msgspec.Struct, frozen=True):
+    """Why a run is where it is.
+
+    Attributes:
+        run_id, status: which run, and its state.
+        reasons: sentences, the most important first.
+    """
+
+    run_id: str
+    status: RunStatus
+    reasons: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return f"run {self.run_id} is {self.status}: " + "; ".join(self.reasons)
+
+
+def explain(run: Run, inbox: Sequence[Message], catalog: Sequence[CatalogEntry], now: int) -> Explanation:
+    """Return why a run is where it is.
+
+    Args:
+        run: the run.
+        inbox: its unread messages.
+        catalog: what workers have announced.
+        now: the present, in milliseconds since the epoch.
+    """
+    waits = decode_waits(run.wait)
+    reasons = list(_by_status(run, catalog, now))
+    if run.status in (RunStatus.WAITING, RunStatus.PAUSED, RunStatus.QUEUED):
+        reasons += [_wait(wait, now) for wait in waits.waits]
+    if waits.more:
+        reasons.append(f"and {waits.more} more")
+    awaited = {wait.detail for wait in waits.waits if wait.kind == "event"}
+    unread = sorted({message.type for message in inbox if message.kind == "event"} - awaited)
+    if unread and not run.status.is_finished:
+        reasons.append("unread events that its code has not asked for yet: " + ", ".join(unread))
+    return Explanation(run.id, run.status, tuple(reasons))
+
+
+def _by_status(run: Run, catalog: Sequence[CatalogEntry], now: int) -> list[str]:
+    status = run.status
+    if status is RunStatus.RUNNING:
+        ends = _when(run.due_at, now)
+        if run.due_at is not None and run.due_at <= now:
+            return [f"worker {run.worker} held it and its lease ended {ends}: the next worker that looks will take it"]
+        pausing = ["it pauses as soon as the steps that run have ended"] if run.is_pausing else []
+        return [f"worker {run.worker} has it, with a lease that ends {ends}", *pausing]
+    if status is RunStatus.QUEUED:
+        if run.due_at is not None and run.due_at > now:
+            return [f"it starts {_when(run.due_at, now)}"]
+        return [f"it has been due in queue {run.queue!r} since {_when(run.due_at, now)}", *_nobody(run, catalog, now)]
+    if status is RunStatus.WAITING:
+        overdue = run.due_at is not None and run.due_at <= now
+        return _nobody(run, catalog, now) if overdue else []
+    if status is RunStatus.PAUSED:
+        parked = any(wait.kind == "parked" for wait in decode_waits(run.wait).waits)
+        return [] if parked else ["an operator paused it; resume it to go on"]
+    if status is RunStatus.ERRORED and run.output is not None:
+        return [f"it failed {_when(run.finished_at, now)}: {failure.decode_error(run.output).message}"]
+    return [f"it ended {_when(run.finished_at, now)}"]
+
+
+def _nobody(run: Run, catalog: Sequence[CatalogEntry], now: int) -> list[str]:
+    """Return whether anybody serves a run's workflow."""
+    seen = [entry.seen_at for entry in catalog if entry.workflow == run.workflow]
+    if not seen:
+        return [f"no worker has ever announced workflow {run.workflow!r}: start one that registers it"]
+    if now - max(seen) > WORKER_GONE_AFTER:
+        return [f"no worker has announced workflow {run.workflow!r} since {_when(max(seen), now)}: start one"]
+    return [f"workers that serve {run.workflow!r} are there and busy"]
+
+
+def _wait(wait: Wait, now: int) -> str:
+    until = f" until {_when(wait.due_at, now)}" if wait.due_at is not None else ""
+    match wait.kind:
+        case "timer":
+            return f"{wait.key!r} sleeps{until}"
+        case "event":
+            return f"{wait.key!r} waits for an event of type {wait.detail!r}{until}"
+        case "child":
+            return f"{wait.key!r} waits for child run {wait.detail!r}"
+        case "retry":
+            return f"step {wait.key!r} failed {wait.attempt} times ({wait.detail}) and is tried again{until.replace(' until', '')}"
+        case "unknown_workflow":
+            return f"{wait.detail}; it is offered again{until.replace(' until', '')}"
+        case "parked":
+            return f"it is parked: {wait.detail}; deploy code that fits and resume it, or restart or terminate it"
+
+
+def _when(moment: int | None, now: int) -> str:
+    if moment is None:
+        return "never"
+    at = dt.datetime.fromtimestamp(moment / 1000, dt.UTC).isoformat(" ", "seconds").removesuffix("+00:00")
+    apart = dt.timedelta(seconds=abs(moment - now) // 1000)
+    return f"{at} UTC ({'in ' if moment > now else ''}{apart}{'' if moment > now else ' ago'})"

@@ -1,0 +1,201 @@
+"""A run, from outside: ask how it is, wait for its result, send it events, move it."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, Generic, TypeVar, cast
+
+import msgspec
+
+from perdure.engine.client import Client
+from perdure.engine.ending import Ending
+from perdure.engine.explain import Explanation, explain
+from perdure.model import codec, failure
+from perdure.model.codec import Shape
+from perdure.model.decision import Action
+from perdure.model.duration import Duration, seconds
+from perdure.model.errors import (
+    RunFailedError,
+    RunNotFinishedError,
+    RunParkedError,
+    RunTerminatedError,
+    UsageError,
+)
+from perdure.model.record import ErrorInfo, Record
+from perdure.model.run import NewRun, Run, RunStatus
+
+R = TypeVar("R")
+
+
+class InstanceStatus(msgspec.Struct, frozen=True):
+    """A run's status, its output if it completed and its error's message if it errored."""
+
+    status: RunStatus
+    output: Any = None
+    error: str | None = None
+
+
+class RunHandle(Generic[R]):
+    """One run of a workflow. `id` is its id; making a handle looks nothing up."""
+
+    def __init__(self, client: Client, run_id: str, shape: Shape | None = None, ending: Ending | None = None) -> None:
+        self.id = run_id
+        self._client = client
+        self._shape = shape
+        self._ending = ending or client.endings.of(run_id)
+
+    def __repr__(self) -> str:
+        return f"RunHandle({self.id!r})"
+
+    async def result(self, timeout: Duration | None = None) -> R:  # noqa: ASYNC109  # of the wait; the run goes on
+        """Wait for the run's result.
+
+        Args:
+            timeout: how long to wait (a duration); None waits for ever.
+
+        Raises:
+            RunFailedError: the run errored; its `__cause__` is the error. RunTerminatedError: it was ended from outside.
+            RunParkedError: it needs somebody's help. RunNotFinishedError: the timeout passed. RunNotFoundError.
+        """
+        limit = None if timeout is None else seconds(timeout, field="timeout")
+        try:
+            if limit is None:
+                await self._client.wait_for_end(self._ending)
+            else:
+                async with asyncio.timeout(limit):
+                    await self._client.wait_for_end(self._ending)
+        except TimeoutError:
+            raise RunNotFinishedError(f"run {self.id!r} has not ended within {limit:g} s; it goes on") from None
+        return self._read()
+
+    def _read(self) -> R:
+        ending = self._ending
+        if ending.status is RunStatus.COMPLETE:
+            value = codec.decode_any(ending.payload) if self._shape is None else self._shape.decode(ending.payload)
+            return cast(R, value)
+        if ending.status is RunStatus.ERRORED:
+            cause = failure.decode_error(ending.payload or "{}")
+            raise RunFailedError(f"run {self.id!r} failed: {_told(cause)}") from failure.rebuild(cause)
+        if ending.status is RunStatus.PAUSED:
+            reason = ending.payload
+            self._client.endings.forget([self.id])
+            raise RunParkedError(f"run {self.id!r} is parked: {reason}; mend it, then resume it")
+        raise RunTerminatedError(f"run {self.id!r} was terminated")
+
+    async def get(self) -> Run:
+        """Return the run as the store has it.
+
+        Raises:
+            RunNotFoundError: there is none.
+        """
+        return await self._client.get(self.id)
+
+    async def status(self) -> InstanceStatus:
+        """Return the run's status, with its output or its error's message."""
+        run = await self.get()
+        if run.status is RunStatus.COMPLETE:
+            output = codec.decode_any(run.output) if self._shape is None else self._shape.decode(run.output)
+            return InstanceStatus(run.status, output)
+        if run.status is RunStatus.ERRORED:
+            return InstanceStatus(run.status, None, _told(failure.decode_error(run.output or "{}")))
+        return InstanceStatus(run.status)
+
+    async def state(self, name: str) -> Any:
+        """Return what the run's code last gave to `flow.set` under a name; None for nothing."""
+        stored = (await self.get()).state
+        return None if stored is None else codec.decode_any(stored).get(name)
+
+    async def journal(self) -> list[Record]:
+        """Return the run's records, in order."""
+        return await self._client.journal(self.id)
+
+    async def explain(self) -> Explanation:
+        """Return why the run is where it is, in sentences."""
+        run = await self.get()
+        store = self._client.store
+        return explain(run, await store.inbox(self.id), await store.catalog(), self._client.env.now())
+
+    async def send_event(self, type: str, payload: object = None, *, id: str | None = None) -> bool:  # noqa: A002
+        """Send the run an event; it is kept until the run's code waits for its type.
+
+        Args:
+            type: the event's type.
+            payload: anything that can be stored.
+            id: to tell a repeated event by; a second one of that id is dropped. None makes each event a new one.
+
+        Returns:
+            Whether the event is new.
+
+        Raises:
+            RunNotFoundError, RunFinishedError, InboxFullError: the run takes none.
+        """
+        return await self._client.send_event(self.id, type, payload, id)
+
+    async def pause(self) -> RunStatus:
+        """Pause the run; steps that run finish first. Return the status it has now."""
+        return await self._client.control(self.id, Action.PAUSE)
+
+    async def resume(self) -> RunStatus:
+        """Let a paused or parked run go on. Return the status it has now."""
+        return await self._client.control(self.id, Action.RESUME)
+
+    async def terminate(self) -> RunStatus:
+        """End the run, and its children, for good. Return the status it has now."""
+        return await self._client.control(self.id, Action.TERMINATE)
+
+    async def restart(self) -> RunStatus:
+        """Begin the run anew from its input, whatever its state. Return the status it has now."""
+        return await self._client.control(self.id, Action.RESTART)
+
+    async def fork(self, *, from_step: str, id: str | None = None) -> RunHandle[R]:  # noqa: A002
+        """Start a new run that has everything this one recorded ahead of a step, and goes on from there by itself.
+
+        Args:
+            from_step: the step's key in the journal (`run.journal()` shows it).
+            id: of the new run; None for a new one.
+
+        Raises:
+            UsageError: no such step is recorded.
+        """
+        source = await self.get()
+        records = await self.journal()
+        first = next((r.position for r in records if r.key == from_step and r.kind not in ("input", "output")), None)
+        if first is None:
+            known = ", ".join(dict.fromkeys(r.key for r in records if r.kind not in ("input", "output"))) or "nothing"
+            raise UsageError(f"run {self.id!r} has no record {from_step!r} to fork from; recorded: {known}")
+        now = self._client.env.now()
+        new = NewRun(
+            id=id or self._client.new_id(),
+            workflow=source.workflow,
+            version=source.version,
+            queue=source.queue,
+            priority=source.priority,
+            created_at=now,
+            due_at=now,
+            records=tuple(records[:first]),
+            fingerprint=f"{source.fingerprint}:{self.id}:{from_step}",
+            tags=source.tags,
+            retention=source.retention,
+        )
+        return RunHandle(self._client, new.id, self._shape, await self._client.create(new))
+
+    # The names that Cloudflare-style engines have for the same.
+
+    async def wait_for_completion(
+        self,
+        timeout: Duration | None = None,  # noqa: ASYNC109  # of the wait; the run goes on
+        poll_interval: Duration | None = None,
+    ) -> R:
+        """Wait for the run's result; see `result`.
+
+        Args:
+            timeout: how long to wait (a duration).
+            poll_interval: taken for compatibility and checked; the end of a run is told, not polled for.
+        """
+        if poll_interval is not None:
+            seconds(poll_interval, field="poll_interval")
+        return await self.result(timeout)
+
+
+def _told(error: ErrorInfo) -> str:
+    return f"{error.type.rpartition(':')[2]}: {error.message}"

@@ -1,0 +1,182 @@
+"""Keeps leases alive from a thread of its own, so that a user's blocked event loop cannot lose one, and names the line
+that blocks it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+import threading
+import traceback
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from perdure.engine.env import Env
+from perdure.engine.settings import Settings
+from perdure.model.decision import Extended, Lease
+from perdure.model.errors import StoreError
+from perdure.store.contract import Store
+
+if TYPE_CHECKING:
+    from perdure.engine.runner import Runner
+
+BEATS_PER_LEASE = 3
+"""How often a lease is extended within its length."""
+
+PROGRESS_DELAY = 0.5
+"""Seconds in which the progress of steps is gathered before it is written."""
+
+BLOCKED_AFTER = 1.0
+"""Seconds without an answer after which the worker's event loop counts as blocked."""
+
+_log = logging.getLogger("perdure.engine")
+
+
+class Keeper:
+    """The thread that keeps a worker's leases.
+
+    Args:
+        store: where the leases are; used from the thread's own event loop.
+        env: for the present.
+        settings: for the length of a lease.
+        loop: the worker's event loop.
+        on_extended: called on the worker's loop with what became of each lease.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        env: Env,
+        settings: Settings,
+        loop: asyncio.AbstractEventLoop,
+        on_extended: Callable[[list[tuple[Runner, Extended]]], None],
+    ) -> None:
+        self._store = store
+        self._env = env
+        self._lease_ms = settings.lease_ms
+        self._loop = loop
+        self._on_extended = on_extended
+        self._leases: dict[Runner, int] = {}
+        self._progress: set[Runner] = set()
+        self._own_loop: asyncio.AbstractEventLoop | None = None
+        self._wake: asyncio.Event | None = None
+        self._is_stopping = False
+        self._watched = threading.get_ident()
+        self._answered = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="perdure-leases", daemon=True)
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread; leases are kept no longer."""
+        self._is_stopping = True
+        self._nudge()
+        self._thread.join(timeout=BLOCKED_AFTER)
+
+    def add(self, runner: Runner) -> None:
+        """Keep a lease from now on; the claim that gave it counts as its first beat."""
+        self._leases[runner] = self._env.now()
+
+    def remove(self, runner: Runner) -> None:
+        """Keep a lease no longer."""
+        self._leases.pop(runner, None)
+        self._progress.discard(runner)
+
+    def note_progress(self, runner: Runner) -> None:
+        """Write a runner's progress soon; from any thread."""
+        if not self._progress:
+            self._progress.add(runner)
+            self._nudge()
+        else:
+            self._progress.add(runner)
+
+    def _nudge(self) -> None:
+        if self._own_loop is not None and self._wake is not None:
+            try:
+                self._own_loop.call_soon_threadsafe(self._wake.set)
+            except RuntimeError:  # the thread has just ended
+                pass
+
+    def _run(self) -> None:
+        asyncio.run(self._keep())
+
+    async def _keep(self) -> None:
+        self._own_loop, self._wake = asyncio.get_running_loop(), asyncio.Event()
+        beat = self._lease_ms / BEATS_PER_LEASE / 1000
+        while not self._is_stopping:
+            self._wake.clear()
+            if not self._progress:
+                try:
+                    await asyncio.wait_for(self._wake.wait(), min(beat / 2, BLOCKED_AFTER) if self._leases else beat)
+                except TimeoutError:
+                    pass
+            if self._progress and not self._is_stopping:
+                await asyncio.sleep(PROGRESS_DELAY)
+            await self._beat()
+            if self._leases:
+                self._watch()
+
+    async def _beat(self) -> None:
+        """Extend the leases that are due for it, and write the progress that has come up."""
+        now = self._env.now()
+        progressed = {runner for runner in list(self._progress) if runner in self._leases}
+        self._progress -= set(list(self._progress))
+        young = now - self._lease_ms // BEATS_PER_LEASE
+        due = [runner for runner, since in list(self._leases.items()) if since <= young or runner in progressed]
+        if not due:
+            return
+        until = now + self._lease_ms
+        leases = [
+            Lease(runner.run_id, runner.epoch, until, _progress_of(runner) if runner in progressed else None)
+            for runner in due
+        ]
+        try:
+            answers = await self._store.extend(leases, now)
+        except StoreError as error:
+            _log.warning("leases could not be extended, trying again: %s", error)
+            self._give_up(now)
+            return
+        for runner in due:
+            if runner in self._leases:
+                self._leases[runner] = now
+        self._loop.call_soon_threadsafe(self._on_extended, list(zip(due, answers, strict=True)))
+
+    def _give_up(self, now: int) -> None:
+        """Stop what runs under leases that must be taken for lost: the store was out of reach for too long."""
+        lost = [runner for runner, since in list(self._leases.items()) if now - since >= self._lease_ms]
+        answers = [(runner, Extended(runner.run_id, is_lost=True)) for runner in lost]
+        if answers:
+            self._loop.call_soon_threadsafe(self._on_extended, answers)
+
+    def _watch(self) -> None:
+        """Ask the worker's loop for a sign of life; if none comes, say where it is stuck."""
+        self._answered.clear()
+        self._loop.call_soon_threadsafe(self._answered.set)
+        if self._answered.wait(BLOCKED_AFTER) or self._is_stopping:
+            return
+        frame = sys._current_frames().get(self._watched)
+        if frame is None:
+            return
+        where = traceback.extract_stack(frame)[-1]
+        _log.warning(
+            "the event loop has been blocked for more than %.0f s at %s:%d in %s: %s; make that step a plain `def`, "
+            "which runs in a thread",
+            BLOCKED_AFTER,
+            where.filename,
+            where.lineno or 0,
+            where.name,
+            where.line,
+        )
+
+
+def _progress_of(runner: Runner) -> str:
+    return "{" + ",".join(f"{_quote(key)}:{value}" for key, value in list(runner.progress.items())) + "}"
+
+
+def _quote(text: str) -> str:
+    return msgspec.json.encode(text).decode()

@@ -1,0 +1,313 @@
+"""Drives one turn: starts its steps, commits its decisions, and hands the run back.
+
+All of it happens in callbacks of the worker's loop, never inside a task: workflow code enters a private loop of its own,
+and some versions of Python refuse one task inside another.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from perdure.core.ask import StepSpec
+from perdure.core.turn import Launch, Turn
+from perdure.engine.env import Timer
+from perdure.engine.executor import Execution
+from perdure.model import codec, failure
+from perdure.model.decision import Claim, Committed, Decision, Message
+from perdure.model.errors import NestingTooDeepError, StepRetriesExceededError, UsageError
+
+if TYPE_CHECKING:
+    from perdure.authoring.workflow import Workflow
+    from perdure.engine.worker import Worker
+
+_log = logging.getLogger("perdure.engine")
+
+
+class StepRun:
+    """One attempt of a step, as its body sees it (see `perdure.authoring.context.StepContext`)."""
+
+    __slots__ = ("_uses", "attempt", "execution", "key", "last_progress", "run_id", "runner", "started_at")
+
+    def __init__(self, runner: Runner, key: str, attempt: int, started_at: int) -> None:
+        self.runner = runner
+        self.run_id = runner.run_id
+        self.key = key
+        self.attempt = attempt
+        self.started_at = started_at
+        self.last_progress = runner.last_progress(key)
+        self.execution: Execution
+        self._uses: dict[str, int] = {}
+
+    def heartbeat(self, progress: object) -> None:
+        """Keep the progress where a crash does not reach it; from any thread."""
+        limit = self.runner.turn.limits.payload_bytes
+        self.runner.progress[self.key] = codec.encode(progress, f"the progress of step {self.key!r}", limit)
+        self.runner.worker.keeper.note_progress(self.runner)
+
+    async def nested(self, spec: StepSpec, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        """Run a step inside this one, or return what it returned before."""
+        use = self._uses[spec.name] = self._uses.get(spec.name, 0) + 1
+        key = f"{self.key}/{spec.name}" + (f"#{use}" if use > 1 else "")
+        return await self.runner.nested(key, spec, args, kwargs)
+
+
+class Runner:
+    """One turn in a worker.
+
+    Attributes:
+        run_id, epoch: the claim it holds.
+        turn: what decides.
+        progress: the last heartbeat of each running step, as payloads by key.
+        is_over: the run has left this worker.
+    """
+
+    def __init__(self, worker: Worker, claim: Claim, workflow: Workflow[..., Any]) -> None:
+        self.worker = worker
+        self.run_id = claim.run.id
+        self.epoch = claim.run.epoch
+        self.parent_id = claim.run.parent_id
+        self.turn = Turn(claim, workflow, worker.settings.limits, worker.env.entropy)
+        self.progress: dict[str, str] = {}
+        self.is_over = False
+        self._stored_progress = claim.run.progress
+        self._steps: dict[str, StepRun] = {}
+        self._decided: Decision | None = None
+        self._unacknowledged: list[asyncio.Future[None]] = []
+        self._acknowledging: list[asyncio.Future[None]] = []
+        self._timer: Timer | None = None
+        self._timer_at: int | None = None
+
+    # What the worker says.
+
+    def begin(self) -> None:
+        """Replay the run and go on with it."""
+        self.turn.begin(self.worker.env.now())
+        self._go_on()
+
+    def arrive(self, messages: list[Message]) -> None:
+        """Messages came in."""
+        self.turn.arrive(messages, self.worker.env.now())
+        self._go_on()
+
+    def pause(self) -> None:
+        """An operator asked for a pause."""
+        self.turn.is_pausing = True
+        self._go_on()
+
+    def resume(self) -> None:
+        """An operator took the wish for a pause back."""
+        self.turn.is_pausing = False
+        self._go_on()
+
+    def hand_back(self) -> None:
+        """The worker is stopping: finish what runs, start nothing more."""
+        self.turn.hand_back()
+        self._go_on()
+
+    def lost(self) -> None:
+        """Somebody else has the run: stop at once, and change nothing."""
+        self._finish()
+
+    def last_progress(self, key: str) -> Any:
+        """Return what the attempt before the present one last gave as its progress."""
+        if key in self.progress:
+            return codec.decode_any(self.progress[key])
+        failed = self.turn.replay.opened.get(key)
+        if failed is not None and failed.ref is not None:
+            return codec.decode_any(failed.ref)
+        if self._stored_progress is not None:
+            return msgspec.json.decode(self._stored_progress).get(key)
+        return None
+
+    # The turn.
+
+    def _go_on(self) -> None:
+        """Stop what nobody waits for, commit what is decided, start what may start."""
+        if self.is_over:
+            return
+        turn, now = self.turn, self.worker.env.now()
+        for key in turn.cancels():
+            self._steps.pop(key).execution.cancel()
+        settings = self.worker.settings
+        decision = turn.decide(now, now + settings.lease_ms, settings.hold_ms)
+        if decision is not None:
+            self._decided = decision
+            self._acknowledging, self._unacknowledged = self._unacknowledged, []
+            self.worker.commits.add(decision, self._committed)
+        if turn.is_ended:
+            self._stop_steps()
+            return
+        for launch in turn.launches():
+            self._launch(launch)
+        self._set_timer()
+
+    def _committed(self, answer: Committed | None, error: Exception | None) -> None:
+        if self.is_over:
+            return
+        if answer is None or answer.is_lost:
+            if error is not None:
+                _log.error("run %s could not be committed and is left to its lease: %s", self.run_id, error)
+            self.lost()
+            return
+        decision, self._decided = self._decided, None
+        acknowledged, self._acknowledging = self._acknowledging, []
+        for future in acknowledged:
+            if not future.done():
+                future.set_result(None)
+        self.turn.committed(answer, self.worker.env.now())
+        if not self.turn.is_ended:
+            if self.progress:
+                self.worker.keeper.note_progress(self)
+            self._go_on()
+            if decision is not None and decision.children:
+                self.worker.wake()
+            return
+        self._finish()
+        assert decision is not None
+        self.worker.committed_end(self, decision, answer)
+
+    def _set_timer(self) -> None:
+        due = self.turn.next_due()
+        if due == self._timer_at:
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._timer_at = due
+        if due is not None:
+            worker = self.worker
+            self._timer = worker.env.call_later(worker.loop, (due - worker.env.now()) / 1000, self._tick)
+
+    def _tick(self) -> None:
+        self._timer = self._timer_at = None
+        self.turn.tick(self.worker.env.now())
+        self._go_on()
+
+    # Steps.
+
+    def _launch(self, launch: Launch) -> None:
+        ask = launch.ask
+        step = StepRun(self, ask.key, launch.attempt, self.worker.env.now())
+        self._steps[ask.key] = step
+        step.execution = self.worker.executor.start(ask.spec, ask.args, ask.kwargs, step)
+        step.execution.task.add_done_callback(lambda _: self._step_done(step))
+
+    def _step_done(self, step: StepRun) -> None:
+        execution = step.execution
+        if execution.timer is not None:
+            execution.timer.cancel()
+        if self._steps.get(step.key) is not step:
+            _retrieve(execution)
+            return
+        del self._steps[step.key]
+        now = self.worker.env.now()
+        state, payload, due_at = self._outcome(step, now)
+        if due_at is None:
+            self.progress.pop(step.key, None)
+            self.turn.step_ended(step.key, state, payload, now, attempt=step.attempt, started_at=step.started_at)
+        else:
+            self.turn.step_failed(
+                step.key,
+                payload or "",
+                now,
+                attempt=step.attempt,
+                started_at=step.started_at,
+                due_at=due_at,
+                progress=self.progress.get(step.key),
+            )
+        self._go_on()
+
+    def _outcome(self, step: StepRun, now: int) -> tuple[Any, str | None, int | None]:
+        """Return a done attempt's state and payload, and when it is tried again; None for never."""
+        execution = step.execution
+        error = execution.error()
+        if error is None:
+            what = f"the result of step {step.key!r}"
+            try:
+                return "ok", codec.encode(execution.task.result(), what, self.turn.limits.payload_bytes), None
+            except UsageError as unfit:
+                return "error", failure.encode_error(failure.describe(unfit, attempts=step.attempt)), None
+        retry = execution.spec.retry
+        is_hopeless = isinstance(error, UsageError)  # a mistake in the code does not mend itself
+        delay = None if is_hopeless else retry.next_delay(step.attempt, error, self.worker.env.roll())
+        if delay is not None:
+            return "open", failure.encode_error(failure.describe(error, attempts=step.attempt)), now + round(delay * 1000)
+        policy = retry.policy_for(error)
+        if step.attempt > 1 and step.attempt >= policy.attempts:
+            last, error = error, StepRetriesExceededError(
+                f"step {step.key!r} failed {step.attempt} times, at last with {type(error).__name__}: {error}"
+            )
+            error.__cause__ = last
+        return "error", failure.encode_error(failure.describe(error, attempts=step.attempt)), None
+
+    async def nested(self, key: str, spec: StepSpec, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        """Run a step inside a running one: all its attempts, its record, and its commit."""
+        depth = key.count("/")
+        if depth > self.turn.limits.nesting:
+            raise NestingTooDeepError(f"step {key!r} is nested deeper than Limits.nesting = {self.turn.limits.nesting}")
+        known = self.turn.replay.nested.get(key)
+        while known is None:
+            failed = self.turn.replay.opened.get(key)
+            if failed is not None:
+                await self._pause(((failed.due_at or 0) - self.worker.env.now()) / 1000)
+            step = StepRun(self, key, failed.attempt + 1 if failed else 1, self.worker.env.now())
+            step.execution = self.worker.executor.start(spec, args, kwargs, step)
+            try:
+                await asyncio.wait([step.execution.task])
+            finally:
+                if not step.execution.task.done():
+                    step.execution.cancel()
+                if step.execution.timer is not None:
+                    step.execution.timer.cancel()
+            now = self.worker.env.now()
+            state, payload, due_at = self._outcome(step, now)
+            self.turn.nested_ended(
+                key, state, payload, now, attempt=step.attempt, started_at=step.started_at, due_at=due_at
+            )
+            await self._acknowledged()
+            known = self.turn.replay.nested.get(key)
+        if known.state == "error":
+            raise failure.rebuild(failure.decode_error(known.payload or "{}"))
+        return spec.result.decode(known.payload)
+
+    async def _acknowledged(self) -> None:
+        """Wait until everything decided so far is committed."""
+        future = self.worker.loop.create_future()
+        self._unacknowledged.append(future)
+        self.worker.loop.call_soon(self._go_on)
+        await future
+
+    async def _pause(self, delay: float) -> None:
+        if delay > 0:
+            over = asyncio.Event()
+            timer = self.worker.env.call_later(self.worker.loop, delay, over.set)
+            try:
+                await over.wait()
+            finally:
+                timer.cancel()
+
+    def _stop_steps(self) -> None:
+        steps, self._steps = self._steps, {}
+        for step in steps.values():
+            step.execution.cancel()
+
+    def _finish(self) -> None:
+        if self.is_over:
+            return
+        self.is_over = True
+        if self._timer is not None:
+            self._timer.cancel()
+        self._stop_steps()
+        self.turn.close()
+        self.worker.left(self)
+
+
+def _retrieve(execution: Execution) -> None:
+    """Take note of what a body failed with that nobody waits for, so that asyncio does not complain of it."""
+    if not execution.task.cancelled():
+        execution.task.exception()

@@ -1,0 +1,56 @@
+"""How an engine is set up."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from perdure.core.replay import check_name
+from perdure.model.duration import Duration, milliseconds, seconds
+from perdure.model.errors import UsageError
+from perdure.model.limits import Limits
+from perdure.model.run import Retention
+
+Mode = Literal["all", "client", "worker"]
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """The settings of `Perdure`; see there."""
+
+    mode: Mode = "all"
+    queues: tuple[str, ...] = ("default",)
+    concurrency: int = 500
+    threads: int = 16
+    processes: int = 2
+    lease: Duration = 15.0
+    hold: Duration = 1.0
+    drain: Duration = 30.0
+    retention: Retention = field(default_factory=Retention)
+    limits: Limits = field(default_factory=Limits)
+
+    def __post_init__(self) -> None:
+        if self.mode not in ("all", "client", "worker"):
+            raise UsageError(f"mode: {self.mode!r} must be 'all', 'client' or 'worker'")
+        if not self.queues:
+            raise UsageError("queues: name at least one")
+        for queue in self.queues:
+            check_name(queue, "queue")
+        for name in ("concurrency", "threads", "processes"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise UsageError(f"{name}: {value!r} must be a whole number, at least 1")
+        if seconds(self.lease, field="lease") < 1:
+            raise UsageError(f"lease: {self.lease!r} must be at least one second")
+        seconds(self.hold, field="hold")
+        seconds(self.drain, field="drain")
+
+    @property
+    def lease_ms(self) -> int:
+        """The length of a lease, in milliseconds."""
+        return milliseconds(self.lease)
+
+    @property
+    def hold_ms(self) -> int:
+        """How long an idle run is kept in memory for a timer, in milliseconds."""
+        return milliseconds(self.hold)

@@ -1,0 +1,331 @@
+"""A worker: claims due runs, drives their turns, keeps their leases, and hands everything back when it stops."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from perdure.authoring.registry import Registry
+from perdure.core import guard
+from perdure.core.wait import Wait, encode_waits
+from perdure.engine.batch import Batch
+from perdure.engine.ending import Endings, parked_reason
+from perdure.engine.env import Env, Timer, new_id
+from perdure.engine.executor import Executor
+from perdure.engine.keeper import Keeper
+from perdure.engine.runner import Runner
+from perdure.engine.settings import Settings
+from perdure.model.decision import CatalogEntry, Claim, Committed, Decision, Extended, Lease
+from perdure.model.duration import seconds
+from perdure.model.errors import StoreError
+from perdure.model.run import NewRun, Run, RunStatus
+from perdure.store.contract import Store
+
+CLAIM_BATCH = 250
+"""How many runs one claim takes at most."""
+
+IDLE_CHECK = 30.0
+"""Seconds after which an idle worker looks for due runs even if nothing told it to."""
+
+MIN_DELAY_MS = 5
+"""Between two looks at the store, in milliseconds, however overdue a run is."""
+
+UNKNOWN_DELAY_MS = 5_000
+"""How long a run of a workflow that this worker does not know is left for others, in milliseconds."""
+
+MAINTENANCE_EVERY = 30.0
+"""Seconds between two rounds of announcing workflows and removing expired runs."""
+
+PRUNE_BATCH = 500
+"""How many expired runs one removal takes."""
+
+_log = logging.getLogger("perdure.engine")
+
+
+class Worker:
+    """See the module's text.
+
+    Attributes:
+        id: new at every start, so that no two workers are ever taken for one.
+        loop: the event loop that it lives on.
+        commits: where decisions are written, many in one go.
+        executor, keeper: where step bodies run, and what keeps the leases.
+        turns: the runs it has, by id.
+    """
+
+    def __init__(self, store: Store, registry: Registry, settings: Settings, env: Env, endings: Endings) -> None:
+        self.id = new_id(env)
+        self.store = store
+        self.registry = registry
+        self.settings = settings
+        self.env = env
+        self.endings = endings
+        self.loop = asyncio.get_running_loop()
+        self.commits: Batch[Decision, Committed] = Batch(store.commit, env, insists=True)
+        self.executor = Executor(env, settings.threads, settings.processes)
+        self.keeper = Keeper(store, env, settings, self.loop, self._extended)
+        self.turns: dict[str, Runner] = {}
+        self._reserved = 0
+        self._wake = asyncio.Event()
+        self._empty = asyncio.Event()
+        self._timer: Timer | None = None
+        self._timer_at = 0
+        self._is_starved = False
+        self._tasks: list[asyncio.Task[None]] = []
+        self._is_stopping = False
+
+    async def start(self) -> None:
+        """Announce the workflows and begin to claim."""
+        guard.install()
+        self.keeper.start()
+        await self._announce()
+        for work in (self._claim_for_ever, self._listen, self._maintain):
+            self._tasks.append(self.loop.create_task(work()))
+
+    async def stop(self) -> None:
+        """Claim nothing more; let running steps finish, up to `Settings.drain`; hand the rest back at once."""
+        self._is_stopping = True
+        if self._timer is not None:
+            self._timer.cancel()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for runner in list(self.turns.values()):
+            runner.hand_back()
+        if self.turns:
+            self._empty.clear()
+            timer = self.env.call_later(self.loop, seconds(self.settings.drain), self._empty.set)
+            await self._empty.wait()
+            timer.cancel()
+        await self._release()
+        await self.commits.close()
+        self.keeper.stop()
+        self.executor.close()
+
+    def wake(self) -> None:
+        """Look for due runs now."""
+        self._wake.set()
+
+    # Runs that this process started itself.
+
+    def reserve(self, queue: str, workflow: str) -> bool:
+        """Keep a place for a run that is about to be created here; return whether there is one."""
+        if self._room() <= 0 or self._is_stopping:
+            return False
+        if queue not in self.settings.queues or workflow not in self.registry.workflows:
+            return False
+        self._reserved += 1
+        return True
+
+    def created(self, new: NewRun, *, is_ours: bool) -> None:
+        """Give the reserved place up, and begin the run if it was created here."""
+        self._reserved -= 1
+        if not is_ours:
+            return
+        run = Run(
+            id=new.id,
+            workflow=new.workflow,
+            status=RunStatus.RUNNING,
+            created_at=new.created_at,
+            updated_at=new.created_at,
+            version=new.version,
+            queue=new.queue,
+            priority=new.priority,
+            due_at=new.due_at,
+            started_at=new.created_at,
+            epoch=1,
+            worker=self.id,
+            fingerprint=new.fingerprint,
+            tags=new.tags,
+            retention=new.retention,
+        )
+        self._begin(Claim(run, list(new.records), []))
+
+    # What turns say.
+
+    def committed_end(self, runner: Runner, decision: Decision, answer: Committed) -> None:
+        """A turn's last decision is durable."""
+        status = decision.status
+        if status.is_finished:
+            self.endings.ended(runner.run_id, status, decision.records[-1].payload)
+            if runner.parent_id is not None:
+                self.wake()
+        elif status is RunStatus.PAUSED:
+            run = Run(runner.run_id, "", status, 0, 0, wait=decision.wait)
+            if (reason := parked_reason(run)) is not None:
+                _log.error("run %s is parked: %s", runner.run_id, reason)
+                self.endings.ended(runner.run_id, status, reason)
+        elif answer.arrived or status is RunStatus.QUEUED:
+            self.wake()
+        elif decision.due_at is not None:
+            self._look_at(decision.due_at)
+        if decision.children or decision.terminate:
+            self.wake()
+
+    def left(self, runner: Runner) -> None:
+        """A run has left this worker."""
+        self.keeper.remove(runner)
+        if self.turns.get(runner.run_id) is runner:
+            del self.turns[runner.run_id]
+        if not self.turns:
+            self._empty.set()
+        if self._is_starved and self._room() >= min(CLAIM_BATCH, self.settings.concurrency // 2):
+            self._is_starved = False
+            self.wake()
+
+    # Claiming.
+
+    async def _claim_for_ever(self) -> None:
+        while True:
+            self._wake.clear()
+            try:
+                is_drained = await self._claim_once()
+                due = await self.store.next_due(self.settings.queues) if is_drained else None
+            except StoreError as error:
+                _log.warning("no runs could be claimed, trying again: %s", error)
+                self._look_at(self.env.now() + 1_000)
+                is_drained, due = True, None
+            if due is not None:
+                self._look_at(due)
+            if is_drained:
+                await self._wake.wait()
+
+    async def _claim_once(self) -> bool:
+        """Claim once; return whether nothing more can be taken for now."""
+        limit = min(self._room(), CLAIM_BATCH)
+        if limit <= 0:
+            self._is_starved = True
+            return True
+        now = self.env.now()
+        claims = await self.store.claim(self.settings.queues, limit, self.id, now, now + self.settings.lease_ms)
+        for claim in claims:
+            self.loop.call_soon(self._begin, claim)
+        return len(claims) < limit
+
+    def _room(self) -> int:
+        return self.settings.concurrency - len(self.turns) - self._reserved
+
+    def _look_at(self, due_at: int) -> None:
+        """Look for due runs at that moment, unless a look is planned before."""
+        if self._timer is not None:
+            if self._timer_at <= due_at:
+                return
+            self._timer.cancel()
+        self._timer_at = due_at
+        delay = min(max(MIN_DELAY_MS, due_at - self.env.now()) / 1000, IDLE_CHECK)
+        self._timer = self.env.call_later(self.loop, delay, self._look)
+
+    def _look(self) -> None:
+        self._timer = None
+        self.wake()
+
+    def _begin(self, claim: Claim) -> None:
+        run = claim.run
+        workflow = self.registry.workflows.get(run.workflow)
+        if workflow is None:
+            self._leave_to_others(run)
+            return
+        runner = Runner(self, claim, workflow)
+        self.turns[run.id] = runner
+        self.keeper.add(runner)
+        if self._is_stopping:
+            runner.turn.hand_back()
+        runner.begin()
+
+    def _leave_to_others(self, run: Run) -> None:
+        now = self.env.now()
+        due_at = now + UNKNOWN_DELAY_MS
+        wait = encode_waits([Wait("unknown_workflow", "", due_at, f"worker {self.id} has no workflow {run.workflow!r}")])
+        status = RunStatus.PAUSED if run.is_pausing else RunStatus.QUEUED
+        self.commits.add(
+            Decision(run.id, run.epoch, run.seq + 1, now, status, due_at, seen=run.inbox_seq, wait=wait),
+            lambda answer, error: self._look_at(due_at),
+        )
+
+    async def _listen(self) -> None:
+        """Take the store's hints of what other processes did."""
+        while True:
+            try:
+                if await self.store.wait(IDLE_CHECK):
+                    self.wake()
+            except StoreError:
+                await self._sleep(1.0)
+
+    def _extended(self, answers: Sequence[tuple[Runner, Extended]]) -> None:
+        for runner, answer in answers:
+            if runner.is_over:
+                continue
+            if answer.is_lost:
+                _log.warning("run %s was lost to another worker, or ended from outside", runner.run_id)
+                runner.lost()
+            elif answer.is_pausing:
+                runner.pause()
+            elif answer.inbox_seq > runner.turn.seen:
+                self.deliver(runner.run_id)
+
+    def deliver(self, run_id: str) -> None:
+        """Hand a run's new messages to its turn, if it is here."""
+        if run_id in self.turns:
+            task = self.loop.create_task(self._deliver(self.turns[run_id]))
+            task.add_done_callback(_log_failure)
+
+    async def _deliver(self, runner: Runner) -> None:
+        messages = await self.store.inbox(runner.run_id)
+        self.loop.call_soon(runner.arrive, messages)
+
+    # Housekeeping.
+
+    async def _announce(self) -> None:
+        now = self.env.now()
+        entries = [
+            CatalogEntry(
+                workflow.name,
+                workflow.version,
+                workflow.queue,
+                msgspec.json.encode(workflow.parameters.schema()).decode(),
+                now,
+                self.id,
+            )
+            for workflow in self.registry.workflows.values()
+        ]
+        if entries:
+            await self.store.publish(entries)
+
+    async def _maintain(self) -> None:
+        while True:
+            await self._sleep(MAINTENANCE_EVERY)
+            try:
+                await self._announce()
+                while await self.store.prune(self.env.now(), PRUNE_BATCH) == PRUNE_BATCH:
+                    pass
+            except StoreError as error:
+                _log.warning("housekeeping is put off: %s", error)
+
+    async def _release(self) -> None:
+        """Give back what did not finish in time."""
+        now = self.env.now()
+        leases = [Lease(runner.run_id, runner.epoch, now) for runner in self.turns.values()]
+        for runner in list(self.turns.values()):
+            runner.lost()
+        if leases:
+            try:
+                await self.store.extend(leases, now)
+            except StoreError as error:
+                _log.warning("%d runs could not be given back and wait for their leases to end: %s", len(leases), error)
+
+    async def _sleep(self, delay: float) -> None:
+        over = asyncio.Event()
+        timer = self.env.call_later(self.loop, delay, over.set)
+        try:
+            await over.wait()
+        finally:
+            timer.cancel()
+
+
+def _log_failure(task: asyncio.Task[Any]) -> None:
+    if not task.cancelled() and (error := task.exception()) is not None:
+        _log.warning("messages could not be fetched: %s", error)

@@ -1,0 +1,253 @@
+"""Values to JSON text and back to their annotated types: the only place that knows how a payload is spelt.
+
+A value always goes through here before workflow code sees it, the first time too, so that a first run and a replay
+hand out the same thing.
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from perdure.model.errors import DefinitionError, PayloadTooLargeError, SerializationError
+
+_ANY = msgspec.json.Decoder()
+
+
+def _to_builtin(value: object) -> object:
+    dump = getattr(value, "model_dump", None)
+    if dump is not None and not isinstance(value, type):
+        return dump(mode="json")
+    raise TypeError(f"an object of type {type(value).__qualname__} has no JSON form")
+
+
+def _from_builtin(kind: type, value: object) -> object:
+    validate = getattr(kind, "model_validate", None)
+    if validate is None:
+        raise TypeError(f"type {kind.__qualname__} has no JSON form")
+    return validate(value)
+
+
+_ENCODER = msgspec.json.Encoder(enc_hook=_to_builtin)
+
+
+def encode(value: object, what: str, limit: int) -> str:
+    """Return a value as JSON text.
+
+    Args:
+        value: what msgspec can encode (builtins, dataclasses, TypedDict, Struct, datetime, UUID, Decimal, Enum, bytes)
+            or pydantic models.
+        what: what the value is, for the error.
+        limit: the greatest length, in bytes.
+
+    Raises:
+        SerializationError: the value has no JSON form. PayloadTooLargeError: it is longer than `limit`.
+    """
+    try:
+        encoded = _ENCODER.encode(value)
+    except (TypeError, ValueError, OverflowError, RecursionError, msgspec.MsgspecError) as error:
+        raise SerializationError(f"{what} cannot be stored: {error}; return plain data, or annotate a model") from error
+    if len(encoded) > limit:
+        raise PayloadTooLargeError(
+            f"{what} is {len(encoded):,} bytes, over Limits.payload_bytes = {limit:,}; "
+            "store it elsewhere and pass a reference, or raise the limit"
+        )
+    return encoded.decode()
+
+
+def decode_any(text: str | None) -> Any:
+    """Return the plain JSON value of a payload; None for no payload."""
+    return None if text is None else _ANY.decode(text)
+
+
+class Shape:
+    """How values of one annotation are read back.
+
+    Args:
+        annotation: the type; `inspect.Parameter.empty` and `Any` mean plain JSON values.
+        what: whose annotation it is, for errors.
+
+    Raises:
+        DefinitionError: values of that type have no JSON form.
+    """
+
+    def __init__(self, annotation: object, what: str) -> None:
+        self.annotation = Any if annotation is inspect.Parameter.empty else annotation
+        self.what = what
+        self._adapter: Any = None
+        if not self._fits_msgspec():
+            self._adapter = _pydantic_adapter(self.annotation, what)
+        native = Any if self._adapter else self.annotation
+        self._decode = msgspec.json.Decoder(native, dec_hook=_from_builtin).decode  # type: ignore[arg-type]
+
+    @property
+    def native(self) -> object:
+        """The annotation for msgspec: the type itself, or Any where pydantic has to read it."""
+        return Any if self._adapter else self.annotation
+
+    def decode(self, text: str | None) -> Any:
+        """Return the value of a payload.
+
+        Raises:
+            SerializationError: the payload does not fit the type.
+        """
+        if text is None:
+            return None
+        try:
+            value = self._decode(text)
+            return self._adapter.validate_python(value) if self._adapter else value
+        except (msgspec.MsgspecError, TypeError, ValueError, RecursionError) as error:
+            raise SerializationError(f"{self.what} does not fit {self._name()}: {error}") from error
+
+    def adapt(self, value: object) -> Any:
+        """Return a decoded JSON value as the type, where pydantic has to read it."""
+        return self._adapter.validate_python(value) if self._adapter else value
+
+    def schema(self) -> dict[str, Any]:
+        """Return the JSON Schema of the type."""
+        if self._adapter:
+            return dict(self._adapter.json_schema())
+        return msgspec.json.schema(self.annotation, schema_hook=_model_schema)
+
+    def _fits_msgspec(self) -> bool:
+        try:
+            info = msgspec.inspect.type_info(self.annotation)  # type: ignore[arg-type]
+            msgspec.json.Decoder(self.annotation, dec_hook=_from_builtin)  # type: ignore[arg-type]
+        except (TypeError, ValueError, NameError):
+            return False
+        return all(hasattr(custom, "model_validate") for custom in _custom_types(info, set()))
+
+    def _name(self) -> str:
+        return getattr(self.annotation, "__qualname__", None) or str(self.annotation)
+
+
+def _custom_types(info: object, seen: set[int]) -> Iterator[type]:
+    """Walk a type's description and yield the classes that msgspec knows nothing of."""
+    if id(info) in seen:
+        return
+    seen.add(id(info))
+    if isinstance(info, msgspec.inspect.CustomType):
+        yield info.cls
+    elif isinstance(info, msgspec.inspect.Type | msgspec.inspect.Field):
+        for name in info.__struct_fields__:
+            yield from _custom_types(getattr(info, name), seen)
+    elif isinstance(info, tuple):
+        for part in info:
+            yield from _custom_types(part, seen)
+
+
+def _pydantic_adapter(annotation: object, what: str) -> Any:
+    pydantic = sys.modules.get("pydantic")
+    reason: object = "it is neither JSON data nor a model"
+    if pydantic is not None:
+        try:
+            return pydantic.TypeAdapter(annotation)
+        except (pydantic.PydanticUserError, TypeError) as error:
+            reason = str(error).splitlines()[0]
+    raise DefinitionError(
+        f"{what} is annotated {annotation!r}, which cannot be stored: {reason}; "
+        "use builtins, dataclasses, TypedDict, msgspec.Struct or pydantic models"
+    )
+
+
+def _model_schema(kind: type) -> dict[str, Any]:
+    model_schema = getattr(kind, "model_json_schema", None)
+    return dict(model_schema()) if model_schema else {}
+
+
+class Parameters:
+    """The parameters of a workflow function: its input is stored as a JSON object keyed by their names.
+
+    Args:
+        signature: the function's signature, without `self`.
+        hints: its resolved annotations.
+        what: whose parameters, for errors.
+
+    Raises:
+        DefinitionError: `*args` or `**kwargs`, or a type without a JSON form.
+    """
+
+    def __init__(self, signature: inspect.Signature, hints: Mapping[str, Any], what: str) -> None:
+        self.what = what
+        self._signature = signature
+        self._names = tuple(signature.parameters)
+        self._shapes: dict[str, Shape] = {}
+        fields: list[tuple[str, Any, Any]] = []
+        self._positional_only: list[str] = []
+        for name, parameter in signature.parameters.items():
+            if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+                raise DefinitionError(f"{what} takes *{name}; name each parameter, so that its input can be stored")
+            if parameter.kind is parameter.POSITIONAL_ONLY:
+                self._positional_only.append(name)
+            shape = Shape(hints.get(name, Any), f"{what}, parameter {name!r},")
+            self._shapes[name] = shape
+            native: Any = shape.native
+            if parameter.default is parameter.empty:
+                fields.append((name, native, msgspec.NODEFAULT))
+            else:
+                fields.append((name, native | msgspec.UnsetType if native is not Any else Any, msgspec.UNSET))
+        self._struct = msgspec.defstruct("Input", fields, kw_only=True, forbid_unknown_fields=True)
+        self._decoder = msgspec.json.Decoder(self._struct, dec_hook=_from_builtin)
+        self._in_order = all(
+            p.kind is p.POSITIONAL_OR_KEYWORD and p.default is p.empty for p in signature.parameters.values()
+        )
+
+    def encode(self, args: Sequence[Any], kwargs: Mapping[str, Any], limit: int) -> str:
+        """Return the arguments of a call as an input payload, checked against the annotations.
+
+        Raises:
+            TypeError: the arguments do not fit the signature. SerializationError, PayloadTooLargeError: see `encode`.
+        """
+        if self._in_order and not kwargs and len(args) == len(self._names):
+            bound: Mapping[str, Any] = dict(zip(self._names, args, strict=True))
+        else:
+            try:
+                bound = self._signature.bind(*args, **kwargs).arguments
+            except TypeError as error:
+                raise TypeError(f"{self.what}: {error}") from None
+        payload = encode(bound, f"the input of {self.what}", limit)
+        self._read(payload)
+        return payload
+
+    def decode(self, payload: str) -> tuple[list[Any], dict[str, Any]]:
+        """Return the positional and keyword arguments of an input payload.
+
+        Raises:
+            SerializationError: the payload does not fit the parameters.
+        """
+        values = self._read(payload)
+        kwargs = {name: self._shapes[name].adapt(value) for name in self._names if (value := getattr(values, name)) is not msgspec.UNSET}
+        return [kwargs.pop(name) for name in self._positional_only if name in kwargs], kwargs
+
+    def schema(self) -> dict[str, Any]:
+        """Return the JSON Schema of the input."""
+        return msgspec.json.schema(self._struct, schema_hook=_model_schema)
+
+    def _read(self, payload: str) -> Any:
+        try:
+            return self._decoder.decode(payload)
+        except (msgspec.MsgspecError, TypeError, ValueError) as error:
+            raise SerializationError(f"the input of {self.what} does not fit its parameters: {error}") from error
+
+
+def annotations_of(function: Callable[..., Any], what: str, local_names: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Return a function's resolved annotations.
+
+    Args:
+        function: any function.
+        what: its name, for the error.
+        local_names: names of the scope it was written in, for classes defined there.
+
+    Raises:
+        DefinitionError: an annotation names something unknown.
+    """
+    import typing
+
+    try:
+        return typing.get_type_hints(function, localns=dict(local_names or {}), include_extras=True)
+    except (NameError, TypeError, AttributeError, SyntaxError) as error:
+        raise DefinitionError(f"an annotation of {what} cannot be resolved: {error}; define the type at module level") from error

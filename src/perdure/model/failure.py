@@ -1,0 +1,84 @@
+"""Exceptions as stored values, and back: what a step raised is what workflow code catches, also months later."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+
+import msgspec
+
+from perdure.model.errors import StepError
+from perdure.model.record import ErrorInfo
+
+TRACEBACK_CHARACTERS = 8_000
+"""How much of a traceback is kept: its end, where the cause is."""
+
+_CAUSES = 5
+_DECODER = msgspec.json.Decoder(ErrorInfo)
+
+
+def describe(error: BaseException, *, attempts: int = 0, depth: int = 0) -> ErrorInfo:
+    """Return an exception as a stored value, with its causes and a bounded traceback."""
+    kind = type(error)
+    args: list[object] | None = list(error.args)
+    try:
+        if msgspec.json.decode(msgspec.json.encode(args)) != args:
+            args = None
+    except (TypeError, ValueError, OverflowError, RecursionError, msgspec.MsgspecError):
+        args = None
+    text = "".join(traceback.format_exception(kind, error, error.__traceback__, chain=False)) if error.__traceback__ else ""
+    cause = error.__cause__
+    return ErrorInfo(
+        type=f"{kind.__module__}:{kind.__qualname__}",
+        message=_message(error),
+        args=args,
+        traceback=text[-TRACEBACK_CHARACTERS:],
+        cause=describe(cause, depth=depth + 1) if cause is not None and depth < _CAUSES else None,
+        attempts=attempts,
+    )
+
+
+def encode_error(info: ErrorInfo) -> str:
+    """Return a described error as a payload."""
+    return msgspec.json.encode(info).decode()
+
+
+def decode_error(payload: str) -> ErrorInfo:
+    """Return the described error of a payload."""
+    return _DECODER.decode(payload)
+
+
+def rebuild(info: ErrorInfo) -> Exception:
+    """Return the exception again: of its own class where that is already imported and takes its arguments back.
+
+    Nothing is imported on the word of stored data; an unknown class becomes a `StepError` that names it.
+    """
+    error = _of_own_class(info)
+    if error is None:
+        error = StepError(f"{info.type.rpartition(':')[2]}: {info.message}")
+    if info.cause is not None:
+        error.__cause__ = rebuild(info.cause)
+    if info.traceback:
+        error.add_note(info.traceback.rstrip())
+    return error
+
+
+def _of_own_class(info: ErrorInfo) -> Exception | None:
+    module, _, qualname = info.type.partition(":")
+    found: object = sys.modules.get(module)
+    for name in qualname.split("."):
+        found = getattr(found, name, None)
+    if not (isinstance(found, type) and issubclass(found, Exception)) or info.args is None:
+        return None
+    try:
+        error = found(*info.args)
+    except Exception:  # a constructor of the user's own: whatever it raises, the general form still serves
+        return None
+    return error if _message(error) == info.message else None
+
+
+def _message(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception:  # a broken __str__ of the user's own
+        return "(its message cannot be shown)"
