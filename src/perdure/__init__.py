@@ -7,7 +7,7 @@ from perdure.authoring.step import Step
 from perdure.authoring.workflow import Workflow
 from perdure.engine.app import Perdure
 from perdure.engine.explain import Explanation
-from perdure.engine.handle import InstanceStatus, RunHandle
+from perdure.engine.handle import RunHandle, RunSummary
 from perdure.model.decision import RunPage, Stats, StoreInfo
 from perdure.model.errors import (
     BatchTooLargeError,
@@ -59,7 +59,6 @@ __all__ = [
     "Explanation",
     "FanOutTooWideError",
     "InboxFullError",
-    "InstanceStatus",
     "JournalTooLongError",
     "LimitError",
     "Limits",
@@ -83,6 +82,7 @@ __all__ = [
     "RunPage",
     "RunParkedError",
     "RunStatus",
+    "RunSummary",
     "RunTerminatedError",
     "SchemaTooNewError",
     "SerializationError",

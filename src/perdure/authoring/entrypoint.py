@@ -74,7 +74,7 @@ class WorkflowStep:
         """
         config, callback = rest if len(rest) == 2 else ({}, *rest)
         if unknown := set(config) - {"retries", "timeout"}:
-            raise UsageError(f"step {name!r}: unknown config field {sorted(unknown)[0]!r}; known: retries, timeout")
+            raise UsageError(f"step {name!r}: unknown config field {min(unknown)!r}; known: retries, timeout")
         retry = _retry(name, config["retries"]) if "retries" in config else None
         return await flow.do(name, callback, retry=retry, timeout=config.get("timeout"))
 
@@ -92,7 +92,7 @@ class WorkflowStep:
     @overload
     async def sleep_until(self, name: str, moment: dt.datetime | float, /) -> None: ...
     async def sleep_until(self, *rest: Any) -> None:
-        """Wait durably for a moment (an aware datetime or seconds since the epoch), with a name before it or without."""
+        """Wait durably for a moment: `sleep_until(moment)` or `sleep_until(name, moment)`; see `flow.sleep_until`."""
         name, moment = rest if len(rest) == 2 else ("sleep", *rest)
         await flow.sleep_until(moment, name=name)
 
@@ -104,8 +104,8 @@ class WorkflowStep:
         self,
         name: str,
         *,
-        type: str,  # noqa: A002  # the field's word for it
-        timeout: Duration | None = flow.EVENT_TIMEOUT,  # noqa: ASYNC109  # durable: it survives the process
+        type: str,  # the field's word for it
+        timeout: Duration | None = flow.EVENT_TIMEOUT,  # durable: it survives the process
         into: Any = Any,
     ) -> Any:
         """Wait for an event and return its payload; see `flow.wait_for_event`."""
@@ -151,7 +151,12 @@ class EntrypointWorkflow(Workflow[[Any], Any]):
             raise DefinitionError(f"workflow {name!r}: its class must define `async def run(self, event, step)`")
         self.entrypoint = entrypoint
         self._env = env
-        super().__init__(entrypoint.run, name=name, retention=retention, local_names=local_names)
+        super().__init__(
+            entrypoint.run,  # type: ignore[arg-type]  # `self` and `event` are bound in `begin`
+            name=name,
+            retention=retention,
+            local_names=local_names,
+        )
 
     def begin(self, payload: str) -> Coroutine[Any, Any, Any]:
         """Return the coroutine of one run over an input payload."""
@@ -181,7 +186,7 @@ def _params_type(entrypoint: type) -> Any:
 
 def _retry(name: str, retries: StepRetries) -> Retry:
     if unknown := set(retries) - {"limit", "delay", "backoff"}:
-        raise UsageError(f"step {name!r}: unknown retries field {sorted(unknown)[0]!r}; known: limit, delay, backoff")
+        raise UsageError(f"step {name!r}: unknown retries field {min(unknown)!r}; known: limit, delay, backoff")
     limit = retries.get("limit", NO_RETRY.attempts)
     if isinstance(limit, bool) or not isinstance(limit, int) or limit < 0:
         raise UsageError(f"step {name!r}: retries.limit {limit!r} must be a whole number, at least 0")

@@ -1,7 +1,7 @@
-"""What workflow code and step bodies say to the engine: `from perdure import flow`, then `await flow.sleep("3 days")`.
+"""What workflow code and step bodies say to the engine, as in `await flow.sleep("3 days")`.
 
-In workflow code plain asyncio works too: `gather`, `wait`, `TaskGroup`, `timeout`, and `asyncio.sleep`, which is a durable
-timer as well.
+In workflow code plain asyncio works too: `gather`, `wait`, `TaskGroup`, `timeout`, and `asyncio.sleep`, which is a
+durable timer as well.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from perdure.authoring.context import replay_or_raise, step_or_raise
 from perdure.authoring.step import Step, perform, step_spec
 from perdure.authoring.workflow import Workflow
 from perdure.core.ask import ChildAsk, RunIn
+from perdure.core.loop import running
 from perdure.core.replay import Replay, check_name
 from perdure.model.codec import Shape
 from perdure.model.duration import Duration, instant, milliseconds
@@ -38,7 +39,7 @@ async def do(
     /,
     *args: Any,
     retry: Retry | None = None,
-    timeout: Duration | None = None,  # noqa: ASYNC109  # stops the step, not the waiting
+    timeout: Duration | None = None,  # stops the step, not the waiting
     run_in: RunIn | None = None,
     **kwargs: Any,
 ) -> Any:
@@ -90,8 +91,8 @@ async def wait_for_event(name: str, *, type: str, timeout: Duration | None = ...
 async def wait_for_event(
     name: str,
     *,
-    type: str,  # noqa: A002  # the field's word for it
-    timeout: Duration | None = EVENT_TIMEOUT,  # noqa: ASYNC109  # durable: it survives the process
+    type: str,  # the field's word for it
+    timeout: Duration | None = EVENT_TIMEOUT,  # durable: it survives the process
     into: Any = Any,
 ) -> Any:
     """Wait for an event that is sent to this run; one that was sent before is taken at once.
@@ -137,7 +138,7 @@ async def start(
     workflow: Workflow[..., T],
     /,
     *args: Any,
-    id: str | None = None,  # noqa: A002  # the field's word for it
+    id: str | None = None,  # the field's word for it
     is_detached: bool = False,
     priority: int = 0,
     tags: Mapping[str, str] | None = None,
@@ -215,8 +216,6 @@ async def continue_as_new(*args: Any, **kwargs: Any) -> NoReturn:
 
 def run_id() -> str:
     """Return the id of the running run, in workflow code or in a step."""
-    from perdure.core.loop import running
-
     loop = running()
     return loop.replay.run.id if loop is not None else step_or_raise("flow.run_id").run_id
 

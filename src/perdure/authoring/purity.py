@@ -73,9 +73,11 @@ def impure_calls(function: Callable[..., Any]) -> Iterator[tuple[int, str, str]]
         tree = ast.parse(textwrap.dedent("".join(lines)))
     except (OSError, TypeError, SyntaxError):
         return
-    known = {**vars(inspect.getmodule(function) or object()), **inspect.getclosurevars(function).nonlocals} if (
-        inspect.getmodule(function)
-    ) else {}
+    known = (
+        {**vars(inspect.getmodule(function) or object()), **inspect.getclosurevars(function).nonlocals}
+        if (inspect.getmodule(function))
+        else {}
+    )
     known = {"open": open, "input": input, **known}
     for node in _body_calls(tree.body[0]):
         name = _dotted(node.func, known)

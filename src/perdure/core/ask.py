@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Protocol
 
 from perdure.model.codec import Shape
+from perdure.model.record import Kind
 from perdure.model.retry import Retry
 
 RunIn = Literal["loop", "thread", "process"]
@@ -86,7 +87,7 @@ class Ask:
     key: str
     future: asyncio.Future[Any] | None
 
-    kind: ClassVar[str] = ""
+    kind: ClassVar[Kind]
 
 
 @dataclass(slots=True, eq=False)
@@ -96,7 +97,7 @@ class StepAsk(Ask):
     spec: StepSpec
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
-    kind: ClassVar[str] = "step"
+    kind: ClassVar[Kind] = "step"
 
 
 @dataclass(slots=True, eq=False)
@@ -109,7 +110,7 @@ class TimerAsk(Ask):
     due_at: int
     fire: Callable[[], None]
     is_guard: bool = False
-    kind: ClassVar[str] = "timer"
+    kind: ClassVar[Kind] = "timer"
 
 
 @dataclass(slots=True, eq=False)
@@ -119,7 +120,7 @@ class EventAsk(Ask):
     type: str
     due_at: int | None
     shape: Shape
-    kind: ClassVar[str] = "event"
+    kind: ClassVar[Kind] = "event"
 
 
 @dataclass(slots=True, eq=False)
@@ -128,4 +129,4 @@ class ChildAsk(Ask):
 
     spec: ChildSpec
     run_id: str
-    kind: ClassVar[str] = "child"
+    kind: ClassVar[Kind] = "child"

@@ -28,14 +28,13 @@ _FIXES = {
     "time.sleep": "the wall clock; use `await flow.sleep(...)` or `await asyncio.sleep(...)`",
 }
 _READERS_OF_CODE = ("<frozen importlib", "linecache", "tokenize", "zipimport", "importlib")
-_installed = False
+_installed: list[bool] = []
 
 
 def install() -> None:
     """Install the hook, once for the process; a hook cannot be taken out again."""
-    global _installed
     if not _installed:
-        _installed = True
+        _installed.append(True)
         sys.addaudithook(_audit)
 
 

@@ -135,7 +135,7 @@ class ReplayLoop(asyncio.AbstractEventLoop):
         """Return the journal's time, in seconds since the epoch."""
         return self.at / 1000
 
-    def call_soon(
+    def call_soon(  # type: ignore[override]  # a handle of our own, lighter than asyncio's
         self, callback: Callable[..., object], *args: Any, context: contextvars.Context | None = None
     ) -> Any:
         """Run a callback before the loop is idle again."""
@@ -144,13 +144,13 @@ class ReplayLoop(asyncio.AbstractEventLoop):
             self._ready.append(handle)
         return handle
 
-    def call_later(
+    def call_later(  # type: ignore[override]  # see call_soon
         self, delay: float, callback: Callable[..., object], *args: Any, context: contextvars.Context | None = None
     ) -> Any:
         """Run a callback after a durable timer of this many seconds."""
         return self.call_at(self.time() + delay, callback, *args, context=context)
 
-    def call_at(
+    def call_at(  # type: ignore[override]  # see call_soon
         self, when: float, callback: Callable[..., object], *args: Any, context: contextvars.Context | None = None
     ) -> Any:
         """Run a callback when a durable timer reaches this moment."""
@@ -182,7 +182,7 @@ class ReplayLoop(asyncio.AbstractEventLoop):
     ) -> asyncio.Task[Any]:
         """Run a coroutine on this loop."""
         options.pop("eager_start", None)  # the same order on every version of Python
-        task: asyncio.Task[Any] = asyncio.Task(coro, loop=self, name=name, context=context, **options)  # type: ignore[arg-type]
+        task: asyncio.Task[Any] = asyncio.Task(coro, loop=self, name=name, context=context, **options)
         self._tasks.append(task)
         if len(self._tasks) > self._tidy_at:
             self._tasks = [task for task in self._tasks if not task.done()]

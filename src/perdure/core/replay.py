@@ -21,6 +21,7 @@ from typing import Any
 
 from perdure.core.ask import Ask, ChildAsk, ChildSpec, EventAsk, Program, StepAsk, StepSpec, TimerAsk
 from perdure.core.drift import Drift
+from perdure.core.history import History
 from perdure.core.loop import ReplayLoop
 from perdure.model import codec, failure
 from perdure.model.codec import Shape
@@ -34,7 +35,7 @@ from perdure.model.errors import (
     UsageError,
 )
 from perdure.model.limits import NAME_LENGTH, Limits
-from perdure.model.record import ErrorInfo, Kind, Record, State
+from perdure.model.record import ErrorInfo, Kind, Outcome, Record, State
 from perdure.model.run import Run
 
 _log = logging.getLogger("perdure.workflow")
@@ -62,6 +63,7 @@ class Replay:
         renewal: the input payload of the next incarnation, once the code asked for it.
         drift: how code and journal differ, once that is known.
         state: what `flow.set` made readable, as payloads by name.
+        history: the journal it began with.
     """
 
     def __init__(
@@ -72,24 +74,19 @@ class Replay:
         self.limits = limits
         self.entropy = entropy
         self.now = 0
-        self.loop = ReplayLoop(self)
+        self.loop = ReplayLoop(self)  # type: ignore[abstract]  # the rest is refused by name, see there
         self.asks: dict[str, Ask] = {}
         self.fresh: list[Ask] = []
         self.dropped: list[Ask] = []
         self.records: list[Record] = []
-        self.outcome: tuple[State, str] | None = None
+        self.outcome: tuple[Outcome, str] | None = None
         self.renewal: str | None = None
         self.drift: Drift | None = None
         self.state: dict[str, str] = {}
-        self.opened: dict[str, Record] = {}
-        self.nested: dict[str, Record] = {}
+        self.history = History(journal)
         self.position = len(journal)
         self._uses: dict[str, int] = {}
-        self._values: dict[str, Record] = {}
-        self._used_values: set[str] = set()
         self._patches: dict[str, bool] = {}
-        self._next = 0
-        self._order = self._delivery_order(journal)
         self._input = journal[0].payload or "{}"
         self._main: asyncio.Task[Any] | None = None
         self._refusals = 0
@@ -129,13 +126,14 @@ class Replay:
         value, error = self._read(ask, state, payload)
         if error is not None and state == "ok":
             state, payload = "error", failure.encode_error(failure.describe(error))
-        self.record(key, ask.kind, state, payload, attempt=attempt, started_at=started_at, ref=ref)  # type: ignore[arg-type]
+        self.record(key, ask.kind, state, payload, attempt=attempt, started_at=started_at, ref=ref)
         self._deliver(ask, value, error)
         self._advance()
 
     def record(self, key: str, kind: Kind, state: State, payload: str | None, **details: Any) -> Record:
         """Append a record at the present time and return it."""
-        before = self._order[self._next].position if self._skip_used() else None
+        held = self.history.next()
+        before = None if held is None else held.position
         record = Record(self.position, key, kind, state, self.loop.at, payload, before=before, **details)
         self.position += 1
         self.records.append(record)
@@ -154,7 +152,7 @@ class Replay:
     @property
     def is_replaying(self) -> bool:
         """Whether records of an earlier turn are still to be delivered."""
-        return self._skip_used()
+        return self.history.next() is not None
 
     @property
     def is_over(self) -> bool:
@@ -215,10 +213,9 @@ class Replay:
         """Return a value that is made once and recorded."""
         self._refuse_closed()
         key = self.key(name)
-        known = self._values.get(key)
+        known = self.history.use(key)
         if known is None:
             known = self.record(key, "value", "ok", codec.encode(make(), name, self.limits.payload_bytes))
-        self._used_values.add(key)
         return codec.decode_any(known.payload)
 
     def patched(self, patch: str) -> bool:
@@ -226,9 +223,8 @@ class Replay:
         self._refuse_closed()
         if patch not in self._patches:
             key = f"patch:{patch}"
-            is_known = key in self._values
-            self._used_values.add(key)
-            self._patches[patch] = is_known or not self._skip_used()
+            is_known = self.history.use(key) is not None
+            self._patches[patch] = is_known or not self.is_replaying
             if self._patches[patch] and not is_known:
                 self.record(key, "patch", "ok", None)
         return self._patches[patch]
@@ -291,47 +287,16 @@ class Replay:
         if self.loop.is_closed():
             raise GeneratorExit("the run has left this worker")
 
-    def _delivery_order(self, journal: list[Record]) -> list[Record]:
-        """Sort out the records that are delivered, in the order in which they are."""
-        placed: list[Record] = []
-        inserted: dict[int, list[Record]] = {}
-        for record in journal[1:]:
-            if record.kind in ("value", "patch"):
-                self._values[record.key] = record
-            elif record.state == "open":
-                self.opened[record.key] = record
-                continue
-            elif "/" in record.key:
-                self.nested[record.key] = record
-                continue
-            if record.before is None:
-                placed.append(record)
-            else:
-                inserted.setdefault(record.before, []).append(record)
-        if not inserted:
-            return placed
-        order: list[Record] = []
-
-        def place(record: Record) -> None:
-            for late in inserted.get(record.position, ()):
-                place(late)
-            order.append(record)
-
-        for record in placed:
-            place(record)
-        return order
-
     def _advance(self) -> None:
         """Drain the loop, then deliver recorded settlements one by one, draining in between."""
         self._drain()
-        while not self.is_over and self._skip_used():
-            record = self._order[self._next]
+        while not self.is_over and (record := self.history.next()) is not None:
             ask = self.asks.get(record.key)
             if ask is None or ask.kind != record.kind:
                 if ask is not None or not self._has_live_asks():
                     self._part(record, ask)
                 return
-            self._next += 1
+            self.history.advance()
             self.loop.at = max(self.loop.at, record.at)
             value, error = self._read(ask, record.state, record.payload)
             if error is not None and record.state == "ok":
@@ -354,8 +319,9 @@ class Replay:
 
     def _finish(self, main: asyncio.Task[Any]) -> None:
         error: BaseException | None = asyncio.CancelledError() if main.cancelled() else main.exception()
-        if self._skip_used():
-            self._part(self._order[self._next], None)
+        left = self.history.next()
+        if left is not None:
+            self._part(left, None)
             return
         self.loop.at = max(self.loop.at, self.now)
         if error is None:
@@ -369,23 +335,13 @@ class Replay:
                 error = unfit
         self._end("error", failure.encode_error(failure.describe(error)))
 
-    def _end(self, state: State, payload: str) -> None:
+    def _end(self, state: Outcome, payload: str) -> None:
         self.outcome = (state, payload)
         self.record("output", "output", state, payload)
 
-    def _skip_used(self) -> bool:
-        """Step over values that were used; return whether a record is still to be delivered."""
-        order = self._order
-        while self._next < len(order):
-            record = order[self._next]
-            if record.kind not in ("value", "patch") or record.key not in self._used_values:
-                return True
-            self._next += 1
-        return False
-
     def _has_live_asks(self) -> bool:
         """Return whether something was asked for that no record settles, so that new code can go on."""
-        recorded = {record.key for record in self._order[self._next :]}
+        recorded = self.history.keys_left()
         return any(
             key not in recorded and not (isinstance(ask, TimerAsk) and ask.is_guard) for key, ask in self.asks.items()
         )

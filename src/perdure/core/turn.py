@@ -1,25 +1,25 @@
 """One claim of a run by a worker, as a pure state machine.
 
-What happens comes in as a call with its time (`begin`, `step_ended`, `step_failed`, `arrive`, `tick`); what is to be done
-comes out as values: `decide` gives the decision to commit, `launches` the steps that may start, `cancels` those
+What happens comes in as a call with its time (`begin`, `step_ended`, `step_failed`, `arrive`, `tick`); what is to be
+done comes out as values: `decide` gives the decision to commit, `launches` the steps that may start, `cancels` those
 to stop. A step may start only once everything that led to it is committed: speculate, then commit, then act.
 """
 
 from __future__ import annotations
 
 import heapq
-from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 import msgspec
 
 from perdure.core.ask import Ask, ChildAsk, EventAsk, Program, StepAsk, TimerAsk
+from perdure.core.child import child_failure, child_run
+from perdure.core.inbox import Inbox
 from perdure.core.replay import Replay
 from perdure.core.wait import Wait, encode_waits
 from perdure.model import failure
 from perdure.model.decision import Claim, Committed, Decision, Message
-from perdure.model.errors import ChildFailedError
 from perdure.model.limits import Limits
 from perdure.model.record import Record, State
 from perdure.model.run import NewRun, RunStatus
@@ -51,13 +51,9 @@ class Turn:
         self._input = claim.journal[0]
         self._seq = claim.run.seq
         self._parked: str | None = None
-        self.seen = 0
-        self._events: dict[str, deque[Message]] = {}
-        self._ends: dict[str, Message] = {}
-        self._waits: dict[str, deque[EventAsk]] = {}
+        self.inbox = Inbox(self._is_waited_for)
         self._due: list[tuple[int, int, Ask, int]] = []
         self._pushed = 0
-        self._children: dict[str, ChildAsk] = {}
         self._sent_state = claim.run.state
         self._ready: list[Launch] = []
         self._covered: list[Launch] = []
@@ -68,8 +64,8 @@ class Turn:
         self._terminate: list[str] = []
         self._is_committing = False
         self._is_leaving = False
-        self._sort(claim.inbox)
-        self.seen = max(self.seen, claim.run.inbox_seq)
+        self.inbox.take_in(claim.inbox)
+        self.inbox.seen = max(self.inbox.seen, claim.run.inbox_seq)
 
     # What happens.
 
@@ -112,7 +108,7 @@ class Turn:
             return
         self.replay.now = now
         self.replay.loop.at = max(self.replay.loop.at, now)
-        self.replay.opened[key] = self.replay.record(
+        self.replay.history.opened[key] = self.replay.record(
             key, "step", "open", payload, attempt=attempt, started_at=started_at, due_at=due_at, ref=progress
         )
         self._push(due_at, ask, attempt)
@@ -135,12 +131,12 @@ class Turn:
             record = self.replay.record(
                 key, "step", state, payload, attempt=attempt, started_at=started_at, due_at=due_at
             )
-            (self.replay.opened if state == "open" else self.replay.nested)[key] = record
+            (self.replay.history.opened if state == "open" else self.replay.history.nested)[key] = record
 
     def arrive(self, messages: Sequence[Message], now: int) -> None:
         """Messages came in."""
         if not self.is_ended:
-            self._sort(messages)
+            self.inbox.take_in(messages)
             self._pump(now)
 
     def tick(self, now: int) -> None:
@@ -153,7 +149,7 @@ class Turn:
         self._is_committing = False
         self.is_pausing = self.is_pausing or answer.is_pausing
         if not self.is_ended:
-            self._sort(answer.arrived)
+            self.inbox.take_in(answer.arrived)
             self._pump(now)
 
     def close(self) -> None:
@@ -193,7 +189,7 @@ class Turn:
             records=() if is_renewed else tuple(self.replay.take()),
             status=status,
             due_at=due_at,
-            seen=self.seen,
+            seen=self.inbox.seen,
             consumed=tuple(self._consumed),
             children=tuple(self._new_children),
             posts=self._posts(),
@@ -252,7 +248,7 @@ class Turn:
             if self.replay.asks.get(ask.key) is not ask:
                 continue
             if isinstance(ask, StepAsk):
-                failed = self.replay.opened.get(ask.key)
+                failed = self.replay.history.opened.get(ask.key)
                 if failed is None:
                     self._ready.append(Launch(ask, 1))
                 else:
@@ -260,7 +256,7 @@ class Turn:
             elif isinstance(ask, TimerAsk):
                 self._push(ask.due_at, ask)
             elif isinstance(ask, EventAsk):
-                self._waits.setdefault(ask.type, deque()).append(ask)
+                self.inbox.wait(ask)
                 if ask.due_at is not None:
                     self._push(ask.due_at, ask)
             elif isinstance(ask, ChildAsk):
@@ -268,18 +264,15 @@ class Turn:
 
     def _settle_next(self, now: int) -> bool:
         """Settle one thing; return whether there was one."""
-        if self._events or self._ends:
-            message = self._next_end() or self._next_event()
-            if message is not None:
-                ask, arrived = message
-                self._consumed.append(arrived.id)
-                payload = arrived.payload
-                if isinstance(ask, ChildAsk):
-                    del self._children[ask.key]
-                    if arrived.state == "error":
-                        payload = _child_failure(ask, payload)
-                self.replay.settle(ask.key, arrived.state, payload, now, ref=arrived.ref or arrived.id)
-                return True
+        match = self.inbox.match()
+        if match is not None:
+            ask, message = match
+            self._consumed.append(message.id)
+            payload = message.payload
+            if isinstance(ask, ChildAsk) and message.state == "error":
+                payload = child_failure(ask, payload)
+            self.replay.settle(ask.key, message.state, payload, now, ref=message.ref or message.id)
+            return True
         due = self.next_due()
         if due is None or due > now:
             return False
@@ -290,24 +283,6 @@ class Turn:
             self.replay.settle(late.key, "ok" if isinstance(late, TimerAsk) else "error", None, now)
         return True
 
-    def _next_event(self) -> tuple[Ask, Message] | None:
-        for kind, messages in self._events.items():
-            waits = self._waits.get(kind)
-            while waits and not self._is_waited_for(waits[0]):
-                waits.popleft()
-            if waits and messages:
-                message = messages.popleft()
-                if not messages:
-                    del self._events[kind]
-                return waits.popleft(), message
-        return None
-
-    def _next_end(self) -> tuple[Ask, Message] | None:
-        for key in self._ends:
-            if key in self._children:
-                return self._children[key], self._ends.pop(key)
-        return None
-
     def _drop(self) -> None:
         if not self.replay.dropped:
             return
@@ -317,35 +292,16 @@ class Turn:
         for ask in dropped:
             if self._running.pop(ask.key, None) is not None:
                 self._stopped.append(ask.key)
-            elif self._children.pop(ask.key, None) is not None and isinstance(ask, ChildAsk):
+            elif self.inbox.children.pop(ask.key, None) is not None and isinstance(ask, ChildAsk):
                 self._terminate.append(ask.run_id)
 
     def _adopt(self, ask: ChildAsk, now: int) -> None:
         """Begin a child, unless it was begun in an earlier turn."""
-        self._children[ask.key] = ask
-        if ask.key in self.replay.opened:
+        self.inbox.children[ask.key] = ask
+        if ask.key in self.replay.history.opened:
             return
-        spec = ask.spec
         self.replay.record(ask.key, "child", "open", None, ref=ask.run_id)
-        self._new_children.append(
-            NewRun(
-                id=ask.run_id,
-                workflow=spec.workflow,
-                version=spec.version,
-                queue=spec.queue,
-                created_at=now,
-                due_at=now,
-                priority=spec.priority or self.run.priority,
-                records=(Record(0, "input", "input", "ok", now, spec.payload),),
-                parent_id=self.run.id,
-                parent_key=ask.key,
-                is_detached=spec.is_detached,
-                depth=self.run.depth + 1,
-                fingerprint=spec.fingerprint,
-                tags=dict(spec.tags),
-                retention=self.run.retention,
-            )
-        )
+        self._new_children.append(child_run(self.run, ask, now))
 
     def _fate(self, now: int, hold: int) -> tuple[RunStatus, int | None, str | None]:
         """Return what becomes of the run: its status, when it is due and why it waits."""
@@ -376,7 +332,7 @@ class Turn:
                 yield Wait("event", ask.key, ask.due_at, ask.type)
             elif isinstance(ask, ChildAsk):
                 yield Wait("child", ask.key, detail=ask.run_id)
-            elif (failed := self.replay.opened.get(ask.key)) is not None:
+            elif (failed := self.replay.history.opened.get(ask.key)) is not None:
                 message = failure.decode_error(failed.payload or "{}").message
                 yield Wait("retry", ask.key, failed.due_at, message, failed.attempt)
 
@@ -387,13 +343,14 @@ class Turn:
             return ()
         state, payload = outcome
         run_id = self.run.id
-        return (Message(parent, run_id, "child", self.run.parent_key, payload, self.replay.loop.at, state, run_id),)  # type: ignore[arg-type]
+        at = self.replay.loop.at
+        return (Message(parent, run_id, "child", self.run.parent_key, payload, at, state, run_id),)
 
     def _orphans(self, status: RunStatus, is_renewed: bool) -> list[str]:
         """Return the children that end with a run that failed, or began anew."""
         if status is not RunStatus.ERRORED and not is_renewed:
             return []
-        return [ask.run_id for ask in self._children.values() if not ask.spec.is_detached]
+        return [ask.run_id for ask in self.inbox.children.values() if not ask.spec.is_detached]
 
     def _renewed(self, now: int) -> tuple[Record, ...]:
         return (Record(0, "input", "input", "ok", max(now, self.replay.loop.at), self.replay.renewal),)
@@ -407,31 +364,12 @@ class Turn:
         self._sent_state = text
         return text
 
-    def _sort(self, messages: Iterable[Message]) -> None:
-        for message in messages:
-            if message.seq <= self.seen:
-                continue
-            self.seen = message.seq
-            if message.kind == "child":
-                self._ends[message.type] = message
-            else:
-                self._events.setdefault(message.type, deque()).append(message)
-
     def _push(self, due_at: int, ask: Ask, attempt: int = 0) -> None:
         self._pushed += 1
         heapq.heappush(self._due, (due_at, self._pushed, ask, attempt))
 
     def _is_waited_for(self, ask: Ask) -> bool:
         return self.replay.asks.get(ask.key) is ask
-
-
-def _child_failure(ask: ChildAsk, payload: str | None) -> str:
-    cause = failure.decode_error(payload) if payload else None
-    message = f"child {ask.run_id!r} of workflow {ask.spec.workflow!r} did not complete"
-    if cause is not None:
-        message += f": {cause.message}"
-    info = failure.describe(ChildFailedError(message))
-    return failure.encode_error(msgspec.structs.replace(info, cause=cause))
 
 
 def _quote(text: str) -> str:

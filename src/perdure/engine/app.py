@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from types import TracebackType
-from typing import Any, ParamSpec, Protocol, Self, TypeVar, overload
+from typing import Any, ParamSpec, Self, TypeVar, overload
 
+from perdure.authoring.decorators import Decorators, caller_scope
 from perdure.authoring.entrypoint import EntrypointWorkflow, WorkflowEntrypoint
 from perdure.authoring.purity import warn_of_impure_calls
-from perdure.authoring.registry import Registry
-from perdure.authoring.step import Step, step_spec
 from perdure.authoring.workflow import Workflow
-from perdure.core.ask import RunIn
 from perdure.engine.blocking import Blocking
 from perdure.engine.client import Client
 from perdure.engine.ending import Endings
+from perdure.engine.entrypoint_runs import EntrypointRuns
 from perdure.engine.env import Env, SystemEnv
 from perdure.engine.handle import RunHandle
-from perdure.engine.instances import Instances
 from perdure.engine.settings import Mode, Settings
 from perdure.engine.starting import new_run
 from perdure.engine.worker import Worker
@@ -26,7 +24,6 @@ from perdure.model.decision import RunFilter, RunPage, Stats, StoreInfo
 from perdure.model.duration import Duration
 from perdure.model.errors import StoreUnavailableError, UsageError
 from perdure.model.limits import Limits
-from perdure.model.retry import Retry
 from perdure.model.run import Retention, RunStatus
 from perdure.store import open_store
 
@@ -38,22 +35,7 @@ A3 = TypeVar("A3")
 A4 = TypeVar("A4")
 
 
-class StepDecorator(Protocol):
-    """What `@app.step(...)` returns."""
-
-    @overload
-    def __call__(self, function: Callable[P, Coroutine[Any, Any, R]], /) -> Step[P, R]: ...
-    @overload
-    def __call__(self, function: Callable[P, R], /) -> Step[P, R]: ...
-
-
-class WorkflowDecorator(Protocol):
-    """What `@app.workflow(...)` returns."""
-
-    def __call__(self, function: Callable[P, Coroutine[Any, Any, R]], /) -> Workflow[P, R]: ...
-
-
-class Perdure:
+class Perdure(Decorators):
     """An application's workflows on one store.
 
     Args:
@@ -92,6 +74,7 @@ class Perdure:
         limits: Limits | None = None,
         world: Env | None = None,
     ) -> None:
+        super().__init__()
         self.url = url
         self.settings = Settings(
             mode=mode,
@@ -106,101 +89,13 @@ class Perdure:
             limits=limits or Limits(),
         )
         self.store = open_store(url)
-        self.registry = Registry()
         self.env = env
         self.world: Env = world or SystemEnv()
         self._client: Client | None = None
         self._worker: Worker | None = None
         self._blocking: Blocking | None = None
 
-    # Registering.
-
-    @overload
-    def step(self, function: Callable[P, Coroutine[Any, Any, R]], /) -> Step[P, R]: ...
-    @overload
-    def step(self, function: Callable[P, R], /) -> Step[P, R]: ...
-    @overload
-    def step(
-        self,
-        *,
-        name: str | None = ...,
-        retry: Retry | None = ...,
-        timeout: Duration | None = ...,
-        run_in: RunIn | None = ...,
-    ) -> StepDecorator: ...
-    def step(
-        self,
-        function: Callable[..., Any] | None = None,
-        /,
-        *,
-        name: str | None = None,
-        retry: Retry | None = None,
-        timeout: Duration | None = None,
-        run_in: RunIn | None = None,
-    ) -> Any:
-        """Make a function a step: its result is journaled when workflow code calls it.
-
-        Args:
-            function: an `async def`, which runs on the worker's loop, or a plain `def`, which runs in a thread.
-            name: its name in the journal; the function's by default.
-            retry: when it is attempted again; three attempts by default.
-            timeout: of one attempt (a duration), after which it is stopped; None for none.
-            run_in: `"process"` runs a plain `def` in a process of its own.
-
-        Raises:
-            DefinitionError: the name is taken, or the annotations cannot be stored.
-        """
-        scope = _caller_scope(sys._getframe(1))
-
-        def register(function: Callable[..., Any]) -> Step[..., Any]:
-            title = name or getattr(function, "__name__", "")
-            spec = step_spec(function, name=title, retry=retry, timeout=timeout, run_in=run_in, local_names=scope)
-            step: Step[..., Any] = Step(function, spec)
-            self.registry.add_step(step)
-            return step
-
-        return register if function is None else register(function)
-
-    @overload
-    def workflow(self, function: Callable[P, Coroutine[Any, Any, R]], /) -> Workflow[P, R]: ...
-    @overload
-    def workflow(
-        self, *, name: str | None = ..., version: str = ..., queue: str = ..., retention: Retention | None = ...
-    ) -> WorkflowDecorator: ...
-    def workflow(
-        self,
-        function: Callable[..., Any] | None = None,
-        /,
-        *,
-        name: str | None = None,
-        version: str = "",
-        queue: str = "default",
-        retention: Retention | None = None,
-    ) -> Any:
-        """Make an `async def` function a workflow.
-
-        Args:
-            function: the workflow.
-            name: its name in the store; the function's by default.
-            version: a label of its code, recorded with each run.
-            queue: where its runs go.
-            retention: how long its ended runs are kept; the engine's by default.
-
-        Raises:
-            DefinitionError: the name is taken, or parameters or result cannot be stored.
-        """
-        scope = _caller_scope(sys._getframe(1))
-
-        def register(function: Callable[..., Any]) -> Workflow[..., Any]:
-            title = name or getattr(function, "__name__", "")
-            workflow: Workflow[..., Any] = Workflow(
-                function, name=title, version=version, queue=queue, retention=retention, local_names=scope
-            )
-            warn_of_impure_calls(function, f"workflow {title!r}")
-            self.registry.add_workflow(workflow)
-            return workflow
-
-        return register if function is None else register(function)
+    # Registering classes; functions are registered by decorators, see `Decorators`.
 
     def register(
         self,
@@ -208,7 +103,7 @@ class Perdure:
         *,
         name: str | None = None,
         retention: Retention | None = None,
-    ) -> Instances:
+    ) -> EntrypointRuns:
         """Register a class entrypoint.
 
         Args:
@@ -219,12 +114,12 @@ class Perdure:
         Returns:
             What creates and finds its runs.
         """
-        title = name or getattr(entrypoint, "__name__", repr(entrypoint))
-        scope = _caller_scope(sys._getframe(1))
+        title = name or str(getattr(entrypoint, "__name__", entrypoint))
+        scope = caller_scope(sys._getframe(1))
         workflow = EntrypointWorkflow(entrypoint, self.env, name=title, retention=retention, local_names=scope)
         warn_of_impure_calls(entrypoint.run, f"workflow {title!r}")
         self.registry.add_workflow(workflow)
-        return Instances(self, workflow)
+        return EntrypointRuns(self, workflow)
 
     # Opening and closing.
 
@@ -353,7 +248,7 @@ class Perdure:
         """
         found, new = new_run(self.registry, self.settings, self.world, workflow, args, options)
         ending = await self.client.create(new)
-        return RunHandle(self.client, new.id, found and found.result, ending)
+        return RunHandle(self.client, new.id, None if found is None else found.result, ending)
 
     async def start_many(
         self,
@@ -389,7 +284,7 @@ class Perdure:
             run_id: which run.
             workflow: to read its result as that workflow's type.
         """
-        return RunHandle(self.client, run_id, workflow and workflow.result)
+        return RunHandle(self.client, run_id, None if workflow is None else workflow.result)
 
     async def start_each(
         self, calls: Iterable[tuple[Workflow[..., Any], tuple[Any, ...], Mapping[str, Any]]]
@@ -454,8 +349,3 @@ class Perdure:
     async def describe(self) -> StoreInfo:
         """Return what the store is and what its acknowledgement means."""
         return await self.client.store.describe()
-
-
-def _caller_scope(frame: Any) -> Mapping[str, Any]:
-    """Return the local names where a decorator stands, for annotations of types that are defined there."""
-    return {} if frame.f_code.co_name == "<module>" else dict(frame.f_locals)

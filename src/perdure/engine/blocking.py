@@ -72,11 +72,13 @@ class Blocking:
 
     def start(self, workflow: Any, /, *args: Any, **options: Any) -> BlockingRun[Any]:
         """Start a run; see `Perdure.start`."""
-        return self._call("start", workflow, *args, **options)
+        run: BlockingRun[Any] = self._call("start", workflow, *args, **options)
+        return run
 
     def start_many(self, workflow: Any, inputs: Any, **options: Any) -> list[BlockingRun[Any]]:
         """Start many runs; see `Perdure.start_many`."""
-        return self._call("start_many", workflow, inputs, **options)
+        runs: list[BlockingRun[Any]] = self._call("start_many", workflow, inputs, **options)
+        return runs
 
     def run(self, run_id: str, workflow: Any = None) -> BlockingRun[Any]:
         """Return the handle of a run; see `Perdure.run`."""
@@ -113,7 +115,9 @@ class Blocking:
             raise StoreUnavailableError("this engine is not open; call app.blocking.open()")
         if threading.current_thread() is self._thread:
             coroutine.close()
-            raise UsageError("app.blocking was used on the engine's own thread, which would wait for itself; await instead")
+            raise UsageError(
+                "app.blocking was used on the engine's own thread, which would wait for itself; await instead"
+            )
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
 
     def _run(self, ready: threading.Event) -> None:

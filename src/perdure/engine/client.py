@@ -66,7 +66,7 @@ class Client:
             self._looker.cancel()
             await asyncio.gather(self._looker, return_exceptions=True)
         for batch in (self._creates, self._posts, self._controls, self._gets):
-            await batch.close()  # type: ignore[attr-defined]
+            await batch.close()
 
     def new_id(self) -> str:
         """Return an id for a new run."""

@@ -69,15 +69,15 @@ class Executor:
         self._processes = Processes(processes)
         self._loop = asyncio.get_running_loop()
 
-    def start(
-        self, spec: StepSpec, args: tuple[Any, ...], kwargs: Mapping[str, Any], step: StepContext
-    ) -> Execution:
+    def start(self, spec: StepSpec, args: tuple[Any, ...], kwargs: Mapping[str, Any], step: StepContext) -> Execution:
         """Begin an attempt of a step."""
         context = self._context.copy()
         context.run(current_step.set, step)
         execution = Execution(spec)
         if spec.run_in == "loop":
-            body = spec.function if inspect.iscoroutinefunction(spec.function) else functools.partial(_wait, spec.function)
+            body = (
+                spec.function if inspect.iscoroutinefunction(spec.function) else functools.partial(_wait, spec.function)
+            )
             try:
                 coroutine = body(*args, **kwargs)
             except Exception as error:  # arguments that do not fit: the step's failure, not the worker's

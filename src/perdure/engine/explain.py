@@ -88,7 +88,8 @@ def _nobody(run: Run, catalog: Sequence[CatalogEntry], now: int) -> list[str]:
 
 
 def _wait(wait: Wait, now: int) -> str:
-    until = f" until {_when(wait.due_at, now)}" if wait.due_at is not None else ""
+    due = "" if wait.due_at is None else f" {_when(wait.due_at, now)}"
+    until = due and f" until{due}"
     match wait.kind:
         case "timer":
             return f"{wait.key!r} sleeps{until}"
@@ -97,9 +98,9 @@ def _wait(wait: Wait, now: int) -> str:
         case "child":
             return f"{wait.key!r} waits for child run {wait.detail!r}"
         case "retry":
-            return f"step {wait.key!r} failed {wait.attempt} times ({wait.detail}) and is tried again{until.replace(' until', '')}"
+            return f"step {wait.key!r} failed {wait.attempt} times ({wait.detail}) and is tried again{due}"
         case "unknown_workflow":
-            return f"{wait.detail}; it is offered again{until.replace(' until', '')}"
+            return f"{wait.detail}; it is offered again{due}"
         case "parked":
             return f"it is parked: {wait.detail}; deploy code that fits and resume it, or restart or terminate it"
 

@@ -27,7 +27,7 @@ from perdure.model.run import NewRun, Run, RunStatus
 R = TypeVar("R")
 
 
-class InstanceStatus(msgspec.Struct, frozen=True):
+class RunSummary(msgspec.Struct, frozen=True):
     """A run's status, its output if it completed and its error's message if it errored."""
 
     status: RunStatus
@@ -47,14 +47,14 @@ class RunHandle(Generic[R]):
     def __repr__(self) -> str:
         return f"RunHandle({self.id!r})"
 
-    async def result(self, timeout: Duration | None = None) -> R:  # noqa: ASYNC109  # of the wait; the run goes on
+    async def result(self, timeout: Duration | None = None) -> R:  # of the wait; the run goes on
         """Wait for the run's result.
 
         Args:
             timeout: how long to wait (a duration); None waits for ever.
 
         Raises:
-            RunFailedError: the run errored; its `__cause__` is the error. RunTerminatedError: it was ended from outside.
+            RunFailedError: the run errored; its `__cause__` is the error. RunTerminatedError: it was ended.
             RunParkedError: it needs somebody's help. RunNotFinishedError: the timeout passed. RunNotFoundError.
         """
         limit = None if timeout is None else seconds(timeout, field="timeout")
@@ -90,15 +90,15 @@ class RunHandle(Generic[R]):
         """
         return await self._client.get(self.id)
 
-    async def status(self) -> InstanceStatus:
+    async def status(self) -> RunSummary:
         """Return the run's status, with its output or its error's message."""
         run = await self.get()
         if run.status is RunStatus.COMPLETE:
             output = codec.decode_any(run.output) if self._shape is None else self._shape.decode(run.output)
-            return InstanceStatus(run.status, output)
+            return RunSummary(run.status, output)
         if run.status is RunStatus.ERRORED:
-            return InstanceStatus(run.status, None, _told(failure.decode_error(run.output or "{}")))
-        return InstanceStatus(run.status)
+            return RunSummary(run.status, None, _told(failure.decode_error(run.output or "{}")))
+        return RunSummary(run.status)
 
     async def state(self, name: str) -> Any:
         """Return what the run's code last gave to `flow.set` under a name; None for nothing."""
@@ -115,7 +115,7 @@ class RunHandle(Generic[R]):
         store = self._client.store
         return explain(run, await store.inbox(self.id), await store.catalog(), self._client.env.now())
 
-    async def send_event(self, type: str, payload: object = None, *, id: str | None = None) -> bool:  # noqa: A002
+    async def send_event(self, type: str, payload: object = None, *, id: str | None = None) -> bool:
         """Send the run an event; it is kept until the run's code waits for its type.
 
         Args:
@@ -147,7 +147,7 @@ class RunHandle(Generic[R]):
         """Begin the run anew from its input, whatever its state. Return the status it has now."""
         return await self._client.control(self.id, Action.RESTART)
 
-    async def fork(self, *, from_step: str, id: str | None = None) -> RunHandle[R]:  # noqa: A002
+    async def fork(self, *, from_step: str, id: str | None = None) -> RunHandle[R]:
         """Start a new run that has everything this one recorded ahead of a step, and goes on from there by itself.
 
         Args:
@@ -183,7 +183,7 @@ class RunHandle(Generic[R]):
 
     async def wait_for_completion(
         self,
-        timeout: Duration | None = None,  # noqa: ASYNC109  # of the wait; the run goes on
+        timeout: Duration | None = None,  # of the wait; the run goes on
         poll_interval: Duration | None = None,
     ) -> R:
         """Wait for the run's result; see `result`.

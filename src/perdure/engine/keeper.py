@@ -1,5 +1,6 @@
-"""Keeps leases alive from a thread of its own, so that a user's blocked event loop cannot lose one, and names the line
-that blocks it.
+"""Keeps leases alive from a thread of its own, so that a user's blocked event loop cannot lose one.
+
+It also names the line that blocks the loop.
 """
 
 from __future__ import annotations
@@ -124,8 +125,9 @@ class Keeper:
     async def _beat(self) -> None:
         """Extend the leases that are due for it, and write the progress that has come up."""
         now = self._env.now()
-        progressed = {runner for runner in list(self._progress) if runner in self._leases}
-        self._progress -= set(list(self._progress))
+        progressed = set(self._progress)
+        self._progress -= progressed
+        progressed &= self._leases.keys()
         young = now - self._lease_ms // BEATS_PER_LEASE
         due = [runner for runner, since in list(self._leases.items()) if since <= young or runner in progressed]
         if not due:

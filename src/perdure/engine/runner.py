@@ -1,7 +1,7 @@
 """Drives one turn: starts its steps, commits its decisions, and hands the run back.
 
-All of it happens in callbacks of the worker's loop, never inside a task: workflow code enters a private loop of its own,
-and some versions of Python refuse one task inside another.
+All of it happens in callbacks of the worker's loop, never inside a task: workflow code enters a private loop of its
+own, and some versions of Python refuse one task inside another.
 """
 
 from __future__ import annotations
@@ -117,7 +117,7 @@ class Runner:
         """Return what the attempt before the present one last gave as its progress."""
         if key in self.progress:
             return codec.decode_any(self.progress[key])
-        failed = self.turn.replay.opened.get(key)
+        failed = self.turn.replay.history.opened.get(key)
         if failed is not None and failed.ref is not None:
             return codec.decode_any(failed.ref)
         if self._stored_progress is not None:
@@ -236,11 +236,18 @@ class Runner:
         is_hopeless = isinstance(error, UsageError)  # a mistake in the code does not mend itself
         delay = None if is_hopeless else retry.next_delay(step.attempt, error, self.worker.env.roll())
         if delay is not None:
-            return "open", failure.encode_error(failure.describe(error, attempts=step.attempt)), now + round(delay * 1000)
+            return (
+                "open",
+                failure.encode_error(failure.describe(error, attempts=step.attempt)),
+                now + round(delay * 1000),
+            )
         policy = retry.policy_for(error)
         if step.attempt > 1 and step.attempt >= policy.attempts:
-            last, error = error, StepRetriesExceededError(
-                f"step {step.key!r} failed {step.attempt} times, at last with {type(error).__name__}: {error}"
+            last, error = (
+                error,
+                StepRetriesExceededError(
+                    f"step {step.key!r} failed {step.attempt} times, at last with {type(error).__name__}: {error}"
+                ),
             )
             error.__cause__ = last
         return "error", failure.encode_error(failure.describe(error, attempts=step.attempt)), None
@@ -250,9 +257,9 @@ class Runner:
         depth = key.count("/")
         if depth > self.turn.limits.nesting:
             raise NestingTooDeepError(f"step {key!r} is nested deeper than Limits.nesting = {self.turn.limits.nesting}")
-        known = self.turn.replay.nested.get(key)
+        known = self.turn.replay.history.nested.get(key)
         while known is None:
-            failed = self.turn.replay.opened.get(key)
+            failed = self.turn.replay.history.opened.get(key)
             if failed is not None:
                 await self._pause(((failed.due_at or 0) - self.worker.env.now()) / 1000)
             step = StepRun(self, key, failed.attempt + 1 if failed else 1, self.worker.env.now())
@@ -270,7 +277,8 @@ class Runner:
                 key, state, payload, now, attempt=step.attempt, started_at=step.started_at, due_at=due_at
             )
             await self._acknowledged()
-            known = self.turn.replay.nested.get(key)
+            self.progress.pop(key, None)
+            known = self.turn.replay.history.nested.get(key)
         if known.state == "error":
             raise failure.rebuild(failure.decode_error(known.payload or "{}"))
         return spec.result.decode(known.payload)

@@ -38,7 +38,7 @@ def new_run(
     if settings.mode == "worker":
         raise UsageError("mode='worker' only works runs; start them from mode='client' or 'all'")
     if unknown := set(options) - _OPTIONS:
-        raise UsageError(f"start: unknown option {sorted(unknown)[0]!r}; known: {', '.join(sorted(_OPTIONS))}")
+        raise UsageError(f"start: unknown option {min(unknown)!r}; known: {', '.join(sorted(_OPTIONS))}")
     name, found, payload = _what(registry, settings.limits.payload_bytes, workflow, args, options.get("input") or {})
     now = env.now()
     delay = options.get("delay")
@@ -97,5 +97,7 @@ def _tags(tags: Mapping[str, str] | None) -> dict[str, str]:
     for name, value in tags.items():
         for text in (name, value):
             if not isinstance(text, str) or len(text) > NAME_LENGTH or not name:
-                raise UsageError(f"tags: {name!r}={value!r} must be text of up to {NAME_LENGTH} characters, with a name")
+                raise UsageError(
+                    f"tags: {name!r}={value!r} must be text of up to {NAME_LENGTH} characters, with a name"
+                )
     return dict(tags)

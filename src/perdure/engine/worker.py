@@ -239,7 +239,9 @@ class Worker:
     def _leave_to_others(self, run: Run) -> None:
         now = self.env.now()
         due_at = now + UNKNOWN_DELAY_MS
-        wait = encode_waits([Wait("unknown_workflow", "", due_at, f"worker {self.id} has no workflow {run.workflow!r}")])
+        wait = encode_waits(
+            [Wait("unknown_workflow", "", due_at, f"worker {self.id} has no workflow {run.workflow!r}")]
+        )
         status = RunStatus.PAUSED if run.is_pausing else RunStatus.QUEUED
         self.commits.add(
             Decision(run.id, run.epoch, run.seq + 1, now, status, due_at, seen=run.inbox_seq, wait=wait),
@@ -264,7 +266,7 @@ class Worker:
                 runner.lost()
             elif answer.is_pausing:
                 runner.pause()
-            elif answer.inbox_seq > runner.turn.seen:
+            elif answer.inbox_seq > runner.turn.inbox.seen:
                 self.deliver(runner.run_id)
 
     def deliver(self, run_id: str) -> None:

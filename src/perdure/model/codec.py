@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import sys
+import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -82,7 +83,7 @@ class Shape:
         if not self._fits_msgspec():
             self._adapter = _pydantic_adapter(self.annotation, what)
         native = Any if self._adapter else self.annotation
-        self._decode = msgspec.json.Decoder(native, dec_hook=_from_builtin).decode  # type: ignore[arg-type]
+        self._decode = msgspec.json.Decoder(native, dec_hook=_from_builtin).decode
 
     @property
     def native(self) -> object:
@@ -115,8 +116,8 @@ class Shape:
 
     def _fits_msgspec(self) -> bool:
         try:
-            info = msgspec.inspect.type_info(self.annotation)  # type: ignore[arg-type]
-            msgspec.json.Decoder(self.annotation, dec_hook=_from_builtin)  # type: ignore[arg-type]
+            info = msgspec.inspect.type_info(self.annotation)
+            msgspec.json.Decoder(self.annotation, dec_hook=_from_builtin)
         except (TypeError, ValueError, NameError):
             return False
         return all(hasattr(custom, "model_validate") for custom in _custom_types(info, set()))
@@ -220,7 +221,11 @@ class Parameters:
             SerializationError: the payload does not fit the parameters.
         """
         values = self._read(payload)
-        kwargs = {name: self._shapes[name].adapt(value) for name in self._names if (value := getattr(values, name)) is not msgspec.UNSET}
+        kwargs = {
+            name: self._shapes[name].adapt(value)
+            for name in self._names
+            if (value := getattr(values, name)) is not msgspec.UNSET
+        }
         return [kwargs.pop(name) for name in self._positional_only if name in kwargs], kwargs
 
     def schema(self) -> dict[str, Any]:
@@ -234,7 +239,9 @@ class Parameters:
             raise SerializationError(f"the input of {self.what} does not fit its parameters: {error}") from error
 
 
-def annotations_of(function: Callable[..., Any], what: str, local_names: Mapping[str, Any] | None = None) -> dict[str, Any]:
+def annotations_of(
+    function: Callable[..., Any], what: str, local_names: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     """Return a function's resolved annotations.
 
     Args:
@@ -245,9 +252,9 @@ def annotations_of(function: Callable[..., Any], what: str, local_names: Mapping
     Raises:
         DefinitionError: an annotation names something unknown.
     """
-    import typing
-
     try:
         return typing.get_type_hints(function, localns=dict(local_names or {}), include_extras=True)
     except (NameError, TypeError, AttributeError, SyntaxError) as error:
-        raise DefinitionError(f"an annotation of {what} cannot be resolved: {error}; define the type at module level") from error
+        raise DefinitionError(
+            f"an annotation of {what} cannot be resolved: {error}; define the type at module level"
+        ) from error

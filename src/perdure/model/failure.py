@@ -26,7 +26,11 @@ def describe(error: BaseException, *, attempts: int = 0, depth: int = 0) -> Erro
             args = None
     except (TypeError, ValueError, OverflowError, RecursionError, msgspec.MsgspecError):
         args = None
-    text = "".join(traceback.format_exception(kind, error, error.__traceback__, chain=False)) if error.__traceback__ else ""
+    text = (
+        "".join(traceback.format_exception(kind, error, error.__traceback__, chain=False))
+        if error.__traceback__
+        else ""
+    )
     cause = error.__cause__
     return ErrorInfo(
         type=f"{kind.__module__}:{kind.__qualname__}",

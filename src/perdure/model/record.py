@@ -9,7 +9,10 @@ import msgspec
 Kind = Literal["input", "step", "timer", "event", "child", "value", "patch", "output"]
 """What a record is about. A run's first record is its input; an ended run's last one is its output."""
 
-State = Literal["ok", "error", "open"]
+Outcome = Literal["ok", "error"]
+"""How something that was asked for ended."""
+
+State = Literal[Outcome, "open"]
 """`ok` and `error` settle what was asked, once. `open` does not settle it: a failed attempt, a started child."""
 
 

@@ -60,7 +60,7 @@ class Retry:
             roll: a random number from 0 to 1, for the jitter.
         """
         policy = self.policy_for(error)
-        if isinstance(error, NonRetryableError) or isinstance(error, policy.unless) or attempt >= policy.attempts:
+        if isinstance(error, (NonRetryableError, *policy.unless)) or attempt >= policy.attempts:
             return None
         delay = min(policy._backed_off(attempt), seconds(policy.max_delay))
         return delay * (1 - policy.jitter * roll)

@@ -59,7 +59,9 @@ class Retention(msgspec.Struct, frozen=True, array_like=True):
         terminated: Duration | None = "90 days",
     ) -> Retention:
         """Return a retention from durations; None keeps runs of that outcome for ever."""
-        return cls(*(None if age is None else milliseconds(age, field="retention") for age in (complete, errored, terminated)))
+        return cls(
+            *(None if age is None else milliseconds(age, field="retention") for age in (complete, errored, terminated))
+        )
 
 
 class Run(msgspec.Struct, frozen=True):

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 _FIELDS = {"id", "params", "retention"}
 
 
-class Instances:
+class EntrypointRuns:
     """The runs of a class entrypoint; `engine.register` returns it.
 
     Attributes:
@@ -30,7 +30,11 @@ class Instances:
         self._app = app
 
     async def create(
-        self, *, id: str | None = None, params: Any = None, retention: Retention | Duration | None = None  # noqa: A002
+        self,
+        *,
+        id: str | None = None,
+        params: Any = None,
+        retention: Retention | Duration | None = None,
     ) -> RunHandle[Any]:
         """Create a run and start it.
 
@@ -54,18 +58,22 @@ class Instances:
             BatchTooLargeError: more than 100. UsageError: an entry has an unknown field.
         """
         if len(batch) > CREATE_BATCH:
-            raise BatchTooLargeError(f"create_batch takes {CREATE_BATCH} runs in one call, not {len(batch)}; cut the list")
+            raise BatchTooLargeError(
+                f"create_batch takes {CREATE_BATCH} runs in one call, not {len(batch)}; cut the list"
+            )
         for index, entry in enumerate(batch):
             if unknown := set(entry) - _FIELDS:
-                raise UsageError(
-                    f"batch[{index}]: unknown field {sorted(unknown)[0]!r}; known: {', '.join(sorted(_FIELDS))}"
-                )
+                raise UsageError(f"batch[{index}]: unknown field {min(unknown)!r}; known: {', '.join(sorted(_FIELDS))}")
         return await self._app.start_each(
-            (self.workflow, (entry.get("params"),), {"id": entry.get("id"), "retention": _retention(entry.get("retention"))})
+            (
+                self.workflow,
+                (entry.get("params"),),
+                {"id": entry.get("id"), "retention": _retention(entry.get("retention"))},
+            )
             for entry in batch
         )
 
-    async def get(self, id: str) -> RunHandle[Any]:  # noqa: A002
+    async def get(self, id: str) -> RunHandle[Any]:
         """Return a run.
 
         Raises:

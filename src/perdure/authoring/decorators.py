@@ -1,0 +1,135 @@
+"""The decorators that make functions steps and workflows, and fill the registry."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Coroutine, Mapping
+from types import FrameType
+from typing import Any, ParamSpec, Protocol, TypeVar, overload
+
+from perdure.authoring.purity import warn_of_impure_calls
+from perdure.authoring.registry import Registry
+from perdure.authoring.step import Step, step_spec
+from perdure.authoring.workflow import Workflow
+from perdure.core.ask import RunIn
+from perdure.model.duration import Duration
+from perdure.model.retry import Retry
+from perdure.model.run import Retention
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class StepDecorator(Protocol):
+    """What `@app.step(...)` returns."""
+
+    @overload
+    def __call__(self, function: Callable[P, Coroutine[Any, Any, R]], /) -> Step[P, R]: ...
+    @overload
+    def __call__(self, function: Callable[P, R], /) -> Step[P, R]: ...
+
+
+class WorkflowDecorator(Protocol):
+    """What `@app.workflow(...)` returns."""
+
+    def __call__(self, function: Callable[P, Coroutine[Any, Any, R]], /) -> Workflow[P, R]:
+        """Register the function."""
+
+
+class Decorators:
+    """Registers functions. `registry` holds what it has registered."""
+
+    def __init__(self) -> None:
+        self.registry = Registry()
+
+    @overload
+    def step(self, function: Callable[P, Coroutine[Any, Any, R]], /) -> Step[P, R]: ...
+    @overload
+    def step(self, function: Callable[P, R], /) -> Step[P, R]: ...
+    @overload
+    def step(
+        self,
+        *,
+        name: str | None = ...,
+        retry: Retry | None = ...,
+        timeout: Duration | None = ...,
+        run_in: RunIn | None = ...,
+    ) -> StepDecorator: ...
+    def step(  # type: ignore[misc]  # mypy does not match ParamSpec overloads with their implementation
+        self,
+        function: Callable[..., Any] | None = None,
+        /,
+        *,
+        name: str | None = None,
+        retry: Retry | None = None,
+        timeout: Duration | None = None,
+        run_in: RunIn | None = None,
+    ) -> Any:
+        """Make a function a step: its result is journaled when workflow code calls it.
+
+        Args:
+            function: an `async def`, which runs on the worker's loop, or a plain `def`, which runs in a thread.
+            name: its name in the journal; the function's by default.
+            retry: when it is attempted again; three attempts by default.
+            timeout: of one attempt (a duration), after which it is stopped; None for none.
+            run_in: `"process"` runs a plain `def` in a process of its own.
+
+        Raises:
+            DefinitionError: the name is taken, or the annotations cannot be stored.
+        """
+        scope = caller_scope(sys._getframe(1))
+
+        def register(function: Callable[..., Any]) -> Step[..., Any]:
+            title = name or str(getattr(function, "__name__", ""))
+            spec = step_spec(function, name=title, retry=retry, timeout=timeout, run_in=run_in, local_names=scope)
+            step: Step[..., Any] = Step(function, spec)
+            self.registry.add_step(step)
+            return step
+
+        return register if function is None else register(function)
+
+    @overload
+    def workflow(self, function: Callable[P, Coroutine[Any, Any, R]], /) -> Workflow[P, R]: ...
+    @overload
+    def workflow(
+        self, *, name: str | None = ..., version: str = ..., queue: str = ..., retention: Retention | None = ...
+    ) -> WorkflowDecorator: ...
+    def workflow(  # type: ignore[misc]  # see step
+        self,
+        function: Callable[..., Any] | None = None,
+        /,
+        *,
+        name: str | None = None,
+        version: str = "",
+        queue: str = "default",
+        retention: Retention | None = None,
+    ) -> Any:
+        """Make an `async def` function a workflow.
+
+        Args:
+            function: the workflow.
+            name: its name in the store; the function's by default.
+            version: a label of its code, recorded with each run.
+            queue: where its runs go.
+            retention: how long its ended runs are kept; the engine's by default.
+
+        Raises:
+            DefinitionError: the name is taken, or parameters or result cannot be stored.
+        """
+        scope = caller_scope(sys._getframe(1))
+
+        def register(function: Callable[..., Any]) -> Workflow[..., Any]:
+            title = name or str(getattr(function, "__name__", ""))
+            workflow: Workflow[..., Any] = Workflow(
+                function, name=title, version=version, queue=queue, retention=retention, local_names=scope
+            )
+            warn_of_impure_calls(function, f"workflow {title!r}")
+            self.registry.add_workflow(workflow)
+            return workflow
+
+        return register if function is None else register(function)
+
+
+def caller_scope(frame: FrameType) -> Mapping[str, Any]:
+    """Return the local names where a decorator stands, for annotations of types that are defined there."""
+    return {} if frame.f_code.co_name == "<module>" else dict(frame.f_locals)

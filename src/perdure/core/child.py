@@ -1,0 +1,43 @@
+"""Child runs, on their parent's side: how one begins, and how its failure is told."""
+
+from __future__ import annotations
+
+import msgspec
+
+from perdure.core.ask import ChildAsk
+from perdure.model import failure
+from perdure.model.errors import ChildFailedError
+from perdure.model.record import Record
+from perdure.model.run import NewRun, Run
+
+
+def child_failure(ask: ChildAsk, payload: str | None) -> str:
+    """Return the error that a parent's code gets of a child that did not complete, as a payload."""
+    cause = failure.decode_error(payload) if payload else None
+    message = f"child {ask.run_id!r} of workflow {ask.spec.workflow!r} did not complete"
+    if cause is not None:
+        message += f": {cause.message}"
+    info = failure.describe(ChildFailedError(message))
+    return failure.encode_error(msgspec.structs.replace(info, cause=cause))
+
+
+def child_run(run: Run, ask: ChildAsk, now: int) -> NewRun:
+    """Return the run that a child's ask wants to exist."""
+    spec = ask.spec
+    return NewRun(
+        id=ask.run_id,
+        workflow=spec.workflow,
+        version=spec.version,
+        queue=spec.queue,
+        created_at=now,
+        due_at=now,
+        priority=spec.priority or run.priority,
+        records=(Record(0, "input", "input", "ok", now, spec.payload),),
+        parent_id=run.id,
+        parent_key=ask.key,
+        is_detached=spec.is_detached,
+        depth=run.depth + 1,
+        fingerprint=spec.fingerprint,
+        tags=dict(spec.tags),
+        retention=run.retention,
+    )

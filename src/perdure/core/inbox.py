@@ -1,0 +1,62 @@
+"""A turn's messages, and who waits for them."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable
+
+from perdure.core.ask import Ask, ChildAsk, EventAsk
+from perdure.model.decision import Message
+
+
+class Inbox:
+    """Matches messages with asks: events by type, first come first served; ends of children by key.
+
+    Args:
+        is_waited_for: says whether an ask still stands.
+
+    Attributes:
+        seen: the greatest `Message.seq` that was taken in.
+        children: the children that run, by key.
+    """
+
+    def __init__(self, is_waited_for: Callable[[Ask], bool]) -> None:
+        self.seen = 0
+        self.children: dict[str, ChildAsk] = {}
+        self._is_waited_for = is_waited_for
+        self._events: dict[str, deque[Message]] = {}
+        self._waits: dict[str, deque[EventAsk]] = {}
+        self._ends: dict[str, Message] = {}
+
+    def take_in(self, messages: Iterable[Message]) -> None:
+        """Take in messages; those taken in before are passed over."""
+        for message in messages:
+            if message.seq <= self.seen:
+                continue
+            self.seen = message.seq
+            if message.kind == "child":
+                self._ends[message.type] = message
+            else:
+                self._events.setdefault(message.type, deque()).append(message)
+
+    def wait(self, ask: EventAsk) -> None:
+        """Have an ask wait for its event."""
+        self._waits.setdefault(ask.type, deque()).append(ask)
+
+    def match(self) -> tuple[Ask, Message] | None:
+        """Return an ask and its message, both no longer waiting; None when nothing fits."""
+        if not self._events and not self._ends:
+            return None
+        for key in self._ends:
+            if key in self.children:
+                return self.children.pop(key), self._ends.pop(key)
+        for kind, messages in self._events.items():
+            waits = self._waits.get(kind)
+            while waits and not self._is_waited_for(waits[0]):
+                waits.popleft()
+            if waits:
+                message = messages.popleft()
+                if not messages:
+                    del self._events[kind]
+                return waits.popleft(), message
+        return None
