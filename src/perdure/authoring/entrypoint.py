@@ -14,13 +14,12 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypedDict, TypeVar, overload
 
 from perdure.authoring import flow
-from perdure.authoring.context import replay_or_raise
 from perdure.authoring.workflow import Workflow
 from perdure.model.codec import Parameters
 from perdure.model.duration import Duration
 from perdure.model.errors import DefinitionError, UsageError
 from perdure.model.retry import NO_RETRY, Backoff, Retry
-from perdure.model.run import Retention
+from perdure.model.run import Retention, Run
 
 EnvT = TypeVar("EnvT")
 ParamsT = TypeVar("ParamsT")
@@ -158,15 +157,12 @@ class EntrypointWorkflow(Workflow[[Any], Any]):
             local_names=local_names,
         )
 
-    def begin(self, payload: str) -> Coroutine[Any, Any, Any]:
-        """Return the coroutine of one run over an input payload."""
+    def begin(self, payload: str, run: Run) -> Coroutine[Any, Any, Any]:
+        """Return the coroutine of a run over an input payload."""
         _, kwargs = self.parameters.decode(payload)
         instance = self.entrypoint()
         instance.env = self._env
-        replay = replay_or_raise("begin")
-        event = WorkflowEvent(
-            kwargs.get("payload"), dt.datetime.fromtimestamp(replay.run.created_at / 1000, dt.UTC), replay.run.id
-        )
+        event = WorkflowEvent(kwargs.get("payload"), dt.datetime.fromtimestamp(run.created_at / 1000, dt.UTC), run.id)
         return instance.run(event, WorkflowStep())
 
     def _parameters(self, function: Callable[..., Any], hints: Mapping[str, Any], what: str) -> Parameters:

@@ -133,6 +133,7 @@ def step_spec(
         retry=retry or DEFAULT_RETRY,
         timeout=None if timeout is None else seconds(timeout, field=f"step {name!r}, timeout"),
         result=result or _result_shape(function, name, local_names),
+        is_native=inspect.iscoroutinefunction(function),
     )
 
 

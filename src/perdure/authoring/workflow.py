@@ -14,7 +14,7 @@ from perdure.core.replay import check_name
 from perdure.model.codec import Parameters, Shape, annotations_of
 from perdure.model.errors import DefinitionError
 from perdure.model.limits import NAME_LENGTH
-from perdure.model.run import Retention
+from perdure.model.run import Retention, Run
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -71,8 +71,8 @@ class Workflow(Generic[P, R]):
             return self.function(*args, **kwargs)
         return self._as_child(loop, args, kwargs)
 
-    def begin(self, payload: str) -> Coroutine[Any, Any, Any]:
-        """Return the coroutine of one run over an input payload."""
+    def begin(self, payload: str, run: Run) -> Coroutine[Any, Any, Any]:
+        """Return the coroutine of a run over an input payload."""
         args, kwargs = self.parameters.decode(payload)
         return self.function(*args, **kwargs)
 

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Literal, Protocol
 from perdure.model.codec import Shape
 from perdure.model.record import Kind
 from perdure.model.retry import Retry
+from perdure.model.run import Run
 
 RunIn = Literal["loop", "thread", "process"]
 
@@ -20,8 +21,8 @@ class Program(Protocol):
     name: str
     result: Shape
 
-    def begin(self, payload: str) -> Coroutine[Any, Any, Any]:
-        """Return the coroutine of one run over this input payload.
+    def begin(self, payload: str, run: Run) -> Coroutine[Any, Any, Any]:
+        """Return the coroutine of a run over this input payload.
 
         Raises:
             SerializationError: the payload does not fit the workflow's parameters.
@@ -44,6 +45,7 @@ class StepSpec:
         retry: when it is attempted again.
         timeout: of one attempt, in seconds; None for none.
         result: how its result is read back.
+        is_native: whether `function` is a coroutine function itself, rather than something that returns an awaitable.
     """
 
     name: str
@@ -52,6 +54,7 @@ class StepSpec:
     retry: Retry
     timeout: float | None
     result: Shape
+    is_native: bool
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Mapping
 
 from perdure.core.ask import Ask, ChildAsk, EventAsk
 from perdure.model.decision import Message
@@ -13,17 +13,17 @@ class Inbox:
     """Matches messages with asks: events by type, first come first served; ends of children by key.
 
     Args:
-        is_waited_for: says whether an ask still stands.
+        asks: what is waited for, by key; the replay's own.
 
     Attributes:
         seen: the greatest `Message.seq` that was taken in.
         children: the children that run, by key.
     """
 
-    def __init__(self, is_waited_for: Callable[[Ask], bool]) -> None:
+    def __init__(self, asks: Mapping[str, Ask]) -> None:
         self.seen = 0
         self.children: dict[str, ChildAsk] = {}
-        self._is_waited_for = is_waited_for
+        self._asks = asks
         self._events: dict[str, deque[Message]] = {}
         self._waits: dict[str, deque[EventAsk]] = {}
         self._ends: dict[str, Message] = {}
@@ -52,7 +52,7 @@ class Inbox:
                 return self.children.pop(key), self._ends.pop(key)
         for kind, messages in self._events.items():
             waits = self._waits.get(kind)
-            while waits and not self._is_waited_for(waits[0]):
+            while waits and self._asks.get(waits[0].key) is not waits[0]:
                 waits.popleft()
             if waits:
                 message = messages.popleft()

@@ -8,13 +8,12 @@ signals, subprocesses) raises `NotDurableError` with the line that did it.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import contextvars
 import inspect
 import sys
 from asyncio import events
 from collections import deque
-from collections.abc import Callable, Coroutine, Generator, Iterator
+from collections.abc import Callable, Coroutine, Generator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -93,9 +92,9 @@ class ReplayLoop(asyncio.AbstractEventLoop):
     def drain(self) -> None:
         """Run callbacks until none is ready."""
         ready, left = self._ready, SPIN_LIMIT
-        if not ready:
-            return
-        with self.entered():
+        outer = events._get_running_loop()
+        events._set_running_loop(self)
+        try:
             while ready:
                 handle = ready.popleft()
                 if not handle.is_cancelled:
@@ -109,25 +108,22 @@ class ReplayLoop(asyncio.AbstractEventLoop):
                         f"workflow {self.replay.program.name!r} ran {SPIN_LIMIT:,} callbacks without waiting for "
                         "anything; await a step, a sleep or an event inside its loop"
                     )
-
-    @contextlib.contextmanager
-    def entered(self) -> Iterator[None]:
-        """Make this the running loop of the thread, whichever was."""
-        outer = events._get_running_loop()
-        events._set_running_loop(self)
-        try:
-            yield
         finally:
             events._set_running_loop(outer)
 
     def dispose(self) -> None:
         """Drop everything that is suspended; code in `finally` blocks runs, and finds every durable call closed."""
         self._is_closed = True
-        with self.entered():
+        outer = events._get_running_loop()
+        events._set_running_loop(self)
+        try:
             for task in [task for task in self._tasks if not task.done()]:
                 task._log_destroy_pending = False  # type: ignore[attr-defined]
                 _close(task.get_coro())
-        self._ready.clear()
+        finally:
+            events._set_running_loop(outer)
+            self._ready.clear()
+            self._tasks.clear()
 
     # What asyncio itself needs.
 

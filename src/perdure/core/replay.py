@@ -98,8 +98,7 @@ class Replay:
         """Begin the code and deliver the journal, as far as it goes."""
         self.now = now
         try:
-            with self.loop.entered():
-                coroutine = self.program.begin(self._input)
+            coroutine = self.program.begin(self._input, self.run)
         except SerializationError as error:
             self._end("error", failure.encode_error(failure.describe(error)))
             return
@@ -148,6 +147,8 @@ class Replay:
         """Drop the code; nothing it still does reaches the journal."""
         self.loop.dispose()
         self.asks.clear()
+        self._main = None
+        del self.loop.replay  # the one circle, so that a run is freed at once rather than by the collector
 
     @property
     def is_replaying(self) -> bool:

@@ -51,7 +51,7 @@ class Turn:
         self._input = claim.journal[0]
         self._seq = claim.run.seq
         self._parked: str | None = None
-        self.inbox = Inbox(self._is_waited_for)
+        self.inbox = Inbox(self.replay.asks)
         self._due: list[tuple[int, int, Ask, int]] = []
         self._pushed = 0
         self._sent_state = claim.run.state
@@ -159,12 +159,11 @@ class Turn:
 
     # What is to be done.
 
-    def decide(self, now: int, lease_until: int, hold: int) -> Decision | None:
+    def decide(self, now: int, hold: int) -> Decision | None:
         """Return the next decision; None when there is nothing to say or one is on its way.
 
         Args:
             now: the present.
-            lease_until: the end of the lease, should it be kept.
             hold: how long, in milliseconds, an idle run is kept in memory for a timer rather than released.
         """
         if self._is_committing or self.is_ended:
@@ -172,10 +171,8 @@ class Turn:
         status, due_at, wait = self._fate(now, hold)
         has_news = bool(self.replay.records or self._consumed or self._new_children or self._terminate)
         state = self._changed_state()
-        if status is RunStatus.RUNNING:
-            if not has_news and state is None:
-                return None
-            due_at = lease_until
+        if status is RunStatus.RUNNING and not has_news and state is None:
+            return None
         self._seq += 1
         self._is_committing = True
         self._covered, self._ready = self._covered + self._ready, []

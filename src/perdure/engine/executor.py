@@ -75,9 +75,7 @@ class Executor:
         context.run(current_step.set, step)
         execution = Execution(spec)
         if spec.run_in == "loop":
-            body = (
-                spec.function if inspect.iscoroutinefunction(spec.function) else functools.partial(_wait, spec.function)
-            )
+            body = spec.function if spec.is_native else functools.partial(_wait, spec.function)
             try:
                 coroutine = body(*args, **kwargs)
             except Exception as error:  # arguments that do not fit: the step's failure, not the worker's

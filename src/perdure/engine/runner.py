@@ -133,8 +133,7 @@ class Runner:
         turn, now = self.turn, self.worker.env.now()
         for key in turn.cancels():
             self._steps.pop(key).execution.cancel()
-        settings = self.worker.settings
-        decision = turn.decide(now, now + settings.lease_ms, settings.hold_ms)
+        decision = turn.decide(now, self.worker.settings.hold_ms)
         if decision is not None:
             self._decided = decision
             self._acknowledging, self._unacknowledged = self._unacknowledged, []

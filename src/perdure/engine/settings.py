@@ -16,7 +16,7 @@ Mode = Literal["all", "client", "worker"]
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """The settings of `Perdure`; see there."""
+    """The settings of `Perdure`; see there. `lease_ms` and `hold_ms` are `lease` and `hold` in milliseconds."""
 
     mode: Mode = "all"
     queues: tuple[str, ...] = ("default",)
@@ -28,6 +28,8 @@ class Settings:
     drain: Duration = 30.0
     retention: Retention = field(default_factory=Retention)
     limits: Limits = field(default_factory=Limits)
+    lease_ms: int = field(init=False)
+    hold_ms: int = field(init=False)
 
     def __post_init__(self) -> None:
         if self.mode not in ("all", "client", "worker"):
@@ -42,15 +44,6 @@ class Settings:
                 raise UsageError(f"{name}: {value!r} must be a whole number, at least 1")
         if seconds(self.lease, field="lease") < 1:
             raise UsageError(f"lease: {self.lease!r} must be at least one second")
-        seconds(self.hold, field="hold")
         seconds(self.drain, field="drain")
-
-    @property
-    def lease_ms(self) -> int:
-        """The length of a lease, in milliseconds."""
-        return milliseconds(self.lease)
-
-    @property
-    def hold_ms(self) -> int:
-        """How long an idle run is kept in memory for a timer, in milliseconds."""
-        return milliseconds(self.hold)
+        object.__setattr__(self, "lease_ms", milliseconds(self.lease))
+        object.__setattr__(self, "hold_ms", milliseconds(self.hold, field="hold"))

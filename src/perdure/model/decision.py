@@ -65,7 +65,7 @@ class Decision(msgspec.Struct, frozen=True):
         at: when it was decided, in milliseconds since the epoch.
         records: to append, their positions following the journal's.
         status: `running` keeps the lease; every other status gives it up.
-        due_at: when the run is due next; for `running`, when the lease ends; None for never by itself.
+        due_at: when the run is due next; None for never by itself. Nothing for `running`: the lease stays as it is.
         seen: the greatest `Message.seq` the turn has been given.
         consumed: ids of messages that are now read.
         children: runs to create; one that exists is left as it is.

@@ -89,10 +89,11 @@ class Store(Protocol):
         are carried out in order.
 
         First the run: records are appended (`renew` replaces the whole journal and raises `incarnation`; `records`
-        then follow it); consumed messages are read; status, `due_at`, `wait` and `state` are set, `progress` is
-        cleared when records were written. A lease given up while unread messages above `seen` wait leaves the run due
-        at once. A finished status sets `finished_at`, and `expires_at` by the run's retention, and the run is never
-        due. A status other than `running` ends the pausing, which makes `queued` and `waiting` into `paused`.
+        then follow it); consumed messages are read; status, `wait` and `state` are set, and `due_at`, unless the lease
+        is kept: then its end stays what it is. `renew` and a finished status clear `progress`. A lease given up while
+        unread messages above `seen` wait leaves the run due at once. A finished status sets `finished_at`, and
+        `expires_at` by the run's retention, and the run is never due. A status other than `running` ends the
+        pausing, which makes `queued` and `waiting` into `paused`.
 
         Then the others: children are created as by `create`; posts are delivered as by `post`, without a bound, and
         dropped where they cannot be; runs to terminate are ended as by `control`, with no notice. At the end every

@@ -146,7 +146,7 @@ class Reference:
                 self._read[run.id].add(message_id)
         is_leased, is_finished = decision.status is RUNNING, decision.status.is_finished
         is_paused = run.is_pausing and decision.status in {QUEUED, WAITING}
-        due_at = None if is_finished else decision.due_at
+        due_at = run.due_at if is_leased else None if is_finished else decision.due_at
         if not is_leased and not is_finished and any(message.seq > decision.seen for message in unread.values()):
             due_at = _earliest(due_at, decision.at)
         self._put(
@@ -165,7 +165,7 @@ class Reference:
                 is_pausing=run.is_pausing and is_leased,
                 wait=decision.wait,
                 state=run.state if decision.state is None else decision.state,
-                progress=None if decision.records or decision.renew is not None else run.progress,
+                progress=None if is_finished or decision.renew is not None else run.progress,
             )
         )
         for child in decision.children:

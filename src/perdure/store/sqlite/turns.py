@@ -12,6 +12,7 @@ import apsw
 import msgspec
 
 from perdure.model.decision import Claim, Committed, Decision, Extended, Lease, Message
+from perdure.model.run import RunStatus
 from perdure.store.journal import require_following
 from perdure.store.sqlite.arrivals import create, post
 from perdure.store.sqlite.control import terminate
@@ -100,46 +101,49 @@ FROM jsonb_each(?) AS j LEFT JOIN runs AS r ON r.id = j.value->>0
 """
 _FENCED = msgspec.json.Decoder(list[_Fence])
 
-_SETTLE = """
+_KEEP = """
 UPDATE runs SET
-    seq = j.value->>'$[1].seq',
-    crashes = 0,
-    updated_at = j.value->>'$[1].at',
-    status = iif(is_pausing AND j.value->>'$[1].status' IN ('queued', 'waiting'), 'paused', j.value->>'$[1].status'),
-    due_at = CASE
-        WHEN j.value->>'$[1].status' = 'running' THEN j.value->>'$[1].due_at'
-        WHEN j.value->>'$[1].status' IN ('complete', 'errored', 'terminated') THEN NULL
-        WHEN inbox_seq > j.value->>'$[1].seen' AND EXISTS (
-            SELECT 1 FROM inbox AS m WHERE m.n = runs.n AND m.seq > j.value->>'$[1].seen' AND NOT m.is_read)
-        THEN min(ifnull(j.value->>'$[1].due_at', j.value->>'$[1].at'), j.value->>'$[1].at')
-        ELSE j.value->>'$[1].due_at' END,
-    finished_at = iif(j.value->>'$[1].status' IN ('complete', 'errored', 'terminated'), j.value->>'$[1].at', NULL),
-    expires_at = j.value->>'$[1].at' + CASE j.value->>'$[1].status'
-        WHEN 'complete' THEN keep_complete WHEN 'errored' THEN keep_errored WHEN 'terminated' THEN keep_terminated END,
-    worker = iif(j.value->>'$[1].status' = 'running', worker, NULL),
-    is_pausing = is_pausing AND j.value->>'$[1].status' = 'running',
-    incarnation = incarnation + (json_type(j.value, '$[1].renew') = 'array'),
-    journal_length = json_array_length(j.value, '$[1].records')
-        + iif(json_type(j.value, '$[1].renew') = 'array', json_array_length(j.value, '$[1].renew'), journal_length),
-    wait = j.value->>'$[1].wait',
-    state = ifnull(j.value->>'$[1].state', state),
-    progress = iif(
-        json_array_length(j.value, '$[1].records') > 0 OR json_type(j.value, '$[1].renew') = 'array', NULL, progress)
+    seq = j.value->>1, crashes = 0, updated_at = j.value->>2, journal_length = journal_length + j.value->>3,
+    wait = j.value->>4, state = ifnull(j.value->>5, state)
 FROM jsonb_each(?) AS j WHERE runs.n = j.value->>0
+"""
+"""What a decision that keeps its lease changes: nothing that an index is made of."""
+
+_LET_GO = """
+UPDATE runs SET
+    seq = d.seq, crashes = 0, updated_at = d.at, wait = d.wait, state = ifnull(d.state, runs.state),
+    status = iif(is_pausing AND d.status IN ('queued', 'waiting'), 'paused', d.status),
+    due_at = CASE
+        WHEN d.status = 'running' THEN runs.due_at
+        WHEN d.is_finished THEN NULL
+        WHEN inbox_seq > d.seen AND EXISTS (
+            SELECT 1 FROM inbox AS m WHERE m.n = runs.n AND m.seq > d.seen AND NOT m.is_read)
+        THEN min(ifnull(d.due_at, d.at), d.at)
+        ELSE d.due_at END,
+    finished_at = iif(d.is_finished, d.at, NULL),
+    expires_at = d.at + CASE d.status
+        WHEN 'complete' THEN keep_complete WHEN 'errored' THEN keep_errored WHEN 'terminated' THEN keep_terminated END,
+    worker = iif(d.status = 'running', worker, NULL),
+    is_pausing = is_pausing AND d.status = 'running',
+    incarnation = incarnation + d.is_renewed,
+    journal_length = d.added + iif(d.is_renewed, 0, journal_length),
+    progress = iif(d.is_finished OR d.is_renewed, NULL, progress)
+FROM (
+    SELECT value->>0 AS n, value->>1 AS seq, value->>2 AS at, value->>3 AS added, value->>4 AS wait,
+        value->>5 AS state, value->>6 AS status, value->>7 AS due_at, value->>8 AS seen, value->>9 AS is_finished,
+        value->>10 AS is_renewed
+    FROM jsonb_each(?)) AS d
+WHERE runs.n = d.n
 """
 
 _APPEND = """
 INSERT INTO records
 SELECT
-    j.value->>0, k.value->>0, k.value->>1, k.value->>2, k.value->>3, k.value->>4, k.value->>5, k.value->>6,
-    k.value->>7, k.value->>8, k.value->>9, k.value->>10
-FROM jsonb_each(?) AS j CROSS JOIN jsonb_each(j.value, '$[1].records') AS k
+    value->>0, value->>1, value->>2, value->>3, value->>4, value->>5, value->>6, value->>7, value->>8, value->>9,
+    value->>10, value->>11
+FROM jsonb_each(?)
 """
-_APPEND_RENEWED = _APPEND.replace("$[1].records", "$[1].renew")
-_FORGET = """
-DELETE FROM records
-WHERE n IN (SELECT value->>0 FROM jsonb_each(?) WHERE json_type(value, '$[1].renew') = 'array')
-"""
+_FORGET = "DELETE FROM records WHERE n IN (SELECT value FROM jsonb_each(?))"
 
 _READ_FEWER = """
 UPDATE runs SET unread = unread - (
@@ -188,15 +192,26 @@ def _commit(connection: apsw.Connection, decisions: Sequence[Decision]) -> list[
 
 
 def _carry_out(connection: apsw.Connection, kept: Sequence[tuple[int | None, Decision]]) -> None:
-    batch = (_json(kept),)
     if any(decision.consumed for _, decision in kept):
+        batch = (_json(kept),)
         connection.execute(_READ_FEWER, batch)
         connection.execute(_READ, batch)
-    if any(decision.renew is not None for _, decision in kept):
-        connection.execute(_FORGET, batch)
-        connection.execute(_APPEND_RENEWED, batch)
-    connection.execute(_SETTLE, batch)
-    connection.execute(_APPEND, batch)
+    renewed = [n for n, decision in kept if decision.renew is not None]
+    if renewed:
+        connection.execute(_FORGET, (_json(renewed),))
+    keeping = [_kept(n, decision) for n, decision in kept if _keeps_lease(decision)]
+    if keeping:
+        connection.execute(_KEEP, (_json(keeping),))
+    letting_go = [_let_go(n, decision) for n, decision in kept if not _keeps_lease(decision)]
+    if letting_go:
+        connection.execute(_LET_GO, (_json(letting_go),))
+    records = [
+        (n, *msgspec.structs.astuple(record))
+        for n, decision in kept
+        for record in (*(decision.renew or ()), *decision.records)
+    ]
+    if records:
+        connection.execute(_APPEND, (_json(records),))
     children = [child for _, decision in kept for child in decision.children]
     if children:
         create(connection, children)
@@ -206,6 +221,21 @@ def _carry_out(connection: apsw.Connection, kept: Sequence[tuple[int | None, Dec
     for _, decision in kept:
         for run_id in decision.terminate:
             terminate(connection, run_id, decision.at, None)
+
+
+def _keeps_lease(decision: Decision) -> bool:
+    return decision.status is RunStatus.RUNNING and decision.renew is None
+
+
+def _kept(n: int | None, decision: Decision) -> tuple[object, ...]:
+    added = len(decision.records) + len(decision.renew or ())
+    return n, decision.seq, decision.at, added, decision.wait, decision.state
+
+
+def _let_go(n: int | None, decision: Decision) -> tuple[object, ...]:
+    status = decision.status
+    rest = (status, decision.due_at, decision.seen, status.is_finished, decision.renew is not None)
+    return (*_kept(n, decision), *rest)
 
 
 def _arrived(
