@@ -12,6 +12,7 @@ import multiprocessing
 import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
 from perdure.authoring.context import StepContext, current_step
@@ -109,7 +110,11 @@ class Executor:
             self._arm(execution)
             execution.stop_body = slot.kill
             name = _importable(execution.spec)
-            result = await asyncio.wrap_future(slot.submit(_call_by_name, name, args, dict(kwargs)))
+            try:
+                result = await asyncio.wrap_future(slot.submit(_call_by_name, name, args, dict(kwargs)))
+            except BrokenProcessPool:  # the process died: the next step gets a new one
+                slot.kill()
+                raise
             execution.stop_body = None
             return result
 
