@@ -25,6 +25,8 @@ EnvT = TypeVar("EnvT")
 ParamsT = TypeVar("ParamsT")
 T = TypeVar("T")
 
+_NO_CAP = "36500 days"
+
 
 class StepRetries(TypedDict, total=False):
     """How often a step is retried: `limit` attempts after the first one, `delay` apart, growing by `backoff`."""
@@ -190,5 +192,6 @@ def _retry(name: str, retries: StepRetries) -> Retry:
         attempts=limit + 1,
         delay=retries.get("delay", 1.0),
         backoff=retries.get("backoff", "exponential"),
+        max_delay=_NO_CAP,
         jitter=0,
     )
