@@ -198,6 +198,7 @@ class Runner:
 
     def _step_done(self, step: StepRun) -> None:
         execution = step.execution
+        del step.execution  # its task's context holds the step: a circle, which the collector would have to find
         if execution.timer is not None:
             execution.timer.cancel()
         if self._steps.get(step.key) is not step:
@@ -205,7 +206,7 @@ class Runner:
             return
         del self._steps[step.key]
         now = self.worker.env.now()
-        state, payload, due_at = self._outcome(step, now)
+        state, payload, due_at = self._outcome(step, execution, now)
         if due_at is None:
             self.progress.pop(step.key, None)
             self.turn.step_ended(step.key, state, payload, now, attempt=step.attempt, started_at=step.started_at)
@@ -221,9 +222,8 @@ class Runner:
             )
         self._go_on()
 
-    def _outcome(self, step: StepRun, now: int) -> tuple[Any, str | None, int | None]:
+    def _outcome(self, step: StepRun, execution: Execution, now: int) -> tuple[Any, str | None, int | None]:
         """Return a done attempt's state and payload, and when it is tried again; None for never."""
-        execution = step.execution
         error = execution.error()
         if error is None:
             what = f"the result of step {step.key!r}"
@@ -271,7 +271,7 @@ class Runner:
                 if step.execution.timer is not None:
                     step.execution.timer.cancel()
             now = self.worker.env.now()
-            state, payload, due_at = self._outcome(step, now)
+            state, payload, due_at = self._outcome(step, step.execution, now)
             self.turn.nested_ended(
                 key, state, payload, now, attempt=step.attempt, started_at=step.started_at, due_at=due_at
             )

@@ -27,6 +27,8 @@ def _to_builtin(value: object) -> object:
 
 
 def _from_builtin(kind: type, value: object) -> object:
+    if kind is object:
+        return value
     validate = getattr(kind, "model_validate", None)
     if validate is None:
         raise TypeError(f"type {kind.__qualname__} has no JSON form")
@@ -120,7 +122,7 @@ class Shape:
             msgspec.json.Decoder(self.annotation, dec_hook=_from_builtin)
         except (TypeError, ValueError, NameError):
             return False
-        return all(hasattr(custom, "model_validate") for custom in _custom_types(info, set()))
+        return all(kind is object or hasattr(kind, "model_validate") for kind in _custom_types(info, set()))
 
     def _name(self) -> str:
         return getattr(self.annotation, "__qualname__", None) or str(self.annotation)

@@ -13,7 +13,7 @@ from perdure.model.run import NewRun, Run, RunStatus
 MessageKind = Literal["event", "child"]
 
 
-class Message(msgspec.Struct, frozen=True):
+class Message(msgspec.Struct, frozen=True, gc=False):
     """Something that arrives at a run from outside.
 
     Attributes:
@@ -49,7 +49,7 @@ class Posted(str, Enum):
     FULL = "full"
 
 
-class Claim(msgspec.Struct, frozen=True):
+class Claim(msgspec.Struct, frozen=True, gc=False):
     """A run handed to a worker: the run under its fresh epoch, its whole journal and its unread messages."""
 
     run: Run
@@ -57,7 +57,7 @@ class Claim(msgspec.Struct, frozen=True):
     inbox: list[Message]
 
 
-class Decision(msgspec.Struct, frozen=True):
+class Decision(msgspec.Struct, frozen=True, gc=False):
     """Everything one commit changes about a run, and because of it.
 
     Attributes:
@@ -93,7 +93,7 @@ class Decision(msgspec.Struct, frozen=True):
     renew: tuple[Record, ...] | None = None
 
 
-class Committed(msgspec.Struct, frozen=True):
+class Committed(msgspec.Struct, frozen=True, gc=False):
     """What became of one decision.
 
     Attributes:
@@ -109,7 +109,7 @@ class Committed(msgspec.Struct, frozen=True):
     is_pausing: bool = False
 
 
-class Lease(msgspec.Struct, frozen=True):
+class Lease(msgspec.Struct, frozen=True, gc=False):
     """A claim to extend until `until` (milliseconds since the epoch), with the progress of its steps, if it changed."""
 
     run_id: str
@@ -118,7 +118,7 @@ class Lease(msgspec.Struct, frozen=True):
     progress: str | None = None
 
 
-class Extended(msgspec.Struct, frozen=True):
+class Extended(msgspec.Struct, frozen=True, gc=False):
     """What became of one lease; `inbox_seq` above what the turn has seen means that there is mail."""
 
     run_id: str
@@ -136,7 +136,7 @@ class Action(str, Enum):
     RESTART = "restart"
 
 
-class Control(msgspec.Struct, frozen=True):
+class Control(msgspec.Struct, frozen=True, gc=False):
     """One action on one run.
 
     Attributes:
@@ -149,7 +149,7 @@ class Control(msgspec.Struct, frozen=True):
     notice: str | None = None
 
 
-class Controlled(msgspec.Struct, frozen=True):
+class Controlled(msgspec.Struct, frozen=True, gc=False):
     """What became of one control: the status before and after; both None when there is no such run.
 
     Attributes:

@@ -44,7 +44,7 @@ MOVES: dict[RunStatus, frozenset[RunStatus]] = {
 """The legal moves. A finished run moves only by a restart, which makes it queued again."""
 
 
-class Retention(msgspec.Struct, frozen=True, array_like=True):
+class Retention(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """How long an ended run is kept, per outcome, in milliseconds; None keeps it for ever."""
 
     complete: int | None = 3 * 86_400_000
@@ -64,7 +64,7 @@ class Retention(msgspec.Struct, frozen=True, array_like=True):
         )
 
 
-class Run(msgspec.Struct, frozen=True):
+class Run(msgspec.Struct, frozen=True, gc=False):
     """One execution of a workflow, as the store holds it. All times are milliseconds since the epoch, UTC.
 
     Attributes:
@@ -128,7 +128,7 @@ class Run(msgspec.Struct, frozen=True):
     output: str | None = None
 
 
-class NewRun(msgspec.Struct, frozen=True):
+class NewRun(msgspec.Struct, frozen=True, gc=False):
     """A run to create; the attributes are those of `Run`.
 
     Attributes:

@@ -1,0 +1,101 @@
+"""How values look on a terminal: times, durations, payloads and states. Nothing that was stored is taken for markup."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterable
+
+from rich.table import Table
+from rich.text import Text
+
+from perdure.model.run import RunStatus
+
+STATUS_STYLE: dict[RunStatus, str] = {
+    RunStatus.QUEUED: "bright_black",
+    RunStatus.RUNNING: "cyan",
+    RunStatus.WAITING: "blue",
+    RunStatus.PAUSED: "yellow",
+    RunStatus.COMPLETE: "green",
+    RunStatus.ERRORED: "red",
+    RunStatus.TERMINATED: "magenta",
+}
+QUIET = "bright_black"
+
+_UNITS = ((86_400_000, "d"), (3_600_000, "h"), (60_000, "min"), (1_000, "s"))
+
+
+def clean(text: str) -> str:
+    """Return text on one line, without the characters that move cursors and change colours."""
+    return "".join(letter if letter.isprintable() else " " for letter in text)
+
+
+def short(text: str, length: int = 200) -> str:
+    """Return the first line of a text, cut where it is too long to be looked at."""
+    line = clean(text.strip().partition("\n")[0])
+    return line if len(line) <= length else line[: length - 1] + "…"
+
+
+def duration(milliseconds: int) -> str:
+    """Return a length of time with the two units that matter: `840 ms`, `1.24 s`, `2 min 5 s`, `3 d 4 h`."""
+    rest = max(0, milliseconds)
+    if rest < 1_000:
+        return f"{rest} ms"
+    if rest < 60_000:
+        return f"{rest / 1000:.3g} s"
+    parts = []
+    for size, unit in _UNITS:
+        if count := rest // size:
+            parts.append(f"{count} {unit}")
+        elif parts:
+            break
+        rest %= size
+    return " ".join(parts[:2])
+
+
+def ago(moment: int | None, now: int) -> str:
+    """Return how far a moment is from now, in one unit: `now`, `5 s ago`, `in 3 h`; `–` for no moment."""
+    if moment is None:
+        return "–"
+    apart = abs(moment - now)
+    size, unit = next(((size, unit) for size, unit in _UNITS if apart >= size), (0, ""))
+    if not size:
+        return "now"
+    return f"in {apart // size} {unit}" if moment > now else f"{apart // size} {unit} ago"
+
+
+def moment(at: int | None) -> str:
+    """Return a moment in UTC, to the second; `–` for none."""
+    if at is None:
+        return "–"
+    return dt.datetime.fromtimestamp(at / 1000, dt.UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+
+
+def count(number: int, noun: str) -> str:
+    """Return a number with its noun: `1 run`, `1,200 runs`."""
+    return f"{number:,} {noun}" + ("" if number == 1 else "s")
+
+
+def status_text(status: RunStatus) -> Text:
+    """Return a state with its dot, in its colour."""
+    return Text(f"● {status}", STATUS_STYLE[status])
+
+
+def table(*columns: str, right: Iterable[str] = ()) -> Table:
+    """Return an empty table in the house's style: no lines, quiet headings, values that wrap only at the end."""
+    made = Table(box=None, show_header=any(columns), header_style=QUIET, pad_edge=False, padding=(0, 2, 0, 0))
+    numbers = set(right)
+    for column in columns:
+        made.add_column(
+            column, justify="right" if column in numbers else "left", no_wrap=True, overflow="ellipsis", min_width=3
+        )
+    return made
+
+
+def pairs(rows: Iterable[tuple[str, Text | str]]) -> Table:
+    """Return names and values, one pair on a line."""
+    made = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
+    made.add_column(style=QUIET, no_wrap=True)
+    made.add_column(overflow="fold")
+    for name, value in rows:
+        made.add_row(name, value if isinstance(value, Text) else Text(value))
+    return made
