@@ -65,6 +65,8 @@ class Opaque:
 VALUES = [
     (Any, None),
     (Any, {"a": [1, 2.5, "ü", True, None]}),
+    (object, [1, "a"]),
+    (dict[str, object], {"a": [1]}),
     (int, 2**62),
     (float, 0.1),
     (str, ""),
@@ -205,8 +207,57 @@ def test_the_decoder_refuses_what_registration_would_have_refused():
         codec._from_builtin(Opaque, {})
 
 
-def parameters(function: Callable[..., Any]) -> Parameters:
-    return Parameters(inspect.signature(function), annotations_of(function, "f"), "f")
+CONSTRAINED = [
+    (pydantic.PositiveInt, 1, 0),
+    (Annotated[int, pydantic.Field(gt=0)], 1, 0),
+    (list[pydantic.PositiveInt] | None, [1, 2], [1, 0]),
+    (Annotated[bytes, pydantic.Field(max_length=2)], b"\xff\x00", b"123"),
+    (dict[str, Annotated[str, pydantic.StringConstraints(pattern="^a")]], {"k": "ab"}, {"k": "b"}),
+    (Annotated[Money, pydantic.AfterValidator(lambda m: m if m.cents else 1 / 0)], Money(cents=1), None),
+]
+
+
+@pytest.mark.parametrize(("annotation", "good", "bad"), CONSTRAINED, ids=str)
+def test_the_constraints_of_pydantic_hold(annotation, good, bad):
+    shape = Shape(annotation, "the result of f")
+    assert shape.decode(encode(good, "x", LIMIT)) == good
+    with pytest.raises(SerializationError, match="^the result of f does not fit "):
+        shape.decode(encode(bad, "x", LIMIT))
+    assert shape.schema()
+
+
+@pytest.mark.parametrize(("annotation", "good", "bad"), CONSTRAINED, ids=str)
+def test_the_constraints_of_pydantic_hold_for_parameters(annotation, good, bad):
+    def f(a, b=None): ...
+
+    shapes = Parameters(inspect.signature(f), {"a": annotation, "b": annotation}, "f")
+    assert shapes.decode(shapes.encode([good], {}, LIMIT)) == ([], {"a": good})
+    for args in ([bad], [good, bad]):
+        with pytest.raises(SerializationError, match="does not fit"):
+            shapes.encode(args, {}, LIMIT)
+
+
+def test_without_pydantic_such_metadata_says_nothing(monkeypatch):
+    monkeypatch.delitem(sys.modules, "pydantic")
+    assert Shape(Annotated[int, pydantic.Field(gt=0)], "f").decode("0") == 0
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_number_that_json_lacks_is_named_where_it_is_missed(value):
+    with pytest.raises(SerializationError, match=r"does not fit float: .*nan and infinity are stored as null"):
+        Shape(float, "the result of f").decode(encode(value, "x", LIMIT))
+    with pytest.raises(SerializationError, match=r"\$\.a.*nan and infinity are stored as null"):
+        parameters(lambda a: None, a=float).encode([value], {}, LIMIT)
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000 + "]" * 100_000, "nonsense", "["])
+def test_what_cannot_be_read_as_plain_data_is_said(text):
+    with pytest.raises(SerializationError, match="^a stored value cannot be read: "):
+        decode_any(text)
+
+
+def parameters(function: Callable[..., Any], **hints: Any) -> Parameters:
+    return Parameters(inspect.signature(function), {**annotations_of(function, "f"), **hints}, "f")
 
 
 def called(function: Callable[..., Any], *args: Any, **kwargs: Any) -> tuple[list[Any], dict[str, Any]]:
@@ -282,10 +333,20 @@ def test_arguments_that_do_not_fit_their_annotations_are_refused_at_the_start():
         parameters(f).encode([1], {"b": {"cents": "many"}}, LIMIT)
 
 
+def test_a_parameter_that_pydantic_reads_is_checked_at_the_start_and_named():
+    def f(a: int | Money) -> None: ...
+
+    for value in ("many", {"cents": "many"}, None):
+        with pytest.raises(SerializationError, match=r"^f, parameter 'a', does not fit .*Money"):
+            parameters(f).encode([value], {}, LIMIT)
+    with pytest.raises(SerializationError, match=r"^f, parameter 'a', does not fit .*Money"):
+        parameters(f).decode('{"a": "many"}')
+
+
 def test_an_input_of_older_code_that_no_longer_fits_is_refused():
     def f(a: int) -> None: ...
 
-    for payload in ('{"a": 1, "gone": 2}', "{}", "[1]", "nonsense"):
+    for payload in ('{"a": 1, "gone": 2}', "{}", "[1]", "nonsense", '{"a":' + "[" * 100_000):
         with pytest.raises(SerializationError, match="^the input of f does not fit its parameters"):
             parameters(f).decode(payload)
 

@@ -64,6 +64,12 @@ def test_an_error_comes_back_as_its_own_class(error):
     assert str(again) == str(error)
 
 
+def test_half_a_character_is_spelt_out():
+    again = stored(caught(ValueError("\ud800 is half"), cause=OSError("\udfff")))
+    assert str(again) == "ValueError: \\ud800 is half"
+    assert str(again.__cause__) == "OSError: \\udfff"
+
+
 def test_what_is_stored_names_the_class():
     info = describe(DeclinedError(5, "poor"), attempts=3)
     assert info == ErrorInfo(

@@ -17,6 +17,7 @@ import msgspec
 from perdure.model.errors import DefinitionError, PayloadTooLargeError, SerializationError
 
 _ANY = msgspec.json.Decoder()
+_CONSTRAINERS = {"annotated_types", "pydantic"}
 
 
 def _to_builtin(value: object) -> object:
@@ -63,8 +64,15 @@ def encode(value: object, what: str, limit: int) -> str:
 
 
 def decode_any(text: str | None) -> Any:
-    """Return the plain JSON value of a payload; None for no payload."""
-    return None if text is None else _ANY.decode(text)
+    """Return the plain JSON value of a payload; None for no payload.
+
+    Raises:
+        SerializationError: the payload is no JSON, or is nested too deep.
+    """
+    try:
+        return None if text is None else _ANY.decode(text)
+    except (msgspec.MsgspecError, RecursionError) as error:
+        raise SerializationError(f"a stored value cannot be read: {error}") from error
 
 
 class Shape:
@@ -74,6 +82,9 @@ class Shape:
         annotation: the type; `inspect.Parameter.empty` and `Any` mean plain JSON values.
         what: whose annotation it is, for errors.
 
+    Attributes:
+        native: what msgspec is to read: the annotation, or Any where only pydantic knows it.
+
     Raises:
         DefinitionError: values of that type have no JSON form.
     """
@@ -82,15 +93,18 @@ class Shape:
         self.annotation = Any if annotation is inspect.Parameter.empty else annotation
         self.what = what
         self._adapter: Any = None
+        self.native: object = self.annotation
         if not self._fits_msgspec():
             self._adapter = _pydantic_adapter(self.annotation, what)
-        native = Any if self._adapter else self.annotation
-        self._decode = msgspec.json.Decoder(native, dec_hook=_from_builtin).decode
+            self.native = Any
+        elif _is_constrained(self.annotation):
+            self._adapter = _pydantic_adapter(self.annotation, what)
+        self._decode = msgspec.json.Decoder(self.native, dec_hook=_from_builtin).decode
 
     @property
-    def native(self) -> object:
-        """The annotation for msgspec: the type itself, or Any where pydantic has to read it."""
-        return Any if self._adapter else self.annotation
+    def is_adapted(self) -> bool:
+        """Whether pydantic has a part in reading the values."""
+        return self._adapter is not None
 
     def decode(self, text: str | None) -> Any:
         """Return the value of a payload.
@@ -104,11 +118,18 @@ class Shape:
             value = self._decode(text)
             return self._adapter.validate_python(value) if self._adapter else value
         except (msgspec.MsgspecError, TypeError, ValueError, RecursionError) as error:
-            raise SerializationError(f"{self.what} does not fit {self._name()}: {error}") from error
+            raise SerializationError(f"{self.what} does not fit {self._name()}: {error}{_hint(error)}") from error
 
     def adapt(self, value: object) -> Any:
-        """Return a decoded JSON value as the type, where pydantic has to read it."""
-        return self._adapter.validate_python(value) if self._adapter else value
+        """Return what msgspec has read as pydantic sees it.
+
+        Raises:
+            SerializationError: it does not fit the type.
+        """
+        try:
+            return self._adapter.validate_python(value)
+        except (TypeError, ValueError, RecursionError) as error:
+            raise SerializationError(f"{self.what} does not fit {self._name()}: {error}") from error
 
     def schema(self) -> dict[str, Any]:
         """Return the JSON Schema of the type."""
@@ -126,6 +147,19 @@ class Shape:
 
     def _name(self) -> str:
         return getattr(self.annotation, "__qualname__", None) or str(self.annotation)
+
+
+def _hint(error: Exception) -> str:
+    return " (nan and infinity are stored as null)" if "got `null`" in str(error) else ""
+
+
+def _is_constrained(annotation: object) -> bool:
+    """Return whether pydantic, which is imported, has something to say about an annotation that msgspec can read."""
+    if "pydantic" not in sys.modules:
+        return False
+    metadata = getattr(annotation, "__metadata__", ()) if typing.get_origin(annotation) is typing.Annotated else ()
+    foreign = any(type(about).__module__.partition(".")[0] in _CONSTRAINERS for about in metadata)
+    return foreign or any(_is_constrained(part) for part in typing.get_args(annotation))
 
 
 def _custom_types(info: object, seen: set[int]) -> Iterator[type]:
@@ -158,6 +192,8 @@ def _pydantic_adapter(annotation: object, what: str) -> Any:
 
 
 def _model_schema(kind: type) -> dict[str, Any]:
+    if kind is object:
+        return {"description": "any value"}
     model_schema = getattr(kind, "model_json_schema", None)
     return dict(model_schema()) if model_schema else {}
 
@@ -195,6 +231,7 @@ class Parameters:
                 fields.append((name, native | msgspec.UnsetType if native is not Any else Any, msgspec.UNSET))
         self._struct = msgspec.defstruct("Input", fields, kw_only=True, forbid_unknown_fields=True)
         self._decoder = msgspec.json.Decoder(self._struct, dec_hook=_from_builtin)
+        self._adapted = [name for name, shape in self._shapes.items() if shape.is_adapted]
         self._in_order = all(
             p.kind is p.POSITIONAL_OR_KEYWORD and p.default is p.empty for p in signature.parameters.values()
         )
@@ -223,11 +260,7 @@ class Parameters:
             SerializationError: the payload does not fit the parameters.
         """
         values = self._read(payload)
-        kwargs = {
-            name: self._shapes[name].adapt(value)
-            for name in self._names
-            if (value := getattr(values, name)) is not msgspec.UNSET
-        }
+        kwargs = {name: value for name in self._names if (value := getattr(values, name)) is not msgspec.UNSET}
         return [kwargs.pop(name) for name in self._positional_only if name in kwargs], kwargs
 
     def schema(self) -> dict[str, Any]:
@@ -236,9 +269,15 @@ class Parameters:
 
     def _read(self, payload: str) -> Any:
         try:
-            return self._decoder.decode(payload)
-        except (msgspec.MsgspecError, TypeError, ValueError) as error:
-            raise SerializationError(f"the input of {self.what} does not fit its parameters: {error}") from error
+            values = self._decoder.decode(payload)
+        except (msgspec.MsgspecError, TypeError, ValueError, RecursionError) as error:
+            raise SerializationError(
+                f"the input of {self.what} does not fit its parameters: {error}{_hint(error)}"
+            ) from error
+        for name in self._adapted:
+            if (value := getattr(values, name)) is not msgspec.UNSET:
+                setattr(values, name, self._shapes[name].adapt(value))
+        return values
 
 
 def annotations_of(

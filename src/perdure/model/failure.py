@@ -36,7 +36,7 @@ def describe(error: BaseException, *, attempts: int = 0, depth: int = 0) -> Erro
         type=f"{kind.__module__}:{kind.__qualname__}",
         message=_message(error),
         args=args,
-        traceback=text[-TRACEBACK_CHARACTERS:],
+        traceback=_storable(text[-TRACEBACK_CHARACTERS:]),
         cause=describe(cause, depth=depth + 1) if cause is not None and depth < _CAUSES else None,
         attempts=attempts,
     )
@@ -81,8 +81,13 @@ def _of_own_class(info: ErrorInfo) -> Exception | None:
     return error if _message(error) == info.message else None
 
 
+def _storable(text: str) -> str:
+    """Return a text with its lone surrogates, which no JSON can hold, spelt out."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
 def _message(error: BaseException) -> str:
     try:
-        return str(error)
+        return _storable(str(error))
     except Exception:  # a broken __str__ of the user's own
         return "(its message cannot be shown)"
