@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import subprocess
 import threading
 import time
 
@@ -294,9 +295,10 @@ def test_a_timeout_must_be_a_duration(app, bad):
 
 
 def is_alive(pid):
+    """Whether a process is there and no zombie."""
     try:
         os.kill(pid, 0)
+        state = subprocess.run(["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True, check=False)
     except ProcessLookupError:
         return False
-    with open(f"/proc/{pid}/stat", encoding="utf-8") as stat:
-        return stat.read().split()[2] != "Z"
+    return bool(state.stdout.strip()) and not state.stdout.startswith("Z")
