@@ -10,6 +10,7 @@ from typing import Any, ParamSpec, Self, TypeVar, overload
 from perdure.authoring.decorators import Decorators, caller_scope
 from perdure.authoring.entrypoint import EntrypointWorkflow, WorkflowEntrypoint
 from perdure.authoring.purity import warn_of_impure_calls
+from perdure.authoring.registry import Registry
 from perdure.authoring.workflow import Workflow
 from perdure.engine.blocking import Blocking
 from perdure.engine.client import Client
@@ -25,7 +26,7 @@ from perdure.model.duration import Duration
 from perdure.model.errors import StoreUnavailableError, UsageError
 from perdure.model.limits import Limits
 from perdure.model.run import Retention, RunStatus
-from perdure.store import open_store
+from perdure.store import Store, open_store
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -56,6 +57,8 @@ class Perdure(Decorators):
     Raises:
         UsageError: a setting is out of its range, or the URL names no store.
     """
+
+    _make_worker: Callable[[Store, Registry, Settings, Env, Endings], Worker] = Worker
 
     def __init__(
         self,
@@ -131,7 +134,7 @@ class Perdure(Decorators):
         endings = Endings()
         client = Client(self.store, self.registry, self.settings, self.world, endings)
         if self.settings.mode != "client":
-            worker = Worker(self.store, self.registry, self.settings, self.world, endings)
+            worker = self._make_worker(self.store, self.registry, self.settings, self.world, endings)
             try:
                 await worker.start()
             except BaseException:
