@@ -55,6 +55,7 @@ class Worker:
         commits: where decisions are written, many in one go.
         executor, keeper: where step bodies run, and what keeps the leases.
         turns: the runs it has, by id.
+        cut_off: once it has stopped, how many runs it gave back in the middle of a step.
     """
 
     def __init__(self, store: Store, registry: Registry, settings: Settings, env: Env, endings: Endings) -> None:
@@ -77,6 +78,8 @@ class Worker:
         self._is_starved = False
         self._tasks: list[asyncio.Task[None]] = []
         self._is_stopping = False
+        self._is_hurried = False
+        self.cut_off = 0
 
     async def start(self) -> None:
         """Announce the workflows and begin to claim."""
@@ -96,15 +99,21 @@ class Worker:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         for runner in list(self.turns.values()):
             runner.hand_back()
-        if self.turns:
+        if self.turns and not self._is_hurried:
             self._empty.clear()
             timer = self.env.call_later(self.loop, seconds(self.settings.drain), self._empty.set)
             await self._empty.wait()
             timer.cancel()
+        self.cut_off = len(self.turns)
         await self._release()
         await self.commits.close()
         self.keeper.stop()
         self.executor.close()
+
+    def hurry(self) -> None:
+        """While stopping, wait for running steps no longer."""
+        self._is_hurried = True
+        self._empty.set()
 
     def wake(self) -> None:
         """Look for due runs now."""
