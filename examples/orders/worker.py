@@ -1,0 +1,18 @@
+"""A worker: python -m examples.orders.worker"""
+
+from __future__ import annotations
+
+import asyncio
+
+from examples.orders.app import app
+from examples.orders.process import ready, wait_for_end
+
+
+async def main() -> None:
+    async with app:
+        ready(worker=app.worker.id)
+        await asyncio.to_thread(wait_for_end)
+
+
+if __name__ == "__main__":
+    asyncio.run(main())
