@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 
 import pytest
 
@@ -31,7 +32,7 @@ def failing(world, times, *, error=Busy, seen=None):
 
 
 def gaps(moments):
-    return [(later - earlier) / 1000 for earlier, later in zip(moments, moments[1:], strict=False)]
+    return [(later - earlier) / 1000 for earlier, later in itertools.pairwise(moments)]
 
 
 @pytest.mark.parametrize(
@@ -208,7 +209,7 @@ async def test_errors_named_by_unless_are_not_retried(app, world):
 
 
 async def test_attempts_survive_a_crash(make, world):
-    body, moments = failing(world, 2)
+    body, _moments = failing(world, 2)
     numbers = []
 
     def register(app):

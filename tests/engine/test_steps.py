@@ -344,9 +344,9 @@ async def test_what_belongs_into_a_step_is_refused_elsewhere(app):
 
     async with app:
         messages = await (await app.start(w)).result()
-    assert [f"flow.{call.__name__} was called outside a step" in text for call, text in zip(calls, messages)] == [
-        True
-    ] * 4
+    assert [
+        f"flow.{call.__name__} was called outside a step" in text for call, text in zip(calls, messages, strict=False)
+    ] == [True] * 4
     for call in calls:
         with pytest.raises(UsageError):
             call()
