@@ -34,8 +34,8 @@ def shop(make):
 async def test_runs_are_found_by_what_they_are(shop, world):
     app, sells = shop
     async with app:
-        for n, id in enumerate(["order-1", "order-2", "refund-1", "refund-2"], start=-1):
-            await app.start(sells, n, id=id, tags={"customer": f"c{n % 2}", "kind": id.partition("-")[0]})
+        for n, name in enumerate(["order-1", "order-2", "refund-1", "refund-2"], start=-1):
+            await app.start(sells, n, id=name, tags={"customer": f"c{n % 2}", "kind": name.partition("-")[0]})
             world.at += 10
         await world.settle()
 

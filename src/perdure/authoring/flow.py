@@ -111,7 +111,7 @@ async def wait_for_event(
     if not type or len(type) > NAME_LENGTH:
         raise UsageError(f"event type {type!r} must be text of 1 to {NAME_LENGTH} characters")
     if into not in _SHAPES:
-        _SHAPES[into] = Shape(into, f"the payload of event {type!r}")
+        _SHAPES[into] = Shape(into, "the event's payload")  # of whichever type: types are without number
     due_at = None if timeout is None else replay.loop.at + milliseconds(timeout, field="timeout")
     return await replay.wait_for(replay.ask_event(name, type, due_at, _SHAPES[into]))
 
