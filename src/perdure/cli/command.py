@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import sys
 import traceback
 from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Annotated, Any
 
 import msgspec
 import typer
+from rich.markup import escape
 from rich.text import Text
 from typer.core import TyperGroup
 
@@ -22,7 +24,9 @@ OK, PROBLEM, USAGE, NOT_FOUND, UNAVAILABLE = 0, 1, 2, 3, 4
 INTERRUPTED = 130
 
 # Typer brings its own copy of click, or uses the installed one, by its version: this is the base of either's errors.
-CommandLineError: type[Exception] = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
+CommandLineError: type[Exception] = next(
+    kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException"
+)
 
 _WHERE, _HOW = "Which store", "Output"
 
@@ -49,12 +53,15 @@ Body = Callable[..., Coroutine[Any, Any, int | None] | int | None]
 """A command: takes a session and its own options, and returns its exit code, None for 0."""
 
 
-def command(group: typer.Typer, name: str, *, without: Sequence[str] = ()) -> Callable[[Body], Body]:
+def command(
+    group: typer.Typer, name: str, *, examples: Sequence[str] = (), without: Sequence[str] = ()
+) -> Callable[[Body], Body]:
     """Register a function as a command with the common options.
 
     Args:
         group: where it goes.
         name: what is typed.
+        examples: whole lines to type, for its help.
         without: common options that it does not take.
     """
 
@@ -85,8 +92,10 @@ def command(group: typer.Typer, name: str, *, without: Sequence[str] = ()) -> Ca
             [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in parameters]
         )
         run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-        run.__doc__ = inspect.getdoc(body)
-        group.command(name)(run)
+        paragraphs = (inspect.getdoc(body) or "").split("\n\n")
+        run.__doc__ = "\n\n".join(paragraph.replace("\n", " ") for paragraph in paragraphs)
+        lines = [f"  {escape(example)}" for example in examples]
+        group.command(name, epilog="\n\n".join(["[bold]Examples[/bold]", *lines]) if lines else None)(run)
         return body
 
     return register
@@ -141,26 +150,31 @@ def _say_error(as_json: bool, kind: str, message: str) -> None:
 
 
 class Group(TyperGroup):
-    """A group whose mistakes in the command line are one line too, not a panel."""
+    """A group that says what is wrong with a command line in one line too, and what there is when nothing is typed."""
 
-    def main(self, args: Sequence[str] | None = None, *rest: Any, standalone_mode: bool = True, **extra: Any) -> Any:
+    order = ("worker", "start", "runs", "stats", "doctor", "demo")
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Take nothing at all for `--help`."""
+        return super().parse_args(ctx, args or ["--help"])
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Return the commands in the order of `order`, the others behind them."""
+        names = super().list_commands(ctx)
+        return sorted(names, key=lambda name: self.order.index(name) if name in self.order else len(self.order))
+
+    def main(self, args: Sequence[str] | None = None, *, standalone_mode: bool = True, **extra: Any) -> Any:  # type: ignore[override]  # every caller gives the others by name
         """Run the command line, and leave with its exit code."""
         if not standalone_mode:
-            return super().main(args, *rest, standalone_mode=False, **extra)
+            return super().main(args, standalone_mode=False, **extra)
         try:
-            code = super().main(args, *rest, standalone_mode=False, **extra)
+            code = super().main(args, standalone_mode=False, **extra)
         except CommandLineError as error:
             message = getattr(error, "format_message", error.__str__)().rstrip(".")
-            _say_error(_wants_json(args), "UsageError", message + _advice(error))
+            path = getattr(getattr(error, "ctx", None), "command_path", "perdure")
+            words = sys.argv[1:] if args is None else args
+            _say_error("--json" in words, "UsageError", f"{message}; see {path} --help")
             raise SystemExit(USAGE) from None
         except typer.Abort:
             raise SystemExit(PROBLEM) from None
-        except BrokenPipeError:
-            raise SystemExit(_leave_quietly()) from None
         raise SystemExit(code if isinstance(code, int) else OK)
-
-
-def _wants_json(args: Sequence[str] | None) -> bool:
-    import sys
-
-    return "--json" in (sys.argv[1:] if args is None else args)

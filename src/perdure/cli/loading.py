@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import os
 import sys
 import traceback
 from pathlib import Path
@@ -46,14 +45,16 @@ def _load_file(place: str) -> ModuleType:
 
 
 def _load_module(name: str, folder: str = "") -> ModuleType:
-    first = folder or os.getcwd()
+    first = folder or str(Path.cwd())
     if first not in sys.path:
         sys.path.insert(0, first)
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
         if error.name is not None and (name == error.name or name.startswith(f"{error.name}.")):
-            raise UsageError(f"there is no module {name!r} here; write module:attribute or file.py:attribute") from error
+            raise UsageError(
+                f"there is no module {name!r} here; write module:attribute or file.py:attribute"
+            ) from error
         raise UsageError(_what_failed(name, error)) from error
     except Exception as error:
         raise UsageError(_what_failed(name, error)) from error

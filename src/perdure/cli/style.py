@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from rich.table import Table
 from rich.text import Text
@@ -53,14 +53,14 @@ def duration(milliseconds: int) -> str:
 
 
 def ago(moment: int | None, now: int) -> str:
-    """Return how far a moment is from now, in one unit: `now`, `5 s ago`, `in 3 h`; `–` for no moment."""
+    """Return how far a moment is from now: `now`, `5 s ago`, `in 3 h 20 min`; `–` for no moment."""
     if moment is None:
         return "–"
     apart = abs(moment - now)
     size, unit = next(((size, unit) for size, unit in _UNITS if apart >= size), (0, ""))
     if not size:
         return "now"
-    return f"in {apart // size} {unit}" if moment > now else f"{apart // size} {unit} ago"
+    return f"in {duration(apart - apart % 1000)}" if moment > now else f"{apart // size} {unit} ago"
 
 
 def moment(at: int | None) -> str:
@@ -80,14 +80,33 @@ def status_text(status: RunStatus) -> Text:
     return Text(f"● {status}", STATUS_STYLE[status])
 
 
-def table(*columns: str, right: Iterable[str] = ()) -> Table:
-    """Return an empty table in the house's style: no lines, quiet headings, values that wrap only at the end."""
+def table(
+    columns: Sequence[str], rows: Iterable[Sequence[Text]], *, right: Sequence[str] = (), wraps: bool = False
+) -> Table:
+    """Return a table in the house's style: no lines, quiet headings, and only the last column gives way.
+
+    Args:
+        columns: the headings, any of them empty; all empty for none.
+        rows: the cells.
+        right: the columns of numbers.
+        wraps: the last column goes on below itself, instead of being cut.
+    """
     made = Table(box=None, show_header=any(columns), header_style=QUIET, pad_edge=False, padding=(0, 2, 0, 0))
-    numbers = set(right)
-    for column in columns:
+    listed = list(rows)
+    for index, column in enumerate(columns):
+        is_last = index == len(columns) - 1
+        width = max([len(column), *(row[index].cell_len for row in listed)])
         made.add_column(
-            column, justify="right" if column in numbers else "left", no_wrap=True, overflow="ellipsis", min_width=3
+            column,
+            justify="right" if column and column in right else "left",
+            no_wrap=not is_last,
+            overflow="ellipsis",
+            min_width=None if is_last else width,
         )
+    for row in listed:
+        # Columns that may not wrap are never narrowed; so the last one may, and its cells may not.
+        row[-1].no_wrap, row[-1].overflow = not wraps, "fold" if wraps else "ellipsis"
+        made.add_row(*row)
     return made
 
 

@@ -1,0 +1,56 @@
+"""What a worker logs: sentences for people on a terminal, one JSON document per line for everybody else."""
+
+from __future__ import annotations
+
+import logging
+import sys
+
+import structlog
+from structlog.typing import EventDict, Processor
+
+
+def configure(*, as_json: bool, level: str) -> structlog.stdlib.BoundLogger:
+    """Send every log, the engine's and the application's, to standard error; return the worker's logger.
+
+    Args:
+        as_json: one JSON document per line.
+        level: the least level that is shown.
+    """
+    shared: list[Processor] = [
+        structlog.stdlib.add_log_level,
+        *([structlog.stdlib.add_logger_name] if as_json else []),
+        structlog.processors.TimeStamper(fmt="iso" if as_json else "%H:%M:%S", utc=as_json),
+        structlog.stdlib.ExtraAdder(),
+    ]
+    render: list[Processor] = (
+        [structlog.processors.dict_tracebacks, _in_order, structlog.processors.JSONRenderer()]
+        if as_json
+        else [
+            structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), pad_event_to=0, pad_level=False, sort_keys=False)
+        ]
+    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared,
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *render],
+        )
+    )
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(level.upper())
+    logging.captureWarnings(True)
+    structlog.configure(
+        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.stdlib.BoundLogger,
+        cache_logger_on_first_use=False,
+    )
+    logger: structlog.stdlib.BoundLogger = structlog.get_logger("perdure.worker")
+    return logger
+
+
+def _in_order(logger: object, method: str, event: EventDict) -> EventDict:
+    """Put what every line has in front of what this one has."""
+    first = {name: event.pop(name) for name in ("timestamp", "level", "event") if name in event}
+    return {**first, **event}
