@@ -56,6 +56,7 @@ class Worker:
         executor, keeper: where step bodies run, and what keeps the leases.
         turns: the runs it has, by id.
         cut_off: once it has stopped, how many runs it gave back in the middle of a step.
+        broken: set when it can claim no more because of a defect; its process had better end.
     """
 
     def __init__(self, store: Store, registry: Registry, settings: Settings, env: Env, endings: Endings) -> None:
@@ -80,6 +81,7 @@ class Worker:
         self._is_stopping = False
         self._is_hurried = False
         self.cut_off = 0
+        self.broken = asyncio.Event()
 
     async def start(self) -> None:
         """Announce the workflows and begin to claim."""
@@ -87,7 +89,9 @@ class Worker:
         self.keeper.start()
         await self._announce()
         for work in (self._claim_for_ever, self._listen, self._maintain):
-            self._tasks.append(self.loop.create_task(work()))
+            task = self.loop.create_task(work())
+            task.add_done_callback(self._work_ended)
+            self._tasks.append(task)
 
     async def stop(self) -> None:
         """Claim nothing more; let running steps finish, up to `Settings.drain`; hand the rest back at once."""
@@ -118,6 +122,11 @@ class Worker:
     def wake(self) -> None:
         """Look for due runs now."""
         self._wake.set()
+
+    def _work_ended(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _log.critical("worker %s is broken and claims nothing more", self.id, exc_info=error)
+            self.broken.set()
 
     # Runs that this process started itself.
 
