@@ -10,7 +10,7 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.text import Text
 
-from perdure.cli.command import NOT_FOUND, OK, PROBLEM, command, exit_code
+from perdure.cli.command import OK, PROBLEM, command, exit_code
 from perdure.cli.filters import Chosen, Parent, Prefix, QueueName, Since, Statuses, Tags, WorkflowName, every
 from perdure.cli.runs import RunId
 from perdure.cli.session import Session
@@ -84,8 +84,9 @@ def _register(group: typer.Typer, action: Action) -> None:
             if every_run:
                 where = chosen.where(app.world.now(), MOVED_BY_DEFAULT.get(action, ()))
                 ids = [run.id async for run in every(app, where)]
-                if ids and not yes:
-                    _confirm(session, action, len(ids))
+                if ids and not yes and not _is_confirmed(session, action, len(ids)):
+                    session.note("nothing was done")
+                    return PROBLEM
             return await _move(session, app, action, ids, skips_ended=every_run)
 
     status = "errored" if action is Action.RESTART else MOVED_BY_DEFAULT[action][0].value
@@ -106,10 +107,13 @@ def _check(action: Action, run_ids: Sequence[str] | None, chosen: Chosen, *, eve
         raise UsageError("restart --all needs --status, since it would begin complete runs anew too")
 
 
-def _confirm(session: Session, action: Action, number: int) -> None:
+def _is_confirmed(session: Session, action: Action, number: int) -> bool:
     if session.as_json:
         raise UsageError(f"--json cannot ask whether to {action.value} {count(number, 'run')}; add --yes")
-    typer.confirm(f"{action.value} {count(number, 'run')}?", err=True, abort=True)
+    try:
+        return typer.confirm(f"{action.value} {count(number, 'run')}?", err=True)
+    except typer.Abort:  # nobody is there to answer
+        return False
 
 
 async def _move(session: Session, app: Perdure, action: Action, ids: Sequence[str], *, skips_ended: bool) -> int:
@@ -142,7 +146,7 @@ async def _move(session: Session, app: Perdure, action: Action, ids: Sequence[st
     if not failed:
         return OK
     codes = {exit_code(error) for _, error in failed}
-    return codes.pop() if len(codes) == 1 and not done else NOT_FOUND if codes == {NOT_FOUND} else PROBLEM
+    return codes.pop() if len(codes) == 1 else PROBLEM
 
 
 def _tell(

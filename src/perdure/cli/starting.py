@@ -13,9 +13,10 @@ from perdure.cli import pictures
 from perdure.cli.command import OK, PROBLEM, command
 from perdure.cli.filters import tags
 from perdure.cli.session import Session
-from perdure.cli.style import status_text
+from perdure.cli.style import clean, status_text
 from perdure.cli.values import error_line, typed_json
 from perdure.engine.app import Perdure
+from perdure.engine.ending import parked_reason
 from perdure.engine.explain import WORKER_GONE_AFTER
 from perdure.engine.handle import RunHandle
 from perdure.model.decision import CatalogEntry
@@ -110,16 +111,15 @@ async def _wait(session: Session, run: RunHandle[Any], timeout: str | None) -> i
     with session.err.status(f"[bright_black]{run.id}", spinner="dots") if shows else nullcontext():
         try:
             output = await run.result(timeout)
-        except RunParkedError as error:
-            session.show({"id": run.id, "status": RunStatus.PAUSED, "message": str(error)})
-            raise
-        except (RunFailedError, RunTerminatedError):
+        except (RunFailedError, RunTerminatedError, RunParkedError):
             output = None
     ended = await run.get()
     document = {"id": run.id, "status": ended.status, "output": output, "error": None}
     if ended.status is RunStatus.COMPLETE:
         session.show(document, pictures.value(output))
         return OK
-    told = error_line(ended.output) if ended.status is RunStatus.ERRORED else ""
-    session.show({**document, "error": told or None}, Text.assemble(status_text(ended.status), f"  {run.id}  {told}"))
+    told = error_line(ended.output) if ended.status is RunStatus.ERRORED else parked_reason(ended) or ""
+    session.show(
+        {**document, "error": told or None}, Text.assemble(status_text(ended.status), f"  {run.id}  {clean(told)}")
+    )
     return PROBLEM

@@ -61,8 +61,8 @@ def work(
 
     A second signal stops without waiting for steps; other workers repeat those.
 
-    Exit codes: 0 stopped in order; 1 steps were cut off when --drain ended; 143 or 130 a second signal; 2 the
-    application cannot be imported; 4 the store cannot be used.
+    Exit codes: 0 stopped in order; 1 steps were cut off when --drain ended, or a defect ended it; 143 or 130 a second
+    signal; 2 the application cannot be imported; 4 the store cannot be used.
     """
     if log_level.lower() not in LEVELS:
         raise UsageError(f"--log-level: {log_level!r} is none of {', '.join(LEVELS)}")
@@ -115,9 +115,7 @@ class Shift:
         assert worker is not None
         try:
             await self._say_hello(worker)
-            await self._stop.wait()
-            left = f" and waiting up to {self._app.settings.drain} for {count(len(worker.turns), 'run')}"
-            self._log.info(f"stopping{left if worker.turns else ''}", signal=self._signals[0].name)
+            await self._end(worker)
         finally:
             await self._app.close()
         if worker.cut_off:
@@ -125,7 +123,18 @@ class Shift:
         self._log.info("stopped")
         if len(self._signals) > 1 and worker.cut_off:
             return 128 + self._signals[1]
-        return PROBLEM if worker.cut_off else OK
+        return PROBLEM if worker.cut_off or worker.broken.is_set() else OK
+
+    async def _end(self, worker: Worker) -> None:
+        """Wait for a signal, or for the worker to break."""
+        waits = [asyncio.ensure_future(event.wait()) for event in (self._stop, worker.broken)]
+        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        for wait in waits:
+            wait.cancel()
+        left = f" and waiting up to {self._app.settings.drain} for {count(len(worker.turns), 'run')}"
+        self._log.info(
+            f"stopping{left if worker.turns else ''}", signal=self._signals[0].name if self._signals else None
+        )
 
     def _signalled(self, number: signal.Signals) -> None:
         self._signals.append(number)
