@@ -1,0 +1,113 @@
+"""Runs steps as the engine does, with mocks in place of some, and knows which are under way."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any
+
+from perdure.authoring.context import StepContext
+from perdure.core.ask import StepSpec
+from perdure.engine.executor import Execution, Executor
+from perdure.engine.settings import Settings
+from perdure.testing.mocks import Mocks
+from perdure.testing.world import VirtualWorld
+
+
+class WatchedExecutor(Executor):
+    """See the module's text.
+
+    Args:
+        world: the clock that mocks wait for.
+        settings: how many threads and processes there are.
+        mocks: what stands in for steps.
+
+    Attributes:
+        changes: how many steps began or ended: while that grows, something is going on.
+    """
+
+    def __init__(self, world: VirtualWorld, settings: Settings, mocks: Mocks) -> None:
+        super().__init__(world, settings.threads, settings.processes)
+        self.changes = 0
+        self._world = world
+        self._mocks = mocks
+        self._at_work: dict[asyncio.Task[Any], WatchedStep] = {}
+        self._given_up: set[asyncio.Task[Any]] = set()
+
+    def start(self, spec: StepSpec, args: tuple[Any, ...], kwargs: Mapping[str, Any], step: StepContext) -> Execution:
+        """Begin an attempt of a step, or of its mock."""
+        watched = WatchedStep(step, self)
+        mock = self._mocks.find(spec, step)
+        if mock is not None:
+            mock.called(args, kwargs, step)
+            spec = mock.in_place_of(spec, watched.pause)
+        execution = super().start(spec, args, kwargs, watched)
+        self.changes += 1
+        self._at_work[execution.task] = watched
+        execution.task.add_done_callback(self._done)
+        return execution
+
+    def busy(self) -> list[asyncio.Task[Any]]:
+        """Return the steps that are at work in real time: neither waiting for the clock, nor for steps inside them."""
+        return [
+            task
+            for task, step in self._at_work.items()
+            if not step.waits and not task.done() and task not in self._given_up
+        ]
+
+    def give_up_on(self, tasks: list[asyncio.Task[Any]]) -> None:
+        """Wait for these steps no longer: only the clock can end them, it seems."""
+        self._given_up.update(tasks)
+
+    async def end(self, patience: float) -> None:
+        """Wait until stopped steps have ended, for so many real seconds."""
+        if self._at_work:
+            await asyncio.wait(list(self._at_work), timeout=patience)
+
+    def _done(self, task: asyncio.Task[Any]) -> None:
+        self.changes += 1
+        self._at_work.pop(task, None)
+        self._given_up.discard(task)
+        if not task.cancelled():
+            task.exception()
+
+    async def _pause(self, delay: float) -> None:
+        over = asyncio.Event()
+        timer = self._world.call_later(self._loop, delay, over.set)
+        try:
+            await over.wait()
+        finally:
+            timer.cancel()
+
+
+class WatchedStep:
+    """A running step, as its body sees it; `waits` counts what it waits for that takes no real time."""
+
+    def __init__(self, step: StepContext, executor: WatchedExecutor) -> None:
+        self.run_id = step.run_id
+        self.key = step.key
+        self.attempt = step.attempt
+        self.last_progress = step.last_progress
+        self.waits = 0
+        self._step = step
+        self._executor = executor
+
+    def heartbeat(self, progress: object) -> None:
+        """Keep the progress where a crash does not reach it."""
+        self._step.heartbeat(progress)
+
+    async def nested(self, spec: StepSpec, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run a step inside this one, or return what it returned before."""
+        self.waits += 1
+        try:
+            return await self._step.nested(spec, args, kwargs)
+        finally:
+            self.waits -= 1
+
+    async def pause(self, delay: float) -> None:
+        """Wait for so many seconds of the virtual clock."""
+        self.waits += 1
+        try:
+            await self._executor._pause(delay)
+        finally:
+            self.waits -= 1
