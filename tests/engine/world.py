@@ -112,6 +112,7 @@ class World:
         worker, app._worker, app._client = app._worker, None, None
         assert worker is not None
         worker._is_stopping = True
+        worker.commits._is_closed = True
         for task in worker._tasks:
             task.cancel()
         await asyncio.gather(*worker._tasks, return_exceptions=True)
@@ -188,6 +189,24 @@ class Watched:
                     self.in_flight -= 1
 
         return call
+
+    def hold(self, operation: str) -> asyncio.Event:
+        """Have an operation never reach the store; once the event is set, it fails."""
+        release = asyncio.Event()
+
+        async def before(name: str) -> None:
+            if name == operation:
+                with self._lock:
+                    self.in_flight -= 1
+                try:
+                    await release.wait()
+                    raise StoreUnavailableError("the store is gone")
+                finally:
+                    with self._lock:
+                        self.in_flight += 1
+
+        self.before = before
+        return release
 
     async def _is_pointless(self, queues: Any, limit: int, worker: str, now: int, until: int) -> bool:
         """Whether nothing is due. Engines of one memory store would wake each other for ever with claims of nothing."""

@@ -73,17 +73,24 @@ def impure_calls(function: Callable[..., Any]) -> Iterator[tuple[int, str, str]]
         tree = ast.parse(textwrap.dedent("".join(lines)))
     except (OSError, TypeError, SyntaxError):
         return
-    known = (
-        {**vars(inspect.getmodule(function) or object()), **inspect.getclosurevars(function).nonlocals}
-        if (inspect.getmodule(function))
-        else {}
-    )
-    known = {"open": open, "input": input, **known}
+    known = {"open": open, "input": input, **vars(inspect.getmodule(function) or object), **_nonlocals(function)}
     for node in _body_calls(tree.body[0]):
         name = _dotted(node.func, known)
         fix = _FIXES.get(name) or next((fix for module, fix in _MODULES.items() if name.startswith(f"{module}.")), None)
         if fix is not None:
             yield first + node.lineno - 1, name, fix
+
+
+def _nonlocals(function: Callable[..., Any]) -> dict[str, Any]:
+    """Return what a function's closure holds by now; a function that calls itself is not in it yet."""
+    found = {}
+    written: Any = inspect.unwrap(function)
+    for name, cell in zip(written.__code__.co_freevars, written.__closure__ or (), strict=True):
+        try:
+            found[name] = cell.cell_contents
+        except ValueError:  # it is empty
+            pass
+    return found
 
 
 def _body_calls(node: ast.AST) -> Iterator[ast.Call]:
