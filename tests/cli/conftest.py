@@ -1,0 +1,106 @@
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from perdure import Perdure, RunStatus
+from perdure.cli.main import app as command_line
+from tests.cli import shop
+
+SHOP = f"{Path(shop.__file__)}:app"
+
+
+@dataclass(frozen=True)
+class Said:
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+
+class Shell:
+    """Types commands against one store."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+
+    def __call__(self, *words: str, typed: str | None = None, columns: int | None = None, **env: str | None) -> Said:
+        environment: dict[str, str | None] = {"PERDURE_STORE": self.url, "NO_COLOR": "1", "COLUMNS": None, **env}
+        if columns is not None:
+            environment["COLUMNS"] = str(columns)
+        result = CliRunner().invoke(command_line, list(words), input=typed, env=environment, prog_name="perdure")
+        if result.exception is not None and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        return Said(result.exit_code, result.stdout, result.stderr)
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> str:
+    return f"sqlite:///{tmp_path}/shop.db?synchronous=off"
+
+
+@pytest.fixture
+def shell(url: str) -> Shell:
+    return Shell(url)
+
+
+async def until(app: Perdure, run_id: str, *statuses: RunStatus) -> None:
+    """Wait until a run is in one of these states; the test's timeout is the deadline."""
+    for _ in itertools.count():
+        if (await app.run(run_id).get()).status in statuses:
+            return
+        await asyncio.sleep(0.005)
+
+
+@pytest.fixture
+def seeded(url: str) -> str:
+    """A store with an order that waits, a complete one, a run that failed and two that sleep; nobody works it."""
+
+    async def seed() -> None:
+        async with shop.make_app(url) as app:
+            for number in (1, 2):
+                run = await app.start(
+                    "order", input={"order": {"number": number}}, id=f"order-{number}", tags={"customer": "ada"}
+                )
+                await until(app, run.id, RunStatus.WAITING)
+            await app.run("order-2").send_event("approved", {"by": "grace"})
+            await app.start("broken", id="broken-1")
+            await app.start("nap", input={"seconds": 86_400}, id="nap-1")
+            await app.start("nap", input={"seconds": 5}, id="nap-2", delay="1h", priority=7)
+            await until(app, "order-2", RunStatus.COMPLETE)
+            await until(app, "broken-1", RunStatus.ERRORED)
+            await until(app, "nap-1", RunStatus.WAITING)
+
+    asyncio.run(seed())
+    return url
+
+
+@pytest.fixture
+def at_work(url: str) -> Any:
+    """A worker on a thread of this process."""
+    with shop.make_app(url).blocking as blocking:
+        yield blocking
+
+
+Ask = Callable[[Perdure], Any]
+
+
+def ask(url: str, question: Ask) -> Any:
+    """Ask an engine that works nothing."""
+
+    async def answer() -> Any:
+        async with Perdure(url, mode="client") as app:
+            return await question(app)
+
+    return asyncio.run(answer())

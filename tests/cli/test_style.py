@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+import pytest
+
+from perdure.cli.style import ago, clean, count, duration, moment, short, table
+from rich.console import Console
+from rich.text import Text
+
+
+@pytest.mark.parametrize(
+    ("milliseconds", "text"),
+    [
+        (-5, "0 ms"),
+        (0, "0 ms"),
+        (999, "999 ms"),
+        (1_240, "1.24 s"),
+        (59_900, "59.9 s"),
+        (60_000, "1 min"),
+        (125_000, "2 min 5 s"),
+        (3_600_000, "1 h"),
+        (3_605_000, "1 h"),
+        (90_000_000, "1 d 1 h"),
+        (864_000_000, "10 d"),
+    ],
+)
+def test_durations(milliseconds, text):
+    assert duration(milliseconds) == text
+
+
+@pytest.mark.parametrize(
+    ("moment", "text"),
+    [(None, "–"), (1_000_000, "now"), (995_000, "5 s ago"), (1_000_000 + 5_400_999, "in 1 h 30 min")],
+)
+def test_how_far_a_moment_is(moment, text):
+    assert ago(moment, 1_000_000) == text
+
+
+def test_moments():
+    assert moment(0) == "1970-01-01 00:00:00 UTC"
+    assert moment(None) == "–"
+
+
+def test_texts():
+    assert clean("a\x1b[2J\nb") == "a [2J b"
+    assert short("first\nsecond") == "first"
+    assert short("x" * 300, 10) == "x" * 9 + "…"
+    assert count(1, "run") == "1 run"
+    assert count(1_200, "run") == "1,200 runs"
+
+
+def test_only_the_last_column_of_a_table_gives_way():
+    console = Console(width=24, file=None, color_system=None)
+    made = table(("id", "", ""), [(Text("0123456789abcdef"), Text("●"), Text("a long remark"))])
+    with console.capture() as captured:
+        console.print(made)
+    assert captured.get().splitlines()[1].startswith("0123456789abcdef  ●  a")
+    assert "…" in captured.get()
