@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from perdure.core.loop import caller, running
+from perdure.core.loop import ReplayLoop, caller, running
 from perdure.model.errors import NotDurableError
 
 _FIXES = {
@@ -27,7 +27,9 @@ _FIXES = {
     "_thread.start_joinable_thread": "a thread; a plain `def` step runs in one",
     "time.sleep": "the wall clock; use `await flow.sleep(...)` or `await asyncio.sleep(...)`",
 }
-_READERS_OF_CODE = ("<frozen importlib", "linecache", "tokenize", "zipimport", "importlib")
+_ALLOWED = {"importlib", "linecache", "logging", "tokenize", "zipimport"}
+"""Modules that may do as they like: what they do is the same on a replay, or, in a log, is meant to be outside."""
+
 _installed: list[bool] = []
 
 
@@ -42,21 +44,25 @@ def _audit(event: str, args: tuple[Any, ...]) -> None:
     if event not in _FIXES:
         return
     loop = running()
-    if loop is None or (event == "open" and _is_reading_code()):
+    if loop is None or _is_allowed() or (event == "open" and _is_time_zone(args[0])):
         return
     raise NotDurableError(
         f"{caller()}: workflow {loop.replay.program.name!r} uses {_FIXES[event]}; a replay could not repeat it"
     )
 
 
-def _is_reading_code() -> bool:
-    """Return whether an import or a traceback, rather than the user, opens the file."""
+def _is_allowed() -> bool:
+    """Return whether workflow code is importing, logging or formatting a traceback, rather than doing it itself."""
     frame = sys._getframe(2)
-    while frame is not None:
-        name = frame.f_code.co_filename
-        if name.startswith(_READERS_OF_CODE[0]) or frame.f_globals.get("__name__", "").startswith(_READERS_OF_CODE[1:]):
+    while frame is not None and frame.f_code is not ReplayLoop.drain.__code__:
+        module = frame.f_globals.get("__name__", "").partition(".")[0]
+        if module in _ALLOWED or frame.f_code.co_filename.startswith("<frozen importlib"):
             return True
-        if frame.f_back is None:
-            return False
-        frame = frame.f_back
+        frame = frame.f_back  # type: ignore[assignment]  # None at the bottom
     return False
+
+
+def _is_time_zone(path: object) -> bool:
+    """Return whether a file is one that `zoneinfo` reads."""
+    zones = sys.modules.get("zoneinfo")
+    return zones is not None and isinstance(path, str) and path.startswith(zones.TZPATH)
