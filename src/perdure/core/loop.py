@@ -13,7 +13,7 @@ import inspect
 import sys
 from asyncio import events
 from collections import deque
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +24,12 @@ if TYPE_CHECKING:
 
 SPIN_LIMIT = 1_000_000
 """Callbacks between two idle moments; more means that workflow code spins without waiting for anything."""
+
+LATEST = 253_402_300_799_000
+"""The greatest moment a timer may be due at, in milliseconds: the end of the year 9999, before which it never comes."""
+
+Outer = tuple[asyncio.AbstractEventLoop | None, Any]
+"""The loop that was running, and what closed its asynchronous generators."""
 
 _WAKE_SLEEPER = getattr(asyncio.futures, "_set_result_unless_cancelled", None)
 """What `asyncio.sleep` has called; without it, a sleep only has another name in the journal."""
@@ -92,8 +98,7 @@ class ReplayLoop(asyncio.AbstractEventLoop):
     def drain(self) -> None:
         """Run callbacks until none is ready."""
         ready, left = self._ready, SPIN_LIMIT
-        outer = events._get_running_loop()
-        events._set_running_loop(self)
+        outer = self._enter()
         try:
             while ready:
                 handle = ready.popleft()
@@ -109,21 +114,33 @@ class ReplayLoop(asyncio.AbstractEventLoop):
                         "anything; await a step, a sleep or an event inside its loop"
                     )
         finally:
-            events._set_running_loop(outer)
+            _leave(outer)
 
     def dispose(self) -> None:
         """Drop everything that is suspended; code in `finally` blocks runs, and finds every durable call closed."""
         self._is_closed = True
-        outer = events._get_running_loop()
-        events._set_running_loop(self)
+        outer = self._enter()
         try:
             for task in [task for task in self._tasks if not task.done()]:
                 task._log_destroy_pending = False  # type: ignore[attr-defined]
                 _close(task.get_coro())
         finally:
-            events._set_running_loop(outer)
+            _leave(outer)
             self._ready.clear()
             self._tasks.clear()
+
+    def _enter(self) -> Outer:
+        """Make this the thread's running loop; return what was, for `_leave`."""
+        outer = events._get_running_loop(), sys.get_asyncgen_hooks().finalizer
+        events._set_running_loop(self)
+        sys.set_asyncgen_hooks(finalizer=self._close_generator)
+        return outer
+
+    def _close_generator(self, generator: AsyncGenerator[Any, Any]) -> None:
+        # Called when workflow code lets go of a generator that it has not exhausted. In a drain it is closed here and
+        # now; later, when the run has left, it is dropped as it is, which runs none of its code.
+        if self.is_running() and not self._is_closed:
+            self.create_task(generator.aclose())
 
     # What asyncio itself needs.
 
@@ -158,7 +175,7 @@ class ReplayLoop(asyncio.AbstractEventLoop):
             is_sleep = callback is _WAKE_SLEEPER
             handle.key = self.replay.ask_timer(
                 "sleep" if is_sleep else "timeout",
-                round(when * 1000),
+                round(min(when, LATEST / 1000) * 1000),
                 lambda: self._ready.append(handle),
                 is_guard=not is_sleep,
             ).key
@@ -222,6 +239,12 @@ def caller() -> str:
             break
         frame = frame.f_back
     return f"{frame.f_code.co_filename}:{frame.f_lineno}"
+
+
+def _leave(outer: Outer) -> None:
+    loop, finalizer = outer
+    events._set_running_loop(loop)
+    sys.set_asyncgen_hooks(finalizer=finalizer)
 
 
 def _close(coroutine: Any) -> None:
