@@ -17,12 +17,14 @@ class History:
         values: recorded values and patch markers, by key.
         opened: the last unsettled record of each key: a failed attempt, a started child.
         nested: settled records of steps inside steps, by key.
+        begun: the keys of what was begun and neither settled nor, so far, asked for again.
     """
 
     def __init__(self, journal: Sequence[Record]) -> None:
         self.values: dict[str, Record] = {}
         self.opened: dict[str, Record] = {}
         self.nested: dict[str, Record] = {}
+        self.begun: set[str] = set()
         self._next = 0
         self._used: set[str] = set()
         self._order = self._sorted(journal)
@@ -59,10 +61,13 @@ class History:
                 self.values[record.key] = record
             elif record.state == "open":
                 self.opened[record.key] = record
+                self.begun.add(record.key.partition("/")[0])
                 continue
             elif "/" in record.key:
                 self.nested[record.key] = record
+                self.begun.add(record.key.partition("/")[0])
                 continue
+            self.begun.discard(record.key)
             if record.before is None:
                 placed.append(record)
             else:

@@ -35,7 +35,7 @@ class Inbox:
                 continue
             self.seen = message.seq
             if message.kind == "child":
-                self._ends[message.type] = message
+                self._ends[message.id] = message
             else:
                 self._events.setdefault(message.type, deque()).append(message)
 
@@ -47,9 +47,11 @@ class Inbox:
         """Return an ask and its message, both no longer waiting; None when nothing fits."""
         if not self._events and not self._ends:
             return None
-        for key in self._ends:
-            if key in self.children:
-                return self.children.pop(key), self._ends.pop(key)
+        for end in self._ends.values():
+            child = self.children.get(end.type)
+            if child is not None and child.run_id == end.ref:  # not one of an earlier incarnation under the same key
+                del self._ends[end.id], self.children[end.type]
+                return child, end
         for kind, messages in self._events.items():
             waits = self._waits.get(kind)
             while waits and self._asks.get(waits[0].key) is not waits[0]:

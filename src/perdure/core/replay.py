@@ -22,11 +22,11 @@ from typing import Any
 from perdure.core.ask import Ask, ChildAsk, ChildSpec, EventAsk, Program, StepAsk, StepSpec, TimerAsk
 from perdure.core.drift import Drift
 from perdure.core.history import History
-from perdure.core.loop import ReplayLoop
+from perdure.core.loop import LATEST, ReplayLoop
+from perdure.core.settlement import read
 from perdure.model import codec, failure
 from perdure.model.codec import Shape
 from perdure.model.errors import (
-    EventTimeoutError,
     FanOutTooWideError,
     JournalTooLongError,
     NestingTooDeepError,
@@ -35,7 +35,7 @@ from perdure.model.errors import (
     UsageError,
 )
 from perdure.model.limits import NAME_LENGTH, Limits
-from perdure.model.record import ErrorInfo, Kind, Outcome, Record, State
+from perdure.model.record import Kind, Outcome, Record, State
 from perdure.model.run import Run
 
 _log = logging.getLogger("perdure.workflow")
@@ -87,9 +87,10 @@ class Replay:
         self.position = len(journal)
         self._uses: dict[str, int] = {}
         self._patches: dict[str, bool] = {}
-        self._input = journal[0].payload or "{}"
+        self._input = journal[0]
         self._main: asyncio.Task[Any] | None = None
         self._refusals = 0
+        self._count = 1  # of the records so far, in the order of the code: a replay comes to the same count
         self.loop.at = max(journal[0].at, run.started_at or 0)
 
     # Driving it.
@@ -98,9 +99,12 @@ class Replay:
         """Begin the code and deliver the journal, as far as it goes."""
         self.now = now
         try:
-            coroutine = self.program.begin(self._input, self.run)
-        except SerializationError as error:
-            self._end("error", failure.encode_error(failure.describe(error)))
+            coroutine = self.program.begin(self._input.payload or "{}", self.run)
+        except (Exception, SystemExit) as error:
+            if isinstance(error, SerializationError) and self.is_replaying:
+                self.drift = Drift.unreadable(self._input, error)
+            else:
+                self._end("error", failure.encode_error(failure.describe(error)))
             return
         self._main = self.loop.create_task(coroutine, context=contextvars.Context())
         self._advance()
@@ -122,7 +126,7 @@ class Replay:
             return
         self.now = now
         self.loop.at = max(self.loop.at, now)
-        value, error = self._read(ask, state, payload)
+        value, error = read(ask, state, payload)
         if error is not None and state == "ok":
             state, payload = "error", failure.encode_error(failure.describe(error))
         self.record(key, ask.kind, state, payload, attempt=attempt, started_at=started_at, ref=ref)
@@ -136,6 +140,8 @@ class Replay:
         record = Record(self.position, key, kind, state, self.loop.at, payload, before=before, **details)
         self.position += 1
         self.records.append(record)
+        if state != "open" and "/" not in key:
+            self._count += 1
         return record
 
     def take(self) -> list[Record]:
@@ -187,7 +193,7 @@ class Replay:
 
     def ask_sleep(self, name: str, due_at: int) -> TimerAsk:
         """Ask for a moment, in milliseconds since the epoch; its future is done when it has come."""
-        ask = TimerAsk(self.key(name), self.loop.create_future(), due_at, lambda: None)
+        ask = TimerAsk(self.key(name), self.loop.create_future(), min(due_at, LATEST), lambda: None)
         self._ask(ask)
         return ask
 
@@ -208,15 +214,20 @@ class Replay:
         lineage = f"~{self.run.incarnation}" if self.run.incarnation else ""
         ask = ChildAsk(key, self.loop.create_future(), spec, spec.run_id or f"{self.run.id}{lineage}/{key}")
         self._ask(ask)
+        if key not in self.history.opened:
+            self.record(key, "child", "open", None, ref=ask.run_id)
         return ask
 
     def value(self, name: str, make: Callable[[], object]) -> Any:
         """Return a value that is made once and recorded."""
         self._refuse_closed()
+        self._require_room()
         key = self.key(name)
         known = self.history.use(key)
         if known is None:
             known = self.record(key, "value", "ok", codec.encode(make(), name, self.limits.payload_bytes))
+        else:
+            self._count += 1
         return codec.decode_any(known.payload)
 
     def patched(self, patch: str) -> bool:
@@ -225,8 +236,10 @@ class Replay:
         if patch not in self._patches:
             key = f"patch:{patch}"
             is_known = self.history.use(key) is not None
-            self._patches[patch] = is_known or not self.is_replaying
-            if self._patches[patch] and not is_known:
+            self._patches[patch] = is_known or not (self.is_replaying or self.history.begun)
+            if is_known:
+                self._count += 1
+            elif self._patches[patch]:
                 self.record(key, "patch", "ok", None)
         return self._patches[patch]
 
@@ -255,12 +268,9 @@ class Replay:
 
     def report(self, context: Mapping[str, Any]) -> None:
         """Log what asyncio has to say, unless it was said before the run was replayed."""
-        _log.error(
-            "run %s: %s",
-            self.run.id,
-            context.get("message", "unhandled error"),
-            exc_info=context.get("exception"),
-        )
+        if not self.is_replaying:
+            message = context.get("message", "unhandled error")
+            _log.error("run %s: %s", self.run.id, message, exc_info=context.get("exception"))
 
     # Inside.
 
@@ -275,13 +285,20 @@ class Replay:
                 f"workflow {self.program.name!r} waits for more than Limits.fan_out = {self.limits.fan_out:,} things "
                 "at once; take them in groups"
             )
-        if self.position + len(self.asks) >= self.limits.journal_records:
+        self._require_room()
+        self.asks[ask.key] = ask
+        self.fresh.append(ask)
+        self.history.begun.discard(ask.key)
+        begun = self.history.opened.get(ask.key)
+        if begun is not None and begun.kind != ask.kind:
+            self._part(begun, ask)
+
+    def _require_room(self) -> None:
+        if self._count + len(self.asks) >= self.limits.journal_records:
             raise JournalTooLongError(
                 f"run {self.run.id!r} reached Limits.journal_records = {self.limits.journal_records:,}; "
                 "use flow.continue_as_new to go on with a fresh journal"
             )
-        self.asks[ask.key] = ask
-        self.fresh.append(ask)
 
     def _refuse_closed(self) -> None:
         # GeneratorExit, because that is what a coroutine that is being dropped is unwound with.
@@ -298,8 +315,9 @@ class Replay:
                     self._part(record, ask)
                 return
             self.history.advance()
+            self._count += 1
             self.loop.at = max(self.loop.at, record.at)
-            value, error = self._read(ask, record.state, record.payload)
+            value, error = read(ask, record.state, record.payload)
             if error is not None and record.state == "ok":
                 self.drift = Drift.unreadable(record, error)
                 return
@@ -307,15 +325,19 @@ class Replay:
             self._drain()
 
     def _drain(self) -> None:
-        try:
-            self.loop.drain()
-        except NotDurableError as error:
-            self._end("error", failure.encode_error(failure.describe(error)))
-            return
-        except SystemExit:  # its task keeps it as its error, and so the run ends with it, not the worker
-            pass
-        main = self._main
-        if main is not None and main.done() and not self.is_over:
+        while True:
+            try:
+                self.loop.drain()
+                break
+            except NotDurableError as error:
+                self._end("error", failure.encode_error(failure.describe(error)))
+                return
+            except SystemExit:  # its task keeps it as its error, and so the run ends with it, not the worker
+                continue
+        main, left = self._main, self.history.next()
+        if self.renewal is not None and left is not None:
+            self._part(left, None)
+        elif main is not None and main.done() and not self.is_over:
             self._finish(main)
 
     def _finish(self, main: asyncio.Task[Any]) -> None:
@@ -350,24 +372,6 @@ class Replay:
     def _part(self, record: Record, ask: Ask | None) -> None:
         asked = [ask] if ask is not None else [self.asks[key] for key in self.asks]
         self.drift = Drift.between(record, asked, has_ended=self._main is not None and self._main.done())
-
-    def _read(self, ask: Ask, state: State, payload: str | None) -> tuple[Any, Exception | None]:
-        """Return what a settlement means to workflow code: a value or an error."""
-        if state == "error":
-            return None, self._error(ask, payload)
-        if isinstance(ask, TimerAsk) or payload is None:
-            return None, None
-        shape = ask.spec.result if isinstance(ask, (StepAsk, ChildAsk)) else ask.shape  # type: ignore[attr-defined]
-        try:
-            return shape.decode(payload), None
-        except SerializationError as unfit:
-            return None, unfit
-
-    def _error(self, ask: Ask, payload: str | None) -> Exception:
-        if payload is None:
-            return EventTimeoutError(f"no event came for {ask.key!r} in time")
-        info: ErrorInfo = failure.decode_error(payload)
-        return failure.rebuild(info)
 
     def _deliver(self, ask: Ask, value: Any, error: Exception | None) -> None:
         del self.asks[ask.key]

@@ -24,6 +24,11 @@ from perdure.model.limits import Limits
 from perdure.model.record import Record, State
 from perdure.model.run import NewRun, RunStatus
 
+_DEADLOCK = (
+    "its code waits for itself: for a future, lock or queue of its own, while no step, timer, event or child of it "
+    "is under way"
+)
+
 
 class Launch(NamedTuple):
     """A step to start: what was asked, and the number of this attempt."""
@@ -57,6 +62,7 @@ class Turn:
         self._sent_state = claim.run.state
         self._ready: list[Launch] = []
         self._covered: list[Launch] = []
+        self._cleared: list[Launch] = []
         self._running: dict[str, StepAsk] = {}
         self._stopped: list[str] = []
         self._consumed: list[str] = []
@@ -104,7 +110,7 @@ class Turn:
     ) -> None:
         """A running step's attempt failed after this progress; the next one is due at `due_at`."""
         ask = self._running.pop(key, None)
-        if ask is None or self.is_ended:
+        if ask is None or self.is_ended or self.replay.is_over:
             return
         self.replay.now = now
         self.replay.loop.at = max(self.replay.loop.at, now)
@@ -126,7 +132,7 @@ class Turn:
         due_at: int | None = None,
     ) -> None:
         """An attempt of a step inside a running step ended; its record goes out with the next decision."""
-        if not self.is_ended:
+        if not self.is_ended and not self.replay.is_over:
             self.replay.loop.at = max(self.replay.loop.at, now)
             record = self.replay.record(
                 key, "step", state, payload, attempt=attempt, started_at=started_at, due_at=due_at
@@ -147,6 +153,7 @@ class Turn:
     def committed(self, answer: Committed, now: int) -> None:
         """The decision is durable: what it led to may start."""
         self._is_committing = False
+        self._cleared, self._covered = self._cleared + self._covered, []
         self.is_pausing = self.is_pausing or answer.is_pausing
         if not self.is_ended:
             self.inbox.take_in(answer.arrived)
@@ -169,13 +176,12 @@ class Turn:
         if self._is_committing or self.is_ended:
             return None
         status, due_at, wait = self._fate(now, hold)
-        has_news = bool(self.replay.records or self._consumed or self._new_children or self._terminate)
         state = self._changed_state()
-        if status is RunStatus.RUNNING and not has_news and state is None:
+        if status is RunStatus.RUNNING and not self._has_news() and state is None:
             return None
         self._seq += 1
         self._is_committing = True
-        self._covered, self._ready = self._covered + self._ready, []
+        self._covered, self._ready = self._ready, []
         self.is_ended = status is not RunStatus.RUNNING
         is_renewed = self.replay.renewal is not None
         decision = Decision(
@@ -200,14 +206,13 @@ class Turn:
 
     def launches(self) -> list[Launch]:
         """Return the steps that may start now: everything that led to them is committed."""
-        if self.is_ended or self._is_committing:
+        if self.is_ended:
             return []
-        waiting, self._covered = self._covered, []
-        if not self.replay.records and not self._consumed and not self._new_children and not self._terminate:
-            waiting, self._ready = waiting + self._ready, []
-        if (self.is_pausing or self._is_leaving) and waiting:
-            self._ready = waiting + self._ready
+        if not self._is_committing and not self._has_news():
+            self._cleared, self._ready = self._cleared + self._ready, []
+        if self.is_pausing or self._is_leaving:
             return []
+        waiting, self._cleared = self._cleared, []
         for launch in waiting:
             self._running[launch.ask.key] = launch.ask
         return waiting
@@ -226,9 +231,12 @@ class Turn:
     @property
     def is_idle(self) -> bool:
         """Whether no step runs or is about to."""
-        return not self._running and not self._ready and not self._covered
+        return not (self._running or self._ready or self._covered or self._cleared)
 
     # Inside.
+
+    def _has_news(self) -> bool:
+        return bool(self.replay.records or self._consumed or self._new_children or self._terminate)
 
     def _pump(self, now: int) -> None:
         """Take up what the code asked for, and settle one thing after the other that can be settled."""
@@ -238,11 +246,14 @@ class Turn:
             if not self._settle_next(now):
                 break
         self._drop()
+        if self.replay.drift is None:
+            self._take_up(now)  # children that were started in the last breath
 
     def _take_up(self, now: int) -> None:
         fresh, self.replay.fresh = self.replay.fresh, []
+        recorded = self.replay.history.keys_left() if fresh and self.replay.is_replaying else ()
         for ask in fresh:
-            if self.replay.asks.get(ask.key) is not ask:
+            if self.replay.asks.get(ask.key) is not ask or ask.key in recorded:
                 continue
             if isinstance(ask, StepAsk):
                 failed = self.replay.history.opened.get(ask.key)
@@ -286,6 +297,7 @@ class Turn:
         dropped, self.replay.dropped = self.replay.dropped, []
         self._ready = [launch for launch in self._ready if self._is_waited_for(launch.ask)]
         self._covered = [launch for launch in self._covered if self._is_waited_for(launch.ask)]
+        self._cleared = [launch for launch in self._cleared if self._is_waited_for(launch.ask)]
         for ask in dropped:
             if self._running.pop(ask.key, None) is not None:
                 self._stopped.append(ask.key)
@@ -297,7 +309,6 @@ class Turn:
         self.inbox.children[ask.key] = ask
         if ask.key in self.replay.history.opened:
             return
-        self.replay.record(ask.key, "child", "open", None, ref=ask.run_id)
         self._new_children.append(child_run(self.run, ask, now))
 
     def _fate(self, now: int, hold: int) -> tuple[RunStatus, int | None, str | None]:
@@ -319,6 +330,8 @@ class Turn:
             return RunStatus.QUEUED, now, None
         if not self.is_idle or (due is not None and due - now <= hold and not self._is_leaving):
             return RunStatus.RUNNING, None, None
+        if not replay.asks:
+            return RunStatus.PAUSED, None, encode_waits([Wait("parked", detail=_DEADLOCK)])
         return RunStatus.WAITING, due, encode_waits(self._reasons())
 
     def _reasons(self) -> Iterable[Wait]:
@@ -353,7 +366,7 @@ class Turn:
         return (Record(0, "input", "input", "ok", max(now, self.replay.loop.at), self.replay.renewal),)
 
     def _changed_state(self) -> str | None:
-        if not self.replay.state:
+        if not self.replay.state or self.replay.drift is not None:
             return None
         text = "{" + ",".join(f"{_quote(name)}:{value}" for name, value in self.replay.state.items()) + "}"
         if text == self._sent_state:
