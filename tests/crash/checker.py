@@ -1,0 +1,267 @@
+"""Judges what a crash test left behind. It knows nothing of the engine: it reads the file with plain SQL.
+
+The evidence comes from four sides: what was acknowledged and what has to come out of it (the driver), which step bodies
+really ran (the ledger, which they write themselves), who was killed (whoever killed them), and what the store says.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import apsw
+
+SETTLED = ("ok", "error")
+
+
+@dataclass
+class Evidence:
+    """What the judgement rests on.
+
+    Attributes:
+        store: the SQLite file.
+        ledger: the file that the step bodies wrote.
+        expected: what every acknowledged run has to end with, by its id.
+        children: what every run that one of those starts has to end with.
+        events: the ids of the acknowledged events, by run.
+        killed: the processes that were killed, or stopped for longer than their leases.
+        least_hits: how many of those must have been at work in a step.
+    """
+
+    store: Path
+    ledger: Path
+    expected: Mapping[str, object]
+    children: Mapping[str, object] = field(default_factory=dict)
+    events: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    killed: Sequence[int] = ()
+    least_hits: int = 0
+
+
+@dataclass
+class Verdict:
+    violations: list[str]
+    figures: dict[str, int]
+
+
+class Row(NamedTuple):
+    """A record of a journal."""
+
+    position: int
+    key: str
+    kind: str
+    state: str
+    at: int
+    payload: str | None
+    attempt: int
+    ref: str | None
+
+
+class Stored(NamedTuple):
+    """A run, its journal and its inbox (ids, and whether they were read)."""
+
+    status: str
+    epoch: int
+    length: int
+    parent: str | None
+    journal: list[Row]
+    inbox: list[tuple[str, int]]
+
+
+class Execution:
+    """One time that a step's body ran, as the ledger has it."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self.end: dict[str, Any] | None = None
+
+
+Executions = dict[tuple[str, str, int], list[Execution]]
+
+
+def check(evidence: Evidence) -> Verdict:
+    """Judge."""
+    runs = _read_store(evidence.store)
+    executions, strays = _read_ledger(evidence.ledger)
+    violations = [
+        *strays,
+        *_starts(evidence, runs),
+        *(told for run_id, run in runs.items() for told in _journal(run_id, run)),
+        *_executed(runs, executions),
+        *_repeated(executions, set(evidence.killed)),
+        *_events(evidence.events, runs),
+        *_families(runs),
+    ]
+    figures = _figures(evidence, runs, executions)
+    if figures["kills_that_hit"] < evidence.least_hits:
+        violations.append(
+            f"vacuous: {figures['kills_that_hit']} of {figures['kills']} kills hit a step at work, "
+            f"of {evidence.least_hits} that it takes"
+        )
+    return Verdict(violations, figures)
+
+
+# Reading.
+
+
+def _read_store(path: Path) -> dict[str, Stored]:
+    connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READWRITE)
+    try:
+        runs: dict[int, tuple[str, Stored]] = {}
+        for n, run_id, *rest in connection.execute("SELECT n, id, status, epoch, journal_length, parent_id FROM runs"):
+            runs[n] = (run_id, Stored(*rest, [], []))
+        rows = "SELECT n, position, key, kind, state, at, payload, attempt, ref FROM records ORDER BY n, position"
+        for n, *row in connection.execute(rows):
+            runs.setdefault(n, (f"the run number {n} that there is not", Stored("", 0, 0, None, [], [])))[
+                1
+            ].journal.append(Row(*row))
+        for n, message_id, is_read in connection.execute("SELECT n, id, is_read FROM inbox ORDER BY n, seq"):
+            runs[n][1].inbox.append((message_id, is_read))
+        return dict(runs.values())
+    finally:
+        connection.close()
+
+
+def _read_ledger(path: Path) -> tuple[Executions, list[str]]:
+    """Pair begins with ends; return what cannot be paired, too."""
+    executions: Executions = defaultdict(list)
+    strays: list[str] = []
+    for text in path.read_text().splitlines():
+        line = json.loads(text)
+        step = (line["run"], line["key"], line["attempt"])
+        if line["what"] == "begin":
+            executions[step].append(Execution(line["pid"]))
+        elif line["what"] in ("end", "fail"):
+            open_one = next((one for one in executions[step] if one.pid == line["pid"] and one.end is None), None)
+            if open_one is None:
+                strays.append(f"{_name(step)} ended in process {line['pid']} without a begin there")
+            else:
+                open_one.end = line
+    return executions, strays
+
+
+# Judging.
+
+
+def _starts(evidence: Evidence, runs: Mapping[str, Stored]) -> Iterator[str]:
+    """What was acknowledged is there and ended as it has to; nothing else is there."""
+    for run_id, output in {**evidence.expected, **evidence.children}.items():
+        run = runs.get(run_id)
+        if run is None:
+            yield f"{run_id} was acknowledged and is gone"
+        elif run.status != "complete":
+            yield f"{run_id} is {run.status}, not complete"
+        elif not run.journal or run.journal[-1].kind != "output" or run.journal[-1].payload is None:
+            yield f"{run_id} is complete without an output"
+        elif json.loads(run.journal[-1].payload) != output:
+            yield f"{run_id} ended with {run.journal[-1].payload}, not with {output}"
+    for run_id in runs.keys() - evidence.expected.keys() - evidence.children.keys():
+        yield f"{run_id} is there and nobody started it"
+
+
+def _journal(run_id: str, run: Stored) -> Iterator[str]:
+    """Positions have no gaps, times do not go back, and nothing is settled twice."""
+    positions = [row.position for row in run.journal]
+    if positions != list(range(run.length)):
+        yield f"{run_id} has records at {positions}, and says it has {run.length}"
+    if any(late.at < early.at for early, late in zip(run.journal, run.journal[1:], strict=False)):
+        yield f"{run_id} has a record that is older than the one before it"
+    settled = Counter(row.key for row in run.journal if row.state in SETTLED)
+    yield from (f"{run_id}:{key} is settled {count} times" for key, count in settled.items() if count > 1)
+    failed: Counter[str] = Counter()
+    for row in run.journal:
+        if row.kind == "step":
+            failed[row.key] += 1
+            if row.attempt != failed[row.key]:
+                yield f"{run_id}:{row.key} has attempt {row.attempt} where {failed[row.key]} is due"
+        if settled[row.key] and row.state == "open" and not _is_settled_after(run, row):
+            yield f"{run_id}:{row.key} is open again after it was settled"
+
+
+def _is_settled_after(run: Stored, row: Row) -> bool:
+    return any(late.key == row.key and late.state in SETTLED for late in run.journal[row.position + 1 :])
+
+
+def _executed(runs: Mapping[str, Stored], executions: Executions) -> Iterator[str]:
+    """Every recorded attempt ran, with the result that is recorded; every attempt that ran is recorded."""
+    recorded: set[tuple[str, str, int]] = set()
+    for run_id, run in runs.items():
+        for row in run.journal:
+            if row.kind != "step":
+                continue
+            step = (run_id, row.key, row.attempt)
+            recorded.add(step)
+            ran = executions.get(step, [])
+            if not ran:
+                yield f"{_name(step)} is recorded and never ran"
+            elif row.state == "ok" and json.loads(row.payload or "null") not in [
+                one.end["result"] for one in ran if one.end is not None and one.end["what"] == "end"
+            ]:
+                yield f"{_name(step)} is recorded with {row.payload}, which no execution of it returned"
+    yield from (f"{_name(step)} ran and has no record" for step in executions.keys() - recorded)
+
+
+def _repeated(executions: Executions, killed: set[int]) -> Iterator[str]:
+    """A step runs again only where the process that ran it before was killed, and never twice in one process."""
+    for step, ran in executions.items():
+        for one in ran[:-1]:
+            if one.pid not in killed:
+                yield f"{_name(step)} ran again although process {one.pid} was not killed"
+        for pid, count in Counter(one.pid for one in ran).items():
+            if count > 1:
+                yield f"{_name(step)} ran {count} times in process {pid}"
+
+
+def _events(events: Mapping[str, Sequence[str]], runs: Mapping[str, Stored]) -> Iterator[str]:
+    """An acknowledged event is in the inbox once, is read, and is recorded once."""
+    for run_id, ids in events.items():
+        run = runs.get(run_id)
+        for event_id in ids if run is not None else ():
+            assert run is not None
+            found = [is_read for message_id, is_read in run.inbox if message_id == event_id]
+            records = sum(row.ref == event_id for row in run.journal)
+            if found != [1]:
+                yield f"{run_id} has event {event_id} in its inbox {len(found)} times, {sum(found)} of them read"
+            elif records != 1:
+                yield f"{run_id} has {records} records of event {event_id}"
+
+
+def _families(runs: Mapping[str, Stored]) -> Iterator[str]:
+    """A child's parent is there, began it once, and heard of its end once."""
+    for run_id, run in runs.items():
+        if run.parent is None:
+            continue
+        if run.parent not in runs:
+            yield f"{run_id} has no parent {run.parent}"
+            continue
+        told = Counter(row.state for row in runs[run.parent].journal if row.kind == "child" and row.ref == run_id)
+        if told != {"open": 1, "ok": 1}:
+            yield f"{run.parent} has {dict(told)} records of its child {run_id}"
+
+
+def _figures(evidence: Evidence, runs: Mapping[str, Stored], executions: Executions) -> dict[str, int]:
+    killed = set(evidence.killed)
+    ran = [one for ones in executions.values() for one in ones]
+    repeated = [one for ones in executions.values() for one in ones[:-1]]
+    interrupted = [one for one in ran if one.end is None and one.pid in killed]
+    hit = {one.pid for one in (*interrupted, *repeated) if one.pid in killed}
+    return {
+        "runs": len(runs),
+        "records": sum(len(run.journal) for run in runs.values()),
+        "step_records": sum(row.kind == "step" for run in runs.values() for row in run.journal),
+        "executions": len(ran),
+        "executed_again": len(repeated),
+        "interrupted": len(interrupted),
+        "ended_unrecorded": sum(one.end is not None for one in repeated),
+        "kills": len(evidence.killed),
+        "kills_that_hit": len(hit),
+        "claims": sum(run.epoch for run in runs.values()),
+    }
+
+
+def _name(step: tuple[str, str, int]) -> str:
+    run_id, key, attempt = step
+    return f"{run_id}:{key} (attempt {attempt})"

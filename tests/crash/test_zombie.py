@@ -1,0 +1,93 @@
+"""A worker that is stopped for longer than its lease comes back as a zombie, and can change nothing any more."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from perdure import Perdure
+from tests.crash.checker import Evidence, check
+from tests.crash.driving import Fleet
+from tests.crash.expected import outcome
+
+RUNS = 12
+LEASE = 2.0
+ROUNDS = 3
+
+pytestmark = [pytest.mark.crash, pytest.mark.slow, pytest.mark.timeout(120)]
+
+
+def lines(fleet: Fleet, what: str) -> list[dict[str, object]]:
+    return [line for line in map(json.loads, fleet.ledger.read_text().splitlines()) if line["what"] == what]
+
+
+def taken_over(
+    fleet: Fleet, zombie: asyncio.subprocess.Process, heir: asyncio.subprocess.Process
+) -> set[tuple[object, ...]]:
+    """The steps that both have begun."""
+    begun: dict[int, set[tuple[object, ...]]] = {zombie.pid: set(), heir.pid: set()}
+    for line in lines(fleet, "begin"):
+        if line["pid"] in begun:
+            begun[line["pid"]].add((line["run"], line["key"], line["attempt"]))
+    return begun[zombie.pid] & begun[heir.pid]
+
+
+async def until(condition, seconds: float = 20) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        await asyncio.sleep(0.02)
+
+
+async def stop_without_the_lock(fleet: Fleet, process: asyncio.subprocess.Process) -> None:
+    """Stop a worker at a moment when it is not writing: stopped with the file's lock, it would stop everybody."""
+    process.send_signal(signal.SIGSTOP)
+    while fleet.is_locked():
+        process.send_signal(signal.SIGCONT)
+        await asyncio.sleep(0.01)
+        process.send_signal(signal.SIGSTOP)
+
+
+async def test_a_stopped_worker_comes_back_and_changes_nothing(tmp_path: Path):
+    fleet = Fleet(tmp_path)
+    # The zombie learns of its lost leases by its commits, as its lease keeper answers late.
+    frank = ("--lease", f"{LEASE}s", "--slower", "8", "--frank", "0.4")
+    client = Perdure(fleet.url, mode="client")
+    expected: dict[str, int] = {}
+    zombies: list[int] = []
+    try:
+        async with client:
+            zombie = await fleet.start(*frank)
+            await fleet.ready(zombie)
+            for turn in range(ROUNDS):
+                begun = len(lines(fleet, "begin"))
+                for number in range(RUNS * turn, RUNS * (turn + 1)):
+                    kind = ("sequential", "parallel", "threaded")[number % 3]
+                    await client.start(kind, input={"number": number}, id=f"{kind}-{number}")
+                    expected[f"{kind}-{number}"] = outcome(kind, number)
+                await until(lambda begun=begun: len(lines(fleet, "begin")) >= begun + RUNS)
+                await stop_without_the_lock(fleet, zombie)
+                zombies.append(zombie.pid)
+                heir = await fleet.start(*frank)
+                await until(lambda zombie=zombie, heir=heir: len(taken_over(fleet, zombie, heir)) >= 3)
+                zombie.send_signal(signal.SIGCONT)
+                await until(
+                    lambda zombie=zombie: any(line["pid"] == zombie.pid for line in lines(fleet, "refused")),
+                )
+                if turn < ROUNDS - 1:  # the last one goes on as an honest worker
+                    await fleet.kill(zombie)
+                zombie = heir
+            await fleet.drained(40)
+        await fleet.end()
+    finally:
+        fleet.tear_down()
+    verdict = check(Evidence(fleet.store, fleet.ledger, expected, killed=zombies, least_hits=ROUNDS))
+    refused = len(lines(fleet, "refused"))
+    print(f"\n{json.dumps({**verdict.figures, 'commits_refused': refused})}")
+    assert not verdict.violations, "\n".join(verdict.violations[:30])
+    assert refused >= ROUNDS
