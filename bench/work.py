@@ -57,13 +57,16 @@ class Work:
 
 
 CALLERS = 32
-"""How many starts W1 to W4, W6, W8 and W9 keep in flight at most; an engine that is faster with fewer may use fewer."""
+"""How many starts W1 to W4 and W6 keep in flight at most; an engine that is faster with fewer may use fewer."""
 
 WARM_UP = 20
 """One-step runs done before the clock starts, so that imports, compilers and connections are not measured."""
 
 LENGTHS = (10, 100, 1000)
 """The steps per run that W7 goes through."""
+
+LONGEST = 10_000
+"""The steps of the longest run, which only this engine and the floor go through."""
 
 RATE = Figure("rate", "runs/s", "higher")
 
@@ -86,12 +89,26 @@ _ALL = (
     ),
     Work(
         "W7",
-        "One run of 10, of 100 and of 1,000 steps in sequence, alone on the engine; time per step.",
+        "One run of 10, 100, 1,000 and, where it is not too slow, 10,000 steps in sequence; time per step.",
         3,
-        tuple(Figure(f"step_ms_{length}", f"ms/step of {length:,}", "lower") for length in LENGTHS),
+        tuple(Figure(f"step_ms_{length}", f"ms/step of {length:,}", "lower") for length in (*LENGTHS, LONGEST)),
     ),
-    Work("W8", "One-step runs started while no worker runs; until the last start is durable.", 20_000, (RATE,)),
-    Work("W9", "A backlog of one-step runs, from the worker's start to the last result.", 20_000, (RATE,)),
+    Work(
+        "W8",
+        "Runs that sleep for a day: what a worker costs meanwhile, and how fast they wake when all fall due.",
+        100_000,
+        (
+            Figure("wake_rate", "wake-ups/s", "higher"),
+            Figure("asleep_mb", "MB of memory while they sleep", "lower"),
+            Figure("asleep_cpu", "% of a core while they sleep", "lower"),
+        ),
+    ),
+    Work(
+        "W9",
+        "Replay alone: a journal of steps in sequence, without store and executor.",
+        100_000,
+        (Figure("replay_rate", "steps/s", "higher"),),
+    ),
 )
 
 WORKS: Mapping[str, Work] = MappingProxyType({work.name: work for work in _ALL})

@@ -232,6 +232,9 @@ def _result(engine: str, work: str, runs: int, raw: Mapping[str, object], memory
         return Result(engine, work, runs, error="the program's result line is malformed")
     found = measure.figures(runs, seconds, latencies, {int(steps): took for steps, took in lengths.items()})
     found |= {"memory_mb": memory, "store_mb": grown / MB / runs * 10_000}
+    own = raw.get("figures", {})
+    if isinstance(own, dict):
+        found |= {key: float(value) for key, value in own.items()}
     return Result(engine, work, runs, float(seconds), found)
 
 
