@@ -132,7 +132,7 @@ class World:
         dues = [self.at + 1_000_000_000_000]
         for app in self.apps:
             if app._client is not None and app.settings.mode != "client":
-                dues += [due for due in [await app.store.next_due(app.settings.queues)] if due is not None]
+                dues += [due for due in [await app.store.store.next_due(app.settings.queues)] if due is not None]
         return max(min(dues), self.at + 1)
 
     async def _beat(self) -> None:

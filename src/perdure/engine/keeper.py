@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import sys
 import threading
 import traceback
@@ -67,6 +68,8 @@ class Keeper:
         self._is_stopping = False
         self._watched = threading.get_ident()
         self._answered = threading.Event()
+        self._answered.set()
+        self._asked_at = 0.0
         self._thread = threading.Thread(target=self._run, name="perdure-leases", daemon=True)
 
     def start(self) -> None:
@@ -156,11 +159,16 @@ class Keeper:
             self._loop.call_soon_threadsafe(self._on_extended, answers)
 
     def _watch(self) -> None:
-        """Ask the worker's loop for a sign of life; if none comes, say where it is stuck."""
-        self._answered.clear()
-        self._loop.call_soon_threadsafe(self._answered.set)
-        if self._answered.wait(BLOCKED_AFTER) or self._is_stopping:
+        """Ask the worker's loop for a sign of life; if none comes for long, say once where it is stuck."""
+        now = asyncio.get_running_loop().time()
+        if self._answered.is_set():
+            self._answered.clear()
+            self._asked_at = now
+            self._loop.call_soon_threadsafe(self._answered.set)
             return
+        if now - self._asked_at < BLOCKED_AFTER:
+            return
+        self._asked_at = math.inf
         frame = sys._current_frames().get(self._watched)
         if frame is None:
             return
