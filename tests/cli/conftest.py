@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,6 +46,13 @@ class Shell:
         return Said(result.exit_code, result.stdout, result.stderr)
 
 
+@pytest.fixture(autouse=True)
+def _is_imported_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each test's commands import the application as the first command of a process does."""
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.delitem(sys.modules, "shop", raising=False)
+
+
 @pytest.fixture
 def url(tmp_path: Path) -> str:
     return f"sqlite:///{tmp_path}/shop.db?synchronous=off"
@@ -75,10 +83,10 @@ def seeded(url: str) -> str:
                 )
                 await until(app, run.id, RunStatus.WAITING)
             await app.run("order-2").send_event("approved", {"by": "grace"})
+            await until(app, "order-2", RunStatus.COMPLETE)
             await app.start("broken", id="broken-1")
             await app.start("nap", input={"seconds": 86_400}, id="nap-1")
             await app.start("nap", input={"seconds": 5}, id="nap-2", delay="1h", priority=7)
-            await until(app, "order-2", RunStatus.COMPLETE)
             await until(app, "broken-1", RunStatus.ERRORED)
             await until(app, "nap-1", RunStatus.WAITING)
 

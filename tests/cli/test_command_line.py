@@ -11,6 +11,7 @@ from importlib.metadata import version
 import pytest
 import typer
 import typer.main
+from typer.testing import CliRunner
 
 from perdure.cli.command import Group, command, exit_code
 from perdure.cli.main import app as command_line
@@ -25,7 +26,6 @@ from perdure.model.errors import (
     UnknownWorkflowError,
     UsageError,
 )
-from typer.testing import CliRunner
 
 
 def every_command() -> list[list[str]]:

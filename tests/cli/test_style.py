@@ -1,10 +1,10 @@
 from __future__ import annotations
 
 import pytest
-
-from perdure.cli.style import ago, clean, count, duration, moment, short, table
 from rich.console import Console
 from rich.text import Text
+
+from perdure.cli.style import ago, clean, count, duration, moment, short, table
 
 
 @pytest.mark.parametrize(

@@ -126,7 +126,7 @@ async def _move(session: Session, app: Perdure, action: Action, ids: Sequence[st
         MofNCompleteColumn(),
         console=session.err,
         transient=True,
-        disable=session.as_json or len(ids) <= SHOWN,
+        disable=session.as_json or not session.err.is_terminal or len(ids) <= SHOWN,
     ) as progress:
         task = progress.add_task("", total=len(ids))
         for first in range(0, len(ids), AT_ONCE):

@@ -1,0 +1,240 @@
+"""`perdure worker` as a process: what it says, and how it ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.cli.conftest import SHOP
+
+SECONDS = 40.0
+
+
+class WorkerProcess:
+    def __init__(self, url: str, folder: Path, words: tuple[str, ...]) -> None:
+        self.log = folder / f"worker-{len(list(folder.glob('worker-*')))}.log"
+        env = {**os.environ, "SHOP_FOLDER": str(folder), "PYTHONDONTWRITEBYTECODE": "1"}
+        with self.log.open("wb") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "perdure.cli", "worker", SHOP, "--store", url, *words],
+                env=env,
+                stdout=subprocess.PIPE,
+                stderr=log,
+            )
+
+    def lines(self) -> list[dict[str, Any]]:
+        """What it has logged, line by line."""
+        return [json.loads(line) for line in self.log.read_text().splitlines() if line.endswith("}")]
+
+    def says(self, text: str) -> dict[str, Any]:
+        """Wait until it has logged something that begins so."""
+
+        def found() -> dict[str, Any] | None:
+            assert self.process.poll() is None or any(line["event"].startswith(text) for line in self.lines())
+            return next((line for line in self.lines() if line["event"].startswith(text)), None)
+
+        return wait_for(found)
+
+    def signal(self, number: signal.Signals) -> None:
+        self.process.send_signal(number)
+
+    def ends(self) -> int:
+        return self.process.wait(SECONDS)
+
+
+def wait_for(condition: Callable[[], Any]) -> Any:
+    """Wait for something that another process does."""
+    deadline = time.monotonic() + SECONDS
+    while not (found := condition()):
+        assert time.monotonic() < deadline, "it did not happen"
+        time.sleep(0.01)
+    return found
+
+
+@pytest.fixture
+def worker(url: str, tmp_path: Path) -> Iterator[Callable[..., WorkerProcess]]:
+    started: list[WorkerProcess] = []
+
+    def start(*words: str) -> WorkerProcess:
+        started.append(WorkerProcess(url, tmp_path, words))
+        return started[-1]
+
+    yield start
+    for each in started:
+        if each.process.poll() is None:
+            each.process.kill()
+        each.process.communicate()
+
+
+@pytest.fixture
+def effects(tmp_path: Path) -> Callable[[], list[str]]:
+    file = tmp_path / "effects.txt"
+    return lambda: file.read_text().splitlines() if file.exists() else []
+
+
+def run(shell, run_id: str) -> dict[str, Any]:
+    return shell("runs", "show", run_id, "--json").json["run"]
+
+
+def test_a_step_finishes_before_the_worker_stops_and_another_goes_on(shell, worker, effects, tmp_path):
+    shell("start", "held", "--id", "h")
+    first = worker()
+    wait_for(lambda: "hold begins" in effects())
+    first.signal(signal.SIGTERM)
+    stopping = first.says("stopping")
+    assert stopping["signal"] == "SIGTERM"
+    assert stopping["event"] == "stopping and waiting up to 30.0 for 1 run"
+    assert first.process.poll() is None
+    (tmp_path / "go").touch()
+    assert first.ends() == 0
+    assert effects() == ["hold begins", "hold ends"]
+    assert run(shell, "h")["status"] == "queued"
+    records = shell("runs", "journal", "h", "--json").json["records"]
+    assert [(record["key"], record["payload"]) for record in records[1:]] == [("hold", "held")]
+
+    second = worker()
+    wait_for(lambda: run(shell, "h")["status"] == "complete")
+    assert run(shell, "h")["output"] == "held, done"
+    assert effects() == ["hold begins", "hold ends", "after"]
+    second.signal(signal.SIGINT)
+    assert second.ends() == 0
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_second_signal_stops_at_once_and_gives_the_run_back(shell, worker, effects, number, code):
+    shell("start", "held", "--id", "h")
+    process = worker("--drain", "10m")
+    wait_for(lambda: "hold begins" in effects())
+    process.signal(signal.SIGTERM)
+    process.says("stopping and waiting up to 10m")
+    process.signal(number)
+    assert process.ends() == code
+    assert effects() == ["hold begins"]
+    given_back = run(shell, "h")
+    assert (given_back["status"], given_back["crashes"]) == ("queued", 0)
+
+
+def test_a_thread_that_does_not_end_cannot_hold_the_process(shell, worker, effects):
+    shell("start", "stuck", "--id", "s")
+    process = worker("--drain", "50ms")
+    wait_for(lambda: "stubborn begins" in effects())
+    process.signal(signal.SIGTERM)
+    assert process.ends() == 1
+    assert "1 run given back in the middle of a step" in [line["event"] for line in process.lines()]
+    assert run(shell, "s")["status"] == "queued"
+
+
+def test_it_says_what_it_works(worker, url):
+    process = worker("--queues", "mail, default", "--concurrency", "7")
+    said = process.says("working")
+    assert said["store"] == url.partition("?")[0]
+    assert said["durability"] == "D1 relaxed"
+    assert said["workflows"] == "broken,held,letter,nap,order,parcel,stuck"
+    assert said["queues"] == "mail,default"
+    assert said["concurrency"] == 7
+    assert said["pid"] == process.process.pid
+    assert list(said)[:3] == ["timestamp", "level", "event"]
+    process.signal(signal.SIGTERM)
+    assert process.ends() == 0
+    assert [line["event"] for line in process.lines()] == ["working", "stopping", "stopped"]
+
+
+def test_it_works_its_queues_and_no_others(shell, worker):
+    shell("start", "letter", "--app", SHOP, "--id", "l")
+    shell("start", "parcel", "--app", SHOP, "--input", '{"number": 1}', "--id", "p")
+    worker("--queues", "mail")
+    wait_for(lambda: run(shell, "l")["status"] == "complete")
+    assert run(shell, "p")["status"] == "queued"
+
+
+def test_json_is_one_document_on_standard_output(worker):
+    process = worker("--json")
+    process.says("working")
+    process.signal(signal.SIGTERM)
+    out, _ = process.process.communicate(timeout=SECONDS)
+    assert json.loads(out)["workflows"][0] == "broken"
+
+
+def test_a_worker_whose_claiming_breaks_ends(worker, tmp_path, url):
+    (tmp_path / "breaks.py").write_text(
+        "from tests.cli.shop import make_app\n"
+        "app = make_app('memory://')\n"
+        "async def claim(*args):\n    raise KeyError('a defect')\n"
+        "type(app.store).claim = claim\n"
+    )
+    said = subprocess.run(
+        [sys.executable, "-m", "perdure.cli", "worker", str(tmp_path / "breaks.py"), "--store", "memory://"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=SECONDS,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent.parent)},
+    )
+    assert said.returncode == 1
+    assert "is broken and claims nothing more" in said.stderr
+    assert "KeyError" in said.stderr
+
+
+class TestMistakes:
+    """Found before anything is opened."""
+
+    @pytest.mark.parametrize(
+        ("words", "message"),
+        [
+            (["nowhere:app"], "there is no module 'nowhere' here"),
+            ([SHOP, "--drain", "soon"], "drain: 'soon' is no duration"),
+            ([SHOP, "--concurrency", "0"], "concurrency: 0 must be a whole number"),
+            ([SHOP, "--queues", "a,,b"], "queue"),
+            ([SHOP, "--log-level", "loud"], "'loud' is none of debug, info, warning, error"),
+        ],
+    )
+    def test_exit_code_2(self, shell, words, message, _quiet_logs):
+        said = shell("worker", *words)
+        assert (said.code, said.out) == (2, "")
+        assert message in said.err
+
+    @pytest.mark.parametrize(
+        ("source", "message"),
+        [
+            ("app = Perdure('memory://')", "has no workflows"),
+            (
+                "app = Perdure('memory://', mode='client')\n@app.workflow\nasync def nap() -> None: ...",
+                "mode='client', which works nothing",
+            ),
+        ],
+    )
+    def test_apps_that_have_nothing_to_work(self, shell, tmp_path, source, message, _quiet_logs):
+        file = tmp_path / f"idle_{abs(hash(source))}.py"
+        file.write_text(f"from perdure import Perdure\n{source}\n")
+        said = shell("worker", f"{file}:app", PERDURE_STORE=None)
+        assert said.code == 2
+        assert message in said.err
+
+    def test_exit_code_4(self, shell, tmp_path, _quiet_logs):
+        said = shell("worker", SHOP, "--store", f"sqlite:///{tmp_path}/no/shop.db")
+        assert said.code == 4
+        assert f"there is no folder {tmp_path}/no" in said.err
+
+
+@pytest.fixture
+def _quiet_logs() -> Iterator[None]:
+    """Put back what a worker sets for its whole process."""
+    import logging
+
+    import structlog
+
+    root = logging.getLogger()
+    before = (root.handlers[:], root.level)
+    yield
+    root.handlers[:], root.level = before
+    logging.captureWarnings(False)
+    structlog.reset_defaults()
