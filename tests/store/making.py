@@ -16,7 +16,7 @@ DAY = 86_400_000
 CAPACITY = 100
 
 STORES: dict[str, Callable[[Path], str]] = {
-    "memory": lambda folder: f"memory://{folder.name}-{id(folder)}",
+    "memory": lambda folder: f"memory://{str(folder).strip(chr(47))}",
     "sqlite": lambda folder: f"sqlite:///{folder}/store.db?synchronous=off",
 }
 """The URL of a fresh store of each kind, given a folder of its own; the same folder gives the same store."""
@@ -46,7 +46,7 @@ def event(run_id: str, id: str, payload: str | None = '"x"', **more: Any) -> Mes
 def decide(run: Run | Claim, status: RunStatus | str = "running", at: int = NOW, **more: Any) -> Decision:
     """The next decision about a run as it was claimed."""
     held = run.run if isinstance(run, Claim) else run
-    more.setdefault("due_at", at + 1000 if status == "running" else None)
+    more.setdefault("due_at", None)
     more.setdefault("seq", held.seq + 1)
     more.setdefault("epoch", held.epoch)
     return Decision(held.id, at=at, status=RunStatus(status), **more)
