@@ -17,6 +17,10 @@ PEERS: Mapping[str, Peer] = {peer.NAME: peer for peer in (dbos, openworkflow, bu
 """Every peer by its name."""
 
 
+SKIPPED = "not measured for this peer"
+"""Why a work that an engine does not do has no figures."""
+
+
 @dataclass(frozen=True, slots=True)
 class Installed:
     """A peer that was installed, or the reason why it could not be."""
@@ -27,7 +31,7 @@ class Installed:
 
     def run(self, work: str, runs: int) -> Result:
         """Measure one work once; an error where the peer is not installed or does not do that work."""
-        failure = self.failure or (None if work in self.peer.RUNS else "not measured for this peer")
+        failure = self.failure or (None if work in self.peer.RUNS else SKIPPED)
         if failure:
             return Result(self.peer.NAME, work, runs, error=failure)
         return self.peer.run(self.directory, work, runs)
