@@ -80,9 +80,9 @@ async def test_an_error_is_raised_again_and_again(app: Perdure, shop: Any):
 
 async def test_without_then_the_last_error_stays(app: Perdure, shop: Any):
     async with testing.engine(app) as engine:
-        with engine.mock(shop.charge, raises=[OSError("first"), ValueError("last")]):
-            with pytest.raises(RunFailedError, match="ValueError: last"):
-                await engine.result(await app.start(shop.checkout, 1))
+        engine.mock(shop.charge, raises=[OSError("first"), ValueError("last")])
+        with pytest.raises(RunFailedError, match="ValueError: last"):
+            await engine.result(await app.start(shop.checkout, 1))
 
 
 async def test_then_may_be_none_and_so_may_returns(app: Perdure):
@@ -104,9 +104,9 @@ async def test_then_may_be_none_and_so_may_returns(app: Perdure):
 
 async def test_a_mock_that_lies_about_the_type_is_found_out(app: Perdure, shop: Any):
     async with testing.engine(app) as engine:
-        with engine.mock(shop.charge, returns="seven"):
-            with pytest.raises(RunFailedError, match="the result of step 'charge' does not fit int"):
-                await engine.result(await app.start(shop.checkout, 1))
+        engine.mock(shop.charge, returns="seven")
+        with pytest.raises(RunFailedError, match="the result of step 'charge' does not fit int"):
+            await engine.result(await app.start(shop.checkout, 1))
 
 
 @pytest.mark.parametrize("is_async", [False, True])
@@ -118,14 +118,12 @@ async def test_a_function_instead(app: Perdure, shop: Any, is_async: bool):
         return cents * 2
 
     async with testing.engine(app) as engine:
-        with engine.mock(shop.charge, does=later if is_async else now), engine.mock(shop.render, does=str.encode):
-            with pytest.raises(RunFailedError, match="TypeError"):  # str.encode(600)
-                await engine.result(await app.start(shop.checkout, 300))
-        with (
-            engine.mock(shop.charge, does=later if is_async else now),
-            engine.mock(shop.render, does=lambda receipt: str(receipt).encode()),
-        ):
-            assert await engine.result(await app.start(shop.checkout, 300)) == b"600"
+        engine.mock(shop.charge, does=later if is_async else now)
+        engine.mock(shop.render, does=lambda receipt: str(receipt).encode())
+        assert await engine.result(await app.start(shop.checkout, 300)) == b"600"
+        engine.mock(shop.render, does=str.encode)
+        with pytest.raises(RunFailedError, match="TypeError"):  # str.encode(600)
+            await engine.result(await app.start(shop.checkout, 300))
 
 
 async def test_a_mock_takes_its_time(app: Perdure, shop: Any):
@@ -154,9 +152,9 @@ async def test_a_slow_mock_meets_its_timeout(app: Perdure):
         return at
 
     async with testing.engine(app) as engine:
-        with engine.mock(slow, returns=1, takes="31 seconds"):
-            with pytest.raises(RunFailedError, match="StepTimeoutError"):
-                await engine.result(await app.start(work))
+        engine.mock(slow, returns=1, takes="31 seconds")
+        with pytest.raises(RunFailedError, match="StepTimeoutError"):
+            await engine.result(await app.start(work))
         assert (engine.now - dt.datetime(2030, 1, 1, tzinfo=dt.UTC)).total_seconds() == 30
 
 

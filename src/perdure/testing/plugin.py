@@ -9,7 +9,7 @@ import copy
 from collections.abc import Generator
 
 import pytest
-from _pytest.runner import call_and_report, runtestprotocol
+from _pytest.runner import runtestprotocol
 
 from perdure.engine.app import Perdure
 from perdure.testing.crashing import COMMITS, crash_points, planned
@@ -48,8 +48,7 @@ def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> 
     limit = marker.kwargs.get("commits", COMMITS)
     item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
     reports = _run_everywhere(item, limit)
-    last = call_and_report(item, "teardown", log=False, nextitem=nextitem)
-    for report in [*reports, *([last] if last.failed else [])]:
+    for report in [*reports, *_take_down(item, nextitem)]:
         item.ihook.pytest_runtest_logreport(report=report)
     item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
     return True
@@ -96,6 +95,12 @@ def _run_once(item: pytest.Item, plan: CrashPlan) -> list[pytest.TestReport]:
         if report.failed and report.when != "call":
             report.sections.append((MARKER, f"it was run {plan}"))
     return reports
+
+
+def _take_down(item: pytest.Item, nextitem: pytest.Item | None) -> list[pytest.TestReport]:
+    """Take down what the next test does not need of what stands above this one; return a report where that fails."""
+    call = pytest.CallInfo.from_call(lambda: item.session._setupstate.teardown_exact(nextitem), when="teardown")
+    return [] if call.excinfo is None else [item.ihook.pytest_runtest_makereport(item=item, call=call)]
 
 
 def _has_passed(reports: list[pytest.TestReport]) -> bool:
