@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 
 from tests.cli.conftest import SHOP
 
@@ -184,6 +186,7 @@ def test_a_worker_whose_claiming_breaks_ends(worker, tmp_path, url):
     assert "KeyError" in said.stderr
 
 
+@pytest.mark.usefixtures("_quiet_logs")
 class TestMistakes:
     """Found before anything is opened."""
 
@@ -197,7 +200,7 @@ class TestMistakes:
             ([SHOP, "--log-level", "loud"], "'loud' is none of debug, info, warning, error"),
         ],
     )
-    def test_exit_code_2(self, shell, words, message, _quiet_logs):
+    def test_exit_code_2(self, shell, words, message):
         said = shell("worker", *words)
         assert (said.code, said.out) == (2, "")
         assert message in said.err
@@ -212,14 +215,14 @@ class TestMistakes:
             ),
         ],
     )
-    def test_apps_that_have_nothing_to_work(self, shell, tmp_path, source, message, _quiet_logs):
+    def test_apps_that_have_nothing_to_work(self, shell, tmp_path, source, message):
         file = tmp_path / f"idle_{abs(hash(source))}.py"
         file.write_text(f"from perdure import Perdure\n{source}\n")
         said = shell("worker", f"{file}:app", PERDURE_STORE=None)
         assert said.code == 2
         assert message in said.err
 
-    def test_exit_code_4(self, shell, tmp_path, _quiet_logs):
+    def test_exit_code_4(self, shell, tmp_path):
         said = shell("worker", SHOP, "--store", f"sqlite:///{tmp_path}/no/shop.db")
         assert said.code == 4
         assert f"there is no folder {tmp_path}/no" in said.err
@@ -228,10 +231,6 @@ class TestMistakes:
 @pytest.fixture
 def _quiet_logs() -> Iterator[None]:
     """Put back what a worker sets for its whole process."""
-    import logging
-
-    import structlog
-
     root = logging.getLogger()
     before = (root.handlers[:], root.level)
     yield

@@ -13,11 +13,12 @@ from perdure.cli.command import Group, command
 from perdure.cli.filters import Chosen, Parent, Prefix, QueueName, Since, Statuses, Tags, WorkflowName
 from perdure.cli.session import Session
 from perdure.cli.style import QUIET, count
-from perdure.cli.values import export, record_document, run_document
+from perdure.cli.values import record_document, run_document
 from perdure.model import codec
 from perdure.model.decision import RunFilter
 from perdure.model.errors import UsageError
 from perdure.model.run import RunStatus
+from perdure.testing import export_journal
 
 CHILDREN_SHOWN = 20
 
@@ -99,16 +100,21 @@ async def journal(
     *,
     export_to: Annotated[
         Path | None,
-        typer.Option("--export", metavar="FILE", help="Write the run and its journal to a JSON file, for tests."),
+        typer.Option(
+            "--export",
+            metavar="FILE",
+            help="Write the run and its journal to a file, for `perdure.testing.replay_journal`.",
+        ),
     ] = None,
 ) -> None:
     """Show what a run has recorded, in order: steps with their attempts, timers, events and children."""
     async with session.client() as app:
         run = await app.client.get(run_id)
         records = await app.client.journal(run_id)
+        exported = await export_journal(app.run(run_id)) if export_to is not None else b""
     if export_to is not None:
         try:
-            export_to.write_bytes(export(run, records))
+            export_to.write_bytes(exported)
         except OSError as error:
             raise UsageError(f"--export: {export_to} cannot be written: {error.strerror}") from error
         session.show(

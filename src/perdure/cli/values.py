@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +13,6 @@ from perdure.model import codec, failure
 from perdure.model.errors import UsageError
 from perdure.model.record import Record
 from perdure.model.run import Run, RunStatus
-
-EXPORT_FORMAT = 1
 
 
 def typed_json(text: str, option: str) -> Any:
@@ -59,12 +56,6 @@ def record_document(record: Record) -> dict[str, Any]:
     fields = {name: getattr(record, name) for name in Record.__struct_fields__}
     fields["payload"] = codec.decode_any(record.payload)
     return fields
-
-
-def export(run: Run, records: Sequence[Record]) -> bytes:
-    """Return a run with its journal as one JSON document, every field as the store has it."""
-    document = msgspec.json.encode({"format": EXPORT_FORMAT, "run": run, "records": records})
-    return msgspec.json.format(document, indent=1) + b"\n"
 
 
 def error_line(payload: str | None) -> str:
