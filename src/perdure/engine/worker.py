@@ -37,6 +37,9 @@ MIN_DELAY_MS = 5
 UNKNOWN_DELAY_MS = 5_000
 """How long a run of a workflow that this worker does not know is left for others, in milliseconds."""
 
+OTHERS_FIRST_MS = 500
+"""How much later than others it looks at such a run again, in milliseconds."""
+
 MAINTENANCE_EVERY = 30.0
 """Seconds between two rounds of announcing workflows and removing expired runs."""
 
@@ -76,6 +79,7 @@ class Worker:
         self._empty = asyncio.Event()
         self._timer: Timer | None = None
         self._timer_at = 0
+        self._left: set[int] = set()
         self._is_starved = False
         self._tasks: list[asyncio.Task[None]] = []
         self._is_stopping = False
@@ -220,15 +224,18 @@ class Worker:
             return True
         now = self.env.now()
         claims = await self.store.claim(self.settings.queues, limit, self.id, now, now + self.settings.lease_ms)
+        self._reserved += len(claims)
         for claim in claims:
-            self.loop.call_soon(self._begin, claim)
+            self.loop.call_soon(self._begin_claimed, claim)
         return len(claims) < limit
 
     def _room(self) -> int:
         return self.settings.concurrency - len(self.turns) - self._reserved
 
     def _look_at(self, due_at: int) -> None:
-        """Look for due runs at that moment, unless a look is planned before."""
+        """Look for due runs at that moment, unless a look is planned before; after others, for what they may have."""
+        if due_at in self._left:
+            due_at += OTHERS_FIRST_MS
         if self._timer is not None:
             if self._timer_at <= due_at:
                 return
@@ -240,6 +247,10 @@ class Worker:
     def _look(self) -> None:
         self._timer = None
         self.wake()
+
+    def _begin_claimed(self, claim: Claim) -> None:
+        self._reserved -= 1
+        self._begin(claim)
 
     def _begin(self, claim: Claim) -> None:
         run = claim.run
@@ -257,6 +268,7 @@ class Worker:
     def _leave_to_others(self, run: Run) -> None:
         now = self.env.now()
         due_at = now + UNKNOWN_DELAY_MS
+        self._left = {due for due in self._left if due > now} | {due_at}
         wait = encode_waits(
             [Wait("unknown_workflow", "", due_at, f"worker {self.id} has no workflow {run.workflow!r}")]
         )
