@@ -61,9 +61,8 @@ def batch(connection: apsw.Connection, runs: range) -> None:
     position = 1
     stages = STAGES[WORK]
     for index, steps in enumerate(stages):
-        rows = (
-            (n, position + step, f"step#{position + step}", "step", '{"n":1}') for step in range(steps) for n in runs
-        )
+        places = range(position, position + steps)
+        rows = ((n, place, f"step#{place}", "step", '{"n":1}') for place in places for n in runs)
         if index < len(stages) - 1:
             write(connection, (RECORD, rows), (KEEP, ((n,) for n in runs)))
         else:

@@ -12,7 +12,7 @@ import apsw
 from perdure.store.sqlite.connection import Settings
 from perdure.store.sqlite.threads import ConnectionThread, Request
 
-CHECKPOINT_PAGES = 4_000
+CHECKPOINT_PAGES = 1000
 """The length of the write-ahead log (16 MiB) from which it is copied into the file."""
 
 
