@@ -42,7 +42,8 @@ class Session:
         self.yardsticks.append(measure.yardstick(directory))
         for turn in range(turns):
             for work in works:
-                self.results.extend(_measured(engine, work, scale, turn) for engine in self.engines)
+                found = (_measured(engine, work, scale, turn) for engine in self.engines)
+                self.results.extend(result for result in found if result.error != SKIPPED)
             self.yardsticks.append(measure.yardstick(directory))
 
     def tell(self) -> None:
@@ -50,7 +51,7 @@ class Session:
         OUT.print(measure.table(self.results, self.labels, title="medians (least-most)"))
         for engine in self.engines:
             OUT.print(f"{engine.peer.LABEL}: {engine.peer.SETTINGS}", markup=False)
-        for failed in sorted({(r.engine, r.work, r.error) for r in self.results if r.error and r.error != SKIPPED}):
+        for failed in sorted({(r.engine, r.work, r.error) for r in self.results if r.error}):
             OUT.print("{} {}: {}".format(*failed), markup=False)
         for key, unit in (("json_per_s", "JSON round trips/s"), ("commits_per_s", "fsynced SQLite commits/s")):
             values = ", ".join(measure.number(stick[key]) for stick in self.yardsticks)
