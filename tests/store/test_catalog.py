@@ -10,7 +10,9 @@ ENTRY = CatalogEntry("checkout", "v1", "default", '{"type": "object", "const": 1
 
 
 async def test_entries_come_back_sorted_by_workflow_and_version(store: Store) -> None:
-    entries = [replace(ENTRY, workflow=name, version=version) for name in ("b'", "a", "é") for version in ("2", "10", "")]
+    entries = [
+        replace(ENTRY, workflow=name, version=version) for name in ("b'", "a", "é") for version in ("2", "10", "")
+    ]
     await store.publish(entries)
     expected = [(name, version) for name in ("a", "b'", "é") for version in ("", "10", "2")]
     assert [(entry.workflow, entry.version) for entry in await store.catalog()] == expected

@@ -101,10 +101,10 @@ async def test_an_unknown_or_unclaimed_run_is_lost(store: Store) -> None:
 
 
 async def test_one_lost_decision_leaves_its_neighbours_alone(store: Store) -> None:
-    runs = [await held(store, id) for id in "abc"]
+    runs = [await held(store, name) for name in "abc"]
     decisions = [decide(run, "complete", records=(record(1),), epoch=1 if run.id != "b" else 7) for run in runs]
     assert [done.is_lost for done in await store.commit(decisions)] == [False, True, False]
-    assert [(await one(store, id)).status.value for id in "abc"] == ["complete", "running", "complete"]
+    assert [(await one(store, name)).status.value for name in "abc"] == ["complete", "running", "complete"]
 
 
 @pytest.mark.parametrize("status", ["queued", "waiting", "paused"])
@@ -215,7 +215,7 @@ class TestMessages:
         assert await store.commit([decision]) == await store.commit([decision])
 
     async def test_messages_to_several_runs_stay_apart(self, store: Store) -> None:
-        runs = [await held(store, id) for id in "abc"]
+        runs = [await held(store, name) for name in "abc"]
         await store.post([event("c", "m1"), event("a", "m1"), event("c", "m2")], NOW, CAPACITY)
         done = await store.commit([decide(run, "waiting") for run in runs])
         assert [[message.id for message in entry.arrived] for entry in done] == [["m1"], [], ["m1", "m2"]]
@@ -248,7 +248,7 @@ class TestOthers:
             new("mine", worker="w", due_at=NOW + 60),
         )
         await store.commit([decide(run, children=children)])
-        kid, old, mine = [await one(store, id) for id in ("kid", "old", "mine")]
+        kid, old, mine = [await one(store, name) for name in ("kid", "old", "mine")]
         assert (kid.parent_id, kid.parent_key, kid.status) == ("a", "k1", RunStatus.QUEUED)
         assert old.fingerprint == "first"
         assert (mine.epoch, mine.worker) == (1, "w")
@@ -302,8 +302,8 @@ class TestOthers:
         run = await held(store, "a")
         await store.create([new("c", parent_id="a", parent_key="k"), new("g", parent_id="c")])
         await store.commit([decide(run, at=LATER, terminate=("c", "nobody"))])
-        for id in ("c", "g"):
-            ended = await one(store, id)
+        for name in ("c", "g"):
+            ended = await one(store, name)
             assert (ended.status, ended.finished_at) == (RunStatus.TERMINATED, LATER)
         assert (await one(store, "a")).status is RunStatus.RUNNING
 

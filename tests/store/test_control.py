@@ -128,9 +128,11 @@ class TestTerminate:
         )
         controlled = await act(store, "a", TERMINATE)
         assert controlled.ended == ("a", "kid", "grandkid", "below-done")
-        ended = [id for id in ("a", "kid", "grandkid", "below-done") if (await one(store, id)).status is TERMINATED]
+        ended = [
+            name for name in ("a", "kid", "grandkid", "below-done") if (await one(store, name)).status is TERMINATED
+        ]
         assert len(ended) == 4
-        others = [(await one(store, id)).status for id in ("free", "below-free", "stranger", "done")]
+        others = [(await one(store, name)).status for name in ("free", "below-free", "stranger", "done")]
         assert others == [QUEUED, QUEUED, QUEUED, COMPLETE]
         assert await store.inbox("a") == []
 

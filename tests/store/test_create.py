@@ -4,7 +4,21 @@ from perdure.model.run import Created, Retention, Run, RunStatus
 from perdure.store import Store
 from tests.store.making import NOW, leased, new, one, record
 
-ODD = ["it's", 'say "hi"', "100%", "a_b", "ünï-🎉", "back\\slash", "a/b c", "new\nline", "[0]", "$.id", "null", "1", "%s"]
+ODD = [
+    "it's",
+    'say "hi"',
+    "100%",
+    "a_b",
+    "ünï-🎉",
+    "back\\slash",
+    "a/b c",
+    "new\nline",
+    "[0]",
+    "$.id",
+    "null",
+    "1",
+    "%s",
+]
 
 
 async def test_a_run_has_all_that_it_was_created_with(store: Store) -> None:
@@ -19,7 +33,7 @@ async def test_a_run_has_all_that_it_was_created_with(store: Store) -> None:
         is_detached=True,
         depth=4,
         fingerprint="f",
-        tags={"team": "red", 'q"\'é': "%_"},
+        tags={"team": "red", "q\"'é": "%_"},
         retention=Retention(None, 5, 0),
         records=(record(0), record(1)),
     )
@@ -40,7 +54,7 @@ async def test_a_run_has_all_that_it_was_created_with(store: Store) -> None:
         is_detached=True,
         depth=4,
         fingerprint="f",
-        tags={"team": "red", 'q"\'é': "%_"},
+        tags={"team": "red", "q\"'é": "%_"},
         retention=Retention(None, 5, 0),
     )
     assert await store.journal("a") == list(made.records)
@@ -65,7 +79,7 @@ async def test_a_repeated_create_leaves_the_run_and_tells_its_fingerprint(store:
 
 async def test_new_and_old_ids_in_one_call_are_answered_in_order(store: Store) -> None:
     await store.create([new("b", fingerprint="old")])
-    runs = [new(id, fingerprint=f"{number}") for number, id in enumerate("cbaac")]
+    runs = [new(name, fingerprint=f"{number}") for number, name in enumerate("cbaac")]
     created = await store.create(runs)
     assert [(run.id, run.is_new, run.fingerprint) for run in created] == [
         ("c", True, "0"),
@@ -74,7 +88,7 @@ async def test_new_and_old_ids_in_one_call_are_answered_in_order(store: Store) -
         ("a", False, "2"),
         ("c", False, "0"),
     ]
-    assert [len(await store.journal(id)) for id in "abc"] == [1, 1, 1]
+    assert [len(await store.journal(name)) for name in "abc"] == [1, 1, 1]
 
 
 async def test_nothing_is_created_by_an_empty_call(store: Store) -> None:
@@ -82,11 +96,11 @@ async def test_nothing_is_created_by_an_empty_call(store: Store) -> None:
 
 
 async def test_ids_may_hold_any_character(store: Store) -> None:
-    created = await store.create([new(id, fingerprint=id) for id in ODD])
+    created = await store.create([new(name, fingerprint=name) for name in ODD])
     assert all(run.is_new for run in created)
     assert [run and run.id for run in await store.get(ODD)] == ODD
     assert [run and run.fingerprint for run in await store.get(ODD)] == ODD
-    assert not any(run.is_new for run in await store.create([new(id) for id in ODD]))
+    assert not any(run.is_new for run in await store.create([new(name) for name in ODD]))
 
 
 async def test_payloads_come_back_byte_for_byte(store: Store) -> None:
@@ -122,7 +136,7 @@ async def test_tags_are_not_shared_with_the_caller(store: Store) -> None:
 
 
 async def test_a_thousand_runs_of_ten_records_are_one_call(store: Store) -> None:
-    records = tuple(record(position, payload='{"n": %d}' % position) for position in range(10))
+    records = tuple(record(position, payload=f'{{"n": {position}}}') for position in range(10))
     await store.create([new(f"r{number}", records=records) for number in range(1000)])
     claims = await store.claim(["default"], 1000, "w", NOW, NOW + 1)
     assert [claim.run.id for claim in claims] == [f"r{number}" for number in range(1000)]

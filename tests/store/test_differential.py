@@ -24,7 +24,9 @@ QUEUES = ["default", "other"]
 START = 1_000_000
 
 ids = st.sampled_from(IDS)
-payloads = st.sampled_from([None, '"a"', "1e400", '{"a": [1, 2]}', '"\\u00e9\\n\\"🎉"', "123456789012345678901234567890"])
+payloads = st.sampled_from(
+    [None, '"a"', "1e400", '{"a": [1, 2]}', '"\\u00e9\\n\\"🎉"', "123456789012345678901234567890"]
+)
 queues = st.sampled_from(QUEUES)
 statuses = st.sampled_from(list(RunStatus))
 # Runs that ended are dull, so few do.
@@ -56,7 +58,7 @@ def new_runs(draw: st.DrawFn, now: int) -> NewRun:
         parent_key=None if parent is None else draw(st.sampled_from([None, "child", "child"])),
         is_detached=draw(st.sampled_from([False, False, True])),
         fingerprint=draw(st.sampled_from(["", "f1"])),
-        tags=draw(st.dictionaries(st.sampled_from(["k", 'q"%\'é']), st.sampled_from(["1", "2"]), max_size=2)),
+        tags=draw(st.dictionaries(st.sampled_from(["k", "q\"%'é"]), st.sampled_from(["1", "2"]), max_size=2)),
         retention=draw(st.sampled_from([Retention(), Retention(None, 0, 20), Retention(0, 5, 0)])),
     )
 
@@ -174,7 +176,9 @@ class Differential(RuleBasedStateMachine):
     @staticmethod
     def records(data: st.DataObject, first: int, count: int) -> tuple[Record, ...]:
         return tuple(
-            Record(position, f"k{position}", data.draw(st.sampled_from(["step", "output"])), "ok", 1, data.draw(payloads))
+            Record(
+                position, f"k{position}", data.draw(st.sampled_from(["step", "output"])), "ok", 1, data.draw(payloads)
+            )
             for position in range(first, first + count)
         )
 
@@ -201,7 +205,9 @@ class Differential(RuleBasedStateMachine):
     def prune(self, limit: int, age: int) -> None:
         self.both(lambda store: store.prune(self.now - age, limit))
 
-    @rule(workflow=st.sampled_from(["w", "v"]), version=st.sampled_from(["1", "2"]), schema=st.sampled_from(["{}", "1"]))
+    @rule(
+        workflow=st.sampled_from(["w", "v"]), version=st.sampled_from(["1", "2"]), schema=st.sampled_from(["{}", "1"])
+    )
     def publish(self, workflow: str, version: str, schema: str) -> None:
         entry = CatalogEntry(workflow, version, "default", schema, self.now, "worker")
         self.both(lambda store: store.publish([entry]))
@@ -219,7 +225,7 @@ class Differential(RuleBasedStateMachine):
         queue=st.none() | queues,
         parent_id=st.none() | ids,
         id_prefix=st.none() | st.sampled_from(["", "e'", "e'%", "a"]),
-        tags=st.dictionaries(st.sampled_from(["k", 'q"%\'é']), st.sampled_from(["1", "2"]), max_size=1),
+        tags=st.dictionaries(st.sampled_from(["k", "q\"%'é"]), st.sampled_from(["1", "2"]), max_size=1),
         created_from=st.none() | st.integers(START, START + 100),
         created_until=st.none() | st.integers(START, START + 100),
         limit=st.integers(1, 3),

@@ -43,7 +43,7 @@ async def test_the_lease_of_a_run_that_is_not_running_is_lost(store: Store) -> N
     await store.commit([decide(await held(store, "waiting"), "waiting")])
     await finish(store, "ended")
     await store.create([new("queued")])
-    leases = [Lease(id, 1, LATER) for id in ("waiting", "ended", "queued", "nobody")]
+    leases = [Lease(name, 1, LATER) for name in ("waiting", "ended", "queued", "nobody")]
     assert [lease.is_lost for lease in await store.extend(leases, NOW)] == [True] * 4
 
 
@@ -77,7 +77,7 @@ async def test_leases_of_one_call_are_extended_in_order(store: Store) -> None:
     await held(store, "b")
     leases = [Lease("a", 1, LATER), Lease("b", 1, LATER), Lease("a", 1, NOW), Lease("a", 1, LATER)]
     assert [lease.is_lost for lease in await store.extend(leases, NOW)] == [False, False, False, True]
-    assert [(await one(store, id)).status.value for id in "ab"] == ["queued", "running"]
+    assert [(await one(store, name)).status.value for name in "ab"] == ["queued", "running"]
 
 
 async def test_a_thousand_leases_are_one_call(store: Store) -> None:

@@ -29,8 +29,8 @@ async def test_an_id_that_was_removed_is_free(store: Store) -> None:
 
 
 async def test_longest_expired_first_and_no_more_than_asked_for(store: Store) -> None:
-    for id, age in (("late", 30), ("early", 10), ("middle", 20)):
-        await finish(store, id, retention=Retention(age, age, age))
+    for name, age in (("late", 30), ("early", 10), ("middle", 20)):
+        await finish(store, name, retention=Retention(age, age, age))
     assert await store.prune(NOW + 100, 2) == 2
     assert [run and run.id for run in await store.get(["late", "early", "middle"])] == ["late", None, None]
     assert await store.prune(NOW + 100, 2) == 1

@@ -73,7 +73,7 @@ class TestFind:
             ({"queue": "other"}, ["c"]),
             ({"parent_id": "a"}, ["c", "b"]),
             ({"tags": {"k": "1"}}, ["b", "a"]),
-            ({"tags": {"k": "1", 'q"\'é%': "_"}}, ["b"]),
+            ({"tags": {"k": "1", "q\"'é%": "_"}}, ["b"]),
             ({"tags": {"k": "9"}}, []),
             ({"tags": {"1": "k"}}, []),
             ({"created_from": NOW + 1}, ["d", "c", "b"]),
@@ -86,7 +86,7 @@ class TestFind:
         await store.create(
             [
                 new("a", NOW + 9, tags={"k": "1"}),
-                new("b", NOW + 9, created_at=NOW + 1, parent_id="a", workflow="refund", tags={"k": "1", 'q"\'é%': "_"}),
+                new("b", NOW + 9, created_at=NOW + 1, parent_id="a", workflow="refund", tags={"k": "1", "q\"'é%": "_"}),
                 new("c", NOW + 9, created_at=NOW + 2, parent_id="a", queue="other", tags={"k": "2"}),
             ]
         )
@@ -107,7 +107,7 @@ class TestFind:
         ],
     )
     async def test_a_prefix_has_no_wildcards(self, store: Store, prefix: str, expected: list[str]) -> None:
-        await store.create([new(id) for id in ("a%1", "a_2", "ab3", "a*4", "it's5", "é🎉6")])
+        await store.create([new(name) for name in ("a%1", "a_2", "ab3", "a*4", "it's5", "é🎉6")])
         assert await found(store, id_prefix=prefix) == expected
 
     async def test_a_found_run_has_everything_but_its_output(self, store: Store) -> None:
@@ -176,5 +176,5 @@ class TestNextDue:
 
 async def test_the_inbox_is_in_the_order_of_arrival(store: Store) -> None:
     await store.create([new("a")])
-    await store.post([event("a", id) for id in ("z", "a", "m")], NOW, CAPACITY)
+    await store.post([event("a", name) for name in ("z", "a", "m")], NOW, CAPACITY)
     assert [(message.id, message.seq) for message in await store.inbox("a")] == [("z", 1), ("a", 2), ("m", 3)]
