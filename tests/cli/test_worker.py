@@ -94,7 +94,7 @@ def test_a_step_finishes_before_the_worker_stops_and_another_goes_on(shell, work
     first.signal(signal.SIGTERM)
     stopping = first.says("stopping")
     assert stopping["signal"] == "SIGTERM"
-    assert stopping["event"] == "stopping and waiting up to 30.0 for 1 run"
+    assert stopping["event"] == "stopping and waiting up to 30 s for 1 run"
     assert first.process.poll() is None
     (tmp_path / "go").touch()
     assert first.ends() == 0
@@ -117,7 +117,7 @@ def test_a_second_signal_stops_at_once_and_gives_the_run_back(shell, worker, eff
     process = worker("--drain", "10m")
     wait_for(lambda: "hold begins" in effects())
     process.signal(signal.SIGTERM)
-    process.says("stopping and waiting up to 10m")
+    process.says("stopping and waiting up to 10 min")
     process.signal(number)
     assert process.ends() == code
     assert effects() == ["hold begins"]

@@ -13,7 +13,7 @@ from perdure.cli import pictures
 from perdure.cli.command import OK, PROBLEM, command
 from perdure.cli.filters import tags
 from perdure.cli.session import Session
-from perdure.cli.style import clean, status_text
+from perdure.cli.style import QUIET, clean, status_text
 from perdure.cli.values import error_line, typed_json
 from perdure.engine.app import Perdure
 from perdure.engine.ending import parked_reason
@@ -108,7 +108,7 @@ async def _announced(app: Perdure, workflow: str, *, anyway: bool) -> CatalogEnt
 
 async def _wait(session: Session, run: RunHandle[Any], timeout: str | None) -> int:
     shows = session.err.is_terminal and not session.as_json
-    with session.err.status(f"[bright_black]{run.id}", spinner="dots") if shows else nullcontext():
+    with session.err.status(Text(run.id, QUIET), spinner="dots") if shows else nullcontext():
         try:
             output = await run.result(timeout)
         except (RunFailedError, RunTerminatedError, RunParkedError):

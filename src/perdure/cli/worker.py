@@ -18,9 +18,10 @@ from structlog.stdlib import BoundLogger
 from perdure.cli import logs
 from perdure.cli.command import OK, PROBLEM, command
 from perdure.cli.session import Session
-from perdure.cli.style import count
+from perdure.cli.style import count, duration
 from perdure.engine.app import Perdure
 from perdure.engine.worker import Worker
+from perdure.model.duration import milliseconds
 from perdure.model.errors import UsageError
 
 LEVELS = ("debug", "info", "warning", "error")
@@ -131,7 +132,8 @@ class Shift:
         await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
         for wait in waits:
             wait.cancel()
-        left = f" and waiting up to {self._app.settings.drain} for {count(len(worker.turns), 'run')}"
+        drain = duration(milliseconds(self._app.settings.drain))
+        left = f" and waiting up to {drain} for {count(len(worker.turns), 'run')}"
         self._log.info(
             f"stopping{left if worker.turns else ''}", signal=self._signals[0].name if self._signals else None
         )
