@@ -179,7 +179,6 @@ async def test_a_complete_parent_leaves_its_started_children(family, world):
         assert await app.run(name).result(timeout=5) == "well"
 
 
-@pytest.mark.xfail(strict=True, reason="the core drops what was asked for in the same breath as the end")
 async def test_a_child_started_in_the_last_breath_is_started(family, world):
     app, child = family
 

@@ -348,3 +348,34 @@ async def test_a_name_registered_twice_is_refused(app):
 
     with pytest.raises(DefinitionError, match="registered already"):
         app.workflow(name="w")(one.function)
+
+
+async def test_what_a_claim_under_way_brings_is_handed_back(make, world):
+    """The worker is stopped after the store has leased it a run, and before it hears of that."""
+    client, worker = make(mode="client"), make(mode="worker")
+
+    @client.workflow(name="w")
+    async def w(): ...
+
+    worker.workflow(name="w")(w.function)
+    async with client:
+        await worker.open()
+        await world.settle()
+        heard = asyncio.Event()
+
+        async def after(name):
+            if name == "claim":
+                await heard.wait()
+
+        worker.store.after = after
+        run = await client.start(w)
+        worker.worker.wake()
+        while str((await run.get()).status) != "running":
+            await asyncio.sleep(0)
+        closing = asyncio.create_task(worker.close())
+        await asyncio.sleep(0.01)
+        heard.set()
+        await closing
+        found = await run.get()
+        assert str(found.status) in {"queued", "complete"}
+        assert found.worker is None

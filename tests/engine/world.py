@@ -24,6 +24,9 @@ NOW = 1_700_000_000_000
 PATIENCE = 10.0
 """Real seconds after which something that should have happened counts as never happening."""
 
+TELLING = ("create", "post", "commit", "control")
+"""Operations that other engines are told of."""
+
 IN_THREADS = ("Executor._in_thread", "Executor._in_process")
 
 
@@ -55,7 +58,7 @@ class World:
     def app(self, url: str, **options: Any) -> Perdure:
         """An engine of this world."""
         app = Perdure(url, world=self, **options)
-        app.store = Watched(app.store)  # type: ignore[assignment]  # passes every operation on
+        app.store = Watched(app.store, self)  # type: ignore[assignment]  # passes every operation on
         self.stores.append(app.store)  # type: ignore[arg-type]
         self.apps.append(app)
         return app
@@ -158,8 +161,10 @@ class World:
 class Watched:
     """A store that says how many operations are under way, and lets a test step in."""
 
-    def __init__(self, store: Any) -> None:
+    def __init__(self, store: Any, world: World) -> None:
         self.store = store
+        self.world = world
+        self._told = asyncio.Event()
         self.in_flight = 0
         self.calls: list[str] = []
         self.before: Callable[[str], Awaitable[None]] | None = None
@@ -168,8 +173,6 @@ class Watched:
 
     def __getattr__(self, name: str) -> Any:
         method = getattr(self.store, name)
-        if name == "wait":
-            return method
 
         async def call(*args: Any, **kwargs: Any) -> Any:
             with self._lock:
@@ -178,9 +181,9 @@ class Watched:
             try:
                 if self.before is not None:
                     await self.before(name)
-                if name == "claim" and await self._is_pointless(*args):
-                    return []
                 answer = await method(*args, **kwargs)
+                if name in TELLING:
+                    self._tell_others()
                 if self.after is not None:
                     await self.after(name)
                 return answer
@@ -208,10 +211,20 @@ class Watched:
         self.before = before
         return release
 
-    async def _is_pointless(self, queues: Any, limit: int, worker: str, now: int, until: int) -> bool:
-        """Whether nothing is due. Engines of one memory store would wake each other for ever with claims of nothing."""
-        due = await self.store.next_due(queues)
-        return due is None or due > now
+    async def wait(self, timeout: float) -> bool:
+        """Return as soon as another engine of this world has written, which stores notice in their own good time."""
+        try:
+            async with asyncio.timeout(timeout):
+                await self._told.wait()
+        except TimeoutError:
+            return False
+        self._told.clear()
+        return True
+
+    def _tell_others(self) -> None:
+        for other in self.world.stores:
+            if other is not self:
+                other._told.set()
 
 
 async def until(condition: Callable[[], object], patience: float = PATIENCE) -> None:

@@ -102,9 +102,12 @@ class Worker:
         self._is_stopping = True
         if self._timer is not None:
             self._timer.cancel()
-        for task in self._tasks:
+        self.wake()  # so that claiming ends by itself: what a claim under way brings must be handed back
+        for task in self._tasks[1:]:
             task.cancel()
+        timer = self.env.call_later(self.loop, seconds(self.settings.drain), self._cancel_tasks)
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        timer.cancel()
         for runner in list(self.turns.values()):
             runner.hand_back()
         if self.turns and not self._is_hurried:
@@ -121,11 +124,16 @@ class Worker:
     def hurry(self) -> None:
         """While stopping, wait for running steps no longer."""
         self._is_hurried = True
+        self._cancel_tasks()
         self._empty.set()
 
     def wake(self) -> None:
         """Look for due runs now."""
         self._wake.set()
+
+    def _cancel_tasks(self) -> None:
+        for task in self._tasks:
+            task.cancel()
 
     def _work_ended(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and (error := task.exception()) is not None:
@@ -202,7 +210,7 @@ class Worker:
     # Claiming.
 
     async def _claim_for_ever(self) -> None:
-        while True:
+        while not self._is_stopping:
             self._wake.clear()
             try:
                 is_drained = await self._claim_once()
