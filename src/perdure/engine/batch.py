@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, TypeVar
 
 from perdure.engine.env import Env
-from perdure.model.errors import PerdureError, StoreError
+from perdure.model.errors import StoreError
 
 T = TypeVar("T")
 A = TypeVar("A")
@@ -90,7 +90,11 @@ class Batch(Generic[T, A]):
                     delay = min(2 * delay, RETRY_DELAY_MAX)
                     failure = None
                     continue
-            except PerdureError as error:
+            except Exception as error:  # one item that cannot be written must not take its neighbours with it
+                if len(batch) > 1:
+                    for item in batch:
+                        await self._write_one([item])
+                    return
                 failure = error
             break
         for (_, done), answer in zip(batch, answers, strict=True):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Sequence
 
 import msgspec
@@ -21,6 +22,7 @@ from perdure.model.errors import (
     RunFinishedError,
     RunNotFoundError,
     RunTerminatedError,
+    StoreError,
     UsageError,
 )
 from perdure.model.limits import NAME_LENGTH, START_BATCH
@@ -35,6 +37,8 @@ LOOK_UP_COST = 20
 """How many times longer than a look-up took the next one is put off, so that waiting never becomes the load."""
 
 LOOK_UP_BATCH = 500
+
+_log = logging.getLogger("perdure.engine")
 
 
 class Client:
@@ -179,16 +183,18 @@ class Client:
             here = self.worker.turns if self.worker is not None else {}
             elsewhere = [run_id for run_id in awaited if run_id not in here]
             began = loop.time()
-            for first in range(0, len(elsewhere), LOOK_UP_BATCH):
-                for run in await self.store.get(elsewhere[first : first + LOOK_UP_BATCH]):
-                    if run is not None:
-                        self.endings.see(run)
-            pause = min(LOOK_UP_EVERY, (loop.time() - began) * LOOK_UP_COST)
-            await asyncio.sleep(pause)
-            if elsewhere:
-                await self.store.wait(LOOK_UP_EVERY)
-            else:
-                await asyncio.sleep(LOOK_UP_EVERY)
+            try:
+                for first in range(0, len(elsewhere), LOOK_UP_BATCH):
+                    for run in await self.store.get(elsewhere[first : first + LOOK_UP_BATCH]):
+                        if run is not None:
+                            self.endings.see(run)
+                await asyncio.sleep(min(LOOK_UP_EVERY, (loop.time() - began) * LOOK_UP_COST))
+                if elsewhere:
+                    await self.store.wait(LOOK_UP_EVERY)
+                    continue
+            except StoreError as error:
+                _log.warning("awaited runs could not be looked up, trying again: %s", error)
+            await asyncio.sleep(LOOK_UP_EVERY)
 
     # Telling.
 
@@ -198,12 +204,13 @@ class Client:
         Raises:
             RunNotFoundError, RunFinishedError, InboxFullError, UsageError, SerializationError: it was not taken.
         """
-        if not isinstance(kind, str) or not 0 < len(kind) <= NAME_LENGTH:
-            raise UsageError(f"event type {kind!r} must be text of 1 to {NAME_LENGTH} characters")
-        if event_id is not None and not 0 < len(event_id) <= NAME_LENGTH:
-            raise UsageError(f"event id {event_id!r} must be text of 1 to {NAME_LENGTH} characters")
-        text = codec.encode(payload, f"the payload of event {kind!r}", self.settings.limits.payload_bytes)
-        message = Message(run_id, event_id or new_id(self.env), "event", kind, text, self.env.now())
+        for field, text in (("type", kind), ("id", event_id)):
+            if text is None and field == "id":
+                continue
+            if not isinstance(text, str) or not 0 < len(text) <= NAME_LENGTH or not text.isprintable():
+                raise UsageError(f"event {field} {text!r} must be printable text of 1 to {NAME_LENGTH} characters")
+        encoded = codec.encode(payload, f"the payload of event {kind!r}", self.settings.limits.payload_bytes)
+        message = Message(run_id, event_id or new_id(self.env), "event", kind, encoded, self.env.now())
         posted = await self._posts.call(message)
         if posted is Posted.NO_RUN:
             raise _not_found(run_id)

@@ -96,8 +96,8 @@ def _tags(tags: Mapping[str, str] | None) -> dict[str, str]:
         raise UsageError(f"tags: {len(tags)} tags, over {TAGS}")
     for name, value in tags.items():
         for text in (name, value):
-            if not isinstance(text, str) or len(text) > NAME_LENGTH or not name:
+            if not isinstance(text, str) or len(text) > NAME_LENGTH or not name or not text.isprintable():
                 raise UsageError(
-                    f"tags: {name!r}={value!r} must be text of up to {NAME_LENGTH} characters, with a name"
+                    f"tags: {name!r}={value!r} must be printable text of up to {NAME_LENGTH} characters, with a name"
                 )
     return dict(tags)
