@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,8 @@ from typing import Any
 import pytest
 import structlog
 
+from perdure import DeterminismWarning
+from perdure.cli import logs
 from tests.cli.conftest import SHOP
 
 SECONDS = 40.0
@@ -237,3 +241,34 @@ def _quiet_logs() -> Iterator[None]:
     root.handlers[:], root.level = before
     logging.captureWarnings(False)
     structlog.reset_defaults()
+
+
+@pytest.mark.usefixtures("_quiet_logs")
+class TestLogs:
+    def test_for_people(self, capsys):
+        logs.configure(as_json=False, level="info").info("working", store="memory://", pid=7)
+        logging.getLogger("shop").warning("%d orders", 3, extra={"customer": "ada"})
+        logging.getLogger("shop").debug("nothing")
+        first, second = capsys.readouterr().err.splitlines()
+        assert re.fullmatch(r"\d\d:\d\d:\d\d \[info\] working store=memory:// pid=7", first)
+        assert second.endswith("[warning] 3 orders customer=ada")
+
+    def test_for_programs(self, capsys):
+        logs.configure(as_json=True, level="debug").info("working", store="memory://")
+        try:
+            raise ValueError("no")
+        except ValueError:
+            logging.getLogger("shop").exception("it %s", "failed")
+        first, second = (json.loads(line) for line in capsys.readouterr().err.splitlines())
+        assert (first["event"], first["store"], first["logger"]) == ("working", "memory://", "perdure.worker")
+        assert (second["event"], second["level"]) == ("it failed", "error")
+        assert second["exception"][0]["exc_value"] == "no"
+
+    def test_warnings_are_logged_too(self, capsys):
+        logs.configure(as_json=True, level="info")
+        with warnings.catch_warnings():
+            warnings.simplefilter("always")
+            logging.captureWarnings(True)
+            warnings.warn("watch out", DeterminismWarning, stacklevel=1)
+            logging.captureWarnings(False)
+        assert "watch out" in json.loads(capsys.readouterr().err)["event"]

@@ -105,7 +105,9 @@ def perform(session: Session, body: Callable[[], Coroutine[Any, Any, int | None]
     """Run a command's body and return its exit code; what it raises becomes one line."""
     try:
         outcome = body()
-        return (asyncio.run(outcome) if inspect.iscoroutine(outcome) else outcome) or OK  # type: ignore[return-value]  # see Body
+        if isinstance(outcome, Coroutine):
+            outcome = asyncio.run(outcome)
+        return outcome or OK
     except KeyboardInterrupt:
         return INTERRUPTED
     except (typer.Exit, typer.Abort, CommandLineError, BrokenPipeError):
@@ -163,7 +165,9 @@ class Group(TyperGroup):
         names = super().list_commands(ctx)
         return sorted(names, key=lambda name: self.order.index(name) if name in self.order else len(self.order))
 
-    def main(self, args: Sequence[str] | None = None, *, standalone_mode: bool = True, **extra: Any) -> Any:  # type: ignore[override]  # every caller gives the others by name
+    def main(  # type: ignore[override]  # every caller gives the others by name
+        self, args: Sequence[str] | None = None, *, standalone_mode: bool = True, **extra: Any
+    ) -> Any:
         """Run the command line, and leave with its exit code."""
         if not standalone_mode:
             return super().main(args, standalone_mode=False, **extra)

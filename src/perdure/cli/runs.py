@@ -133,4 +133,5 @@ async def explain(session: Session, run_id: RunId) -> None:
         run = await app.client.get(run_id)
         told = await app.run(run_id).explain()
     document = {"run": told.run_id, "status": told.status, "reasons": told.reasons}
-    session.show(document, pictures.heading(run), *(Text.assemble(("  – ", QUIET), reason) for reason in told.reasons))
+    reasons = [Text.assemble(("  – ", QUIET), reason) for reason in told.reasons]
+    session.show(document, pictures.heading(run), *reasons)
