@@ -160,7 +160,7 @@ def test_a_blocked_loop_keeps_its_lease_and_is_told_where_it_is_stuck(kind, tmp_
         @app.step(name="blocks")
         async def blocks() -> str:
             begun.append(name)
-            time.sleep(1.8)
+            time.sleep(1.8)  # noqa: ASYNC251  # it blocks the loop, as users do
             return name
 
         @app.workflow(name="w")

@@ -379,3 +379,21 @@ async def test_what_a_claim_under_way_brings_is_handed_back(make, world):
         found = await run.get()
         assert str(found.status) in {"queued", "complete"}
         assert found.worker is None
+
+
+async def test_a_worker_that_is_told_nothing_looks_by_itself(world, memory):
+    client, worker = world.app(memory, mode="client"), world.app(memory, mode="worker")
+
+    @client.workflow
+    async def w() -> int:
+        return 1
+
+    worker.workflow(w.function)
+    async with client, worker:
+        await world.settle()
+        world.stores.remove(worker.store)  # it is not told of the new run
+        run = await client.start(w)
+        await world.advance(29)
+        assert str((await run.get()).status) == "queued"
+        await world.advance(1)
+        assert str((await run.get()).status) == "complete"

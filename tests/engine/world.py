@@ -128,15 +128,15 @@ class World:
 
     async def _next(self) -> int:
         """The next moment at which anything can change."""
+        timers = [at for at, _, timer in self._timers if not timer.is_cancelled]
         if any(app.worker is not None and app.worker.turns for app in self.apps):
-            moments = [at for at, _, timer in self._timers if not timer.is_cancelled]
             lease = min(app.settings.lease_ms for app in self.apps) // 4
-            return min([self.at + lease, *moments])
-        dues = [self.at + 1_000_000_000_000]
-        for app in self.apps:
-            if app._client is not None and app.settings.mode != "client":
-                dues += [due for due in [await app.store.store.next_due(app.settings.queues)] if due is not None]
-        return max(min(dues), self.at + 1)
+            return min([self.at + lease, *timers])
+        working = [app for app in self.apps if app._client is not None and app.settings.mode != "client"]
+        dues = [await app.store.store.next_due(app.settings.queues) for app in working]
+        later = [due for due in dues if due is not None and due > self.at]
+        overdue = any(due is not None and due <= self.at for due in dues)
+        return min([self.at + 1_000_000_000_000, *later, *(timers if overdue else [])])
 
     async def _beat(self) -> None:
         """Keep the leases in virtual time, as the workers' threads do in real time."""

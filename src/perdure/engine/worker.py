@@ -219,9 +219,8 @@ class Worker:
                 _log.warning("no runs could be claimed, trying again: %s", error)
                 self._look_at(self.env.now() + 1_000)
                 is_drained, due = True, None
-            if due is not None:
-                self._look_at(due)
             if is_drained:
+                self._look_at(self.env.now() + round(IDLE_CHECK * 1000) if due is None else due)
                 await self._wake.wait()
 
     async def _claim_once(self) -> bool:
