@@ -265,6 +265,8 @@ class Worker:
         if workflow is None:
             self._leave_to_others(run)
             return
+        if run.id in self.turns:  # an earlier claim of this worker, whose lease ended before it could be extended
+            self.turns[run.id].lost()
         runner = Runner(self, claim, workflow)
         self.turns[run.id] = runner
         self.keeper.add(runner)
