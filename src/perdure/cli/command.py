@@ -92,13 +92,18 @@ def command(
             [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in parameters]
         )
         run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-        paragraphs = (inspect.getdoc(body) or "").split("\n\n")
-        run.__doc__ = "\n\n".join(paragraph.replace("\n", " ") for paragraph in paragraphs)
+        run.__doc__ = help_of(body)
         lines = [f"  {escape(example)}" for example in examples]
         group.command(name, epilog="\n\n".join(["[bold]Examples[/bold]", *lines]) if lines else None)(run)
         return body
 
     return register
+
+
+def help_of(body: Callable[..., object]) -> str:
+    """Return a docstring with each paragraph on one line, so that a terminal of any width breaks it well."""
+    paragraphs = (inspect.getdoc(body) or "").split("\n\n")
+    return "\n\n".join(paragraph.replace("\n", " ") for paragraph in paragraphs)
 
 
 def perform(session: Session, body: Callable[[], Coroutine[Any, Any, int | None] | int | None]) -> int:

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from perdure.cli import actions, doctor, runs, starting, stats, worker
-from perdure.cli.command import Group
+from perdure.cli.command import Group, help_of
 
 app = typer.Typer(
     cls=Group,
@@ -28,7 +28,6 @@ def _print_version(value: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
 def perdure(
     _version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
@@ -44,6 +43,7 @@ def perdure(
     """
 
 
+app.callback(help=help_of(perdure))(perdure)
 app.add_typer(runs.group, name="runs")
 for part in (worker, starting, stats, doctor):
     part.register(app)
