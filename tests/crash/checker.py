@@ -28,8 +28,9 @@ class Evidence:
         expected: what every acknowledged run has to end with, by its id.
         children: what every run that one of those starts has to end with.
         events: the ids of the acknowledged events, by run.
-        killed: the processes that were killed, or stopped for longer than their leases.
-        least_hits: how many of those must have been at work in a step.
+        killed: the processes that were killed.
+        stopped: those that were stopped for longer than their leases, and may have come back.
+        least_hits: how many of all these must have been at work in a step.
     """
 
     store: Path
@@ -38,6 +39,7 @@ class Evidence:
     children: Mapping[str, object] = field(default_factory=dict)
     events: Mapping[str, Sequence[str]] = field(default_factory=dict)
     killed: Sequence[int] = ()
+    stopped: Sequence[int] = ()
     least_hits: int = 0
 
 
@@ -91,7 +93,7 @@ def check(evidence: Evidence) -> Verdict:
         *_starts(evidence, runs),
         *(told for run_id, run in runs.items() for told in _journal(run_id, run)),
         *_executed(runs, executions),
-        *_repeated(executions, set(evidence.killed)),
+        *_repeated(executions, set(evidence.killed), set(evidence.stopped)),
         *_events(evidence.events, runs),
         *_families(runs),
     ]
@@ -204,14 +206,17 @@ def _executed(runs: Mapping[str, Stored], executions: Executions) -> Iterator[st
     yield from (f"{_name(step)} ran and has no record" for step in executions.keys() - recorded)
 
 
-def _repeated(executions: Executions, killed: set[int]) -> Iterator[str]:
-    """A step runs again only where the process that ran it before was killed, and never twice in one process."""
+def _repeated(executions: Executions, killed: set[int], stopped: set[int]) -> Iterator[str]:
+    """A step runs again only where the process that ran it before was killed or stopped.
+
+    A killed process has no second try; one that was stopped may claim its own run again.
+    """
     for step, ran in executions.items():
         for one in ran[:-1]:
-            if one.pid not in killed:
+            if one.pid not in killed | stopped:
                 yield f"{_name(step)} ran again although process {one.pid} was not killed"
         for pid, count in Counter(one.pid for one in ran).items():
-            if count > 1:
+            if count > 1 and pid not in stopped:
                 yield f"{_name(step)} ran {count} times in process {pid}"
 
 
@@ -243,7 +248,7 @@ def _families(runs: Mapping[str, Stored]) -> Iterator[str]:
 
 
 def _figures(evidence: Evidence, runs: Mapping[str, Stored], executions: Executions) -> dict[str, int]:
-    killed = set(evidence.killed)
+    killed = {*evidence.killed, *evidence.stopped}
     ran = [one for ones in executions.values() for one in ones]
     repeated = [one for ones in executions.values() for one in ones[:-1]]
     interrupted = [one for one in ran if one.end is None and one.pid in killed]
@@ -256,7 +261,7 @@ def _figures(evidence: Evidence, runs: Mapping[str, Stored], executions: Executi
         "executed_again": len(repeated),
         "interrupted": len(interrupted),
         "ended_unrecorded": sum(one.end is not None for one in repeated),
-        "kills": len(evidence.killed),
+        "kills": len(killed),
         "kills_that_hit": len(hit),
         "claims": sum(run.epoch for run in runs.values()),
     }

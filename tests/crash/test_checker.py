@@ -27,6 +27,7 @@ class History:
     children: dict[str, object] = field(default_factory=lambda: {"r/c": 5})
     events: dict[str, list[str]] = field(default_factory=lambda: {"r": ["e1"]})
     killed: list[int] = field(default_factory=lambda: [A])
+    stopped: list[int] = field(default_factory=list)
     least_hits: int = 1
 
     def judged(self, folder: Path) -> Verdict:
@@ -50,7 +51,14 @@ class History:
         ledger.write_text("".join(json.dumps(line) + "\n" for line in self.ledger))
         return check(
             Evidence(
-                store, ledger, self.expected, self.children, self.events, killed=self.killed, least_hits=self.least_hits
+                store,
+                ledger,
+                self.expected,
+                self.children,
+                self.events,
+                killed=self.killed,
+                stopped=self.stopped,
+                least_hits=self.least_hits,
             )
         )
 
@@ -134,6 +142,14 @@ def test_a_result_that_was_lost_with_its_worker_counts_as_such(tmp_path):
     assert verdict.violations == []
     assert verdict.figures["ended_unrecorded"] == 1
     assert verdict.figures["kills_that_hit"] == 1
+
+
+def test_what_a_stopped_process_did_may_be_done_again_even_by_itself(tmp_path):
+    history = good()
+    history.ledger += [line("begin", "t", A, run="r/c"), line("end", "t", A, run="r/c", result=5)]
+    history.ledger += [line("begin", "t", B, run="r/c"), line("end", "t", B, run="r/c", result=5)]
+    history.killed, history.stopped = [], [A, B]
+    assert history.judged(tmp_path).violations == []
 
 
 def set_status(history: History) -> None:

@@ -86,7 +86,7 @@ async def test_a_stopped_worker_comes_back_and_changes_nothing(tmp_path: Path):
         await fleet.end()
     finally:
         fleet.tear_down()
-    verdict = check(Evidence(fleet.store, fleet.ledger, expected, killed=zombies, least_hits=ROUNDS))
+    verdict = check(Evidence(fleet.store, fleet.ledger, expected, stopped=zombies, least_hits=ROUNDS))
     refused = len(lines(fleet, "refused"))
     print(f"\n{json.dumps({**verdict.figures, 'commits_refused': refused})}")
     assert not verdict.violations, "\n".join(verdict.violations[:30])
