@@ -34,7 +34,7 @@ from perdure.store.sqlite import SqliteStore
 from perdure.store.sqlite.schema import APPLICATION_ID, migrations
 from perdure.store.sqlite.threads import ConnectionThread
 from perdure.store.sqlite.turns import _PICK
-from tests.store.making import NOW, decide, held, new, one, record
+from tests.store.making import CAPACITY, NOW, decide, event, held, new, one, record
 
 
 @pytest.fixture
@@ -174,6 +174,13 @@ class TestFile:
         with contextlib.suppress(StoreError):
             await store.close()
 
+    async def test_a_message_that_was_read_takes_no_room(self, store: SqliteStore) -> None:
+        run = await held(store, "a")
+        await store.post([event("a", "m1", '"read"'), event("a", "m2", '"unread"')], NOW, CAPACITY)
+        await store.commit([decide(run, consumed=("m1",))])
+        rows = await on_writer(store, lambda connection: list(connection.execute("SELECT id, payload FROM inbox")))
+        assert rows == [("m1", None), ("m2", '"unread"')]
+
     async def test_no_folder_and_a_folder(self, tmp_path: Path) -> None:
         with pytest.raises(StoreUnavailableError, match="no folder .*missing"):
             await SqliteStore(str(tmp_path / "missing" / "store.db")).open()
@@ -190,7 +197,7 @@ class TestFile:
             await store.open()
 
     async def test_a_read_only_folder(self, somebody: Path) -> None:
-        somebody.chmod(0o555)
+        os.chmod(somebody, 0o555)
         with without_root(), pytest.raises(StoreReadOnlyError, match="access"):
             await SqliteStore(str(somebody / "store.db")).open()
 
@@ -287,6 +294,7 @@ class TestGroup:
             await asyncio.sleep(0)
         with pytest.raises(asyncio.CancelledError):
             await gone
+        await on_writer(store, lambda connection: None)  # it has been there
         assert (await one(store, "a")).status is RunStatus.QUEUED
 
     async def test_a_caller_whose_loop_is_gone_does_not_stop_the_writer(self, store: SqliteStore) -> None:
