@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import ctypes
 import inspect
 import sys
 from asyncio import events
@@ -259,6 +260,8 @@ def _close(coroutine: Any) -> None:
             return
         return
     _UNCLOSABLE.append(coroutine)
+    # Not even the end of the interpreter may finalize it: that would run the code again, outside of any loop.
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(coroutine))
 
 
 def _refuse(name: str) -> Callable[..., Any]:

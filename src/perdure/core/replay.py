@@ -41,7 +41,7 @@ from perdure.model.run import Run
 _log = logging.getLogger("perdure.workflow")
 
 _REFUSALS = 100
-"""How often code that is being dropped may ask for something, before it is left suspended for good."""
+"""How often code that is being dropped is told so; code that goes on asking is humoured, to no effect."""
 
 
 class Replay:
@@ -275,11 +275,9 @@ class Replay:
     # Inside.
 
     def _ask(self, ask: Ask) -> None:
-        if self.loop.is_closed():
-            self._refusals += 1
-            if self._refusals > _REFUSALS:
-                return  # its future never comes, which leaves the code suspended
         self._refuse_closed()
+        if self.loop.is_closed():
+            return  # its future never comes, which leaves the code suspended
         if len(self.asks) >= self.limits.fan_out:
             raise FanOutTooWideError(
                 f"workflow {self.program.name!r} waits for more than Limits.fan_out = {self.limits.fan_out:,} things "
@@ -303,7 +301,9 @@ class Replay:
     def _refuse_closed(self) -> None:
         # GeneratorExit, because that is what a coroutine that is being dropped is unwound with.
         if self.loop.is_closed():
-            raise GeneratorExit("the run has left this worker")
+            self._refusals += 1
+            if self._refusals <= _REFUSALS:
+                raise GeneratorExit("the run has left this worker")
 
     def _advance(self) -> None:
         """Drain the loop, then deliver recorded settlements one by one, draining in between."""
@@ -336,6 +336,7 @@ class Replay:
                 continue
         main, left = self._main, self.history.next()
         if self.renewal is not None and left is not None:
+            self.renewal = None
             self._part(left, None)
         elif main is not None and main.done() and not self.is_over:
             self._finish(main)
