@@ -10,6 +10,7 @@ import json
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,6 +31,7 @@ class Evidence:
         events: the ids of the acknowledged events, by run.
         killed: the processes that were killed.
         stopped: those that were stopped for longer than their leases, and may have come back.
+        in_order: runs whose steps follow each other, so that the next one begins once the last one's result is safe.
         least_hits: how many of all these must have been at work in a step.
     """
 
@@ -40,6 +42,7 @@ class Evidence:
     events: Mapping[str, Sequence[str]] = field(default_factory=dict)
     killed: Sequence[int] = ()
     stopped: Sequence[int] = ()
+    in_order: Sequence[str] = ()
     least_hits: int = 0
 
 
@@ -76,8 +79,9 @@ class Stored(NamedTuple):
 class Execution:
     """One time that a step's body ran, as the ledger has it."""
 
-    def __init__(self, pid: int) -> None:
+    def __init__(self, pid: int, line: int) -> None:
         self.pid = pid
+        self.line = line
         self.end: dict[str, Any] | None = None
 
 
@@ -94,6 +98,7 @@ def check(evidence: Evidence) -> Verdict:
         *(told for run_id, run in runs.items() for told in _journal(run_id, run)),
         *_executed(runs, executions),
         *_repeated(executions, set(evidence.killed), set(evidence.stopped)),
+        *(told for run_id in evidence.in_order for told in _in_order(run_id, runs, executions)),
         *_events(evidence.events, runs),
         *_families(runs),
     ]
@@ -131,11 +136,11 @@ def _read_ledger(path: Path) -> tuple[Executions, list[str]]:
     """Pair begins with ends; return what cannot be paired, too."""
     executions: Executions = defaultdict(list)
     strays: list[str] = []
-    for text in path.read_text().splitlines():
+    for number, text in enumerate(path.read_text().splitlines(), 1):
         line = json.loads(text)
         step = (line["run"], line["key"], line["attempt"])
         if line["what"] == "begin":
-            executions[step].append(Execution(line["pid"]))
+            executions[step].append(Execution(line["pid"], number))
         elif line["what"] in ("end", "fail"):
             open_one = next((one for one in executions[step] if one.pid == line["pid"] and one.end is None), None)
             if open_one is None:
@@ -169,7 +174,7 @@ def _journal(run_id: str, run: Stored) -> Iterator[str]:
     positions = [row.position for row in run.journal]
     if positions != list(range(run.length)):
         yield f"{run_id} has records at {positions}, and says it has {run.length}"
-    if any(late.at < early.at for early, late in zip(run.journal, run.journal[1:], strict=False)):
+    if any(late.at < early.at for early, late in pairwise(run.journal)):
         yield f"{run_id} has a record that is older than the one before it"
     settled = Counter(row.key for row in run.journal if row.state in SETTLED)
     yield from (f"{run_id}:{key} is settled {count} times" for key, count in settled.items() if count > 1)
@@ -218,6 +223,16 @@ def _repeated(executions: Executions, killed: set[int], stopped: set[int]) -> It
         for pid, count in Counter(one.pid for one in ran).items():
             if count > 1 and pid not in stopped:
                 yield f"{_name(step)} ran {count} times in process {pid}"
+
+
+def _in_order(run_id: str, runs: Mapping[str, Stored], executions: Executions) -> Iterator[str]:
+    """A step that follows another does not begin before the other's result is safe, so the other never runs again."""
+    steps = (
+        [(run_id, row.key, row.attempt) for row in runs[run_id].journal if row.kind == "step"] if run_id in runs else []
+    )
+    for early, late in pairwise(steps):
+        if executions.get(early) and executions.get(late) and executions[early][-1].line > executions[late][0].line:
+            yield f"{_name(early)} ran again after {_name(late)} had begun, which follows from it"
 
 
 def _events(events: Mapping[str, Sequence[str]], runs: Mapping[str, Stored]) -> Iterator[str]:

@@ -28,6 +28,7 @@ class History:
     events: dict[str, list[str]] = field(default_factory=lambda: {"r": ["e1"]})
     killed: list[int] = field(default_factory=lambda: [A])
     stopped: list[int] = field(default_factory=list)
+    in_order: list[str] = field(default_factory=lambda: ["r", "r/c"])
     least_hits: int = 1
 
     def judged(self, folder: Path) -> Verdict:
@@ -58,6 +59,7 @@ class History:
                 self.events,
                 killed=self.killed,
                 stopped=self.stopped,
+                in_order=self.in_order,
                 least_hits=self.least_hits,
             )
         )
@@ -235,6 +237,10 @@ def run_twice_in_one_process(history: History) -> None:
     history.ledger.insert(3, line("begin", "s", A, 2))
 
 
+def begin_the_next_step_before_this_one_is_safe(history: History) -> None:
+    history.ledger.insert(0, history.ledger.pop(2))
+
+
 def end_without_a_begin(history: History) -> None:
     history.ledger.append(line("end", "s", 999, 2, result=3))
 
@@ -294,6 +300,7 @@ def kill_nobody_at_work(history: History) -> None:
         (run_without_a_record, "ran and has no record"),
         (run_again_without_a_kill, f"although process {B} was not killed"),
         (run_twice_in_one_process, f"ran 2 times in process {A}"),
+        (begin_the_next_step_before_this_one_is_safe, "ran again after r:s (attempt 2) had begun"),
         (end_without_a_begin, "without a begin"),
         (lose_an_event, "in its inbox 0 times"),
         (double_an_event, "in its inbox 2 times"),
