@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from perdure.cli import filters
 from perdure.engine.starting import new_run
 from tests.cli.conftest import ask
 
@@ -76,7 +77,9 @@ def test_all_that_a_filter_chooses(shell, seeded, verb, words, moved):
     assert {run_id for run_id in before if before[run_id] != after[run_id]} == set(moved)
 
 
-def test_many_runs_are_counted_not_listed(shell, url):
+def test_many_runs_are_counted_not_listed(shell, url, monkeypatch):
+    monkeypatch.setattr(filters, "PAGE", 100)
+
     async def start(app):
         await app.client.create_many(
             [new_run(app.registry, app.settings, app.world, "nap", (), {"id": f"n{i}"})[1] for i in range(450)]

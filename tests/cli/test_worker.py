@@ -22,6 +22,7 @@ from perdure import DeterminismWarning
 from perdure.cli import logs
 from tests.cli.conftest import SHOP
 
+ROOT = Path(__file__).parent.parent.parent
 SECONDS = 40.0
 
 
@@ -183,7 +184,7 @@ def test_a_worker_whose_claiming_breaks_ends(worker, tmp_path, url):
         text=True,
         check=False,
         timeout=SECONDS,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent.parent)},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])},
     )
     assert said.returncode == 1
     assert "is broken and claims nothing more" in said.stderr

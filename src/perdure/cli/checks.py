@@ -199,11 +199,11 @@ async def _stuck(app: Perdure, now: int) -> AsyncIterator[Check]:
         if (reason := parked_reason(run)) is not None:
             parked[run.id] = reason
     if parked:
-        run_id, reason = next(iter(parked.items()))
+        first = ", the first of them" if len(parked) > 1 else ""
         yield Check(
             "parked",
             Level.PROBLEM,
-            f"{count(len(parked), 'run')}: {_named(list(parked))}; {run_id}: {short(reason)}",
+            f"{count(len(parked), 'run')}: {_named(list(parked))}{first}: {short(next(iter(parked.values())))}",
             "see perdure runs explain RUN; then deploy code that fits, and perdure runs resume RUN",
         )
 
