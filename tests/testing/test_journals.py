@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import threading
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -135,7 +134,8 @@ async def bounded(parts: dict[str, Any], order: int) -> Any:
 
 
 async def writing(parts: dict[str, Any], order: int) -> Any:
-    threading.Thread(target=ran.clear).start()
+    with open("/dev/null"):  # noqa: ASYNC230  # this is what is refused
+        pass
     return await same(parts, order)
 
 

@@ -49,11 +49,7 @@ class WatchedExecutor(Executor):
 
     def busy(self) -> list[asyncio.Task[Any]]:
         """Return the steps that are at work in real time: neither waiting for the clock, nor for steps inside them."""
-        return [
-            task
-            for task, step in self._at_work.items()
-            if not step.waits and not task.done() and task not in self._given_up
-        ]
+        return [task for task, step in self._at_work.items() if not step.waits and task not in self._given_up]
 
     def give_up_on(self, tasks: list[asyncio.Task[Any]]) -> None:
         """Wait for these steps no longer: only the clock can end them, it seems."""
