@@ -196,7 +196,7 @@ def test_blocking_moves_and_events(blocking):
     assert run.result(timeout=5) == "gone"
     assert "it ended" in str(run.explain())
     fork = run.fork(from_step="go", id="f")
-    assert fork.terminate() in {"terminated"}
+    assert fork.terminate() == "terminated"
     assert run.restart() is not None
     with pytest.raises(RunNotFoundError):
         app.run("nobody").get()
