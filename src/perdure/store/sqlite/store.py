@@ -41,7 +41,7 @@ _SURVIVES = {
     "normal": "The end of the program; when the machine loses power, the last moments may be lost.",
     "off": "The end of the program; when the machine loses power, the file may be damaged.",
 }
-_FIRST_POLL, _LONGEST_POLL = 0.010, 0.100
+_FIRST_POLL, _LONGEST_POLL = 0.010, 0.200
 
 _PUBLISH = """
 INSERT INTO catalog (workflow, version, queue, input_schema, seen_at, worker)
