@@ -150,7 +150,8 @@ class Shape:
 
 
 def _hint(error: Exception) -> str:
-    return " (nan and infinity are stored as null)" if "got `null`" in str(error) else ""
+    said = str(error)
+    return " (nan and infinity are stored as null)" if "float" in said and "got `null`" in said else ""
 
 
 def _is_constrained(annotation: object) -> bool:
