@@ -143,6 +143,7 @@ def kill_at(store: Any, operation: str, when: str, number: int) -> None:
         nonlocal left
         left -= 1
         if left == 0 and when == "before":
+            await asyncio.sleep(0.05)  # whatever begins too early, ahead of what led to it, begins now
             os.kill(os.getpid(), signal.SIGKILL)
         answer = await original(*args)
         if left == 0:
