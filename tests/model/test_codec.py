@@ -187,6 +187,17 @@ def test_a_type_without_a_json_form_is_refused_at_registration(annotation):
         Shape(annotation, "f")
 
 
+def test_a_type_whose_own_annotations_name_nothing_is_refused_with_the_reason(monkeypatch):
+    @dataclasses.dataclass
+    class Odd:
+        value: Missing  # noqa: F821  # what is tested
+
+    for _ in range(2):
+        with pytest.raises(DefinitionError, match="cannot be stored: name 'Missing' is not defined in the scope"):
+            Shape(Odd, "f")
+        monkeypatch.delitem(sys.modules, "pydantic", raising=False)
+
+
 def test_without_pydantic_such_a_type_is_refused_too(monkeypatch):
     monkeypatch.delitem(sys.modules, "pydantic")
     with pytest.raises(DefinitionError, match="it is neither JSON data nor a model"):

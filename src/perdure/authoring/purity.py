@@ -74,8 +74,12 @@ def impure_calls(function: Callable[..., Any]) -> Iterator[tuple[int, str, str]]
     except (OSError, TypeError, SyntaxError):
         return
     known = {"open": open, "input": input, **vars(inspect.getmodule(function) or object), **_nonlocals(function)}
+    written: Any = inspect.unwrap(function)
+    known = {name: found for name, found in known.items() if name not in written.__code__.co_varnames}
     for node in _body_calls(tree.body[0]):
         name = _dotted(node.func, known)
+        if name == "random.Random" and node.args:  # with a seed it is as good as any function
+            continue
         fix = _FIXES.get(name) or next((fix for module, fix in _MODULES.items() if name.startswith(f"{module}.")), None)
         if fix is not None:
             yield first + node.lineno - 1, name, fix
@@ -128,5 +132,5 @@ def _name_of(found: object) -> str:
         module = owner.__name__
     if module is None and owner is not None:
         module = type(owner).__module__
-    names = {"_io": "io", "posix": "os", "nt": "os"}
+    names = {"_io": "io", "_sqlite3": "sqlite3", "posix": "os", "nt": "os"}
     return f"{names.get(str(module), module)}.{getattr(found, '__qualname__', type(found).__name__)}"

@@ -17,6 +17,7 @@ import msgspec
 from perdure.model.errors import DefinitionError, PayloadTooLargeError, SerializationError
 
 _ANY = msgspec.json.Decoder()
+_NO_FORM = "it is neither JSON data nor a model"
 _CONSTRAINERS = {"annotated_types", "pydantic"}
 
 
@@ -94,11 +95,11 @@ class Shape:
         self.what = what
         self._adapter: Any = None
         self.native: object = self.annotation
-        if not self._fits_msgspec():
-            self._adapter = _pydantic_adapter(self.annotation, what)
+        misfit = self._misfit()
+        if misfit or _is_constrained(self.annotation):
+            self._adapter = _pydantic_adapter(self.annotation, what, misfit)
+        if misfit:
             self.native = Any
-        elif _is_constrained(self.annotation):
-            self._adapter = _pydantic_adapter(self.annotation, what)
         self._decode = msgspec.json.Decoder(self.native, dec_hook=_from_builtin).decode
 
     @property
@@ -137,13 +138,17 @@ class Shape:
             return dict(self._adapter.json_schema())
         return msgspec.json.schema(self.annotation, schema_hook=_model_schema)
 
-    def _fits_msgspec(self) -> bool:
+    def _misfit(self) -> str:
+        """Return why msgspec cannot read the type; empty when it can."""
         try:
             info = msgspec.inspect.type_info(self.annotation)
             msgspec.json.Decoder(self.annotation, dec_hook=_from_builtin)
-        except (TypeError, ValueError, NameError):
-            return False
-        return all(kind is object or hasattr(kind, "model_validate") for kind in _custom_types(info, set()))
+        except NameError as error:
+            return f"{error} in the scope that its own annotations are read in"
+        except (TypeError, ValueError):
+            return _NO_FORM
+        custom = _custom_types(info, set())
+        return "" if all(kind is object or hasattr(kind, "model_validate") for kind in custom) else _NO_FORM
 
     def _name(self) -> str:
         return getattr(self.annotation, "__qualname__", None) or str(self.annotation)
@@ -178,13 +183,14 @@ def _custom_types(info: object, seen: set[int]) -> Iterator[type]:
             yield from _custom_types(part, seen)
 
 
-def _pydantic_adapter(annotation: object, what: str) -> Any:
+def _pydantic_adapter(annotation: object, what: str, reason: str) -> Any:
     pydantic = sys.modules.get("pydantic")
-    reason: object = "it is neither JSON data nor a model"
     if pydantic is not None:
         try:
-            return pydantic.TypeAdapter(annotation)
-        except (pydantic.PydanticUserError, TypeError) as error:
+            adapter = pydantic.TypeAdapter(annotation)
+            if getattr(adapter, "pydantic_complete", True):  # a name that nobody defined is left to the first reading
+                return adapter
+        except (pydantic.PydanticUserError, TypeError, NameError) as error:
             reason = str(error).splitlines()[0]
     raise DefinitionError(
         f"{what} is annotated {annotation!r}, which cannot be stored: {reason}; "
