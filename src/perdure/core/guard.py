@@ -5,7 +5,9 @@ The interpreter announces such calls to audit hooks (PEP 578). Outside workflow 
 
 from __future__ import annotations
 
+import functools
 import sys
+from collections.abc import Callable
 from typing import Any
 
 from perdure.core.loop import ReplayLoop, caller, running
@@ -30,6 +32,12 @@ _FIXES = {
 _ALLOWED = {"importlib", "linecache", "logging", "tokenize", "zipimport"}
 """Modules that may do as they like: what they do is the same on a replay, or, in a log, is meant to be outside."""
 
+_SILENT = [
+    ("time", "sleep", "time.sleep", (3, 13)),
+    ("threading", "_start_new_thread", "_thread.start_new_thread", (3, 12)),
+]
+"""What Pythons before a version do without announcing it: the module, the function there, and the event."""
+
 _installed: list[bool] = []
 
 
@@ -38,6 +46,23 @@ def install() -> None:
     if not _installed:
         _installed.append(True)
         sys.addaudithook(_audit)
+        _announce(sys.version_info)
+
+
+def _announce(version: tuple[Any, ...]) -> None:
+    """Have an older Python announce what newer ones announce by themselves."""
+    for module, name, event, since in _SILENT:
+        if version < since:
+            setattr(sys.modules[module], name, _announced(getattr(sys.modules[module], name), event))
+
+
+def _announced(function: Callable[..., Any], event: str) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def announced(*args: Any, **kwargs: Any) -> Any:
+        sys.audit(event, *args)
+        return function(*args, **kwargs)
+
+    return announced
 
 
 def _audit(event: str, args: tuple[Any, ...]) -> None:

@@ -267,7 +267,8 @@ class Turn:
                 self.inbox.wait(ask)
                 if ask.due_at is not None:
                     self._push(ask.due_at, ask)
-            elif isinstance(ask, ChildAsk):
+            else:
+                assert isinstance(ask, ChildAsk)
                 self._adopt(ask, now)
 
     def _settle_next(self, now: int) -> bool:
