@@ -18,6 +18,7 @@ import msgspec
 
 from perdure.authoring.step import Step, step_spec
 from perdure.authoring.workflow import Workflow
+from perdure.core.ask import EventAsk
 from perdure.core.turn import Launch, Turn
 from perdure.core.wait import Wait, decode_waits
 from perdure.model import codec, failure
@@ -81,6 +82,7 @@ class Driver:
         self.posts: list[Message] = []
         self.decisions: list[Decision] = []
         self.pending: Decision | None = None
+        self.types: dict[str, str] = {}
         self.turn: Turn | None = None
         DRIVERS.append(self)
         self.claim()
@@ -101,6 +103,8 @@ class Driver:
     def go(self) -> None:
         """What a runner does after everything that happens."""
         while self.turn is not None:
+            asks = self.turn.replay.asks.values()
+            self.types.update((ask.key, ask.type) for ask in asks if isinstance(ask, EventAsk))
             for key in self.turn.cancels():
                 self.stopped.append(key)
                 del self.running[key]
@@ -239,7 +243,6 @@ class Driver:
                 return self
             if self.turn is None:
                 self.wait(max(0, (self.run.due_at or self.now) - self.now) / 1000)
-                assert self.turn is not None or self.run.status.is_finished, self.run
             elif self.running:
                 key, launch = next(iter(self.running.items()))
                 self.end(key, result_of(launch))
@@ -288,32 +291,32 @@ class Driver:
 
 def settle(run: Driver, record: Record) -> None:
     """Make happen what a record of an earlier journal tells; what code makes by itself is left to it."""
-    assert run.turn is not None
     run.now = max(run.now, record.at)
-    if record.kind == "step" and "/" not in record.key:
+    if record.kind in ("event", "child") and record.payload is not None:
+        kind = run.types.get(record.key, record.key)
+        payload: str | None = record.payload
+        if record.kind == "child" and record.state == "error":  # what the child failed with, not how it is told
+            cause = failure.decode_error(record.payload).cause
+            payload = None if cause is None else failure.encode_error(cause)
+        run.post(Message("r", record.ref or "", record.kind, kind, payload, run.now, record.state, record.ref))
+        return
+    if record.key not in run.running:  # a timer, or a step whose next attempt is due
+        run.wait(0)
+    if record.kind == "step" and run.turn is not None:
         launch = run.running.pop(record.key)
-        details = {"attempt": launch.attempt, "started_at": record.started_at or run.now}
+        details: Any = {"attempt": launch.attempt, "started_at": record.started_at or run.now}
         if record.state == "open":
-            due_at = record.due_at or run.now
-            run.turn.step_failed(record.key, record.payload or "", run.now, due_at=due_at, **details)
+            details["due_at"] = record.due_at or run.now
+            run.turn.step_failed(record.key, record.payload or "", run.now, **details)
         else:
             run.turn.step_ended(record.key, record.state, record.payload, run.now, **details)
-    elif record.kind == "timer" or (record.kind == "event" and record.state == "error"):
-        run.turn.tick(run.now)
-    elif record.kind in ("event", "child") and record.state != "open":
-        kind = getattr(run.turn.replay.asks[record.key], "type", record.key)
-        run.post(Message("r", record.ref or "", record.kind, kind, record.payload, run.now, record.state, record.ref))
-        return
-    run.go()
+        run.go()
 
 
 def replayed(journal: Sequence[Record], program: Any, *, keep: int, **options: Any) -> Driver:
     """Claim the first `keep` records of a journal and make the rest of it happen again."""
-    now = journal[min(keep, len(journal) - 1)].at
-    run = Driver(program, *options.pop("args", ()), journal=journal[:keep], now=now, **options)
+    run = Driver(program, *options.pop("args", ()), journal=journal[:keep], now=journal[keep].at, **options)
     for position in range(keep, len(journal)):
-        if position >= len(run.journal):
-            run.wait(max(0, journal[position].at - run.now) / 1000)
         if position >= len(run.journal):
             settle(run, journal[position])
     return run
