@@ -7,9 +7,10 @@ own, and some versions of Python refuse one task inside another.
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec
 
 import msgspec
 
@@ -25,7 +26,23 @@ if TYPE_CHECKING:
     from perdure.authoring.workflow import Workflow
     from perdure.engine.worker import Worker
 
+P = ParamSpec("P")
+
 _log = logging.getLogger("perdure.engine")
+
+
+def _guarded(call: Callable[Concatenate[Runner, P], None]) -> Callable[Concatenate[Runner, P], None]:
+    """Give a run up, rather than hold it for ever, when a callback about it fails in a way nobody foresaw."""
+
+    @functools.wraps(call)
+    def guarded(runner: Runner, /, *args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            call(runner, *args, **kwargs)
+        except Exception:
+            _log.exception("run %s is left to its lease: the engine failed over it", runner.run_id)
+            runner.lost()
+
+    return guarded
 
 
 class StepRun:
@@ -84,26 +101,31 @@ class Runner:
 
     # What the worker says.
 
+    @_guarded
     def begin(self) -> None:
         """Replay the run and go on with it."""
         self.turn.begin(self.worker.env.now())
         self._go_on()
 
+    @_guarded
     def arrive(self, messages: list[Message]) -> None:
         """Messages came in."""
         self.turn.arrive(messages, self.worker.env.now())
         self._go_on()
 
+    @_guarded
     def pause(self) -> None:
         """An operator asked for a pause."""
         self.turn.is_pausing = True
         self._go_on()
 
+    @_guarded
     def resume(self) -> None:
         """An operator took the wish for a pause back."""
         self.turn.is_pausing = False
         self._go_on()
 
+    @_guarded
     def hand_back(self) -> None:
         """The worker is stopping: finish what runs, start nothing more."""
         self.turn.hand_back()
@@ -126,6 +148,7 @@ class Runner:
 
     # The turn.
 
+    @_guarded
     def _go_on(self) -> None:
         """Stop what nobody waits for, commit what is decided, start what may start."""
         if self.is_over:
@@ -145,6 +168,7 @@ class Runner:
             self._launch(launch)
         self._set_timer()
 
+    @_guarded
     def _committed(self, answer: Committed | None, error: Exception | None) -> None:
         if self.is_over:
             return
@@ -182,6 +206,7 @@ class Runner:
             worker = self.worker
             self._timer = worker.env.call_later(worker.loop, (due - worker.env.now()) / 1000, self._tick)
 
+    @_guarded
     def _tick(self) -> None:
         self._timer = self._timer_at = None
         self.turn.tick(self.worker.env.now())
@@ -196,6 +221,7 @@ class Runner:
         step.execution = self.worker.executor.start(ask.spec, ask.args, ask.kwargs, step)
         step.execution.task.add_done_callback(lambda _: self._step_done(step))
 
+    @_guarded
     def _step_done(self, step: StepRun) -> None:
         execution = step.execution
         del step.execution  # its task's context holds the step: a circle, which the collector would have to find
