@@ -10,6 +10,7 @@ import os
 import urllib.error
 import urllib.request
 from dataclasses import dataclass
+from typing import Any
 
 from examples.orders.intake import Order, read_catalogue
 from examples.orders.shop import OutOfStockError, Shop
@@ -95,13 +96,14 @@ async def cancel(order: Order, charged: Charge, reason: str) -> Outcome:
     return Outcome("cancelled", reason)
 
 
-def call_payments(path: str, body: dict[str, object], headers: dict[str, str]) -> dict[str, object]:
+def call_payments(path: str, body: dict[str, object], headers: dict[str, str]) -> dict[str, Any]:
     request = urllib.request.Request(
         PAYMENTS + path, json.dumps(body).encode(), {"Content-Type": "application/json", **headers}
     )
     try:
         with urllib.request.urlopen(request, timeout=15) as response:
-            return json.load(response)
+            answer: dict[str, Any] = json.load(response)
+            return answer
     except urllib.error.HTTPError as error:
         with error:
             told = error.read().decode(errors="replace")

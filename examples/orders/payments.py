@@ -22,6 +22,7 @@ import urllib.request
 import zlib
 from collections import Counter
 from dataclasses import asdict, dataclass
+from typing import Any
 
 from examples.orders.process import JsonHandler, Server, ready, wait_for_end
 
@@ -47,7 +48,7 @@ class Ledger:
         self.asked: Counter[str] = Counter()
         self.counts: Counter[str] = Counter()
 
-    def charge(self, key: str, body: dict[str, object]) -> tuple[int, object]:
+    def charge(self, key: str, body: dict[str, Any]) -> tuple[int, object]:
         chance = zlib.crc32(key.encode())
         with self.lock:
             self.counts["charge_requests"] += 1

@@ -10,6 +10,7 @@ from examples.orders.process import ready, wait_for_end
 
 async def main() -> None:
     async with app:
+        assert app.worker is not None
         ready(worker=app.worker.id)
         await asyncio.to_thread(wait_for_end)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from examples.orders.intake import HERE, Item, Product, read_catalogue, read_orders
+from examples.orders.payments import Ledger
 from examples.orders.shop import OutOfStockError, Shop
 
 CATALOGUE = {"A": Product("a", 100, 3), "B": Product("b", 5, 1)}
@@ -56,3 +57,18 @@ def test_a_mail_of_one_key_is_one_mail(tmp_path):
     for key in ("k1", "k1", "k2"):
         shop.mail(key, "a@b", "Confirmed: x", "body")
     assert shop.mails() == {"Confirmed:": 2}
+
+
+def test_one_key_is_one_charge_and_money_goes_back_once():
+    ledger = Ledger("http://127.0.0.1:1")
+    body = {"order_id": "ord-1", "cents": 100, "card": "tok_abandoned"}
+    answers = [ledger.charge("ord-1:charge", dict(body)) for _ in range(3)]
+    made = [answer for status, answer in answers if status == 201]
+    assert len(made) >= 2
+    assert len({answer["id"] for answer in made}) == 1
+    assert ledger.charge("ord-1:charge", {**body, "cents": 7})[0] == 409
+    assert [ledger.give_back(made[0]["id"])[1]["status"] for _ in range(2)] == ["voided", "voided"]
+    assert ledger.give_back("nothing")[0] == 404
+    report = ledger.report()
+    assert report["charge_requests"] == 4
+    assert [charge["status"] for charge in report["charges"]] == ["voided"]

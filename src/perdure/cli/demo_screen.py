@@ -147,8 +147,8 @@ class Screen:
             Text("● serves", "green"),
             Text(f"{view.charges:>4} charges, {view.charge_requests} requests"),
         )
-        title = Text.assemble((f"{view.total} orders", "bold"), (f"   {view.seconds:.1f} s", "bright_black"))
-        return Group(Text(), title, Text(), bars, Text(), workers, Text(), *self._events[-EVENTS:])
+        head = Text.assemble((f"{view.total} orders", "bold"), (f"   {view.seconds:.1f} s", "bright_black"))
+        return Group(Text(), head, Text(), bars, Text(), workers, Text(), *self._events[-EVENTS:])
 
 
 def _sums(summary: Summary) -> Table:
@@ -167,22 +167,16 @@ def _sums(summary: Summary) -> Table:
     return table
 
 
-def _facts(summary: Summary) -> Table:
-    table = Table(title="Under a killed worker", title_justify="left", title_style="bold", box=None, pad_edge=False)
-    table.show_header = False
-    table.add_column("", justify="right")
-    table.add_column("", overflow="fold")
-    mails = sum(summary.mails.values())
-    for count, what in (
-        (summary.charges, "charges in the payment service's own ledger, one for each order"),
-        (summary.charge_requests, "requests for them: the rest were repeated, with the same key"),
-        (summary.webhooks, "webhooks delivered, some of them twice"),
-        (mails, "mails in the outbox"),
-        (summary.in_hand, f"runs that worker {summary.killed_pid} had in hand when it was killed"),
-        (summary.taken_over, "of them taken over by the other worker"),
-    ):
-        table.add_row(str(count), what)
-    table.add_row(
-        f"{summary.seconds:.1f} s", f"in all, {summary.runs_per_second:.0f} runs a second (orders come in over time)"
+def _facts(summary: Summary) -> Text:
+    facts = [
+        (str(summary.charges), "charges in the payment service's own ledger, one for each order"),
+        (str(summary.charge_requests), "requests for them: the rest were repeated, with the same key"),
+        (str(summary.webhooks), "webhooks delivered, some of them twice"),
+        (str(sum(summary.mails.values())), "mails in the outbox"),
+        (str(summary.in_hand), f"runs that worker {summary.killed_pid} had in hand when it was killed"),
+        (str(summary.taken_over), "of them taken over by the other worker"),
+        (f"{summary.seconds:.1f} s", f"in all, {summary.runs_per_second:.0f} runs a second, as fast as orders come in"),
+    ]
+    return Text("\n").join(
+        [Text("Under a killed worker", "bold"), *(Text(f"{count:>7}  {what}") for count, what in facts)]
     )
-    return table
