@@ -10,8 +10,8 @@ import asyncio
 import datetime as dt
 import random as _random
 import uuid as _uuid
-from collections.abc import Callable, Mapping
-from typing import Any, Generic, NoReturn, TypeVar, cast, overload
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Generic, NoReturn, ParamSpec, TypeVar, cast, overload
 
 from perdure.authoring.context import replay_or_raise, step_or_raise
 from perdure.authoring.step import Step, perform, step_spec
@@ -25,6 +25,7 @@ from perdure.model.errors import UsageError
 from perdure.model.limits import NAME_LENGTH
 from perdure.model.retry import Retry
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 EVENT_TIMEOUT: Duration = "2 minutes"
@@ -33,7 +34,38 @@ EVENT_TIMEOUT: Duration = "2 minutes"
 _SHAPES: dict[Any, Shape] = {}
 
 
+# Without options the arguments are checked; with one (a type checker cannot tell options from the callable's own
+# keywords) only the result is.
+@overload
 async def do(
+    name: str, function: Callable[..., Awaitable[T]], /, *args: Any, retry: Retry | None,
+    timeout: Duration | None = ..., run_in: RunIn | None = ..., **kwargs: Any,
+) -> T: ...  # fmt: skip
+@overload
+async def do(
+    name: str, function: Callable[..., T], /, *args: Any, retry: Retry | None, timeout: Duration | None = ...,
+    run_in: RunIn | None = ..., **kwargs: Any,
+) -> T: ...  # fmt: skip
+@overload
+async def do(
+    name: str, function: Callable[..., Awaitable[T]], /, *args: Any, retry: Retry | None = ...,
+    timeout: Duration | None, run_in: RunIn | None = ..., **kwargs: Any,
+) -> T: ...  # fmt: skip
+@overload
+async def do(
+    name: str, function: Callable[..., T], /, *args: Any, retry: Retry | None = ..., timeout: Duration | None,
+    run_in: RunIn | None = ..., **kwargs: Any,
+) -> T: ...  # fmt: skip
+@overload
+async def do(
+    name: str, function: Callable[..., T], /, *args: Any, retry: Retry | None = ..., timeout: Duration | None = ...,
+    run_in: RunIn | None, **kwargs: Any,
+) -> T: ...  # fmt: skip
+@overload
+async def do(name: str, function: Callable[P, Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs) -> T: ...
+@overload
+async def do(name: str, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T: ...
+async def do(  # type: ignore[misc]  # mypy does not match ParamSpec overloads with their implementation
     name: str,
     function: Callable[..., Any],
     /,
@@ -134,7 +166,29 @@ class Child(Generic[T]):
         return cast(T, await asyncio.shield(self._ask.future))
 
 
+@overload
 async def start(
+    workflow: Workflow[..., T], /, *args: Any, id: str, is_detached: bool = ..., priority: int = ...,
+    tags: Mapping[str, str] | None = ..., **kwargs: Any,
+) -> Child[T]: ...  # fmt: skip
+@overload
+async def start(
+    workflow: Workflow[..., T], /, *args: Any, id: str | None = ..., is_detached: bool, priority: int = ...,
+    tags: Mapping[str, str] | None = ..., **kwargs: Any,
+) -> Child[T]: ...  # fmt: skip
+@overload
+async def start(
+    workflow: Workflow[..., T], /, *args: Any, id: str | None = ..., is_detached: bool = ..., priority: int,
+    tags: Mapping[str, str] | None = ..., **kwargs: Any,
+) -> Child[T]: ...  # fmt: skip
+@overload
+async def start(
+    workflow: Workflow[..., T], /, *args: Any, id: str | None = ..., is_detached: bool = ..., priority: int = ...,
+    tags: Mapping[str, str], **kwargs: Any,
+) -> Child[T]: ...  # fmt: skip
+@overload
+async def start(workflow: Workflow[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Child[T]: ...
+async def start(  # type: ignore[misc]  # see do
     workflow: Workflow[..., T],
     /,
     *args: Any,

@@ -41,8 +41,8 @@ class Step(Generic[P, R]):
         self.spec = spec
         functools.update_wrapper(self, function)
 
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:
-        """Return the coroutine of the step's result.
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[object, None, R]:
+        """Return the coroutine of the step's result (its type holds no Any, on which type checkers lose `gather`).
 
         Raises:
             NonRetryableError, StepTimeoutError, StepRetriesExceededError: when awaited, if the step failed for good.

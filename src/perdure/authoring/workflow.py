@@ -60,7 +60,7 @@ class Workflow(Generic[P, R]):
         self.result = Shape(hints.get("return", Any), f"the result of {what}")
         functools.update_wrapper(self, function)
 
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[object, None, R]:
         """Return the coroutine of the workflow's result: of a child run in workflow code, else of the plain function.
 
         Raises:

@@ -30,6 +30,7 @@ from perdure.store import Store, open_store
 
 P = ParamSpec("P")
 R = TypeVar("R")
+ParamsT = TypeVar("ParamsT")
 A1 = TypeVar("A1")
 A2 = TypeVar("A2")
 A3 = TypeVar("A3")
@@ -102,11 +103,11 @@ class Perdure(Decorators):
 
     def register(
         self,
-        entrypoint: type[WorkflowEntrypoint[Any, Any]],
+        entrypoint: type[WorkflowEntrypoint[Any, ParamsT]],
         *,
         name: str | None = None,
         retention: Retention | None = None,
-    ) -> EntrypointRuns:
+    ) -> EntrypointRuns[ParamsT]:
         """Register a class entrypoint.
 
         Args:

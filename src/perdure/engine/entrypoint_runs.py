@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from perdure.engine.handle import RunHandle
 from perdure.model.duration import Duration
@@ -15,10 +15,12 @@ if TYPE_CHECKING:
     from perdure.authoring.workflow import Workflow
     from perdure.engine.app import Perdure
 
+ParamsT = TypeVar("ParamsT")
+
 _FIELDS = {"id", "params", "retention"}
 
 
-class EntrypointRuns:
+class EntrypointRuns(Generic[ParamsT]):
     """The runs of a class entrypoint; `engine.register` returns it.
 
     Attributes:
@@ -33,7 +35,7 @@ class EntrypointRuns:
         self,
         *,
         id: str | None = None,
-        params: Any = None,
+        params: ParamsT | None = None,
         retention: Retention | Duration | None = None,
     ) -> RunHandle[Any]:
         """Create a run and start it.
