@@ -116,6 +116,8 @@ async def test_a_run_is_started_by_name(adding):
             await app.start("add", input={"a": "four"})
         with pytest.raises(UsageError, match="input="):
             await app.start("add", 4)
+        with pytest.raises(UsageError, match="input does not fit"):
+            await app.start("add", input={"c": 4})
 
 
 @pytest.mark.parametrize(

@@ -132,8 +132,9 @@ class Runner:
         self._go_on()
 
     def lost(self) -> None:
-        """Somebody else has the run: stop at once, and change nothing."""
+        """Somebody else has the run, or is to have it: stop at once, and change nothing."""
         self._finish()
+        self.worker.look_after_lease()
 
     def last_progress(self, key: str) -> Any:
         """Return what the attempt before the present one last gave as its progress."""

@@ -72,7 +72,12 @@ def _what(
         name, found = workflow.name, workflow
     else:
         raise UsageError(f"start: {workflow!r} is no workflow of this engine; decorate it with @app.workflow")
-    return name, found, found.parameters.encode(args, given, limit)
+    try:
+        return name, found, found.parameters.encode(args, given, limit)
+    except TypeError as error:
+        if isinstance(workflow, str):
+            raise UsageError(f"start: input does not fit: {error}") from None
+        raise
 
 
 def _run_id(value: object, env: Env) -> str:

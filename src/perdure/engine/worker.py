@@ -207,6 +207,11 @@ class Worker:
             self._is_starved = False
             self.wake()
 
+    def look_after_lease(self) -> None:
+        """Look for due runs when a lease that was given up has run out, unless somebody took it over before."""
+        if not self._is_stopping:
+            self._look_at(self.env.now() + self.settings.lease_ms)
+
     # Claiming.
 
     async def _claim_for_ever(self) -> None:
