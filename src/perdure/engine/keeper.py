@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from perdure.core import guard
 from perdure.engine.env import Env
 from perdure.engine.settings import Settings
 from perdure.model.decision import Extended, Lease
@@ -172,7 +173,8 @@ class Keeper:
         frame = sys._current_frames().get(self._watched)
         if frame is None:
             return
-        where = traceback.extract_stack(frame)[-1]
+        # The guard stands between a user and `time.sleep`; it is not what is stuck.
+        where = [place for place in traceback.extract_stack(frame) if place.filename != guard.__file__][-1]
         _log.warning(
             "the event loop has been blocked for more than %.0f s at %s:%d in %s: %s; make that step a plain `def`, "
             "which runs in a thread",
