@@ -62,6 +62,9 @@ class Worker:
         broken: set when it can claim no more because of a defect; its process had better end.
     """
 
+    idle_check: float = IDLE_CHECK
+    unknown_delay_ms: int = UNKNOWN_DELAY_MS
+
     def __init__(self, store: Store, registry: Registry, settings: Settings, env: Env, endings: Endings) -> None:
         self.id = new_id(env)
         self.store = store
@@ -225,7 +228,7 @@ class Worker:
                 self._look_at(self.env.now() + 1_000)
                 is_drained, due = True, None
             if is_drained:
-                self._look_at(self.env.now() + round(IDLE_CHECK * 1000) if due is None else due)
+                self._look_at(self.env.now() + round(self.idle_check * 1000) if due is None else due)
                 await self._wake.wait()
 
     async def _claim_once(self) -> bool:
@@ -253,7 +256,7 @@ class Worker:
                 return
             self._timer.cancel()
         self._timer_at = due_at
-        delay = min(max(MIN_DELAY_MS, due_at - self.env.now()) / 1000, IDLE_CHECK)
+        delay = min(max(MIN_DELAY_MS, due_at - self.env.now()) / 1000, self.idle_check)
         self._timer = self.env.call_later(self.loop, delay, self._look)
 
     def _look(self) -> None:
@@ -281,7 +284,7 @@ class Worker:
 
     def _leave_to_others(self, run: Run) -> None:
         now = self.env.now()
-        due_at = now + UNKNOWN_DELAY_MS
+        due_at = now + self.unknown_delay_ms
         self._left = {due for due in self._left if due > now} | {due_at}
         wait = encode_waits(
             [Wait("unknown_workflow", "", due_at, f"worker {self.id} has no workflow {run.workflow!r}")]
