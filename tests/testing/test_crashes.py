@@ -72,6 +72,40 @@ async def test_nothing_of_a_crashed_worker_reaches_the_store(app: Perdure):
             assert await engine.result(run) == "of the living"
 
 
+async def test_a_worker_may_die_with_a_run_that_it_has_not_begun(app: Perdure):
+    starts: list[object] = []
+
+    @app.step
+    async def step() -> None:
+        starts.append(app.worker)
+
+    @app.workflow
+    async def work() -> None:
+        await step()
+
+    async with testing.engine(app) as engine:
+        run = await app.start(work)
+        await engine.crash()
+        await engine.settle()
+        assert starts == []
+        await engine.advance("15s")
+        await run.result()
+        assert starts == [app.worker]
+
+
+async def test_a_new_worker_is_late_for_nothing(app: Perdure):
+    @app.workflow
+    async def sleeper() -> None:
+        await flow.sleep("10s")
+
+    async with testing.engine(app) as engine:
+        run = await app.start(sleeper)
+        await engine.advance(9.999)
+        await engine.crash()
+        await engine.advance(0.001)
+        assert (await run.get()).status is RunStatus.COMPLETE
+
+
 async def test_heartbeats_outlive_the_worker(app: Perdure):
     seen: list[object] = []
 
@@ -148,15 +182,16 @@ def shop(app: Perdure) -> Any:
 
 
 async def test_what_is_idempotent_survives_every_crash(app: Perdure, shop: Any):
-    bodies: list[int] = []
+    has_another_worker: list[bool] = []
 
     async def test(engine: testing.Engine) -> None:
-        bodies.append(1)
+        first = app.worker
         await shop.test(engine, is_careful=True)
+        has_another_worker.append(app.worker is not first)
 
     crashes = await testing.crash_everywhere(app, test)
     assert crashes == 9  # three commits: the charge, the timer with what it led to, the end; three moments each
-    assert len(bodies) == 10
+    assert has_another_worker == [False] + 9 * [True]
 
 
 async def test_what_is_not_idempotent_is_caught_and_the_point_named(app: Perdure, shop: Any):

@@ -133,6 +133,11 @@ async def bounded(parts: dict[str, Any], order: int) -> Any:
         return await same(parts, order)
 
 
+async def bounded_longer(parts: dict[str, Any], order: int) -> Any:
+    async with asyncio.timeout(1_000_000):
+        return await longer(parts, order)
+
+
 async def writing(parts: dict[str, Any], order: int) -> Any:
     with open("/dev/null"):  # noqa: ASYNC230  # this is what is refused
         pass
@@ -153,6 +158,7 @@ FINISHED: list[tuple[Any, str | None, bool]] = [
     (shorter, "record 2 is timer 'sleep', but the code came to its end without asking for it", True),
     (reordered, "record 1 is step 'charge', but the code asked for timer 'sleep'", True),
     (longer, "the code asked for step 'notify' beyond record 5, where the recorded run ended", False),
+    (bounded_longer, "the code asked for step 'notify' beyond record 5, where the recorded run ended", False),
     (wider, "the code asked for step 'notify' ahead of record 2, timer 'sleep'", False),
     (dicing, "the code asked for value 'random', which was not recorded", False),
     (otherwise, "the recorded run ended with 3, but the code ends with 4", False),
@@ -202,6 +208,43 @@ async def test_a_run_that_goes_on(code: Any, problem: str | None):
     assert (report.problems == ()) is (problem is None)
     assert problem is None or problem in report.problems[0]
     assert ran == [], "a replay runs no step"
+
+
+async def test_what_is_recorded_later_is_not_reported():
+    async def code(parts: dict[str, Any], order: int, *, is_new: bool) -> Any:
+        late = asyncio.create_task(flow.sleep("5 hours"))
+        if is_new:
+            await parts["notify"](order)
+        await parts["charge"](order)
+        await late
+        return order
+
+    def version(*, is_new: bool) -> Perdure:
+        return changed(lambda parts, order: code(parts, order, is_new=is_new))
+
+    report = testing.replay_journal(await record(version(is_new=False), is_finished=False), version(is_new=True))
+    assert report.problems == ("the code asked for step 'notify' ahead of record 1, step 'charge'",)
+
+
+async def test_a_run_whose_code_was_changed_on_its_way():
+    app = shop()
+    async with testing.engine(app) as engine:
+        run = await app.start("checkout", input={"order": 3})
+        await engine.advance("1 day")
+        app.registry.workflows["checkout"] = changed(wider).registry.workflows["checkout"]
+        await engine.send_event(run, "paid", 1)
+        assert await run.result() == 3
+        data = await testing.export_journal(run)
+    assert [(entry["key"], entry.get("before")) for entry in json.loads(data)["journal"]] == [
+        ("input", None),
+        ("charge", None),
+        ("sleep", None),
+        ("notify", 2),
+        ("pay", None),
+        ("ship", None),
+        ("output", None),
+    ]
+    assert testing.replay_journal(data, changed(wider)).problems == ()
 
 
 async def test_a_type_that_no_longer_fits():

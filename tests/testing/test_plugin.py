@@ -212,6 +212,25 @@ def test_crash_everywhere_without_a_crash(run, test: str, outcome: str, text: st
     assert text in result.text
 
 
+def test_what_stands_above_the_test_is_taken_down_once_and_its_failure_told(run):
+    source = """
+        import pytest
+        from conftest import checkout, app
+
+        @pytest.fixture(scope="module")
+        def broken():
+            yield
+            raise OSError("cannot be taken down")
+
+        @pytest.mark.crash_everywhere
+        async def test_it(engine, broken):
+            await engine.result(await app.start(checkout, 5))
+    """
+    result = run(source, "--asyncio-mode=auto")
+    assert result.outcomes == {"passed": 1, "errors": 1}
+    assert "ERROR at teardown of test_it" in result.text
+
+
 def test_crash_everywhere_in_plain_tests_and_under_xdist(run):
     source = """
         import pytest

@@ -95,6 +95,23 @@ async def test_time_stands_still_by_itself(app: Perdure):
         assert (await run.get()).status is RunStatus.COMPLETE
 
 
+async def test_a_year_in_which_nothing_happens_costs_nothing(app: Perdure):
+    @app.workflow
+    async def waiter() -> None:
+        await flow.wait_for_event("pay", type="paid", timeout=None)
+
+    async with testing.engine(app) as engine:
+        await app.start(waiter)
+        await engine.settle()
+        timers = engine.world.timers_set
+        await engine.advance("365 days")
+        assert engine.world.timers_set - timers < 5, "a timer goes off again and again"
+        await app.start("served elsewhere", input={"number": 1}, id="elsewhere")
+        await engine.advance("10 days")
+        assert "no workflow 'served elsewhere'" in str(await app.run("elsewhere").explain())
+        assert engine.world.timers_set - timers < 500
+
+
 async def test_a_delayed_start_an_event_and_its_timeout(app: Perdure):
     @app.workflow
     async def waiter() -> str:

@@ -46,12 +46,15 @@ class VirtualKeeper(Keeper):
 class VirtualWorker(Worker):
     """A worker of a test.
 
-    It has no round of housekeeping every half minute and no idle look at the store: under a clock that jumps over days
-    they would be all it does.
+    It has no round of housekeeping every half minute and hardly looks at the store without a reason: under a clock that
+    jumps over days that would be all it does.
 
     Args:
         mocks: what stands in for steps.
     """
+
+    idle_check = 10 * 365 * 86_400.0
+    unknown_delay_ms = 3_600_000
 
     env: VirtualWorld
     keeper: VirtualKeeper
@@ -111,6 +114,7 @@ class VirtualWorker(Worker):
             super()._begin(claim)
 
     def _look_at(self, due_at: int) -> None:
+        # As the engine does, but to the millisecond, and without leaving anything to workers that are not there.
         if self._timer is not None:
             if self._timer_at <= due_at:
                 return
