@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from pathlib import Path
 
@@ -27,3 +28,11 @@ def complain(text: str) -> None:
 
 def dies() -> None:
     os._exit(3)
+
+
+def exits() -> None:
+    sys.exit(3)
+
+
+def runs_out() -> None:
+    next(iter(()))

@@ -18,7 +18,6 @@ from perdure import (
     Retry,
     RunFailedError,
     SerializationError,
-    StepRetriesExceededError,
     UsageError,
     flow,
 )
@@ -367,31 +366,3 @@ async def test_what_belongs_into_a_workflow_is_refused_in_a_step(app):
 
     async with app:
         assert "flow.sleep was called in a step" in await (await app.start(w)).result()
-
-
-async def test_a_step_that_raises_baseexception_does_not_take_the_worker_down(app, world):
-    @app.step(retry=Retry(attempts=2, delay=1))
-    async def cancels_itself():
-        raise asyncio.CancelledError
-
-    @app.step
-    async def well() -> int:
-        return 1
-
-    @app.workflow
-    async def w() -> str:
-        try:
-            await cancels_itself()
-        except (StepRetriesExceededError, Exception) as error:
-            return type(error).__name__
-        return ""
-
-    @app.workflow
-    async def v() -> int:
-        return await well()
-
-    async with app:
-        run = await app.start(w)
-        await world.advance(10)
-        assert await run.result(timeout=5) == "StepRetriesExceededError"
-        assert await (await app.start(v)).result() == 1

@@ -10,7 +10,7 @@ import importlib
 import inspect
 import multiprocessing
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
@@ -81,6 +81,7 @@ class Executor:
                 coroutine = body(*args, **kwargs)
             except Exception as error:  # arguments that do not fit: the step's failure, not the worker's
                 coroutine = _raise(error)
+            coroutine = _contained(coroutine)
             self._arm(execution)
         elif spec.run_in == "thread":
             coroutine = self._in_thread(execution, functools.partial(spec.function, *args, **kwargs), context)
@@ -103,7 +104,7 @@ class Executor:
         execution.stop_body = body.stop
         result = await self._loop.run_in_executor(self._threads, body)
         execution.stop_body = None
-        return await result if inspect.isawaitable(result) else result
+        return await _contained(result) if inspect.isawaitable(result) else result
 
     async def _in_process(self, execution: Execution, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         async with self._processes.slot() as slot:
@@ -136,7 +137,7 @@ class ThreadBody:
                 self._thread = threading.get_ident()
             self._on_start()
             try:
-                return self._context.run(self._call)
+                return self._context.run(_call, self._call)
             finally:
                 with self._lock:
                     self._thread = None
@@ -230,7 +231,26 @@ def _call_by_name(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> A
     found: Any = importlib.import_module(module)
     for part in qualname.split("."):
         found = getattr(found, part)
-    return (found.function if isinstance(found, Step) else found)(*args, **kwargs)
+    return _call(functools.partial(found.function if isinstance(found, Step) else found, *args, **kwargs))
+
+
+def _call(body: Callable[[], Any]) -> Any:
+    """Call a body; what asyncio cannot carry is raised as an ordinary error.
+
+    A future refuses StopIteration, so that its step would hang, and SystemExit ends the event loop it comes to.
+    """
+    try:
+        return body()
+    except (StopIteration, SystemExit) as error:
+        raise RuntimeError(f"the step raised {error!r}") from error
+
+
+async def _contained(body: Awaitable[Any]) -> Any:
+    """Wait for a body on the loop; see `_call`."""
+    try:
+        return await body
+    except SystemExit as error:
+        raise RuntimeError(f"the step raised {error!r}") from error
 
 
 async def _wait(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
