@@ -97,8 +97,8 @@ class Batch(Generic[T, A]):
                     return
                 failure = error
             break
-        for (_, done), answer in zip(batch, answers, strict=True):
-            done(answer, failure)
+        # From a callback, not from inside this task: what is done may enter a run's private loop.
+        asyncio.get_running_loop().call_soon(_answer, batch, answers, failure)
 
     async def _pause(self, delay: float) -> None:
         loop = asyncio.get_running_loop()
@@ -108,3 +108,12 @@ class Batch(Generic[T, A]):
             await over.wait()
         finally:
             timer.cancel()
+
+
+def _answer(
+    batch: list[tuple[T, Callable[[A | None, Exception | None], None]]],
+    answers: Sequence[A | None],
+    failure: Exception | None,
+) -> None:
+    for (_, done), answer in zip(batch, answers, strict=True):
+        done(answer, failure)

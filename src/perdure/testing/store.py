@@ -114,8 +114,8 @@ class WatchedStore:
         if moment is Moment.STORED:
             self.on_crash()
             await loop.create_future()
-        if moment is Moment.ACKNOWLEDGED:  # one round of the loop later, so that the next steps have begun
-            loop.call_soon(loop.call_soon, self.on_crash)
+        if moment is Moment.ACKNOWLEDGED:  # rounds of the loop later: one to be told, one in which the next steps begin
+            loop.call_soon(loop.call_soon, loop.call_soon, self.on_crash)
         return answers
 
 
