@@ -208,14 +208,15 @@ def test_children_stand_only_so_deep():
 
 def test_a_child_tells_its_parent_of_its_end_once():
     async def work() -> str:
-        return await a("x")
+        return await a("x") + await b("y")
 
     run = Driver(work, parent_id="p", parent_key="work")
-    assert run.posts == []
     run.end("a", "x")
+    assert run.posts == []
+    run.end("b", "y")
     (post,) = run.posts
     assert (post.run_id, post.id, post.kind, post.type, post.ref) == ("p", "r", "child", "work", "r")
-    assert (post.state, post.payload) == ("ok", '"x"')
+    assert (post.state, post.payload) == ("ok", '"xy"')
 
 
 def test_a_failing_child_tells_its_parent_why():

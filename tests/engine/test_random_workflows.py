@@ -258,12 +258,16 @@ class Theatre:
 
 
 async def journals(store: Any, run_id: str) -> dict[str, list[tuple[Any, ...]]]:
-    """What matters of the journals of a run and its children: everything but times."""
+    """What matters of the journals of a run and its children: everything but times; and how the children ended."""
     found, told = [run_id], {}
     for each in found:
         records = await store.journal(each)
         told[each] = [essence(record) for record in records]
-        found += [record.ref for record in records if record.kind == "child" and record.state == "open" and record.ref]
+        for record in records:
+            if record.kind == "child" and record.state == "open" and record.ref:
+                found.append(record.ref)
+                (child,) = await store.get([record.ref])
+                assert child is None or child.status.is_finished, f"{child} is left behind"
     return told
 
 
