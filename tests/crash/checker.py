@@ -212,16 +212,17 @@ def _executed(runs: Mapping[str, Stored], executions: Executions) -> Iterator[st
 
 
 def _repeated(executions: Executions, killed: set[int], stopped: set[int]) -> Iterator[str]:
-    """A step runs again only where the process that ran it before was killed or stopped.
+    """A step runs again only where the process that ran it before was killed, and never twice in one process.
 
-    A killed process has no second try; one that was stopped may claim its own run again.
+    What was stopped and came back may run what others run or have run; that it changes nothing shows elsewhere.
     """
     for step, ran in executions.items():
-        for one in ran[:-1]:
-            if one.pid not in killed | stopped:
+        honest = [one for one in ran if one.pid not in stopped]
+        for one in honest[:-1]:
+            if one.pid not in killed:
                 yield f"{_name(step)} ran again although process {one.pid} was not killed"
-        for pid, count in Counter(one.pid for one in ran).items():
-            if count > 1 and pid not in stopped:
+        for pid, count in Counter(one.pid for one in honest).items():
+            if count > 1:
                 yield f"{_name(step)} ran {count} times in process {pid}"
 
 

@@ -153,23 +153,28 @@ def kill_at(store: Any, operation: str, when: str, number: int) -> None:
     setattr(store, operation, doomed)
 
 
-def be_frank(store: Any, slow_extend: float) -> None:
-    """Note each commit that the store refused, and be slow to learn of a lost lease in any other way."""
+def be_frank(store: Any, slow: float) -> None:
+    """Note each commit that the store refused and each lease it told of as lost, and be slow to ask for the latter."""
     commit, extend = store.commit, store.extend
 
-    async def frank_commit(decisions: Any) -> Any:
-        answers = await commit(decisions)
+    def told(what: str, answers: Any) -> Any:
         for answer in answers:
             if answer.is_lost:
-                line = {"what": "refused", "run": answer.run_id, "key": "", "attempt": 0, "pid": os.getpid()}
+                line = {"what": what, "run": answer.run_id, "key": "", "attempt": 0, "pid": os.getpid()}
                 os.write(LEDGER, json.dumps(line).encode() + b"\n")
         return answers
 
-    async def slowed_extend(*args: Any) -> Any:
-        await asyncio.sleep(slow_extend)
-        return await extend(*args)
+    async def frank_commit(*args: Any) -> Any:
+        return told("refused", await commit(*args))
 
-    store.commit, store.extend = frank_commit, slowed_extend
+    async def slow_extend(*args: Any) -> Any:
+        began = time.monotonic()
+        await asyncio.sleep(slow)
+        if time.monotonic() - began > 3 * slow:  # this process was stopped meanwhile: its commits shall go first
+            await asyncio.sleep(1.0)
+        return told("lost", await extend(*args))
+
+    store.commit, store.extend = frank_commit, slow_extend
 
 
 async def main() -> None:
