@@ -233,6 +233,45 @@ async def test_an_event_between_a_turns_last_look_and_its_commit_is_not_lost(mak
         assert await run.result(timeout=5) == "just in time"
 
 
+async def test_an_event_that_comes_with_the_answer_to_a_commit_is_taken_at_once(make, world):
+    """Another process sent it, and the run goes on here: no claim and no beat of the lease brings it."""
+    app, client = make(), make(mode="client")
+    held, got = asyncio.Event(), []
+
+    @app.step
+    async def quick() -> None: ...
+
+    @app.step
+    async def slow() -> None:
+        await held.wait()
+
+    @app.step
+    async def take(what: str) -> None:
+        got.append(what)
+
+    @app.workflow
+    async def w() -> None:
+        async def events() -> None:
+            await take(await flow.wait_for_event("e", type="e", timeout=None))
+
+        await asyncio.gather(slow(), quick(), events())
+
+    async with app, client:
+        sent = []
+
+        async def before(name):
+            if name == "commit" and not sent:
+                sent.append(1)
+                await client.run("r").send_event("e", "taken")
+
+        app.store.before = before
+        run = await app.start(w, id="r")
+        await world.settle()
+        assert got == ["taken"]
+        held.set()
+        await run.result(timeout=5)
+
+
 async def test_a_restart_under_a_running_turn_wins(make, world):
     """The turn's commit comes after the restart, so it is refused; the new incarnation does the work."""
     app, client = make(), make(mode="client")

@@ -16,11 +16,13 @@ import msgspec
 
 from perdure.core.ask import StepSpec
 from perdure.core.turn import Launch, Turn
+from perdure.core.wait import decode_waits
 from perdure.engine.env import Timer
 from perdure.engine.executor import Execution
 from perdure.model import codec, failure
 from perdure.model.decision import Claim, Committed, Decision, Message
 from perdure.model.errors import NestingTooDeepError, StepRetriesExceededError, UsageError
+from perdure.model.run import RunStatus
 
 if TYPE_CHECKING:
     from perdure.authoring.workflow import Workflow
@@ -159,7 +161,7 @@ class Runner:
             self._steps.pop(key).execution.cancel()
         decision = turn.decide(now, self.worker.settings.hold_ms)
         if decision is not None:
-            self._decided = decision
+            self._decided = decision = _as_the_store_wishes(decision, now)
             self._acknowledging, self._unacknowledged = self._unacknowledged, []
             self.worker.commits.add(decision, self._committed)
         if turn.is_ended:
@@ -339,6 +341,19 @@ class Runner:
         self._stop_steps()
         self.turn.close()
         self.worker.left(self)
+
+
+def _as_the_store_wishes(decision: Decision, now: int) -> Decision:
+    """Leave it to the store whether a run is paused: the wish may have been taken back since this turn heard of it.
+
+    A run that is handed back as queued or waiting is paused by the store if that is still wished; see its contract.
+    """
+    if decision.status is not RunStatus.PAUSED or any(
+        wait.kind == "parked" for wait in decode_waits(decision.wait).waits
+    ):
+        return decision
+    is_due = decision.due_at is not None and decision.due_at <= now
+    return msgspec.structs.replace(decision, status=RunStatus.QUEUED if is_due else RunStatus.WAITING)
 
 
 def _retrieve(execution: Execution) -> None:

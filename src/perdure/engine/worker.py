@@ -289,9 +289,8 @@ class Worker:
         wait = encode_waits(
             [Wait("unknown_workflow", "", due_at, f"worker {self.id} has no workflow {run.workflow!r}")]
         )
-        status = RunStatus.PAUSED if run.is_pausing else RunStatus.QUEUED
         self.commits.add(
-            Decision(run.id, run.epoch, run.seq + 1, now, status, due_at, seen=run.inbox_seq, wait=wait),
+            Decision(run.id, run.epoch, run.seq + 1, now, RunStatus.QUEUED, due_at, seen=run.inbox_seq, wait=wait),
             lambda answer, error: self._look_at(due_at),
         )
 
