@@ -172,6 +172,15 @@ def test_what_does_not_fit_parks_the_run_with_a_report(now, told):
     assert run.running == {}
 
 
+def test_an_error_that_came_before_the_records_is_told_with_the_difference():
+    async def new() -> None:
+        raise TypeError("no such argument")
+
+    run = journal_of(a, b)
+    run.crash(new)
+    assert run.parked.endswith("came to its end without asking for it, with TypeError: no such argument")
+
+
 def test_a_renamed_step_is_taken_and_then_the_difference_is_told():
     run = journal_of(a, b)
     run.crash(chain(d, b, end="early"))

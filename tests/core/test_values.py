@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from perdure.authoring import flow
-from perdure.core.replay import check_name
 from perdure.core.wait import decode_waits
 from perdure.model.errors import UsageError
 from perdure.model.limits import NAME_LENGTH
+from perdure.model.name import check_name
 from perdure.model.run import RunStatus
 from tests.core.driver import BEGAN, Driver, steps
 

@@ -192,6 +192,27 @@ async def test_a_child_started_in_the_last_breath_is_started(family, world):
         assert await app.run(name).result(timeout=5) == "A"
 
 
+async def test_a_child_whose_id_is_taken_is_refused(family):
+    app, _ = family
+
+    @app.workflow
+    async def stranger() -> str:
+        return "a stranger"
+
+    @app.workflow
+    async def parent() -> str:
+        child = await flow.start(stranger, id="taken")
+        try:
+            return await child.result()
+        except ChildFailedError as error:
+            return str(error)
+
+    async with app:
+        assert await (await app.start(stranger, id="taken")).result(timeout=5) == "a stranger"
+        told = await (await app.start(parent)).result(timeout=5)
+        assert told == "child 'taken' of workflow 'stranger' did not complete: a run 'taken' exists already"
+
+
 async def test_a_cancelled_wait_ends_an_awaited_child(family, world):
     app, child = family
 

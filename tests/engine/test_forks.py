@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
-from perdure import RunExistsError, RunFailedError, UsageError
+from perdure import Retry, RunExistsError, RunFailedError, UsageError, flow
 
 
 async def test_a_fork_keeps_what_was_ahead_and_does_the_rest_again(make, world):
@@ -70,3 +72,45 @@ async def test_a_fork_of_a_failed_run_goes_on_from_where_it_broke(make, world):
         fork = await run.fork(from_step="charge")
         assert await fork.result(timeout=5) == 7
     assert calls == ["load", "charge", "charge"]
+
+
+async def test_a_fork_leaves_attempts_and_children_under_way_to_the_other_run(make, world):
+    app = make()
+
+    @app.workflow
+    async def child() -> str:
+        return await flow.wait_for_event("go", type="go", timeout=None)
+
+    @app.step(retry=Retry(attempts=3, delay="1 hour"))
+    async def flaky() -> int:
+        if flow.attempt() == 1:
+            raise OSError("not now")
+        return flow.attempt()
+
+    @app.step
+    async def first() -> str:
+        return "first"
+
+    @app.step
+    async def last() -> str:
+        return "last"
+
+    @app.workflow
+    async def w() -> tuple[str, int]:
+        begun = await flow.start(child)
+        tried = asyncio.ensure_future(flaky())
+        await first()
+        await flow.sleep("1 minute")
+        await last()
+        return await begun.result(), await tried
+
+    async with app:
+        run = await app.start(w, id="one")
+        await world.advance(61)
+        fork = await run.fork(from_step="last", id="two")
+        assert [record.position for record in (await fork.journal())[:3]] == [0, 1, 2]
+        await world.advance(7200)
+        for parent in ("one", "two"):
+            await app.run(f"{parent}/child").send_event("go", parent)
+            await world.advance(1)
+            assert await app.run(parent, w).result(timeout=5) == (parent, 2)

@@ -130,11 +130,15 @@ async def test_bullmq_workflows_12_a_race_of_events_works_and_replays(make, worl
 
 async def test_psyqueue_1_state_survives_a_restart_and_a_second_node_helps(make, world):
     done = []
+    all_begun = asyncio.Event()
 
     def register(app, name):
         @app.step(name="work")
         async def work(n: int) -> int:
             done.append((name, n))
+            if len(done) == 10:
+                all_begun.set()
+            await all_begun.wait()  # more than one of them can have in hand
             return n
 
         @app.workflow(name="w")

@@ -7,9 +7,7 @@ import logging
 from perdure.core.turn import Turn
 
 
-async def test_a_run_that_the_engine_fails_over_goes_on_after_its_lease(
-    app, world, monkeypatch, caplog
-):
+async def test_a_run_that_the_engine_fails_over_goes_on_after_its_lease(app, world, monkeypatch, caplog):
     @app.step
     async def answer() -> int:
         return 42

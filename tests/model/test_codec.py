@@ -228,7 +228,7 @@ CONSTRAINED = [
 ]
 
 
-@pytest.mark.parametrize(("annotation", "good", "bad"), CONSTRAINED, ids=str)
+@pytest.mark.parametrize(("annotation", "good", "bad"), CONSTRAINED, ids=range(len(CONSTRAINED)))
 def test_the_constraints_of_pydantic_hold(annotation, good, bad):
     shape = Shape(annotation, "the result of f")
     assert shape.decode(encode(good, "x", LIMIT)) == good
@@ -237,7 +237,7 @@ def test_the_constraints_of_pydantic_hold(annotation, good, bad):
     assert shape.schema()
 
 
-@pytest.mark.parametrize(("annotation", "good", "bad"), CONSTRAINED, ids=str)
+@pytest.mark.parametrize(("annotation", "good", "bad"), CONSTRAINED, ids=range(len(CONSTRAINED)))
 def test_the_constraints_of_pydantic_hold_for_parameters(annotation, good, bad):
     def f(a, b=None): ...
 

@@ -239,20 +239,23 @@ class TestPausing:
 
 
 class TestOthers:
-    async def test_children_are_created_and_those_that_exist_left(self, store: Store) -> None:
+    async def test_children_are_created_and_those_that_exist_left_and_refused(self, store: Store) -> None:
         await store.create([new("old", fingerprint="first")])
         run = await held(store, "a")
         children = (
             new("kid", parent_id="a", parent_key="k1", depth=1),
-            new("old", fingerprint="second"),
+            new("old", fingerprint="second", parent_id="a", parent_key="k2", refusal='"taken"'),
             new("mine", worker="w", due_at=NOW + 60),
         )
-        await store.commit([decide(run, children=children)])
+        [committed] = await store.commit([decide(run, children=children)])
         kid, old, mine = [await one(store, name) for name in ("kid", "old", "mine")]
         assert (kid.parent_id, kid.parent_key, kid.status) == ("a", "k1", RunStatus.QUEUED)
         assert old.fingerprint == "first"
         assert (mine.epoch, mine.worker) == (1, "w")
         assert len(await store.journal("kid")) == 1
+        refused = Message("a", "old", "child", "k2", '"taken"', NOW, "error", "old", seq=1)
+        assert committed.arrived == (refused,)
+        assert await store.inbox("a") == [refused]
 
     async def test_posts_wake_other_runs_or_are_dropped(self, store: Store) -> None:
         await store.create([new("parent", NOW + DAY)])

@@ -195,7 +195,7 @@ UNFINISHED: list[tuple[Any, str | None]] = [
     (reordered, "but the code asked for timer 'sleep'"),
     (wider, "ahead of record 2, timer 'sleep'"),
     (dicing, "value 'random', which was not recorded"),
-    (writing, "without asking for it; it failed with NotDurableError: "),
+    (writing, "without asking for it, with NotDurableError: "),
     (failing_later, "the code now fails here: ValueError: no more"),
 ]
 

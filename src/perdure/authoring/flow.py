@@ -18,11 +18,12 @@ from perdure.authoring.step import Step, perform, step_spec
 from perdure.authoring.workflow import Workflow
 from perdure.core.ask import ChildAsk, RunIn
 from perdure.core.loop import running
-from perdure.core.replay import Replay, check_name
+from perdure.core.replay import Replay
 from perdure.model.codec import Shape
 from perdure.model.duration import Duration, instant, milliseconds
 from perdure.model.errors import UsageError
 from perdure.model.limits import NAME_LENGTH
+from perdure.model.name import check_name
 from perdure.model.retry import Retry
 
 P = ParamSpec("P")

@@ -11,10 +11,10 @@ from typing import Any, Generic, ParamSpec, TypeVar
 from perdure.authoring.context import current_step
 from perdure.core.ask import RunIn, StepSpec
 from perdure.core.loop import running
-from perdure.core.replay import check_name
 from perdure.model.codec import Shape, annotations_of
 from perdure.model.duration import Duration, seconds
 from perdure.model.errors import DefinitionError
+from perdure.model.name import check_name
 from perdure.model.retry import Retry
 
 P = ParamSpec("P")

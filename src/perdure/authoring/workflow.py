@@ -10,10 +10,10 @@ from typing import Any, Generic, ParamSpec, TypeVar
 
 from perdure.core.ask import ChildSpec
 from perdure.core.loop import running
-from perdure.core.replay import check_name
 from perdure.model.codec import Parameters, Shape, annotations_of
 from perdure.model.errors import DefinitionError
 from perdure.model.limits import NAME_LENGTH
+from perdure.model.name import check_name
 from perdure.model.run import Retention, Run
 
 P = ParamSpec("P")

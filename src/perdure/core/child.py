@@ -6,7 +6,7 @@ import msgspec
 
 from perdure.core.ask import ChildAsk
 from perdure.model import failure
-from perdure.model.errors import ChildFailedError
+from perdure.model.errors import ChildFailedError, RunExistsError
 from perdure.model.record import Record
 from perdure.model.run import NewRun, Run
 
@@ -40,4 +40,5 @@ def child_run(run: Run, ask: ChildAsk, now: int) -> NewRun:
         fingerprint=spec.fingerprint,
         tags=dict(spec.tags),
         retention=run.retention,
+        refusal=failure.encode_error(failure.describe(RunExistsError(f"a run {ask.run_id!r} exists already"))),
     )

@@ -19,7 +19,7 @@ class Drift(msgspec.Struct, frozen=True):
         position, recorded: the first record that the code did not ask for, and what it is (`step 'charge'`).
         asked: what the code asked for instead; empty when it ended or asked for nothing.
         has_ended: the code came to its end although records were left.
-        detail: what else there is to say.
+        detail: what the code ended with, or why a record cannot be read.
     """
 
     position: int
@@ -29,10 +29,13 @@ class Drift(msgspec.Struct, frozen=True):
     detail: str = ""
 
     @classmethod
-    def between(cls, record: Record, asked: Sequence[Ask], *, has_ended: bool) -> Drift:
-        """Return the difference between a record and what was asked for instead of it."""
+    def between(
+        cls, record: Record, asked: Sequence[Ask], *, has_ended: bool, error: BaseException | None = None
+    ) -> Drift:
+        """Return the difference between a record and what was asked for, or what the code ended with, instead of it."""
         names = tuple(f"{ask.kind} {ask.key!r}" for ask in asked[:_SHOWN])
-        return cls(record.position, f"{record.kind} {record.key!r}", names, has_ended)
+        detail = f"with {type(error).__name__}: {error}" if error is not None else ""
+        return cls(record.position, f"{record.kind} {record.key!r}", names, has_ended, detail)
 
     @classmethod
     def unreadable(cls, record: Record, error: Exception) -> Drift:
@@ -41,8 +44,8 @@ class Drift(msgspec.Struct, frozen=True):
 
     def __str__(self) -> str:
         head = f"record {self.position} is {self.recorded}, but the code "
+        if self.has_ended:
+            return head + "came to its end without asking for it" + (f", {self.detail}" if self.detail else "")
         if self.detail:
             return f"record {self.position}, {self.recorded}, cannot be read any more: {self.detail}"
-        if self.has_ended:
-            return head + "came to its end without asking for it"
         return head + ("asked for " + ", ".join(self.asked) if self.asked else "asked for nothing")

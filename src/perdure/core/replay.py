@@ -34,7 +34,7 @@ from perdure.model.errors import (
     SerializationError,
     UsageError,
 )
-from perdure.model.limits import NAME_LENGTH, Limits
+from perdure.model.limits import Limits
 from perdure.model.record import Kind, Outcome, Record, State
 from perdure.model.run import Run
 
@@ -345,7 +345,7 @@ class Replay:
         error: BaseException | None = asyncio.CancelledError() if main.cancelled() else main.exception()
         left = self.history.next()
         if left is not None:
-            self._part(left, None)
+            self._part(left, None, error)
             return
         self.loop.at = max(self.loop.at, self.now)
         if error is None:
@@ -370,9 +370,10 @@ class Replay:
             key not in recorded and not (isinstance(ask, TimerAsk) and ask.is_guard) for key, ask in self.asks.items()
         )
 
-    def _part(self, record: Record, ask: Ask | None) -> None:
-        asked = [ask] if ask is not None else [self.asks[key] for key in self.asks]
-        self.drift = Drift.between(record, asked, has_ended=self._main is not None and self._main.done())
+    def _part(self, record: Record, ask: Ask | None, error: BaseException | None = None) -> None:
+        asked = [ask] if ask is not None else list(self.asks.values())
+        has_ended = self._main is not None and self._main.done()
+        self.drift = Drift.between(record, asked, has_ended=has_ended, error=error)
 
     def _deliver(self, ask: Ask, value: Any, error: Exception | None) -> None:
         del self.asks[ask.key]
@@ -385,16 +386,3 @@ class Replay:
             future.set_result(value)
         else:
             future.set_exception(error)
-
-
-def check_name(name: str, what: str) -> str:
-    """Return a name that can stand in a journal key.
-
-    Raises:
-        UsageError: it is empty, too long, or holds `/`, `#` or a control character.
-    """
-    if not isinstance(name, str) or not name or len(name) > NAME_LENGTH:
-        raise UsageError(f"{what}: {name!r} must be text of 1 to {NAME_LENGTH} characters")
-    if not name.isprintable() or "/" in name or "#" in name:
-        raise UsageError(f"{what}: {name!r} must not hold '/', '#' or control characters, which journal keys use")
-    return name

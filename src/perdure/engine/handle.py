@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any, Generic, TypeVar, cast
 
 import msgspec
@@ -172,7 +173,7 @@ class RunHandle(Generic[R]):
             priority=source.priority,
             created_at=now,
             due_at=now,
-            records=tuple(records[:first]),
+            records=_forked(records[:first]),
             fingerprint=f"{source.fingerprint}:{self.id}:{from_step}",
             tags=source.tags,
             retention=source.retention,
@@ -199,3 +200,13 @@ class RunHandle(Generic[R]):
 
 def _told(error: ErrorInfo) -> str:
     return f"{error.type.rpartition(':')[2]}: {error.message}"
+
+
+def _forked(records: Sequence[Record]) -> tuple[Record, ...]:
+    """Return the settled records, numbered anew: attempts and children under way are the other run's affair."""
+    settled = [record for record in records if record.state != "open"]
+    numbers: dict[int | None, int] = {record.position: number for number, record in enumerate(settled)}
+    return tuple(
+        msgspec.structs.replace(record, position=number, before=numbers.get(record.before))
+        for number, record in enumerate(settled)
+    )

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from perdure.core.replay import check_name
 from perdure.model.duration import Duration, milliseconds, seconds
 from perdure.model.errors import UsageError
 from perdure.model.limits import Limits
+from perdure.model.name import check_name
 from perdure.model.run import Retention
 
 Mode = Literal["all", "client", "worker"]

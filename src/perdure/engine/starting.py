@@ -7,13 +7,13 @@ from typing import Any
 
 from perdure.authoring.registry import Registry
 from perdure.authoring.workflow import Workflow, fingerprint
-from perdure.core.replay import check_name
 from perdure.engine.env import Env, new_id
 from perdure.engine.settings import Settings
 from perdure.model import codec
 from perdure.model.duration import milliseconds
 from perdure.model.errors import UsageError
 from perdure.model.limits import NAME_LENGTH, TAGS
+from perdure.model.name import check_name
 from perdure.model.record import Record
 from perdure.model.run import NewRun
 

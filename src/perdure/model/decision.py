@@ -68,7 +68,7 @@ class Decision(msgspec.Struct, frozen=True, gc=False):
         due_at: when the run is due next; None for never by itself. Nothing for `running`: the lease stays as it is.
         seen: the greatest `Message.seq` the turn has been given.
         consumed: ids of messages that are now read.
-        children: runs to create; one that exists is left as it is.
+        children: runs to create; where an id is taken, that run is left as it is and the child is refused.
         posts: messages to other runs; one whose run is gone or ended is dropped.
         terminate: ids of runs to end, with their descendants.
         wait: the new `Run.wait`.

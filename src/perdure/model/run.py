@@ -134,6 +134,7 @@ class NewRun(msgspec.Struct, frozen=True, gc=False):
     Attributes:
         records: the journal it begins with: its input record, and for a fork what it takes over.
         worker: who claims it at once, until `due_at`, with epoch 1; None leaves it queued for anyone at `due_at`.
+        refusal: for a child, the `ErrorInfo` as JSON text that its parent is sent if the id is taken.
     """
 
     id: str
@@ -152,6 +153,7 @@ class NewRun(msgspec.Struct, frozen=True, gc=False):
     fingerprint: str = ""
     tags: dict[str, str] = {}
     retention: Retention = Retention()
+    refusal: str | None = None
 
 
 class Created(msgspec.Struct, frozen=True, gc=False):

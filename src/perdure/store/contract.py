@@ -95,10 +95,11 @@ class Store(Protocol):
         `expires_at` by the run's retention, and the run is never due. A status other than `running` ends the
         pausing, which makes `queued` and `waiting` into `paused`.
 
-        Then the others: children are created as by `create`; posts are delivered as by `post`, without a bound, and
-        dropped where they cannot be; runs to terminate are ended as by `control`, with no notice. At the end every
-        unread message above `seen` is returned, so that nobody forgets it, and whether the run was found pausing; a
-        repeated decision is answered alike.
+        Then the others: children are created as by `create`; where the id of one is taken, this run is posted the
+        child's `refusal` as a `child` message (its id and ref the child's id, its type `parent_key`). Posts are
+        delivered as by `post`, without a bound, and dropped where they cannot be; runs to terminate are ended as by
+        `control`, with no notice. At the end every unread message above `seen` is returned, so that nobody forgets it,
+        and whether the run was found pausing; a repeated decision is answered alike.
 
         Raises:
             UsageError: the positions of a decision's records do not continue the journal.

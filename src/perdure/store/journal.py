@@ -1,9 +1,10 @@
-"""The one thing every store checks about a decision, so that a mistake above cannot leave a journal with gaps."""
+"""What every store does alike about a decision: check that it leaves no gaps, and say which child is refused."""
 
 from __future__ import annotations
 
-from perdure.model.decision import Decision
+from perdure.model.decision import Decision, Message
 from perdure.model.errors import UsageError
+from perdure.model.run import NewRun
 
 
 def require_following(decision: Decision, journal_length: int) -> None:
@@ -20,3 +21,8 @@ def require_following(decision: Decision, journal_length: int) -> None:
                 f"decision {decision.seq} of run {decision.run_id!r}: record {record.key!r} has position "
                 f"{record.position}, but {expected} is next"
             )
+
+
+def refusal(run_id: str, child: NewRun, now: int) -> Message:
+    """Return the message that tells a run that the id of a child it wants is taken."""
+    return Message(run_id, child.id, "child", child.parent_key or "", child.refusal, now, "error", child.id)

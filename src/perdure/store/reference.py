@@ -27,7 +27,7 @@ from perdure.model.decision import (
 from perdure.model.errors import UsageError
 from perdure.model.record import Record
 from perdure.model.run import Created, NewRun, Run, RunStatus
-from perdure.store.journal import require_following
+from perdure.store.journal import refusal, require_following
 
 QUEUED, RUNNING, WAITING = RunStatus.QUEUED, RunStatus.RUNNING, RunStatus.WAITING
 PAUSED, TERMINATED = RunStatus.PAUSED, RunStatus.TERMINATED
@@ -169,7 +169,8 @@ class Reference:
             )
         )
         for child in decision.children:
-            self.create(child)
+            if not self.create(child).is_new:
+                self.post(refusal(run.id, child, decision.at), decision.at, None)
         for message in decision.posts:
             self.post(message, decision.at, None)
         for run_id in decision.terminate:

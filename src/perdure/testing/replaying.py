@@ -130,7 +130,7 @@ def _problems(recording: Recording, app: Perdure, *, is_strict: bool) -> Iterato
     try:
         replayed.start(recording.journal[-1].at)
         if replayed.drift is not None:
-            yield f"{replayed.drift}{_failure_of(replayed)}"
+            yield str(replayed.drift)
         else:
             if replayed.outcome is not None and replayed.outcome[0] == "error" and end is None:
                 yield f"the code now fails here: {_outcome(*replayed.outcome)}"
@@ -170,15 +170,6 @@ def _other_end(replayed: Replay, end: Record | None) -> Iterator[str]:
         yield f"the recorded run ended with {recorded}, but the code begins anew"
     elif replayed.outcome is not None and (ended := _outcome(*replayed.outcome)) != recorded:
         yield f"the recorded run ended with {recorded}, but the code ends with {ended}"
-
-
-def _failure_of(replayed: Replay) -> str:
-    """Return what the code failed with, if that is why it drifted."""
-    main = replayed._main
-    if main is None or not main.done() or main.cancelled():
-        return ""
-    error = main.exception()
-    return "" if error is None else f"; it failed with {type(error).__name__}: {error}"
 
 
 def _asked(ask: Ask) -> str:

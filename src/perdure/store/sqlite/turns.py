@@ -13,7 +13,7 @@ import msgspec
 
 from perdure.model.decision import Claim, Committed, Decision, Extended, Lease, Message
 from perdure.model.run import RunStatus
-from perdure.store.journal import require_following
+from perdure.store.journal import refusal, require_following
 from perdure.store.sqlite.arrivals import create, post
 from perdure.store.sqlite.control import terminate
 from perdure.store.sqlite.rows import RECORD, message_json, run_json
@@ -212,10 +212,16 @@ def _carry_out(connection: apsw.Connection, kept: Sequence[tuple[int | None, Dec
     ]
     if records:
         connection.execute(_APPEND, (_json(records),))
-    children = [child for _, decision in kept for child in decision.children]
+    children = [(decision, child) for _, decision in kept for child in decision.children]
+    posts = []
     if children:
-        create(connection, children)
-    posts = [(message, decision.at) for _, decision in kept for message in decision.posts]
+        created = create(connection, [child for _, child in children])
+        posts = [
+            (refusal(decision.run_id, child, decision.at), decision.at)
+            for (decision, child), made in zip(children, created, strict=True)
+            if not made.is_new
+        ]
+    posts += [(message, decision.at) for _, decision in kept for message in decision.posts]
     if posts:
         post(connection, posts)
     for _, decision in kept:
@@ -245,7 +251,8 @@ def _arrived(
     asked = [
         (fence.n, decision.seen, decision.run_id)
         for decision, fence in zip(decisions, fences, strict=True)
-        if (fence.holds or fence.was_done) and (fence.inbox_seq > decision.seen or decision.posts or decision.terminate)
+        if (fence.holds or fence.was_done)
+        and (fence.inbox_seq > decision.seen or decision.children or decision.posts or decision.terminate)
     ]
     if not asked:
         return {}
