@@ -42,7 +42,7 @@ check: lint core ## under a minute: the linters, and the suites of model, core, 
 lint: $(READY) ## formatting, ruff, mypy --strict, the layers, spelling
 	@$(BIN)/ruff format --check --quiet . || { $(BIN)/ruff format --check . || true; echo "make format repairs this"; exit 1; }
 	@$(BIN)/ruff check --quiet .
-	@$(BIN)/mypy --strict src/perdure $(TYPING)
+	@$(BIN)/mypy --strict src/perdure bench $(TYPING)
 	@$(BIN)/lint-imports --no-logo > $(VENV)/imports.txt || { cat $(VENV)/imports.txt; exit 1; }
 	@$(BIN)/codespell src tests $(wildcard docs *.md)
 
