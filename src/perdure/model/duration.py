@@ -56,7 +56,7 @@ def seconds(value: Duration, *, field: str = "duration") -> float:
 
 def milliseconds(value: Duration, *, field: str = "duration") -> int:
     """Return a duration in whole milliseconds, rounded up, so that nothing is ever early."""
-    return math.ceil(round(seconds(value, field=field) * 1000, 6))
+    return _up(seconds(value, field=field) * 1000)
 
 
 def instant(moment: dt.datetime | float, *, field: str = "until") -> int:
@@ -72,10 +72,16 @@ def instant(moment: dt.datetime | float, *, field: str = "until") -> int:
     if isinstance(moment, dt.datetime):
         if moment.tzinfo is None:
             raise UsageError(f"{field}: {moment!r} has no time zone; use datetime(..., tzinfo=UTC)")
-        return math.ceil(round(moment.timestamp() * 1000, 3))
+        return _up(moment.timestamp() * 1000)
     if isinstance(moment, (int, float)) and not isinstance(moment, bool) and math.isfinite(moment):
-        return math.ceil(round(moment * 1000, 3))
+        return _up(moment * 1000)
     raise UsageError(f"{field}: {moment!r} is no moment; give an aware datetime or seconds since the epoch")
+
+
+def _up(value: float) -> int:
+    """Return the next whole number, taking what is only a rounding error above one for that one."""
+    nearest = round(value)
+    return nearest if abs(value - nearest) <= max(1e-6, 4 * math.ulp(value)) else math.ceil(value)
 
 
 def _parse(text: str, field: str) -> float:
