@@ -23,7 +23,8 @@ pytestmark = [pytest.mark.crash, pytest.mark.slow, pytest.mark.timeout(120)]
 
 
 def lines(fleet: Fleet, what: str) -> list[dict[str, object]]:
-    return [line for line in map(json.loads, fleet.ledger.read_text().splitlines()) if line["what"] == what]
+    whole, _, _ = fleet.ledger.read_text().rpartition("\n")  # the last line may still be on its way
+    return [line for line in map(json.loads, whole.splitlines()) if line["what"] == what]
 
 
 def taken_over(

@@ -46,9 +46,10 @@ def migrate(connection: apsw.Connection, path: str) -> None:
 
 
 def _version(connection: apsw.Connection, path: str, known: int) -> int:
-    owner = connection.pragma("application_id")
-    version = connection.pragma("user_version")
-    is_empty = connection.execute("SELECT count(*) FROM sqlite_schema").get == 0
+    with connection:  # one look at all three, while another process may be creating the tables
+        owner = connection.pragma("application_id")
+        version = connection.pragma("user_version")
+        is_empty = connection.execute("SELECT count(*) FROM sqlite_schema").get == 0
     if owner != APPLICATION_ID and not (owner == 0 and is_empty):
         raise StoreCorruptError(f"{path} is an SQLite file of another program; give Perdure a file of its own")
     if version > known:
