@@ -206,3 +206,25 @@ async def test_a_resume_by_another_process_reaches_the_turn(make, world):
         assert await client.run(run.id).resume() is RunStatus.RUNNING
         gate.open.set()
         assert await run.result(timeout=5) == 3
+
+
+async def test_a_run_that_a_worker_holds_through_its_sleep_keeps_its_time_too(make, world):
+    app = make(hold="1 hour")
+
+    @app.workflow
+    async def w() -> int:
+        await flow.sleep(100)
+        return 1
+
+    async with app:
+        due = world.now() + 100_000
+        run = await app.start(w)
+        await world.settle()
+        assert run.id in app.worker.turns
+        await run.pause()
+        await world.settle()
+        found = await run.get()
+        assert (str(found.status), found.due_at) == ("paused", due)
+        await run.resume()
+        await world.advance(101)
+        assert await run.result(timeout=5) == 1
