@@ -35,6 +35,11 @@ def test_the_cap_bounds_every_delay():
     assert delays(Retry(attempts=2, delay=10, max_delay=3, backoff="constant", jitter=0)) == [3, None]
 
 
+def test_without_a_cap_it_is_five_minutes_or_the_delay_itself():
+    assert delays(Retry(attempts=4, delay="4 minutes", jitter=0)) == [240, 300, 300, None]
+    assert delays(Retry(attempts=4, delay="1 hour", jitter=0)) == [3600, 3600, 3600, None]
+
+
 def test_a_very_late_attempt_overflows_nothing():
     assert Retry(attempts=10**9, delay=1, jitter=0).next_delay(10**8, OSError(), 0.0) == 300
 

@@ -77,6 +77,8 @@ async def test_a_wait_ends_when_another_store_writes(kind: str, tmp_path: Path) 
     await other.create([new("b")])
     assert await one_store.wait(30) is True
     assert await one_store.wait(0) is False
+    assert await other.claim(["an empty queue"], 10, "w", NOW, NOW + 1) == []
+    assert await one_store.wait(0) is False
     await one_store.close()
     await other.close()
 

@@ -11,6 +11,8 @@ from perdure.model.errors import NonRetryableError, UsageError
 
 Backoff = Literal["constant", "linear", "exponential"]
 
+_CAP = 300.0
+
 
 @dataclass(frozen=True, slots=True)
 class Retry:
@@ -23,7 +25,7 @@ class Retry:
         attempts: how many times the step may run in all, the first included; at least 1.
         delay: the base delay (a duration).
         backoff: `"constant"`, `"linear"` or `"exponential"`.
-        max_delay: the cap on one delay (a duration).
+        max_delay: the cap on one delay (a duration); None is five minutes, or `delay` where that is longer.
         jitter: the share of a delay that is random, from 0 (none) to 1 (anything down to zero).
         unless: error types that are never retried, beside `NonRetryableError`.
         by_error: other policies for particular error types; the first that matches is used.
@@ -35,7 +37,7 @@ class Retry:
     attempts: int = 3
     delay: Duration = 1.0
     backoff: Backoff = "exponential"
-    max_delay: Duration = 300.0
+    max_delay: Duration | None = None
     jitter: float = 0.1
     unless: tuple[type[BaseException], ...] = ()
     by_error: Mapping[type[BaseException], Retry] = field(default_factory=dict)
@@ -48,7 +50,8 @@ class Retry:
         if not 0 <= self.jitter <= 1:
             raise UsageError(f"retry.jitter: {self.jitter!r} must be from 0 to 1")
         seconds(self.delay, field="retry.delay")
-        seconds(self.max_delay, field="retry.max_delay")
+        if self.max_delay is not None:
+            seconds(self.max_delay, field="retry.max_delay")
         object.__setattr__(self, "unless", tuple(self.unless))
 
     def next_delay(self, attempt: int, error: BaseException, roll: float) -> float | None:
@@ -62,12 +65,15 @@ class Retry:
         policy = self.policy_for(error)
         if isinstance(error, (NonRetryableError, *policy.unless)) or attempt >= policy.attempts:
             return None
-        delay = min(policy._backed_off(attempt), seconds(policy.max_delay))
+        delay = min(policy._backed_off(attempt), policy._cap())
         return delay * (1 - policy.jitter * roll)
 
     def policy_for(self, error: BaseException) -> Retry:
         """Return the policy that governs this error: one of `by_error`, or this one."""
         return next((policy for kind, policy in self.by_error.items() if isinstance(error, kind)), self)
+
+    def _cap(self) -> float:
+        return max(_CAP, seconds(self.delay)) if self.max_delay is None else seconds(self.max_delay)
 
     def _backed_off(self, attempt: int) -> float:
         base = seconds(self.delay)

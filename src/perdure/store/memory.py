@@ -167,6 +167,8 @@ class MemoryStore:
         with self._shared.lock:
             self._require_open()
             result = work(self._shared.rows)
+            if result == []:  # a claim that took nothing: two idle workers must not keep each other awake
+                return result
             self._shared.changes += 1
             self._own_changes += 1
             others = [(loop, change) for change, (store, loop) in self._shared.waiting.items() if store is not self]
