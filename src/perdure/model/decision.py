@@ -154,12 +154,14 @@ class Controlled(msgspec.Struct, frozen=True, gc=False):
 
     Attributes:
         ended: ids of every run that a `terminate` or a `restart` ended, descendants included.
+        epoch: the run's epoch afterwards: a turn under an earlier one is over.
     """
 
     run_id: str
     before: RunStatus | None = None
     after: RunStatus | None = None
     ended: tuple[str, ...] = ()
+    epoch: int = 0
 
 
 class RunFilter(msgspec.Struct, frozen=True):

@@ -72,8 +72,16 @@ class Store(Protocol):
         A paused run takes messages and stays paused.
         """
 
-    async def claim(self, queues: Sequence[str], limit: int, worker: str, now: int, until: int) -> list[Claim]:
-        """Lease up to `limit` due runs of these queues to `worker` until `until`.
+    async def claim(
+        self,
+        queues: Sequence[str],
+        limit: int,
+        worker: str,
+        now: int,
+        until: int,
+        workflows: Sequence[str] | None = None,
+    ) -> list[Claim]:
+        """Lease up to `limit` due runs of these queues, and of these workflows unless None, to `worker` until `until`.
 
         Highest priority first, then longest due. Each becomes `running` under its epoch plus one, with seq 0 and a
         first `started_at`; `crashes` goes up by one if it was leased, and a pausing run stays pausing. Comes with the
@@ -170,8 +178,8 @@ class Store(Protocol):
     async def catalog(self) -> list[CatalogEntry]:
         """Return the catalog, sorted by workflow and version."""
 
-    async def next_due(self, queues: Sequence[str]) -> int | None:
-        """Return the earliest `due_at` among the runs of these queues that can become due; None for none."""
+    async def next_due(self, queues: Sequence[str], workflows: Sequence[str] | None = None) -> int | None:
+        """Return the earliest `due_at` among the runs that `claim` could take with these arguments; None for none."""
 
     async def wait(self, timeout: float) -> bool:
         """Return True as soon as something may have become due or ended, False after `timeout` seconds.
