@@ -213,6 +213,34 @@ async def test_a_child_whose_id_is_taken_is_refused(family):
         assert told == "child 'taken' of workflow 'stranger' did not complete: a run 'taken' exists already"
 
 
+async def test_an_id_that_was_used_before_is_refused_each_time(family):
+    app, _ = family
+
+    @app.workflow
+    async def kid() -> str:
+        return "done"
+
+    async def told(child) -> str:
+        try:
+            return await child.result()
+        except ChildFailedError:
+            return "refused"
+
+    @app.workflow
+    async def parent(round: int) -> list[str]:
+        first = await told(await flow.start(kid, id="kid"))
+        two = [await flow.start(kid, id="twin"), await flow.start(kid, id="twin")]
+        both = await asyncio.gather(*[told(child) for child in two])
+        if round < 2:
+            await flow.continue_as_new(round + 1)
+        return [first, await told(await flow.start(kid, id="kid")), *both]
+
+    async with app:
+        assert await (await app.start(parent, 2)).result(timeout=5) == ["done", "refused", "done", "refused"]
+        again = await (await app.start(parent, 1)).result(timeout=5)
+        assert again == ["refused", "refused", "refused", "refused"]
+
+
 async def test_a_cancelled_wait_ends_an_awaited_child(family, world):
     app, child = family
 

@@ -122,3 +122,17 @@ async def test_every_priority_in_use_is_looked_at(store: Store) -> None:
     await store.create([new(f"p{priority}", priority=priority) for priority in range(-20, 20)])
     await store.create([new(f"s{priority}", NOW + 10, priority=priority) for priority in range(-20, 40)])
     assert await claimed(store) == [f"p{priority}" for priority in range(19, -21, -1)]
+
+
+async def test_a_claim_may_be_for_some_workflows_only(store: Store) -> None:
+    await store.create(
+        [new("a", workflow="mine"), new("b", workflow="theirs", priority=9), new("c", NOW + 5, workflow="mine")]
+    )
+    assert await store.next_due(["default"], ["mine"]) == NOW
+    assert await store.next_due(["default"], ["nobodys"]) is None
+    assert await store.claim(["default"], 10, "w", NOW, NOW + 60, workflows=["nobodys"]) == []
+    assert await store.claim(["default"], 10, "w", NOW, NOW + 60, workflows=[]) == []
+    claims = await store.claim(["default"], 10, "w", NOW, NOW + 60, workflows=["mine", "other"])
+    assert [claim.run.id for claim in claims] == ["a"]
+    assert await store.next_due(["default"], ["mine"]) == NOW + 5
+    assert [claim.run.id for claim in await store.claim(["default"], 10, "w", NOW, NOW + 60)] == ["b"]

@@ -3,8 +3,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
-from perdure.model.decision import Action, Committed, Control, Lease, Message
+from perdure.model.decision import Action, Committed, Control, Lease, Message, Posted
 from perdure.model.errors import UsageError
 from perdure.model.run import Retention, RunStatus
 from perdure.store import Store
@@ -253,7 +254,7 @@ class TestOthers:
         assert old.fingerprint == "first"
         assert (mine.epoch, mine.worker) == (1, "w")
         assert len(await store.journal("kid")) == 1
-        refused = Message("a", "old", "child", "k2", '"taken"', NOW, "error", "old", seq=1)
+        refused = Message("a", "old!k2", "child", "k2", '"taken"', NOW, "error", "old", seq=1)
         assert committed.arrived == (refused,)
         assert await store.inbox("a") == [refused]
 
@@ -329,3 +330,21 @@ async def test_a_thousand_decisions_of_ten_records_are_one_call(store: Store) ->
 
 async def test_nothing_is_committed_by_an_empty_call(store: Store) -> None:
     assert await store.commit([]) == []
+
+
+async def test_beginning_anew_forgets_the_messages_of_children_and_keeps_events(store: Store) -> None:
+    run = await held(store, "a")
+    messages = [Message("a", f"kid{n}", "child", f"k{n}", "1", NOW, ref=f"kid{n}") for n in (1, 2)]
+    await store.post([*messages, event("a", "e1"), event("a", "e2")], NOW, CAPACITY)
+    renewed = (record(0, "input", "2"),)
+    done = decide(run, "queued", due_at=NOW, renew=renewed, consumed=("kid1", "e1"), seen=4)
+    assert not (await store.commit([done]))[0].is_lost
+    assert [message.id for message in await store.inbox("a")] == ["e2"]
+    again = [replace(message, at=NOW + 1) for message in messages]
+    assert await store.post([*again, event("a", "e1"), event("a", "e2")], NOW, CAPACITY) == [
+        Posted.NEW,
+        Posted.NEW,
+        Posted.DUPLICATE,
+        Posted.DUPLICATE,
+    ]
+    assert await store.post([event("a", "e3")], NOW, 3) == [Posted.FULL]

@@ -218,3 +218,21 @@ class TestRestart:
         await store.create([new("a", records=(record(0), record(1), record(2)))])
         await act(store, "a", RESTART)
         assert (await one(store, "a")).journal_length == len(await store.journal("a")) == 1
+
+
+@pytest.mark.parametrize(("action", "raised"), [(PAUSE, 0), (RESUME, 0), (TERMINATE, 1), (RESTART, 1)])
+async def test_control_tells_the_epoch_under_which_no_earlier_turn_goes_on(
+    store: Store, action: Action, raised: int
+) -> None:
+    await held(store, "a")
+    controlled = await act(store, "a", action)
+    assert controlled.epoch == 1 + raised
+    assert (await one(store, "a")).epoch == 1 + raised
+
+
+async def test_what_a_terminate_ends_below_is_fenced_too(store: Store) -> None:
+    await held(store, "p")
+    child = await held(store, "c", parent_id="p", parent_key="k")
+    await act(store, "p", TERMINATE)
+    assert (await one(store, "c")).epoch == child.epoch + 1
+    assert (await act(store, "nobody", TERMINATE)).epoch == 0

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Coroutine, Mapping
-from types import CodeType
+from collections.abc import Callable, Coroutine, Hashable, Mapping
 from typing import Any, Generic, ParamSpec, TypeVar
 
 from perdure.authoring.context import current_step
@@ -142,20 +141,28 @@ def _is_coroutine_function(function: Callable[..., Any]) -> bool:
 
 
 _ANY = Shape(Any, "the result")
-_SHAPES: dict[CodeType, Shape] = {}
+_SHAPES: dict[tuple[object, ...], Shape] = {}
+_SHAPES_KEPT = 1_000
 
 
 def _result_shape(function: Callable[..., Any], name: str, local_names: Mapping[str, Any] | None) -> Shape:
-    """Return the shape of a return annotation; one per piece of code, as closures are made anew for every run."""
+    """Return the shape of a return annotation.
+
+    Those of `flow.do` are kept: workflow code makes its functions anew for every run. Code alone does not tell two
+    functions apart, as it compares by its text.
+    """
     target = inspect.unwrap(function)
-    annotations = getattr(target, "__annotations__", None)
-    if not annotations or "return" not in annotations:
+    annotation = getattr(target, "__annotations__", {}).get("return", inspect.Parameter.empty)
+    if annotation is inspect.Parameter.empty:
         return _ANY
-    code = getattr(target, "__code__", None)
-    if code is not None and code in _SHAPES:
-        return _SHAPES[code]
+    key = (getattr(target, "__code__", None), target.__module__, annotation)
+    is_kept = local_names is None and isinstance(annotation, Hashable)
+    if is_kept and key in _SHAPES:
+        return _SHAPES[key]
     hints = annotations_of(target, f"step {name!r}", local_names)
     shape = Shape(hints.get("return", Any), f"the result of step {name!r}")
-    if code is not None:
-        _SHAPES[code] = shape
+    if is_kept:
+        if len(_SHAPES) >= _SHAPES_KEPT:
+            _SHAPES.clear()
+        _SHAPES[key] = shape
     return shape

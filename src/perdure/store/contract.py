@@ -98,13 +98,13 @@ class Store(Protocol):
 
         First the run: records are appended (`renew` replaces the whole journal and raises `incarnation`; `records`
         then follow it); consumed messages are read; status, `wait` and `state` are set, and `due_at`, unless the lease
-        is kept: then its end stays what it is. `renew` and a finished status clear `progress`. A lease given up while
-        unread messages above `seen` wait leaves the run due at once. A finished status sets `finished_at`, and
-        `expires_at` by the run's retention, and the run is never due. A status other than `running` ends the
-        pausing, which makes `queued` and `waiting` into `paused`.
+        is kept: then its end stays what it is. `renew` and a finished status clear `progress`, and `renew` forgets the
+        messages from children. A lease given up while unread messages above `seen` wait leaves the run due at once. A
+        finished status sets `finished_at`, and `expires_at` by the run's retention, and the run is never due. A status
+        other than `running` ends the pausing, which makes `queued` and `waiting` into `paused`.
 
         Then the others: children are created as by `create`; where the id of one is taken, this run is posted the
-        child's `refusal` as a `child` message (its id and ref the child's id, its type `parent_key`). Posts are
+        child's `refusal` as a `child` message (see `perdure.store.journal.refusal`). Posts are
         delivered as by `post`, without a bound, and dropped where they cannot be; runs to terminate are ended as by
         `control`, with no notice. At the end every unread message above `seen` is returned, so that nobody forgets it,
         and whether the run was found pausing; a repeated decision is answered alike.
@@ -128,10 +128,10 @@ class Store(Protocol):
         `due_at`; a pausing run goes on.
 
         `terminate`: the run, if it has not ended, and every unfinished descendant that is not detached (nor below a
-        detached one) ends `terminated`, unleased, with `finished_at` and `expires_at`; `due_at`, `wait`, `progress`
-        and pausing are cleared, journal and `state` stay. If the run has a parent and a `parent_key`, the parent is
-        posted the notice as a `child` message, state `error`: its id and its ref are the run's id, its type is
-        `parent_key`. The descendants' parents are told nothing: they end too.
+        detached one) ends `terminated`, unleased, its epoch plus one, with `finished_at` and `expires_at`; `due_at`,
+        `wait`, `progress` and pausing are cleared, journal and `state` stay. If the run has a parent and a
+        `parent_key`, the parent is posted the notice as a `child` message, state `error`: its id and its ref are the
+        run's id, its type is `parent_key`. The descendants' parents are told nothing: they end too.
 
         `restart`: any run begins anew: epoch and incarnation plus one, seq and `crashes` zero, the journal cut back to
         the input record, read messages and messages from children forgotten, unread events kept, `queued` and due now,

@@ -25,4 +25,7 @@ def require_following(decision: Decision, journal_length: int) -> None:
 
 def refusal(run_id: str, child: NewRun, now: int) -> Message:
     """Return the message that tells a run that the id of a child it wants is taken."""
-    return Message(run_id, child.id, "child", child.parent_key or "", child.refusal, now, "error", child.id)
+    # An id of its own: under the child's id, the end of the run that has it may have been sent before, or come later.
+    return Message(
+        run_id, f"{child.id}!{child.parent_key}", "child", child.parent_key or "", child.refusal, now, "error", child.id
+    )

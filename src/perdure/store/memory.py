@@ -74,9 +74,17 @@ class MemoryStore:
         """See the contract."""
         return self._write(lambda rows: [rows.post(message, now, capacity) for message in messages])
 
-    async def claim(self, queues: Sequence[str], limit: int, worker: str, now: int, until: int) -> list[Claim]:
+    async def claim(
+        self,
+        queues: Sequence[str],
+        limit: int,
+        worker: str,
+        now: int,
+        until: int,
+        workflows: Sequence[str] | None = None,
+    ) -> list[Claim]:
         """See the contract."""
-        return self._write(lambda rows: rows.claim(queues, limit, worker, now, until))
+        return self._write(lambda rows: rows.claim(queues, workflows, limit, worker, now, until))
 
     async def commit(self, decisions: Sequence[Decision]) -> list[Committed]:
         """See the contract."""
@@ -122,9 +130,9 @@ class MemoryStore:
         """See the contract."""
         return self._read(lambda rows: rows.catalog())
 
-    async def next_due(self, queues: Sequence[str]) -> int | None:
+    async def next_due(self, queues: Sequence[str], workflows: Sequence[str] | None = None) -> int | None:
         """See the contract."""
-        return self._read(lambda rows: rows.next_due(queues))
+        return self._read(lambda rows: rows.next_due(queues, workflows))
 
     async def wait(self, timeout: float) -> bool:
         """See the contract; other stores of this name stand for other processes."""

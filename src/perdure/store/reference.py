@@ -18,6 +18,7 @@ from perdure.model.decision import (
     Extended,
     Lease,
     Message,
+    MessageKind,
     Posted,
     QueueStats,
     RunFilter,
@@ -45,7 +46,7 @@ class Reference:
         self._active: set[str] = set()
         self._journals: dict[str, list[Record]] = {}
         self._unread: dict[str, dict[str, Message]] = {}
-        self._read: dict[str, set[str]] = {}
+        self._read: dict[str, dict[str, MessageKind]] = {}
         self._catalog: dict[tuple[str, str], CatalogEntry] = {}
         self._created = 0
 
@@ -57,7 +58,7 @@ class Reference:
         self._created += 1
         self._order[new.id] = self._created
         self._journals[new.id] = list(new.records)
-        self._unread[new.id], self._read[new.id] = {}, set()
+        self._unread[new.id], self._read[new.id] = {}, {}
         is_leased = new.worker is not None
         self._put(
             Run(
@@ -103,9 +104,18 @@ class Reference:
         self._put(replace(run, inbox_seq=seq, due_at=due_at, updated_at=now))
         return Posted.NEW
 
-    def claim(self, queues: Sequence[str], limit: int, worker: str, now: int, until: int) -> list[Claim]:
+    def claim(
+        self,
+        queues: Sequence[str],
+        workflows: Sequence[str] | None,
+        limit: int,
+        worker: str,
+        now: int,
+        until: int,
+    ) -> list[Claim]:
         """Lease due runs to a worker."""
-        due = [(-run.priority, at, self._order[run.id], run) for at, run in self._waiting_for_time(queues) if at <= now]
+        waiting = self._waiting_for_time(queues, workflows)
+        due = [(-run.priority, at, self._order[run.id], run) for at, run in waiting if at <= now]
         claims = []
         for _, _, _, run in sorted(due, key=lambda entry: entry[:3])[:limit]:
             leased = replace(
@@ -140,10 +150,11 @@ class Reference:
         journal, unread = self._journals[run.id], self._unread[run.id]
         if decision.renew is not None:
             journal[:] = decision.renew
+            self._forget_children(run.id)
         journal.extend(decision.records)
         for message_id in decision.consumed:
-            if unread.pop(message_id, None) is not None:
-                self._read[run.id].add(message_id)
+            if (message := unread.pop(message_id, None)) is not None:
+                self._read[run.id][message_id] = message.kind
         is_leased, is_finished = decision.status is RUNNING, decision.status.is_finished
         is_paused = run.is_pausing and decision.status in {QUEUED, WAITING}
         due_at = run.due_at if is_leased else None if is_finished else decision.due_at
@@ -212,7 +223,8 @@ class Reference:
                 ended = self._restart(run, now)
             case _:
                 pass
-        return Controlled(run.id, run.status, self._runs[run.id].status, ended)
+        after = self._runs[run.id]
+        return Controlled(run.id, run.status, after.status, ended, after.epoch)
 
     def _terminate(self, run_id: str, now: int, notice: str | None) -> tuple[str, ...]:
         run = self._runs.get(run_id)
@@ -227,9 +239,8 @@ class Reference:
 
     def _restart(self, run: Run, now: int) -> tuple[str, ...]:
         ended = self._end_descendants(run.id, now)
-        unread = self._unread[run.id]
-        self._unread[run.id] = {key: message for key, message in unread.items() if message.kind == "event"}
-        self._read[run.id] = set()
+        self._forget_children(run.id)
+        self._read[run.id] = {}
         del self._journals[run.id][1:]
         cleared = replace(run, started_at=None, finished_at=None, expires_at=None, wait=None, state=None, progress=None)
         self._put(
@@ -249,6 +260,12 @@ class Reference:
         )
         return ended
 
+    def _forget_children(self, run_id: str) -> None:
+        for box in (self._unread[run_id], self._read[run_id]):
+            kinds = {key: kept if isinstance(kept, str) else kept.kind for key, kept in box.items()}
+            for key in [key for key, kind in kinds.items() if kind == "child"]:
+                del box[key]
+
     def _end_descendants(self, run_id: str, now: int) -> tuple[str, ...]:
         family, fresh = {run_id}, {run_id}
         while fresh:
@@ -264,7 +281,7 @@ class Reference:
     def _end(self, run: Run, now: int) -> None:
         expires_at = _expiry(run, TERMINATED, now)
         over = replace(run, status=TERMINATED, updated_at=now, finished_at=now, expires_at=expires_at, due_at=None)
-        self._put(replace(over, worker=None, is_pausing=False, wait=None, progress=None))
+        self._put(replace(over, epoch=run.epoch + 1, worker=None, is_pausing=False, wait=None, progress=None))
 
     def prune(self, before: int, limit: int) -> int:
         """Remove expired runs."""
@@ -309,7 +326,7 @@ class Reference:
     def stats(self, now: int) -> Stats:
         """Count runs."""
         queues = []
-        timed = [(at, run) for at, run in self._waiting_for_time({run.queue for run in self._runs.values()})]
+        timed = [(at, run) for at, run in self._waiting_for_time({run.queue for run in self._runs.values()}, None)]
         for queue in sorted({run.queue for _, run in timed}):
             here = [(at, run.status) for at, run in timed if run.queue == queue]
             due = [at for at, _ in here if at <= now]
@@ -325,9 +342,9 @@ class Reference:
         """Return the catalog."""
         return [entry for _, entry in sorted(self._catalog.items(), key=lambda item: item[0])]
 
-    def next_due(self, queues: Iterable[str]) -> int | None:
+    def next_due(self, queues: Iterable[str], workflows: Iterable[str] | None) -> int | None:
         """Return when something becomes due."""
-        return min((at for at, _ in self._waiting_for_time(queues)), default=None)
+        return min((at for at, _ in self._waiting_for_time(queues, workflows)), default=None)
 
     def _put(self, run: Run) -> None:
         self._runs[run.id] = run
@@ -336,10 +353,10 @@ class Reference:
         else:
             self._active.discard(run.id)
 
-    def _waiting_for_time(self, queues: Iterable[str]) -> Iterator[tuple[int, Run]]:
-        wanted = set(queues)
+    def _waiting_for_time(self, queues: Iterable[str], workflows: Iterable[str] | None) -> Iterator[tuple[int, Run]]:
+        served, known = set(queues), None if workflows is None else set(workflows)
         for run in map(self._runs.__getitem__, self._active):
-            if run.queue in wanted and run.due_at is not None:
+            if run.queue in served and (known is None or run.workflow in known) and run.due_at is not None:
                 yield run.due_at, run
 
 

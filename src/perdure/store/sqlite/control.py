@@ -18,9 +18,10 @@ class _Row(msgspec.Struct, array_like=True):
     is_pausing: int
     parent_id: str | None
     parent_key: str | None
+    epoch: int
 
 
-_FIND = "SELECT json_array(n, status, is_pausing, parent_id, parent_key) FROM runs WHERE id = ?"
+_FIND = "SELECT json_array(n, status, is_pausing, parent_id, parent_key, epoch) FROM runs WHERE id = ?"
 
 _MARK_PAUSING = "UPDATE runs SET is_pausing = 1, updated_at = :now WHERE n = :n"
 _PAUSE = "UPDATE runs SET status = 'paused', updated_at = :now WHERE n = :n"
@@ -40,8 +41,8 @@ WHERE r.n <> :n AND r.finished_at IS NULL
 
 _END = """
 UPDATE runs SET
-    status = 'terminated', updated_at = :now, finished_at = :now, expires_at = :now + keep_terminated,
-    due_at = NULL, worker = NULL, is_pausing = 0, wait = NULL, progress = NULL
+    status = 'terminated', epoch = epoch + 1, updated_at = :now, finished_at = :now,
+    expires_at = :now + keep_terminated, due_at = NULL, worker = NULL, is_pausing = 0, wait = NULL, progress = NULL
 WHERE n IN (SELECT value->>0 FROM jsonb_each(:runs))
 """
 
@@ -88,7 +89,9 @@ def _control(connection: apsw.Connection, control: Control, now: int) -> Control
         case _:
             pass
     after = _find(connection, control.run_id)
-    return Controlled(control.run_id, run.status, None if after is None else after.status, ended)
+    if after is None:
+        raise AssertionError("control removes no run")
+    return Controlled(control.run_id, run.status, after.status, ended, after.epoch)
 
 
 def terminate(connection: apsw.Connection, run_id: str, now: int, notice: str | None) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ from perdure.model.errors import UsageError
 from perdure.model.record import Record
 from perdure.model.run import Run, RunStatus
 from perdure.store.sqlite.rows import RECORD, message_json, run_json
-from perdure.store.sqlite.turns import CAN_BE_DUE, LEVELS
+from perdure.store.sqlite.turns import CAN_BE_DUE, LEVELS, WANTED
 
 _GET = f"""
 SELECT json_group_array(iif(r.n IS NULL, json('null'), json({run_json("r", with_output=True)})) ORDER BY j.key)
@@ -54,7 +54,7 @@ FROM catalog
 _NEXT_DUE = f"""{LEVELS}
 SELECT min((
     SELECT due_at FROM runs INDEXED BY runs_due
-    WHERE {CAN_BE_DUE} AND queue = l.queue AND priority = l.priority ORDER BY due_at LIMIT 1))
+    WHERE {CAN_BE_DUE} AND queue = l.queue AND priority = l.priority AND {WANTED} ORDER BY due_at LIMIT 1))
 FROM levels AS l
 """
 
@@ -144,9 +144,10 @@ def catalog(connection: apsw.Connection) -> list[CatalogEntry]:
     return msgspec.json.decode(connection.execute(_CATALOG).get, type=list[CatalogEntry])
 
 
-def next_due(connection: apsw.Connection, queues: Sequence[str]) -> int | None:
+def next_due(connection: apsw.Connection, queues: Sequence[str], workflows: Sequence[str] | None) -> int | None:
     """Return when something becomes due."""
-    found: int | None = connection.execute(_NEXT_DUE, {"queues": _json(queues)}).get
+    asked = {"queues": _json(queues), "workflows": None if workflows is None else _json(workflows)}
+    found: int | None = connection.execute(_NEXT_DUE, asked).get
     return found
 
 

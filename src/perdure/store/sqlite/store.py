@@ -101,11 +101,20 @@ class SqliteStore:
         timed = [(message, now) for message in messages]
         return await self._write(lambda connection: arrivals.post(connection, timed, capacity))
 
-    async def claim(self, queues: Sequence[str], limit: int, worker: str, now: int, until: int) -> list[Claim]:
+    async def claim(
+        self,
+        queues: Sequence[str],
+        limit: int,
+        worker: str,
+        now: int,
+        until: int,
+        workflows: Sequence[str] | None = None,
+    ) -> list[Claim]:
         """See the contract."""
+        wanted = turns.Wanted(queues, workflows, limit)
         return await self._write(
-            lambda connection: turns.claim(connection, queues, limit, worker, now, until),
-            peek=lambda connection: [] if turns.is_idle(connection, queues, now) else None,
+            lambda connection: turns.claim(connection, wanted, worker, now, until),
+            peek=lambda connection: [] if turns.is_idle(connection, wanted, now) else None,
         )
 
     async def commit(self, decisions: Sequence[Decision]) -> list[Committed]:
@@ -156,9 +165,9 @@ class SqliteStore:
         """See the contract."""
         return await self._read(reads.catalog)
 
-    async def next_due(self, queues: Sequence[str]) -> int | None:
+    async def next_due(self, queues: Sequence[str], workflows: Sequence[str] | None = None) -> int | None:
         """See the contract."""
-        return await self._read(lambda connection: reads.next_due(connection, queues))
+        return await self._read(lambda connection: reads.next_due(connection, queues, workflows))
 
     async def wait(self, timeout: float) -> bool:
         """See the contract.

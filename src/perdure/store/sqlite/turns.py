@@ -6,7 +6,7 @@ See `arrivals` for how a batch goes in, and `rows` for how it comes out.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Protocol, TypeVar
+from typing import NamedTuple, Protocol, TypeVar
 
 import apsw
 import msgspec
@@ -34,12 +34,14 @@ WITH RECURSIVE levels (queue, priority) AS (
 """
 """The priorities in use in each queue, found by leaps through the index."""
 
+WANTED = "(:workflows IS NULL OR workflow IN (SELECT value FROM jsonb_each(:workflows)))"
+
 _PICK = f"""{LEVELS}
 SELECT json_group_array(n) FROM (
     SELECT r.n
     FROM levels AS l CROSS JOIN runs AS r ON r.n IN (
         SELECT n FROM runs INDEXED BY runs_due
-        WHERE {CAN_BE_DUE} AND queue = l.queue AND priority = l.priority AND due_at <= :now
+        WHERE {CAN_BE_DUE} AND queue = l.queue AND priority = l.priority AND due_at <= :now AND {WANTED}
         ORDER BY due_at, n LIMIT :limit)
     ORDER BY l.priority DESC, r.due_at, r.n LIMIT :limit)
 """
@@ -63,21 +65,32 @@ FROM jsonb_each(:picked) AS j CROSS JOIN runs AS r ON r.n = j.value
 _CLAIMS = msgspec.json.Decoder(list[Claim])
 
 
-def is_idle(connection: apsw.Connection, queues: Sequence[str], now: int) -> bool:
-    """Return whether nothing in these queues is due."""
-    found = connection.execute(_PICK, {"queues": _json(queues), "now": now, "limit": 1}).get
-    return bool(found == "[]")
+class Wanted(NamedTuple):
+    """Which due runs to take: of these queues, and of these workflows unless None, up to a limit."""
+
+    queues: Sequence[str]
+    workflows: Sequence[str] | None
+    limit: int
 
 
-def claim(
-    connection: apsw.Connection, queues: Sequence[str], limit: int, worker: str, now: int, until: int
-) -> list[Claim]:
+def is_idle(connection: apsw.Connection, wanted: Wanted, now: int) -> bool:
+    """Return whether nothing that is wanted is due."""
+    return _picked(connection, wanted._replace(limit=1), now) == "[]"
+
+
+def claim(connection: apsw.Connection, wanted: Wanted, worker: str, now: int, until: int) -> list[Claim]:
     """Lease due runs to a worker."""
-    picked = connection.execute(_PICK, {"queues": _json(queues), "now": now, "limit": limit}).get
+    picked = _picked(connection, wanted, now)
     if picked == "[]":
         return []
     connection.execute(_LEASE, {"picked": picked, "worker": worker, "now": now, "until": until})
     return _CLAIMS.decode(connection.execute(_CLAIMED, {"picked": picked}).get)
+
+
+def _picked(connection: apsw.Connection, wanted: Wanted, now: int) -> str:
+    workflows = None if wanted.workflows is None else _json(wanted.workflows)
+    asked = {"queues": _json(wanted.queues), "workflows": workflows, "limit": wanted.limit, "now": now}
+    return str(connection.execute(_PICK, asked).get)
 
 
 class _Fence(msgspec.Struct, array_like=True, gc=False):
@@ -143,7 +156,15 @@ SELECT
     value->>10, value->>11
 FROM jsonb_each(?)
 """
-_FORGET = "DELETE FROM records WHERE n IN (SELECT value FROM jsonb_each(?))"
+_FORGET = (
+    "DELETE FROM records WHERE n IN (SELECT value FROM jsonb_each(?))",
+    "DELETE FROM inbox WHERE kind = 'child' AND n IN (SELECT value FROM jsonb_each(?))",
+    """
+    UPDATE runs SET unread = (SELECT count(*) FROM inbox AS m WHERE m.n = runs.n AND NOT m.is_read)
+    WHERE n IN (SELECT value FROM jsonb_each(?))
+    """,
+)
+"""What a run that begins anew leaves behind: its journal, and the messages of its children."""
 
 _READ_FEWER = """
 UPDATE runs SET unread = unread - (
@@ -198,7 +219,8 @@ def _carry_out(connection: apsw.Connection, kept: Sequence[tuple[int | None, Dec
         connection.execute(_READ, batch)
     renewed = [n for n, decision in kept if decision.renew is not None]
     if renewed:
-        connection.execute(_FORGET, (_json(renewed),))
+        for statement in _FORGET:
+            connection.execute(statement, (_json(renewed),))
     keeping = [_kept(n, decision) for n, decision in kept if _keeps_lease(decision)]
     if keeping:
         connection.execute(_KEEP, (_json(keeping),))

@@ -40,7 +40,7 @@ CREATE TABLE runs (
 ) STRICT;
 
 -- Holds only runs that can become due, so that a claim costs the same beside a million ended, paused or waiting ones.
-CREATE INDEX runs_due ON runs (queue, priority DESC, due_at)
+CREATE INDEX runs_due ON runs (queue, priority DESC, due_at, workflow)
 WHERE status IN ('queued', 'waiting', 'running') AND due_at IS NOT NULL;
 
 CREATE INDEX runs_created ON runs (created_at);
