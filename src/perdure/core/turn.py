@@ -155,7 +155,7 @@ class Turn:
         self._is_committing = False
         self._cleared, self._covered = self._cleared + self._covered, []
         self.is_pausing = self.is_pausing or answer.is_pausing
-        if not self.is_ended:
+        if answer.arrived and not self.is_ended:
             self.inbox.take_in(answer.arrived)
             self._pump(now)
 
@@ -173,7 +173,7 @@ class Turn:
             now: the present.
             hold: how long, in milliseconds, an idle run is kept in memory for a timer rather than released.
         """
-        if self._is_committing or self.is_ended:
+        if self._is_committing or self.is_ended or self._just_goes_on():
             return None
         status, due_at, wait = self._fate(now, hold)
         state = self._changed_state()
@@ -235,6 +235,12 @@ class Turn:
 
     # Inside.
 
+    def _just_goes_on(self) -> bool:
+        """Return whether steps run, or may start, and nothing else is to be said: what `decide` finds most often."""
+        if not (self._running or self._cleared or self._ready) or self.is_pausing or self._is_leaving:
+            return False
+        return not (self._has_news() or self.replay.is_over or self.replay.state or self._parked)
+
     def _has_news(self) -> bool:
         return bool(self.replay.records or self._consumed or self._new_children or self._terminate)
 
@@ -250,8 +256,10 @@ class Turn:
             self._take_up(now)  # children that were started in the last breath
 
     def _take_up(self, now: int) -> None:
+        if not self.replay.fresh:
+            return
         fresh, self.replay.fresh = self.replay.fresh, []
-        recorded = self.replay.history.keys_left() if fresh and self.replay.is_replaying else ()
+        recorded = self.replay.history.keys_left() if self.replay.is_replaying else ()
         for ask in fresh:
             if self.replay.asks.get(ask.key) is not ask or ask.key in recorded:
                 continue

@@ -13,7 +13,8 @@ class Limits:
 
     Args:
         payload_bytes: the size of one stored value (an input, a result, an event), in bytes of JSON.
-        journal_records: how many records a run may write before it has to `flow.continue_as_new`.
+        journal_records: how many records a run may write before it has to `flow.continue_as_new`. Failed attempts
+            and steps inside steps come on top of it.
         fan_out: how many steps, timers, events and children a run may wait for at once.
         nesting: how deep steps may stand inside steps, and children under children.
         inbox_messages: how many unread messages a run may have.
