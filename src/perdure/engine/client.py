@@ -10,7 +10,7 @@ import msgspec
 
 from perdure.authoring.registry import Registry
 from perdure.engine.batch import Batch
-from perdure.engine.ending import Ending, Endings
+from perdure.engine.ending import End, Ending, Endings, end_of, not_found
 from perdure.engine.env import Env, new_id
 from perdure.engine.settings import Settings
 from perdure.engine.worker import Worker
@@ -20,18 +20,20 @@ from perdure.model.errors import (
     InboxFullError,
     RunExistsError,
     RunFinishedError,
-    RunNotFoundError,
     RunTerminatedError,
     StoreError,
     UsageError,
 )
 from perdure.model.limits import NAME_LENGTH, START_BATCH
 from perdure.model.record import Record
-from perdure.model.run import MOVES, Created, NewRun, Run, RunStatus
+from perdure.model.run import Created, NewRun, Run, RunStatus
 from perdure.store.contract import Store
 
 LOOK_UP_EVERY = 1.0
 """Seconds between two look-ups of awaited runs that other processes work on, when no hint comes before."""
+
+LOOK_UP_SELDOM = 5.0
+"""To how many seconds that grows while nothing changes."""
 
 LOOK_UP_COST = 20
 """How many times longer than a look-up took the next one is put off, so that waiting never becomes the load."""
@@ -65,7 +67,8 @@ class Client:
         self._looker: asyncio.Task[None] | None = None
 
     async def close(self) -> None:
-        """Finish what was asked for."""
+        """Finish what was asked for, and let nobody wait for results any longer."""
+        self.endings.close()
         if self._looker is not None:
             self._looker.cancel()
             await asyncio.gather(self._looker, return_exceptions=True)
@@ -98,8 +101,11 @@ class Client:
             part = runs[first : first + START_BATCH]
             futures: list[asyncio.Future[Created]] = [loop.create_future() for _ in part]
             endings += [self._create(new, future) for new, future in zip(part, futures, strict=True)]
-            for new, future in zip(part, futures, strict=True):
-                self._check(await future, new)
+            answers = await asyncio.gather(*futures, return_exceptions=True)  # all, so that no error is left behind
+            for new, answer in zip(part, answers, strict=True):
+                if isinstance(answer, BaseException):
+                    raise answer
+                self._check(answer, new)
         return endings
 
     def _create(self, new: NewRun, future: asyncio.Future[Created]) -> Ending:
@@ -142,7 +148,7 @@ class Client:
         """
         run = await self._gets.call(run_id)
         if run is None:
-            raise _not_found(run_id)
+            raise not_found(run_id)
         return run
 
     async def find(self, where: RunFilter, limit: int, cursor: str | None) -> RunPage:
@@ -157,40 +163,52 @@ class Client:
         """
         records = await self.store.journal(run_id)
         if not records:
-            raise _not_found(run_id)
+            raise not_found(run_id)
         return records
 
-    async def wait_for_end(self, ending: Ending) -> None:
-        """Wait until a run has ended or is parked.
+    async def look_for_end(self, ending: Ending) -> End | None:
+        """Return how a run ended, or why it is parked; None when it goes on.
 
         Raises:
             RunNotFoundError: there is no such run.
         """
-        if ending.is_known():
-            return
-        worker = self.worker
-        if worker is None or ending.run_id not in worker.turns:
-            self.endings.see(await self.get(ending.run_id))
-        if not ending.is_known():
-            if self._looker is None or self._looker.done():
-                self._looker = asyncio.get_running_loop().create_task(self._look_up())
-            await ending.wait()
+        if self.worker is not None and ending.run_id in self.worker.turns:
+            ending.keep(None)  # it began anew since
+            return None
+        kept = ending.take()
+        if kept is not None:
+            return kept
+        return end_of(await self.get(ending.run_id)) or ending.kept()  # which it may have come to meanwhile
+
+    async def wait_for_end(self, ending: Ending) -> End:
+        """Wait until a run that was looked for, and goes on, has ended or is parked.
+
+        Raises:
+            RunNotFoundError: the run was removed. StoreUnavailableError: the engine was closed.
+        """
+        if self._looker is None or self._looker.done():
+            self._looker = asyncio.get_running_loop().create_task(self._look_up())
+        return await self.endings.wait(ending)
 
     async def _look_up(self) -> None:
         """Look up, now and then, the awaited runs that this process does not work on itself."""
         loop = asyncio.get_running_loop()
+        delay, before = LOOK_UP_EVERY, set[str]()
         while awaited := self.endings.awaited():
             here = self.worker.turns if self.worker is not None else {}
             elsewhere = [run_id for run_id in awaited if run_id not in here]
-            began = loop.time()
+            began, has_changed = loop.time(), not before.issuperset(elsewhere)
+            before = set(elsewhere)
             try:
                 for first in range(0, len(elsewhere), LOOK_UP_BATCH):
-                    for run in await self.store.get(elsewhere[first : first + LOOK_UP_BATCH]):
-                        if run is not None:
-                            self.endings.see(run)
+                    part = elsewhere[first : first + LOOK_UP_BATCH]
+                    for run_id, run in zip(part, await self.store.get(part), strict=True):
+                        has_changed |= self.endings.see(run_id, run)
                 await asyncio.sleep(min(LOOK_UP_EVERY, (loop.time() - began) * LOOK_UP_COST))
                 if elsewhere:
-                    await self.store.wait(LOOK_UP_EVERY)
+                    delay = LOOK_UP_EVERY if has_changed else min(2 * delay, LOOK_UP_SELDOM)
+                    if await self.store.wait(delay):
+                        delay = LOOK_UP_EVERY
                     continue
             except StoreError as error:
                 _log.warning("awaited runs could not be looked up, trying again: %s", error)
@@ -213,7 +231,7 @@ class Client:
         message = Message(run_id, event_id or new_id(self.env), "event", kind, encoded, self.env.now())
         posted = await self._posts.call(message)
         if posted is Posted.NO_RUN:
-            raise _not_found(run_id)
+            raise not_found(run_id)
         if posted is Posted.FINISHED:
             raise RunFinishedError(f"run {run_id!r} has ended and takes no event {kind!r}")
         if posted is Posted.FULL:
@@ -237,8 +255,8 @@ class Client:
             notice = failure.encode_error(failure.describe(error))
         done = await self._controls.call(Control(run_id, action, notice))
         if done.before is None or done.after is None:
-            raise _not_found(run_id)
-        if done.before.is_finished and action is not Action.RESTART and RunStatus.QUEUED in MOVES[done.before]:
+            raise not_found(run_id)
+        if done.before.is_finished and action is not Action.RESTART:
             raise RunFinishedError(f"run {run_id!r} is {done.before}; only a restart moves it")
         self._controlled(action, done)
         return done.after
@@ -248,25 +266,31 @@ class Client:
             self.endings.forget([done.run_id])
         for run_id in done.ended:
             self.endings.ended(run_id, RunStatus.TERMINATED, None)
-        worker = self.worker
-        if worker is None:
+        if self.worker is not None:
+            self._tell_turns(self.worker, action, done)
+            self.worker.wake()
+
+    def _tell_turns(self, worker: Worker, action: Action, done: Controlled) -> None:
+        """Tell the runs of this process what became of them, or of their children."""
+        turn = worker.turns.get(done.run_id)
+        if action in (Action.PAUSE, Action.RESUME):
+            if turn is not None:
+                asyncio.get_running_loop().call_soon(turn.pause if action is Action.PAUSE else turn.resume)
             return
-        stopped = done.ended if action is Action.TERMINATE else (*done.ended, done.run_id)
-        if action in (Action.TERMINATE, Action.RESTART):
-            for run_id in stopped:
-                if run_id in worker.turns:
-                    worker.turns[run_id].lost()
-        elif done.run_id in worker.turns:
-            turn = worker.turns[done.run_id]
-            asyncio.get_running_loop().call_soon(turn.pause if action is Action.PAUSE else turn.resume)
-        worker.wake()
+        ended = frozenset(done.ended)
+        # Before the answer came, the run may have been claimed anew by this very worker: that turn is not over.
+        if turn is not None and (done.epoch == 0 or turn.epoch <= done.epoch):
+            turn.lost()
+        for run_id in ended - {done.run_id}:
+            if run_id in worker.turns:
+                worker.turns[run_id].lost()
+        if action is Action.TERMINATE:
+            for run_id, parent in list(worker.turns.items()):
+                if not ended.isdisjoint(ask.run_id for ask in parent.turn.inbox.children.values()):
+                    worker.deliver(run_id)
 
     async def _post(self, messages: Sequence[Message]) -> list[Posted]:
         return await self.store.post(messages, self.env.now(), self.settings.limits.inbox_messages)
 
     async def _control(self, actions: Sequence[Control]) -> list[Controlled]:
         return await self.store.control(actions, self.env.now())
-
-
-def _not_found(run_id: str) -> RunNotFoundError:
-    return RunNotFoundError(f"no run {run_id!r}: it was never started, or retention has removed it")

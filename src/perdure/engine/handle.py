@@ -9,7 +9,7 @@ from typing import Any, Generic, TypeVar, cast
 import msgspec
 
 from perdure.engine.client import Client
-from perdure.engine.ending import Ending
+from perdure.engine.ending import End, Ending
 from perdure.engine.explain import Explanation, explain
 from perdure.model import codec, failure
 from perdure.model.codec import Shape
@@ -51,36 +51,38 @@ class RunHandle(Generic[R]):
     async def result(self, timeout: Duration | None = None) -> R:  # of the wait; the run goes on
         """Wait for the run's result.
 
+        The end of a run that this process works is told at once; others are looked up in the store, whenever it hints
+        that something has changed, and every few seconds.
+
         Args:
-            timeout: how long to wait (a duration); None waits for ever.
+            timeout: how long to wait (a duration), after one look; None waits for ever.
 
         Raises:
             RunFailedError: the run errored; its `__cause__` is the error. RunTerminatedError: it was ended.
-            RunParkedError: it needs somebody's help. RunNotFinishedError: the timeout passed. RunNotFoundError.
+            RunParkedError: it needs somebody's help. RunNotFinishedError: the timeout passed.
+            RunNotFoundError: it is not there, or was removed. StoreUnavailableError: the engine was closed.
         """
         limit = None if timeout is None else seconds(timeout, field="timeout")
-        try:
-            if limit is None:
-                await self._client.wait_for_end(self._ending)
-            else:
-                async with asyncio.timeout(limit):
-                    await self._client.wait_for_end(self._ending)
-        except TimeoutError:
-            raise RunNotFinishedError(f"run {self.id!r} has not ended within {limit:g} s; it goes on") from None
-        return self._read()
+        deadline = None if limit is None else asyncio.get_running_loop().time() + limit
+        end = await self._client.look_for_end(self._ending)
+        if end is None:
+            try:
+                async with asyncio.timeout_at(deadline):
+                    end = await self._client.wait_for_end(self._ending)
+            except TimeoutError:
+                raise RunNotFinishedError(f"run {self.id!r} has not ended within {limit:g} s; it goes on") from None
+        return self._read(end)
 
-    def _read(self) -> R:
-        ending = self._ending
-        if ending.status is RunStatus.COMPLETE:
-            value = codec.decode_any(ending.payload) if self._shape is None else self._shape.decode(ending.payload)
+    def _read(self, end: End) -> R:
+        status, payload = end
+        if status is RunStatus.COMPLETE:
+            value = codec.decode_any(payload) if self._shape is None else self._shape.decode(payload)
             return cast(R, value)
-        if ending.status is RunStatus.ERRORED:
-            cause = failure.decode_error(ending.payload or "{}")
+        if status is RunStatus.ERRORED:
+            cause = failure.decode_error(payload or "{}")
             raise RunFailedError(f"run {self.id!r} failed: {_told(cause)}") from failure.rebuild(cause)
-        if ending.status is RunStatus.PAUSED:
-            reason = ending.payload
-            self._client.endings.forget([self.id])
-            raise RunParkedError(f"run {self.id!r} is parked: {reason}; mend it, then resume it")
+        if status is RunStatus.PAUSED:
+            raise RunParkedError(f"run {self.id!r} is parked: {payload}; mend it, then resume it")
         raise RunTerminatedError(f"run {self.id!r} was terminated")
 
     async def get(self) -> Run:
@@ -191,7 +193,7 @@ class RunHandle(Generic[R]):
 
         Args:
             timeout: how long to wait (a duration).
-            poll_interval: taken for compatibility and checked; the end of a run is told, not polled for.
+            poll_interval: taken for compatibility and checked; how a run's end becomes known, `result` says.
         """
         if poll_interval is not None:
             seconds(poll_interval, field="poll_interval")

@@ -13,7 +13,7 @@ from typing import Any, Self, TypeVar, cast
 from perdure.authoring.registry import Registry
 from perdure.authoring.step import Step
 from perdure.engine.app import Perdure
-from perdure.engine.ending import Endings
+from perdure.engine.ending import Endings, end_of
 from perdure.engine.env import Env
 from perdure.engine.handle import RunHandle
 from perdure.engine.settings import Settings
@@ -294,9 +294,7 @@ class Engine:
             raise UsageError("this engine was opened on another event loop; use it where it was opened")
 
     async def _has_ended(self, run: RunHandle[Any]) -> bool:
-        if not run._ending.is_known():
-            self.app.client.endings.see(await run.get())
-        return run._ending.is_known()
+        return run._ending.is_known() or end_of(await run.get()) is not None
 
     async def _advance_to(self, target: int) -> None:
         await self._settle()
