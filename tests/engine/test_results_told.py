@@ -179,6 +179,6 @@ async def test_many_that_cannot_be_started_are_one_error(shop, world):
             await app.start_many(w, [()] * 3)
         except StoreFullError:
             left.append("full")
+        await world.settle()
         gc.collect()
-        await asyncio.sleep(0)
         assert left == ["full"]
