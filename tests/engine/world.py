@@ -121,6 +121,7 @@ class World:
         await asyncio.gather(*worker._tasks, return_exceptions=True)
         for runner in list(worker.turns.values()):
             runner.lost()
+        worker.lookout.close()
         worker.keeper.stop()
         worker.executor.close()
         await app.store.close()

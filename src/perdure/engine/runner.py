@@ -190,8 +190,8 @@ class Runner:
             if self.progress:
                 self.worker.keeper.note_progress(self)
             self._go_on()
-            if decision is not None and decision.children:
-                self.worker.wake()
+            if decision is not None and (decision.children or decision.terminate):
+                self.worker.told_others(decision)
             return
         self._finish()
         assert decision is not None

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence
-from typing import Any
 
 import msgspec
 
@@ -17,6 +16,7 @@ from perdure.engine.ending import Endings, parked_reason
 from perdure.engine.env import Env, Timer, new_id
 from perdure.engine.executor import Executor
 from perdure.engine.keeper import Keeper
+from perdure.engine.lookout import Lookout
 from perdure.engine.runner import Runner
 from perdure.engine.settings import Settings
 from perdure.model.decision import CatalogEntry, Claim, Committed, Decision, Extended, Lease
@@ -57,6 +57,7 @@ class Worker:
         loop: the event loop that it lives on.
         commits: where decisions are written, many in one go.
         executor, keeper: where step bodies run, and what keeps the leases.
+        lookout: what finds out what others did to its runs.
         turns: the runs it has, by id.
         cut_off: once it has stopped, how many runs it gave back in the middle of a step.
         broken: set when it can claim no more because of a defect; its process had better end.
@@ -76,7 +77,8 @@ class Worker:
         self.commits: Batch[Decision, Committed] = Batch(store.commit, env, insists=True)
         self.executor = Executor(env, settings.threads, settings.processes)
         self.keeper = Keeper(store, env, settings, self.loop, self._extended)
-        self.turns: dict[str, Runner] = {}
+        self.lookout = Lookout(store, env, self.loop, self._extended)
+        self.turns = self.lookout.turns
         self._reserved = 0
         self._wake = asyncio.Event()
         self._empty = asyncio.Event()
@@ -121,6 +123,7 @@ class Worker:
         self.cut_off = len(self.turns)
         await self._release()
         await self.commits.close()
+        self.lookout.close()
         self.keeper.stop()
         self.executor.close()
 
@@ -158,6 +161,8 @@ class Worker:
         """Give the reserved place up, and begin the run if it was created here."""
         self._reserved -= 1
         if not is_ours:
+            if self._is_starved:
+                self._has_room()
             return
         run = Run(
             id=new.id,
@@ -185,8 +190,6 @@ class Worker:
         status = decision.status
         if status.is_finished:
             self.endings.ended(runner.run_id, status, decision.records[-1].payload)
-            if runner.parent_id is not None:
-                self.wake()
         elif status is RunStatus.PAUSED:
             run = Run(runner.run_id, "", status, 0, 0, wait=decision.wait)
             if (reason := parked_reason(run)) is not None:
@@ -196,8 +199,16 @@ class Worker:
             self.wake()
         elif decision.due_at is not None:
             self._look_at(decision.due_at)
-        if decision.children or decision.terminate:
-            self.wake()
+        if decision.children or decision.terminate or decision.posts:
+            self.told_others(decision)
+
+    def told_others(self, decision: Decision) -> None:
+        """A durable decision made runs, ended some, or told its parent; those that are here hear of it at once."""
+        self.wake()
+        for post in decision.posts:
+            self.deliver(post.run_id)
+        if decision.terminate and self.turns:
+            self.lookout.look(at_all=True)
 
     def left(self, runner: Runner) -> None:
         """A run has left this worker."""
@@ -206,9 +217,8 @@ class Worker:
             del self.turns[runner.run_id]
         if not self.turns:
             self._empty.set()
-        if self._is_starved and self._room() >= min(CLAIM_BATCH, self.settings.concurrency // 2):
-            self._is_starved = False
-            self.wake()
+        if self._is_starved:
+            self._has_room()
 
     def look_after_lease(self) -> None:
         """Look for due runs when a lease that was given up has run out, unless somebody took it over before."""
@@ -222,20 +232,21 @@ class Worker:
             self._wake.clear()
             try:
                 is_drained = await self._claim_once()
-                due = await self.store.next_due(self.settings.queues) if is_drained else None
+                if is_drained and not self._is_starved:
+                    due = await self.store.next_due(self.settings.queues)
+                    self._look_at(self.env.now() + round(self.idle_check * 1000) if due is None else due)
             except StoreError as error:
                 _log.warning("no runs could be claimed, trying again: %s", error)
                 self._look_at(self.env.now() + 1_000)
-                is_drained, due = True, None
+                is_drained = True
             if is_drained:
-                self._look_at(self.env.now() + round(self.idle_check * 1000) if due is None else due)
                 await self._wake.wait()
 
     async def _claim_once(self) -> bool:
         """Claim once; return whether nothing more can be taken for now."""
         limit = min(self._room(), CLAIM_BATCH)
-        if limit <= 0:
-            self._is_starved = True
+        self._is_starved = limit <= 0
+        if self._is_starved:  # `_has_room` ends it
             return True
         now = self.env.now()
         claims = await self.store.claim(self.settings.queues, limit, self.id, now, now + self.settings.lease_ms)
@@ -246,6 +257,16 @@ class Worker:
 
     def _room(self) -> int:
         return self.settings.concurrency - len(self.turns) - self._reserved
+
+    def _has_room(self) -> None:
+        """Look for due runs after a time without room for any: at once if there is much of it, soon if little."""
+        if self._is_stopping:
+            return
+        if self._room() >= min(CLAIM_BATCH, self.settings.concurrency // 2):
+            self._is_starved = False
+            self.wake()
+        else:
+            self._look_at(self.env.now())
 
     def _look_at(self, due_at: int) -> None:
         """Look for due runs at that moment, unless a look is planned before; after others, for what they may have."""
@@ -300,30 +321,28 @@ class Worker:
             try:
                 if await self.store.wait(IDLE_CHECK):
                     self.wake()
+                    self.lookout.look()
             except StoreError:
                 await self._sleep(1.0)
 
     def _extended(self, answers: Sequence[tuple[Runner, Extended]]) -> None:
         for runner, answer in answers:
-            if runner.is_over:
+            turn = runner.turn
+            if runner.is_over or turn.is_ended:  # the answer may have overtaken that of the turn's last commit
                 continue
             if answer.is_lost:
                 _log.warning("run %s was lost to another worker, or ended from outside", runner.run_id)
                 runner.lost()
-            elif answer.is_pausing:
-                runner.pause()
-            elif answer.inbox_seq > runner.turn.inbox.seen:
+                continue
+            if answer.inbox_seq > turn.inbox.seen:
                 self.deliver(runner.run_id)
+            if answer.is_pausing != turn.is_pausing:
+                (runner.pause if answer.is_pausing else runner.resume)()
 
     def deliver(self, run_id: str) -> None:
         """Hand a run's new messages to its turn, if it is here."""
         if run_id in self.turns:
-            task = self.loop.create_task(self._deliver(self.turns[run_id]))
-            task.add_done_callback(_log_failure)
-
-    async def _deliver(self, runner: Runner) -> None:
-        messages = await self.store.inbox(runner.run_id)
-        self.loop.call_soon(runner.arrive, messages)
+            self.lookout.fetch(self.turns[run_id])
 
     # Housekeeping.
 
@@ -372,8 +391,3 @@ class Worker:
             await over.wait()
         finally:
             timer.cancel()
-
-
-def _log_failure(task: asyncio.Task[Any]) -> None:
-    if not task.cancelled() and (error := task.exception()) is not None:
-        _log.warning("messages could not be fetched: %s", error)
