@@ -99,8 +99,6 @@ def _wait(wait: Wait, now: int) -> str:
             return f"{wait.key!r} waits for child run {wait.detail!r}"
         case "retry":
             return f"step {wait.key!r} failed {wait.attempt} times ({wait.detail}) and is tried again{due}"
-        case "unknown_workflow":
-            return f"{wait.detail}; it is offered again{due}"
         case "parked":
             return f"it is parked: {wait.detail}; deploy code that fits and resume it, or restart or terminate it"
 
