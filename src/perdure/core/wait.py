@@ -10,14 +10,14 @@ import msgspec
 SHOWN = 20
 """How many of the things a run waits for are stored; the rest is counted."""
 
-WaitKind = Literal["timer", "event", "child", "retry", "parked", "unknown_workflow"]
+WaitKind = Literal["timer", "event", "child", "retry", "parked"]
 
 
 class Wait(msgspec.Struct, frozen=True, omit_defaults=True):
     """One thing a run waits for.
 
     Attributes:
-        kind: see `WaitKind`; `parked` and `unknown_workflow` need somebody's help.
+        kind: see `WaitKind`; `parked` needs somebody's help.
         key: the record key; empty for the run as a whole.
         due_at: when the wait ends by itself, in milliseconds since the epoch; None for never.
         detail: the event's type, the child's run id, the last error, or why the run is parked.

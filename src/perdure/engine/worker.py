@@ -10,7 +10,6 @@ import msgspec
 
 from perdure.authoring.registry import Registry
 from perdure.core import guard
-from perdure.core.wait import Wait, encode_waits
 from perdure.engine.batch import Batch
 from perdure.engine.ending import Endings, parked_reason
 from perdure.engine.env import Env, Timer, new_id
@@ -33,12 +32,6 @@ IDLE_CHECK = 30.0
 
 MIN_DELAY_MS = 5
 """Between two looks at the store, in milliseconds, however overdue a run is."""
-
-UNKNOWN_DELAY_MS = 5_000
-"""How long a run of a workflow that this worker does not know is left for others, in milliseconds."""
-
-OTHERS_FIRST_MS = 500
-"""How much later than others it looks at such a run again, in milliseconds."""
 
 MAINTENANCE_EVERY = 30.0
 """Seconds between two rounds of announcing workflows and removing expired runs."""
@@ -64,7 +57,6 @@ class Worker:
     """
 
     idle_check: float = IDLE_CHECK
-    unknown_delay_ms: int = UNKNOWN_DELAY_MS
 
     def __init__(self, store: Store, registry: Registry, settings: Settings, env: Env, endings: Endings) -> None:
         self.id = new_id(env)
@@ -84,7 +76,6 @@ class Worker:
         self._empty = asyncio.Event()
         self._timer: Timer | None = None
         self._timer_at = 0
-        self._left: set[int] = set()
         self._is_starved = False
         self._tasks: list[asyncio.Task[None]] = []
         self._is_stopping = False
@@ -233,7 +224,7 @@ class Worker:
             try:
                 is_drained = await self._claim_once()
                 if is_drained and not self._is_starved:
-                    due = await self.store.next_due(self.settings.queues)
+                    due = await self._next_due()
                     self._look_at(self.env.now() + round(self.idle_check * 1000) if due is None else due)
             except StoreError as error:
                 _log.warning("no runs could be claimed, trying again: %s", error)
@@ -248,12 +239,19 @@ class Worker:
         self._is_starved = limit <= 0
         if self._is_starved:  # `_has_room` ends it
             return True
-        now = self.env.now()
-        claims = await self.store.claim(self.settings.queues, limit, self.id, now, now + self.settings.lease_ms)
+        workflows = tuple(self.registry.workflows)  # asked anew: some may have been registered since
+        if not workflows:
+            return True
+        now, queues = self.env.now(), self.settings.queues
+        claims = await self.store.claim(queues, limit, self.id, now, now + self.settings.lease_ms, workflows)
         self._reserved += len(claims)
         for claim in claims:
             self.loop.call_soon(self._begin_claimed, claim)
         return len(claims) < limit
+
+    async def _next_due(self) -> int | None:
+        workflows = tuple(self.registry.workflows)
+        return await self.store.next_due(self.settings.queues, workflows) if workflows else None
 
     def _room(self) -> int:
         return self.settings.concurrency - len(self.turns) - self._reserved
@@ -269,9 +267,7 @@ class Worker:
             self._look_at(self.env.now())
 
     def _look_at(self, due_at: int) -> None:
-        """Look for due runs at that moment, unless a look is planned before; after others, for what they may have."""
-        if due_at in self._left:
-            due_at += OTHERS_FIRST_MS
+        """Look for due runs at that moment, unless a look is planned before."""
         if self._timer is not None:
             if self._timer_at <= due_at:
                 return
@@ -290,30 +286,14 @@ class Worker:
 
     def _begin(self, claim: Claim) -> None:
         run = claim.run
-        workflow = self.registry.workflows.get(run.workflow)
-        if workflow is None:
-            self._leave_to_others(run)
-            return
         if run.id in self.turns:  # an earlier claim of this worker, whose lease ended before it could be extended
             self.turns[run.id].lost()
-        runner = Runner(self, claim, workflow)
+        runner = Runner(self, claim, self.registry.workflows[run.workflow])
         self.turns[run.id] = runner
         self.keeper.add(runner)
         if self._is_stopping:
             runner.turn.hand_back()
         runner.begin()
-
-    def _leave_to_others(self, run: Run) -> None:
-        now = self.env.now()
-        due_at = now + self.unknown_delay_ms
-        self._left = {due for due in self._left if due > now} | {due_at}
-        wait = encode_waits(
-            [Wait("unknown_workflow", "", due_at, f"worker {self.id} has no workflow {run.workflow!r}")]
-        )
-        self.commits.add(
-            Decision(run.id, run.epoch, run.seq + 1, now, RunStatus.QUEUED, due_at, seen=run.inbox_seq, wait=wait),
-            lambda answer, error: self._look_at(due_at),
-        )
 
     async def _listen(self) -> None:
         """Take the store's hints of what other processes did."""

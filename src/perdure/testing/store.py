@@ -96,9 +96,9 @@ class WatchedStore:
 
         return counted
 
-    async def claim(self, queues: Sequence[str], limit: int, worker: str, now: int, until: int) -> list[Claim]:
+    async def claim(self, *args: Any, **options: Any) -> list[Claim]:
         """See the contract."""
-        claims = await self._store.claim(queues, limit, worker, now, until)
+        claims = await self._store.claim(*args, **options)
         self.writes += len(claims)
         return claims
 

@@ -54,7 +54,6 @@ class VirtualWorker(Worker):
     """
 
     idle_check = 10 * 365 * 86_400.0
-    unknown_delay_ms = 3_600_000
 
     env: VirtualWorld
     keeper: VirtualKeeper
