@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from types import TracebackType
@@ -97,7 +98,8 @@ class Perdure(Decorators):
         self.world: Env = world or SystemEnv()
         self._client: Client | None = None
         self._worker: Worker | None = None
-        self._blocking: Blocking | None = None
+        self._blocking = Blocking(self)
+        self._closing: asyncio.Task[None] | None = None
 
     # Registering classes; functions are registered by decorators, see `Decorators`.
 
@@ -146,15 +148,28 @@ class Perdure(Decorators):
         self._client = client
 
     async def close(self) -> None:
-        """Stop the worker (running steps finish first, up to `drain`) and close the store."""
-        client, self._client = self._client, None
-        worker, self._worker = self._worker, None
-        if client is None:
+        """Stop the worker (running steps finish first, up to `drain`) and close the store.
+
+        When the wait for it is cancelled, closing goes on; a second call waits for the rest of it.
+        """
+        if self._client is None:
             return
-        if worker is not None:
-            await worker.stop()
-        await client.close()
-        await self.store.close()
+        if self._closing is None:
+            self._closing = asyncio.get_running_loop().create_task(self._close(self._client, self._worker))
+        await asyncio.shield(self._closing)
+
+    async def _close(self, client: Client, worker: Worker | None) -> None:
+        try:
+            try:
+                if worker is not None:
+                    await worker.stop()
+            finally:
+                try:
+                    await client.close()
+                finally:
+                    await self.store.close()
+        finally:
+            self._client = self._worker = self._closing = None
 
     async def shutdown(self) -> None:
         """Do as `close`, under the name that Cloudflare-style engines have for it."""
@@ -188,8 +203,6 @@ class Perdure(Decorators):
     @property
     def blocking(self) -> Blocking:
         """The same verbs for code that cannot await; it opens the engine on a thread of its own."""
-        if self._blocking is None:
-            self._blocking = Blocking(self)
         return self._blocking
 
     # Starting.

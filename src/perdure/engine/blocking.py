@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Coroutine
+from concurrent.futures import CancelledError
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
 from perdure.engine.handle import RunHandle
@@ -37,31 +38,45 @@ class BlockingRun(Generic[T]):
 
 
 class Blocking:
-    """The verbs of `Perdure`, waiting for each; use it as a context manager, or call `open` and `close`."""
+    """The verbs of `Perdure`, waiting for each; use it as a context manager, or call `open` and `close`.
+
+    Any thread may use it. One at a time opens or closes; what others ask for meanwhile waits until it is open.
+    """
 
     def __init__(self, app: Perdure) -> None:
         self._app = app
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None  # once the engine is open on it
         self._thread: threading.Thread | None = None
+        self._opening = threading.Lock()
+        self._asking = threading.Lock()  # never held while anything is waited for
 
     def open(self) -> None:
         """Open the engine on a thread of its own; the first verb does so by itself."""
-        if self._loop is None:
-            ready = threading.Event()
-            self._thread = threading.Thread(target=self._run, args=(ready,), name="perdure-blocking", daemon=True)
-            self._thread.start()
-            ready.wait()
-            try:
-                self._wait(self._app.open())
-            except BaseException:
-                self._stop()
-                raise
+        if self._loop is not None:
+            return
+        self._check_thread()
+        with self._opening:
+            if self._loop is None:
+                loop = self._start_thread()
+                try:
+                    asyncio.run_coroutine_threadsafe(self._app.open(), loop).result()
+                except BaseException:
+                    self._stop(loop)
+                    raise
+                self._loop = loop
 
     def close(self) -> None:
-        """Close the engine and end its thread."""
-        if self._loop is not None:
-            self._wait(self._app.close())
-            self._stop()
+        """Close the engine and end its thread; when this is interrupted, a second call goes on with it."""
+        self._check_thread()
+        with self._opening:
+            loop = self._loop
+            if loop is not None:
+                try:
+                    self._wait(self._app.close())
+                except Exception:
+                    self._stop(loop)
+                    raise
+                self._stop(loop)
 
     def __enter__(self) -> Self:
         self.open()
@@ -110,25 +125,46 @@ class Blocking:
         return answer
 
     def _wait(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        if self._loop is None:
+        try:
+            self._check_thread()
+            with self._asking:  # so that it is asked for before the loop stops, or not at all
+                if self._loop is None:
+                    raise StoreUnavailableError("this engine is not open; call app.blocking.open()")
+                future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+        except BaseException:
             coroutine.close()
-            raise StoreUnavailableError("this engine is not open; call app.blocking.open()")
+            raise
+        try:
+            return future.result()
+        except CancelledError:
+            raise StoreUnavailableError("this engine was closed meanwhile") from None
+
+    def _check_thread(self) -> None:
         if threading.current_thread() is self._thread:
-            coroutine.close()
             raise UsageError(
                 "app.blocking was used on the engine's own thread, which would wait for itself; await instead"
             )
-        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
 
-    def _run(self, ready: threading.Event) -> None:
-        with asyncio.Runner() as runner:
-            self._loop = runner.get_loop()
-            self._loop.call_soon(ready.set)
-            self._loop.run_forever()
+    def _start_thread(self) -> asyncio.AbstractEventLoop:
+        loops: list[asyncio.AbstractEventLoop] = []
+        ready = threading.Event()
 
-    def _stop(self) -> None:
-        loop, thread = self._loop, self._thread
-        self._loop = self._thread = None
-        if loop is not None and thread is not None:
+        def run() -> None:
+            with asyncio.Runner() as runner:
+                loop = runner.get_loop()
+                loops.append(loop)
+                loop.call_soon(ready.set)
+                loop.run_forever()
+
+        self._thread = threading.Thread(target=run, name="perdure-blocking", daemon=True)
+        self._thread.start()
+        ready.wait()
+        return loops[0]
+
+    def _stop(self, loop: asyncio.AbstractEventLoop) -> None:
+        with self._asking:
+            self._loop = None
             loop.call_soon_threadsafe(loop.stop)
+        thread, self._thread = self._thread, None
+        if thread is not None:
             thread.join()
