@@ -7,6 +7,8 @@ import sys
 import time
 from pathlib import Path
 
+from perdure import Perdure, flow
+
 
 def product(a: int, b: int) -> int:
     return a * b
@@ -36,3 +38,29 @@ def exits() -> None:
 
 def runs_out() -> None:
     next(iter(()))
+
+
+def told() -> list[object]:
+    """What `flow` says in a process; fails on the first attempt, after two heartbeats."""
+    if flow.attempt() == 1:
+        flow.heartbeat({"done": 1})
+        flow.heartbeat({"done": 2})
+        raise OSError("the first attempt")
+    return [flow.run_id(), flow.idempotency_key(), flow.attempt(), flow.last_heartbeat()]
+
+
+def calls_a_step() -> int:
+    """Call another step, which a process cannot."""
+    return inner(1)  # type: ignore[return-value]  # it raises
+
+
+def beats_what_cannot_be_kept() -> None:
+    flow.heartbeat(object())
+
+
+_app = Perdure("memory://bodies")
+
+
+@_app.step
+def inner(n: int) -> int:
+    return n

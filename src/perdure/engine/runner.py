@@ -64,15 +64,21 @@ class StepRun:
 
     def heartbeat(self, progress: object) -> None:
         """Keep the progress where a crash does not reach it; from any thread."""
+        self._require_wanted()
         limit = self.runner.turn.limits.payload_bytes
         self.runner.progress[self.key] = codec.encode(progress, f"the progress of step {self.key!r}", limit)
         self.runner.worker.keeper.note_progress(self.runner)
 
     async def nested(self, spec: StepSpec, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         """Run a step inside this one, or return what it returned before."""
+        self._require_wanted()
         use = self._uses[spec.name] = self._uses.get(spec.name, 0) + 1
         key = f"{self.key}/{spec.name}" + (f"#{use}" if use > 1 else "")
         return await self.runner.nested(key, spec, args, kwargs)
+
+    def _require_wanted(self) -> None:
+        if not hasattr(self, "execution"):
+            raise UsageError(f"step {self.key!r} was stopped; what its body still does reaches no journal")
 
 
 class Runner:
@@ -222,7 +228,7 @@ class Runner:
         step = StepRun(self, ask.key, launch.attempt, self.worker.env.now())
         self._steps[ask.key] = step
         step.execution = self.worker.executor.start(ask.spec, ask.args, ask.kwargs, step)
-        step.execution.task.add_done_callback(lambda _: self._step_done(step))
+        step.execution.watch(lambda _: self._step_done(step))
 
     @_guarded
     def _step_done(self, step: StepRun) -> None:
@@ -291,16 +297,19 @@ class Runner:
             if failed is not None:
                 await self._pause(((failed.due_at or 0) - self.worker.env.now()) / 1000)
             step = StepRun(self, key, failed.attempt + 1 if failed else 1, self.worker.env.now())
-            step.execution = self.worker.executor.start(spec, args, kwargs, step)
+            execution = step.execution = self.worker.executor.start(spec, args, kwargs, step)
+            over: asyncio.Future[None] = self.worker.loop.create_future()
+            execution.watch(functools.partial(_tell, over))
             try:
-                await asyncio.wait([step.execution.task])
+                await over
             finally:
-                if not step.execution.task.done():
-                    step.execution.cancel()
-                if step.execution.timer is not None:
-                    step.execution.timer.cancel()
+                if not (execution.task.done() or execution.is_left):
+                    execution.cancel()
+                if execution.timer is not None:
+                    execution.timer.cancel()
+            del step.execution
             now = self.worker.env.now()
-            state, payload, due_at = self._outcome(step, step.execution, now)
+            state, payload, due_at = self._outcome(step, execution, now)
             self.turn.nested_ended(
                 key, state, payload, now, attempt=step.attempt, started_at=step.started_at, due_at=due_at
             )
@@ -360,3 +369,8 @@ def _retrieve(execution: Execution) -> None:
     """Take note of what a body failed with that nobody waits for, so that asyncio does not complain of it."""
     if not execution.task.cancelled():
         execution.task.exception()
+
+
+def _tell(over: asyncio.Future[None], _: asyncio.Task[Any]) -> None:
+    if not over.done():
+        over.set_result(None)
