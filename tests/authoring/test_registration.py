@@ -16,7 +16,6 @@ from perdure import (
     Retention,
     Retry,
     Step,
-    UnknownWorkflowError,
     UsageError,
     Workflow,
     WorkflowEntrypoint,
@@ -88,16 +87,6 @@ def test_a_name_may_be_written_as_people_write(app, name):
 
     assert register_workflow(app, f, name=name).name == name
     assert register_step(app, f, name=name).name == name
-
-
-def test_the_registry_finds_workflows_and_names_what_it_has(app):
-    async def f(): ...
-
-    assert app.registry.workflow("f") if (f := register_workflow(app, f)) else None
-    with pytest.raises(UnknownWorkflowError, match="no workflow 'g' is registered here; known: f"):
-        app.registry.workflow("g")
-    with pytest.raises(UnknownWorkflowError, match="known: none"):
-        Perdure("memory://").registry.workflow("g")
 
 
 # Functions.

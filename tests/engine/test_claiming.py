@@ -105,7 +105,7 @@ async def test_a_backlog_of_others_keeps_nobody_busy(make, world):
 
     async with one, client:
         for _ in range(5):
-            await client.start("b")
+            await client.start("b", anyway=True)
         await world.settle()
         del one.store.calls[:]
         await world.advance(20)

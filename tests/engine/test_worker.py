@@ -278,7 +278,7 @@ async def test_a_workflow_nobody_knows_here_is_left_to_others(make, world):
         return "known there"
 
     async with one:
-        run = await one.start("unknown")
+        run = await one.start("unknown", anyway=True)
         await world.settle()
         found = await run.get()
         assert (str(found.status), found.worker) == ("queued", None)

@@ -6,7 +6,7 @@ from typing import Any
 
 from perdure.authoring.step import Step
 from perdure.authoring.workflow import Workflow
-from perdure.model.errors import DefinitionError, UnknownWorkflowError
+from perdure.model.errors import DefinitionError
 
 
 class Registry:
@@ -35,14 +35,3 @@ class Registry:
         if step.name in self.steps:
             raise DefinitionError(f"a step {step.name!r} is registered already; give one of them name='...'")
         self.steps[step.name] = step
-
-    def workflow(self, name: str) -> Workflow[..., Any]:
-        """Return a workflow by name.
-
-        Raises:
-            UnknownWorkflowError: there is none.
-        """
-        if name not in self.workflows:
-            known = ", ".join(sorted(self.workflows)) or "none"
-            raise UnknownWorkflowError(f"no workflow {name!r} is registered here; known: {known}")
-        return self.workflows[name]

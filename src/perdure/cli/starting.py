@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
-from difflib import get_close_matches
 from typing import Annotated, Any
 
 import typer
@@ -21,7 +20,6 @@ from perdure.engine.explain import WORKER_GONE_AFTER
 from perdure.engine.handle import RunHandle
 from perdure.model.decision import CatalogEntry
 from perdure.model.errors import RunFailedError, RunParkedError, RunTerminatedError, UnknownWorkflowError, UsageError
-from perdure.model.limits import NAME_LENGTH
 from perdure.model.run import RunStatus
 
 
@@ -73,11 +71,9 @@ async def start(
         raise UsageError("--input must be a JSON object of the arguments by name, as in '{\"number\": 1042}'")
     async with session.client(creates=True) as app:
         entry = await _announced(app, workflow, anyway=anyway)
-        if queue is None and entry is not None and workflow not in app.registry.workflows:
-            queue = entry.queue
         options: dict[str, Any] = {"id": run_id, "priority": priority, "delay": delay, "queue": queue}
         try:
-            run = await app.start(workflow, input=arguments, tags=tags(tag or ()), **options)
+            run = await app.start(workflow, input=arguments, tags=tags(tag or ()), anyway=anyway, **options)
         except TypeError as error:  # what Python says of arguments that a function does not take
             raise UsageError(f"--input: {error}") from error
         if entry is None or app.world.now() - entry.seen_at > WORKER_GONE_AFTER:
@@ -94,16 +90,12 @@ async def _announced(app: Perdure, workflow: str, *, anyway: bool) -> CatalogEnt
     Raises:
         UnknownWorkflowError: neither the app nor any worker knows it, but workers do know others.
     """
-    catalog = await app.store.catalog()
-    entries = [entry for entry in catalog if entry.workflow == workflow]
-    if entries:
-        return max(entries, key=lambda entry: entry.seen_at)
-    known = sorted({entry.workflow for entry in catalog} | app.registry.workflows.keys())
-    if workflow in app.registry.workflows or not known or anyway or len(workflow) > NAME_LENGTH:
-        return None
-    close = get_close_matches(workflow, known, 1)
-    advice = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known[:10])}"
-    raise UnknownWorkflowError(f"no worker has announced workflow {workflow!r}; {advice} (--anyway starts it)")
+    try:
+        return await app.client.announced.entry(workflow)
+    except UnknownWorkflowError as error:
+        if anyway:
+            return None
+        raise UnknownWorkflowError(f"{error} (--anyway starts it)") from None
 
 
 async def _wait(session: Session, run: RunHandle[Any], timeout: str | None) -> int:

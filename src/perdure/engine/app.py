@@ -20,7 +20,7 @@ from perdure.engine.entrypoint_runs import EntrypointRuns
 from perdure.engine.env import Env, SystemEnv
 from perdure.engine.handle import RunHandle
 from perdure.engine.settings import Mode, Settings
-from perdure.engine.starting import new_run
+from perdure.engine.starting import new_run, warn_of_queues
 from perdure.engine.worker import Worker
 from perdure.model.decision import RunFilter, RunPage, Stats, StoreInfo
 from perdure.model.duration import Duration
@@ -145,6 +145,7 @@ class Perdure(Decorators):
                 await self.store.close()
                 raise
             self._worker = client.worker = worker
+            warn_of_queues(self.registry, self.settings)
         self._client = client
 
     async def close(self) -> None:
@@ -241,7 +242,7 @@ class Perdure(Decorators):
     async def start(
         self, workflow: str, /, *, input: Mapping[str, Any] | None = ..., id: str | None = ..., priority: int = ...,
         delay: Duration | None = ..., tags: Mapping[str, str] | None = ..., retention: Retention | None = ...,
-        queue: str | None = ...,
+        queue: str | None = ..., anyway: bool = ...,
     ) -> RunHandle[Any]: ...  # fmt: skip
     async def start(self, workflow: Any, /, *args: Any, **options: Any) -> RunHandle[Any]:
         """Start a run.
@@ -255,15 +256,18 @@ class Perdure(Decorators):
             tags: labels to find it by.
             retention: how long it is kept after it ended; the workflow's, or the engine's, by default.
             queue: where it goes; the workflow's by default.
+            anyway: with a name, even if workers have announced others and not this one.
 
         Returns:
             The run. It is durable once this returns.
 
         Raises:
             RunExistsError: the id belongs to a run that was started with something else.
-            SerializationError, PayloadTooLargeError: the arguments cannot be stored. UnknownWorkflowError.
+            SerializationError, PayloadTooLargeError: the arguments cannot be stored.
+            UnknownWorkflowError: workers have announced other names than this one.
         """
-        found, new = new_run(self.registry, self.settings, self.world, workflow, args, options)
+        announced = await self.client.announced.look(workflow, options)
+        found, new = new_run(self.registry, self.settings, self.world, workflow, args, options, announced)
         ending = await self.client.create(new)
         return RunHandle(self.client, new.id, None if found is None else found.result, ending)
 

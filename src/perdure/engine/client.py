@@ -13,6 +13,7 @@ from perdure.engine.batch import Batch
 from perdure.engine.ending import End, Ending, Endings, end_of, not_found
 from perdure.engine.env import Env, new_id
 from perdure.engine.settings import Settings
+from perdure.engine.starting import Announced
 from perdure.engine.worker import Worker
 from perdure.model import codec, failure
 from perdure.model.decision import Action, Control, Controlled, Message, Posted, RunFilter, RunPage
@@ -60,6 +61,7 @@ class Client:
         self.env = env
         self.endings = endings
         self.worker: Worker | None = None
+        self.announced = Announced(store, registry, env)
         self._creates: Batch[NewRun, Created] = Batch(store.create, env, insists=False)
         self._posts: Batch[Message, Posted] = Batch(self._post, env, insists=False)
         self._controls: Batch[Control, Controlled] = Batch(self._control, env, insists=False)

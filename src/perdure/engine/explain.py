@@ -78,13 +78,18 @@ def _by_status(run: Run, catalog: Sequence[CatalogEntry], now: int) -> list[str]
 
 
 def _nobody(run: Run, catalog: Sequence[CatalogEntry], now: int) -> list[str]:
-    """Return whether anybody serves a run's workflow."""
+    """Return whether anybody serves a run's workflow, and its queue as far as that was announced."""
     seen = [entry.seen_at for entry in catalog if entry.workflow == run.workflow]
     if not seen:
         return [f"no worker has ever announced workflow {run.workflow!r}: start one that registers it"]
     if now - max(seen) > WORKER_GONE_AFTER:
         return [f"no worker has announced workflow {run.workflow!r} since {_when(max(seen), now)}: start one"]
-    return [f"workers that serve {run.workflow!r} are there and busy"]
+    announced = [entry for entry in catalog if now - entry.seen_at <= WORKER_GONE_AFTER]
+    if run.queue not in {entry.queue for entry in announced}:
+        own = max((entry for entry in announced if entry.workflow == run.workflow), key=lambda entry: entry.seen_at)
+        usual = f"no worker has announced queue {run.queue!r}, and runs of {run.workflow!r} usually go to {own.queue!r}"
+        return [f"{usual}: start a worker that serves this one"]
+    return [f"workers that know {run.workflow!r} are there, and busy, unless none of them serves queue {run.queue!r}"]
 
 
 def _wait(wait: Wait, now: int) -> str:

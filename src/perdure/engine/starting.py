@@ -1,8 +1,13 @@
-"""From the arguments of `start` to the run that is to be created, checked field by field."""
+"""From the arguments of `start` to the run that is to be created, checked field by field.
+
+A workflow that is given by name and not registered here is looked up among what workers have announced.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
 from typing import Any
 
 from perdure.authoring.registry import Registry
@@ -10,16 +15,95 @@ from perdure.authoring.workflow import Workflow, fingerprint
 from perdure.engine.env import Env, new_id
 from perdure.engine.settings import Settings
 from perdure.model import codec
+from perdure.model.decision import CatalogEntry
 from perdure.model.duration import milliseconds
-from perdure.model.errors import UsageError
+from perdure.model.errors import UnknownWorkflowError, UsageError
 from perdure.model.limits import NAME_LENGTH, TAGS
 from perdure.model.name import check_name
 from perdure.model.record import Record
 from perdure.model.run import NewRun
+from perdure.store.contract import Store
 
-_OPTIONS = {"id", "priority", "delay", "tags", "retention", "queue", "input"}
+_OPTIONS = {"id", "priority", "delay", "tags", "retention", "queue", "input", "anyway"}
 
 HIGHEST_PRIORITY = 1_000_000
+
+CATALOG_KEPT_MS = 5_000
+"""How long the store's catalog is believed, in milliseconds, for what it has."""
+
+NAMES_TOLD = 10
+
+_log = logging.getLogger("perdure.engine")
+
+
+class Announced:
+    """What workers have announced, read from the store now and then."""
+
+    def __init__(self, store: Store, registry: Registry, env: Env) -> None:
+        self._store = store
+        self._registry = registry
+        self._env = env
+        self._catalog: Sequence[CatalogEntry] = ()
+        self._read_at: int | None = None
+
+    async def look(self, workflow: object, options: Mapping[str, Any]) -> CatalogEntry | None:
+        """Return what `start` has to know of a workflow that is given by name and not registered here.
+
+        Raises:
+            UnknownWorkflowError: see `entry`; not with the option `anyway`.
+        """
+        if not isinstance(workflow, str) or workflow in self._registry.workflows:
+            return None
+        try:
+            return await self.entry(workflow)
+        except UnknownWorkflowError as error:
+            if options.get("anyway"):
+                return None
+            raise UnknownWorkflowError(f"{error} (anyway=True starts it)") from None
+
+    async def entry(self, workflow: str) -> CatalogEntry | None:
+        """Return what was last announced of a workflow; None where nothing was.
+
+        Raises:
+            UnknownWorkflowError: it is not registered here either, and workers have announced others.
+        """
+        check_name(workflow, "workflow name")
+        is_read = False
+        if self._read_at is None or not 0 <= self._env.now() - self._read_at < CATALOG_KEPT_MS:
+            await self._read()
+            is_read = True
+        entry = self._latest(workflow)
+        if entry is not None or workflow in self._registry.workflows or not self._catalog:
+            return entry
+        if not is_read:  # it may have been announced since
+            await self._read()
+            entry = self._latest(workflow)
+        if entry is None:
+            known = sorted({entry.workflow for entry in self._catalog} | self._registry.workflows.keys())
+            close = get_close_matches(workflow, known, 1)
+            advice = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known[:NAMES_TOLD])}"
+            raise UnknownWorkflowError(f"no worker has announced workflow {workflow!r}; {advice}")
+        return entry
+
+    async def _read(self) -> None:
+        self._catalog = await self._store.catalog()
+        self._read_at = self._env.now()
+
+    def _latest(self, workflow: str) -> CatalogEntry | None:
+        entries = (entry for entry in self._catalog if entry.workflow == workflow)
+        return max(entries, key=lambda entry: entry.seen_at, default=None)
+
+
+def warn_of_queues(registry: Registry, settings: Settings) -> None:
+    """Log which workflows' runs a worker of these settings leaves to others."""
+    left = {name: w.queue for name, w in sorted(registry.workflows.items()) if w.queue not in settings.queues}
+    if left:
+        _log.warning(
+            "this worker serves queues %s: runs of %s wait for others, in %s",
+            ", ".join(map(repr, settings.queues)),
+            ", ".join(left),
+            ", ".join(map(repr, sorted(set(left.values())))),
+        )
 
 
 def new_run(
@@ -29,8 +113,11 @@ def new_run(
     workflow: Any,
     args: tuple[Any, ...],
     options: Mapping[str, Any],
+    announced: CatalogEntry | None = None,
 ) -> tuple[Workflow[..., Any] | None, NewRun]:
     """Return the run that a call of `start` asks for, and its workflow where it is known here.
+
+    Where it is not, its version and its queue are those that were announced.
 
     Raises:
         UsageError: an option is unknown or out of its range. SerializationError: the arguments cannot be stored.
@@ -40,6 +127,7 @@ def new_run(
     if unknown := set(options) - _OPTIONS:
         raise UsageError(f"start: unknown option {min(unknown)!r}; known: {', '.join(sorted(_OPTIONS))}")
     name, found, payload = _what(registry, settings.limits.payload_bytes, workflow, args, options.get("input") or {})
+    about = found or announced
     now = env.now()
     delay = options.get("delay")
     return found, NewRun(
@@ -48,8 +136,8 @@ def new_run(
         created_at=now,
         due_at=now if delay is None else now + milliseconds(delay, field="delay"),
         records=(Record(0, "input", "input", "ok", now, payload),),
-        version=found.version if found else "",
-        queue=check_name(options.get("queue") or (found.queue if found else "default"), "queue"),
+        version=about.version if about else "",
+        queue=check_name(options.get("queue") or (about.queue if about else "default"), "queue"),
         priority=_priority(options.get("priority", 0)),
         fingerprint=fingerprint(name, payload),
         tags=_tags(options.get("tags")),
