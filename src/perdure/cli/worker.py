@@ -16,10 +16,11 @@ import typer
 from structlog.stdlib import BoundLogger
 
 from perdure.cli import logs
-from perdure.cli.command import OK, PROBLEM, command
+from perdure.cli.command import OK, command
 from perdure.cli.session import Session
 from perdure.cli.style import count, duration
 from perdure.engine.app import Perdure
+from perdure.engine.shift import Shift
 from perdure.engine.worker import Worker
 from perdure.model.duration import milliseconds
 from perdure.model.errors import UsageError
@@ -80,7 +81,7 @@ def work(
     if not app.registry.workflows:
         raise UsageError(f"{target} has no workflows, so there is nothing to work")
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        code = runner.run(Shift(session, app, log).work())
+        code = runner.run(ToldShift(session, app, log).work())
     if code != OK:
         # A thread that a step left behind would keep the process; what it does is lost already.
         sys.stdout.flush()
@@ -89,8 +90,8 @@ def work(
     return code
 
 
-class Shift:
-    """One worker from its start to its end.
+class ToldShift(Shift):
+    """A worker's process that says what happens as the other commands do.
 
     Args:
         session: how the command was called.
@@ -99,62 +100,39 @@ class Shift:
     """
 
     def __init__(self, session: Session, app: Perdure, log: BoundLogger) -> None:
+        super().__init__(app)
         self._session = session
-        self._app = app
         self._log = log
-        self._signals: list[signal.Signals] = []
-        self._stop = asyncio.Event()
-        self._worker: Worker | None = None
 
-    async def work(self) -> int:
-        """Work until a signal comes; return the exit code."""
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._signalled, number)
-        await self._app.open()
-        worker = self._worker = self._app.worker
-        assert worker is not None
-        try:
-            await self._say_hello(worker)
-            await self._end(worker)
-        finally:
-            await self._app.close()
+    def stopping(self, worker: Worker, reason: str | None) -> None:
+        """Say how long this may take."""
+        drain = duration(milliseconds(self.app.settings.drain))
+        left = f" and waiting up to {drain} for {count(len(worker.turns), 'run')}"
+        self._log.info(f"stopping{left if worker.turns else ''}", signal=reason)
+
+    def hurried(self, reason: str) -> None:
+        """Say that a second signal was heard."""
+        self._log.warning("stopping at once", signal=reason)
+
+    def insisted(self, number: signal.Signals) -> None:
+        """End as if nobody had taken the signal, whatever hangs."""
+        os._exit(128 + number)
+
+    def stopped(self, worker: Worker) -> None:
+        """Say what was left undone."""
         if worker.cut_off:
             self._log.warning(f"{count(worker.cut_off, 'run')} given back in the middle of a step")
         self._log.info("stopped")
-        if len(self._signals) > 1 and worker.cut_off:
-            return 128 + self._signals[1]
-        return PROBLEM if worker.cut_off or worker.broken.is_set() else OK
 
-    async def _end(self, worker: Worker) -> None:
-        """Wait for a signal, or for the worker to break."""
-        waits = [asyncio.ensure_future(event.wait()) for event in (self._stop, worker.broken)]
-        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-        for wait in waits:
-            wait.cancel()
-        drain = duration(milliseconds(self._app.settings.drain))
-        left = f" and waiting up to {drain} for {count(len(worker.turns), 'run')}"
-        self._log.info(
-            f"stopping{left if worker.turns else ''}", signal=self._signals[0].name if self._signals else None
-        )
-
-    def _signalled(self, number: signal.Signals) -> None:
-        self._signals.append(number)
-        self._stop.set()
-        if len(self._signals) == 2 and self._worker is not None:
-            self._log.warning("stopping at once", signal=number.name)
-            self._worker.hurry()
-        elif len(self._signals) > 2:
-            os._exit(128 + number)
-
-    async def _say_hello(self, worker: Worker) -> None:
-        info = await self._app.describe()
+    async def opened(self, worker: Worker) -> None:
+        """Say what is worked, and where."""
+        info = await self.app.describe()
         hello = {
             "store": info.url,
             "durability": info.durability,
-            "workflows": sorted(self._app.registry.workflows),
-            "queues": list(self._app.settings.queues),
-            "concurrency": self._app.settings.concurrency,
+            "workflows": sorted(self.app.registry.workflows),
+            "queues": list(self.app.settings.queues),
+            "concurrency": self.app.settings.concurrency,
             "pid": os.getpid(),
             "worker": worker.id,
         }

@@ -20,6 +20,7 @@ from perdure.engine.entrypoint_runs import EntrypointRuns
 from perdure.engine.env import Env, SystemEnv
 from perdure.engine.handle import RunHandle
 from perdure.engine.settings import Mode, Settings
+from perdure.engine.shift import Shift
 from perdure.engine.starting import new_run, warn_of_queues
 from perdure.engine.worker import Worker
 from perdure.model.decision import RunFilter, RunPage, Stats, StoreInfo
@@ -175,6 +176,20 @@ class Perdure(Decorators):
     async def shutdown(self) -> None:
         """Do as `close`, under the name that Cloudflare-style engines have for it."""
         await self.close()
+
+    async def run_forever(self) -> int:
+        """Open, work until SIGTERM or SIGINT comes, and close; the signals' handlers are put back afterwards.
+
+        The first signal lets running steps finish, up to `drain`; a second one stops at once.
+
+        Returns:
+            The exit code for the process: 0 stopped in order; 1 steps were cut off when `drain` ended, or the worker
+            broke; 143 or 130 a second signal cut steps off.
+
+        Raises:
+            UsageError: this is a client, or this is not the main thread.
+        """
+        return await Shift(self).work()
 
     async def __aenter__(self) -> Self:
         await self.open()
