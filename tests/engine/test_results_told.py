@@ -182,3 +182,31 @@ async def test_many_that_cannot_be_started_are_one_error(shop, world):
         await world.settle()
         gc.collect()
         assert left == ["full"]
+
+
+async def test_look_ups_become_seldom_while_nothing_changes(shop, world):
+    client, delays, enough = shop.app(mode="client"), [], asyncio.Event()
+
+    async def wait(timeout):
+        delays.append(timeout)
+        if len(delays) == 5:
+            enough.set()
+        await asyncio.sleep(0)
+        return len(delays) == 5  # a hint
+
+    async with client:
+        run = await client.start("w")
+        client.store.wait = wait
+        waiting = [asyncio.create_task(run.result())]
+        await asyncio.wait_for(enough.wait(), 5)
+        assert delays == [1, 2, 4, 5, 5]
+        while len(delays) < 7:
+            await asyncio.sleep(0.001)
+        assert delays[5:7] == [2, 4], "a hint makes it look often again"
+        another = await client.start("w")
+        waiting.append(asyncio.create_task(another.result()))
+        seen = len(delays)
+        while 1 not in delays[seen:]:
+            assert len(delays) < seen + 10
+            await asyncio.sleep(0.001)
+    await asyncio.gather(*waiting, return_exceptions=True)
