@@ -62,8 +62,11 @@ class RunHandle(Generic[R]):
             RunParkedError: it needs somebody's help. RunNotFinishedError: the timeout passed.
             RunNotFoundError: it is not there, or was removed. StoreUnavailableError: the engine was closed.
         """
-        limit = None if timeout is None else seconds(timeout, field="timeout")
-        deadline = None if limit is None else asyncio.get_running_loop().time() + limit
+        if timeout is None:
+            known = await self._client.look_for_end(self._ending)
+            return self._read(known or await self._client.wait_for_end(self._ending))
+        limit = seconds(timeout, field="timeout")
+        deadline = asyncio.get_running_loop().time() + limit
         end = await self._client.look_for_end(self._ending)
         if end is None:
             try:
