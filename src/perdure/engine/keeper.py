@@ -133,7 +133,11 @@ class Keeper:
         self._progress -= progressed
         progressed &= self._leases.keys()
         young = now - self._lease_ms // BEATS_PER_LEASE
-        due = [runner for runner, since in list(self._leases.items()) if since <= young or runner in progressed]
+        due = [
+            runner
+            for runner, since in list(self._leases.items())
+            if since <= young or since > now or runner in progressed  # after now: the clock was put back
+        ]
         if not due:
             return
         until = now + self._lease_ms
