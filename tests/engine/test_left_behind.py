@@ -193,6 +193,40 @@ async def test_no_more_threads_than_asked_for(world, memory):
     assert most[0] == len(seen) == 3
 
 
+async def test_a_step_that_nobody_waits_for_while_it_waits_for_a_thread_never_begins(world, memory):
+    app = world.app(memory, threads=1)
+    gate, begun = threading.Event(), []
+
+    @app.step
+    def take_turns(n: int) -> int:
+        begun.append(n)
+        gate.wait(20 if n == 0 else 0)
+        return n
+
+    @app.workflow
+    async def w() -> int:
+        first = asyncio.create_task(take_turns(0))
+        await asyncio.sleep(0)
+        try:
+            async with asyncio.timeout(3):
+                await take_turns(1)
+        except TimeoutError:
+            pass
+        last = asyncio.create_task(take_turns(2))
+        return await first + await last
+
+    async with app:
+        run = await app.start(w)
+        await until(lambda: begun == [0])
+        await asyncio.sleep(0.01)
+        world.at += 3_000
+        world._fire()
+        await asyncio.sleep(0.01)
+        gate.set()
+        assert await run.result(timeout=5) == 2
+    assert begun == [0, 2]
+
+
 async def test_a_step_that_is_cancelled_before_it_began_is_no_warning(app, world):
     @app.step
     async def s() -> None: ...

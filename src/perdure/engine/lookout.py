@@ -2,6 +2,9 @@
 
 A run that waits for an event or a child hears of it `PAUSE_MS` after the store's hint at the latest, and so does every
 run that is older than `YOUNG_MS`; a younger one when it has come to that age. Short runs thus never cost a look.
+
+A timeout of an event that was sent less than that, and the hint's own delay (a fifth of a second in SQLite), before it
+is due may thus still come first; the event then waits for the next to ask for its type.
 """
 
 from __future__ import annotations

@@ -53,6 +53,7 @@ class Slot:
 
     def __init__(self) -> None:
         self._pool: ProcessPoolExecutor | None = None
+        self._pipe: Connection | None = None
         self._heard: Callable[[object], object] | None = None
         self._is_quiet: asyncio.Future[None]
 
@@ -83,7 +84,7 @@ class Slot:
 
     def kill(self) -> None:
         """End the process, whatever it is doing."""
-        pool, self._pool = self._pool, None
+        pool, self._pool, self._pipe = self._pool, None, None
         if pool is not None:
             for process in list((pool._processes or {}).values()):
                 process.kill()
@@ -97,6 +98,7 @@ class Slot:
         self._pool = ProcessPoolExecutor(1, mp_context=context, initializer=_begin, initargs=(os.getpid(), theirs))
         future = self._pool.submit(_run, call)  # starts the process
         theirs.close()  # so that the pipe ends with the process
+        self._pipe = ours
         loop = asyncio.get_running_loop()
         threading.Thread(target=self._hear, args=(ours, loop), name="perdure-heartbeats", daemon=True).start()
         return future
@@ -109,10 +111,12 @@ class Slot:
                     text = pipe.recv_bytes()
                 except (EOFError, OSError):
                     return
-                heard = self._heard
+                heard, is_quiet = self._heard, self._is_quiet
+                if self._pipe is not pipe:  # that process was killed, and these may be the next one's
+                    return
                 if not text:
                     try:
-                        loop.call_soon_threadsafe(self._become_quiet)
+                        loop.call_soon_threadsafe(_resolve, is_quiet)
                     except RuntimeError:  # the loop is closed
                         return
                 elif heard is not None:
@@ -120,10 +124,6 @@ class Slot:
                         heard(codec.decode_any(text.decode()))
                     except PerdureError as error:
                         _log.warning("a heartbeat of a step in a process is not kept: %s", error)
-
-    def _become_quiet(self) -> None:
-        if not self._is_quiet.done():
-            self._is_quiet.set_result(None)
 
 
 class Processes:
@@ -166,6 +166,11 @@ class _Lease:
     async def __aexit__(self, *error: object) -> None:
         assert self._slot is not None
         self._processes.give(self._slot)
+
+
+def _resolve(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
 
 
 def _importable(spec: StepSpec) -> str:

@@ -10,10 +10,13 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import ctypes
+import logging
 import threading
 from collections import deque
 from collections.abc import Callable
 from typing import Any
+
+_log = logging.getLogger("perdure.engine")
 
 
 class StopThread(BaseException):
@@ -104,8 +107,13 @@ class Threads:
         if self._idle >= len(self._calls):
             self._changed.notify()
         elif self._room > 0:
-            self._room -= 1
-            threading.Thread(target=self._serve, name="perdure-step", daemon=True).start()
+            thread = threading.Thread(target=self._serve, name="perdure-step", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError as error:  # the call waits for the next thread that is free
+                _log.warning("no further thread can be started for steps: %s", error)
+            else:
+                self._room -= 1
 
     def _serve(self) -> None:
         try:
