@@ -60,6 +60,7 @@ def test_it_opens_and_closes_while_others_use_it(app):
             app.blocking.open()
         for one in uses:
             one.result(30)
+    use(60)
     assert True in said
     assert len(engine_threads()) == 1
 

@@ -4,12 +4,9 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
 
 from perdure.store import Store
 from tests.store.making import STORES, store_at
-
-settings.register_profile("thorough", max_examples=2000, stateful_step_count=50, deadline=None)
 
 
 @pytest.fixture(params=list(STORES))
