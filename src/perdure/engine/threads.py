@@ -11,12 +11,17 @@ import asyncio
 import contextvars
 import ctypes
 import logging
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable
 from typing import Any
 
 _log = logging.getLogger("perdure.engine")
+
+_SPINS_WHEN_TRACED = sys.version_info < (3, 12)
+"""A traced caller (a debugger, coverage) then spins until the other thread has taken the exception up, which one that
+is stuck outside of Python does not do; so there the body is only left behind."""
 
 
 class StopThread(BaseException):
@@ -66,7 +71,8 @@ class Call:
             self._is_stopped = True
             if self._thread is None:
                 return
-            ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(self._thread), ctypes.py_object(StopThread))
+            if not _SPINS_WHEN_TRACED or sys.gettrace() is None:
+                ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(self._thread), ctypes.py_object(StopThread))
         self._threads.replace()
 
 
