@@ -50,7 +50,7 @@ lint: $(READY) ## formatting, ruff, mypy --strict, the layers, spelling
 	@$(BIN)/codespell src tests $(wildcard docs *.md)
 
 core: $(READY) ## the suites of model, core, store and engine, without linters
-	@$(BIN)/python -m pytest $(CORE) $(PYTEST)
+	@$(BIN)/python -m pytest -n 2 $(CORE) $(PYTEST)
 
 bench: $(READY) ## the benchmarks
 	@$(BIN)/python -m bench
