@@ -197,10 +197,8 @@ def test_modules_are_named_for_what_is_inside():
     report(found, "name a module for what is inside")
 
 
-@pytest.mark.parametrize("path", FILES, ids=relative)
+@pytest.mark.parametrize("path", [path for path in FILES if relative(path) not in SEED_WORDS], ids=relative)
 def test_one_word_per_idea(path):
-    if relative(path) in SEED_WORDS:
-        pytest.skip("keeps a seed's own words")
     found = [
         f"{relative(path)}:{line}: {name!r}; say {SYNONYMS_BANNED[word]}"
         for line, name in defined_names(parsed(path))
@@ -343,8 +341,6 @@ def prose() -> str:
 @pytest.mark.parametrize("name", public_names())
 def test_the_documentation_mentions_every_public_name(name):
     text = prose()
-    if not text:
-        pytest.skip("there is no documentation yet")
     assert re.search(rf"(?<![\w.]){re.escape(name)}\b|\bperdure\.{re.escape(name)}\b", text), f"no page mentions {name}"
 
 
@@ -368,6 +364,4 @@ def command_names() -> list[str]:
 
 def test_the_documentation_mentions_every_command():
     text = prose()
-    if not text:
-        pytest.skip("there is no documentation yet")
     report([name for name in command_names() if name not in text], "no page mentions these commands")
