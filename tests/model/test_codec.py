@@ -392,3 +392,8 @@ def test_annotations_may_name_classes_of_the_scope_they_were_written_in():
     with pytest.raises(DefinitionError, match=r"^an annotation of f cannot be resolved: .*Local.*; define the type"):
         annotations_of(f, "f")
     assert annotations_of(f, "f", {"Local": Local})["value"] is Local
+
+
+def test_an_object_of_payloads_keeps_each_as_it_is_spelt():
+    assert codec.encode_object({}) == "{}"
+    assert codec.encode_object({'a "name"': "1e400", "b": '{"x":[1,2]}'}) == '{"a \\"name\\"":1e400,"b":{"x":[1,2]}}'

@@ -11,14 +11,12 @@ import heapq
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
-import msgspec
-
 from perdure.core.ask import Ask, ChildAsk, EventAsk, Program, StepAsk, TimerAsk
 from perdure.core.child import child_failure, child_run
 from perdure.core.inbox import Inbox
 from perdure.core.replay import Replay
 from perdure.core.wait import Wait, encode_waits
-from perdure.model import failure
+from perdure.model import codec, failure
 from perdure.model.decision import Claim, Committed, Decision, Message
 from perdure.model.limits import Limits
 from perdure.model.record import Record, State
@@ -377,7 +375,7 @@ class Turn:
     def _changed_state(self) -> str | None:
         if not self.replay.state or self.replay.drift is not None:
             return None
-        text = "{" + ",".join(f"{_quote(name)}:{value}" for name, value in self.replay.state.items()) + "}"
+        text = codec.encode_object(self.replay.state)
         if text == self._sent_state:
             return None
         self._sent_state = text
@@ -389,7 +387,3 @@ class Turn:
 
     def _is_waited_for(self, ask: Ask) -> bool:
         return self.replay.asks.get(ask.key) is ask
-
-
-def _quote(text: str) -> str:
-    return msgspec.json.encode(text).decode()

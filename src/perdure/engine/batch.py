@@ -7,7 +7,7 @@ import logging
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, TypeVar
 
-from perdure.engine.env import Env
+from perdure.engine.env import Env, pause
 from perdure.model.errors import StoreError
 
 T = TypeVar("T")
@@ -86,7 +86,7 @@ class Batch(Generic[T, A]):
                 failure = error
                 if self._insists and not self._is_closed:
                     _log.warning("the store did not take %d writes, trying again: %s", len(batch), error)
-                    await self._pause(delay * (0.5 + self._env.roll()))
+                    await pause(self._env, delay * (0.5 + self._env.roll()))
                     delay = min(2 * delay, RETRY_DELAY_MAX)
                     failure = None
                     continue
@@ -99,15 +99,6 @@ class Batch(Generic[T, A]):
             break
         # From a callback, not from inside this task: what is done may enter a run's private loop.
         asyncio.get_running_loop().call_soon(_answer, batch, answers, failure)
-
-    async def _pause(self, delay: float) -> None:
-        loop = asyncio.get_running_loop()
-        over = asyncio.Event()
-        timer = self._env.call_later(loop, delay, over.set)
-        try:
-            await over.wait()
-        finally:
-            timer.cancel()
 
 
 def _answer(

@@ -56,3 +56,15 @@ class SystemEnv:
 def new_id(env: Env) -> str:
     """Return a new run id: 32 hexadecimal digits that sort by the time they were made (as UUID version 7 does)."""
     return f"{env.now():012x}{env.entropy(10).hex()}"
+
+
+async def pause(env: Env, delay: float) -> None:
+    """Let `delay` seconds of the world's time pass; none where it is not above zero."""
+    if delay <= 0:
+        return
+    over = asyncio.Event()
+    timer = env.call_later(asyncio.get_running_loop(), delay, over.set)
+    try:
+        await over.wait()
+    finally:
+        timer.cancel()

@@ -14,11 +14,10 @@ import traceback
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-import msgspec
-
 from perdure.core import guard
 from perdure.engine.env import Env
 from perdure.engine.settings import Settings
+from perdure.model.codec import encode_object
 from perdure.model.decision import Extended, Lease
 from perdure.model.errors import StoreError
 from perdure.store.contract import Store
@@ -142,7 +141,12 @@ class Keeper:
             return
         until = now + self._lease_ms
         leases = [
-            Lease(runner.run_id, runner.epoch, until, _progress_of(runner) if runner in progressed else None)
+            Lease(
+                runner.run_id,
+                runner.epoch,
+                until,
+                encode_object(runner.progress.copy()) if runner in progressed else None,
+            )
             for runner in due
         ]
         try:
@@ -188,11 +192,3 @@ class Keeper:
             where.name,
             where.line,
         )
-
-
-def _progress_of(runner: Runner) -> str:
-    return "{" + ",".join(f"{_quote(key)}:{value}" for key, value in list(runner.progress.items())) + "}"
-
-
-def _quote(text: str) -> str:
-    return msgspec.json.encode(text).decode()

@@ -17,7 +17,7 @@ import msgspec
 from perdure.core.ask import StepSpec
 from perdure.core.turn import Launch, Turn
 from perdure.core.wait import decode_waits
-from perdure.engine.env import Timer
+from perdure.engine.env import Timer, pause
 from perdure.engine.executor import Execution
 from perdure.model import codec, failure
 from perdure.model.decision import Claim, Committed, Decision, Message
@@ -295,7 +295,7 @@ class Runner:
         while known is None:
             failed = self.turn.replay.history.opened.get(key)
             if failed is not None:
-                await self._pause(((failed.due_at or 0) - self.worker.env.now()) / 1000)
+                await pause(self.worker.env, ((failed.due_at or 0) - self.worker.env.now()) / 1000)
             step = StepRun(self, key, failed.attempt + 1 if failed else 1, self.worker.env.now())
             execution = step.execution = self.worker.executor.start(spec, args, kwargs, step)
             over: asyncio.Future[None] = self.worker.loop.create_future()
@@ -326,15 +326,6 @@ class Runner:
         self._unacknowledged.append(future)
         self.worker.loop.call_soon(self._go_on)
         await future
-
-    async def _pause(self, delay: float) -> None:
-        if delay > 0:
-            over = asyncio.Event()
-            timer = self.worker.env.call_later(self.worker.loop, delay, over.set)
-            try:
-                await over.wait()
-            finally:
-                timer.cancel()
 
     def _stop_steps(self) -> None:
         steps, self._steps = self._steps, {}

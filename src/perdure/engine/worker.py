@@ -12,7 +12,7 @@ from perdure.authoring.registry import Registry
 from perdure.core import guard
 from perdure.engine.batch import Batch
 from perdure.engine.ending import Endings, parked_reason
-from perdure.engine.env import Env, Timer, new_id
+from perdure.engine.env import Env, Timer, new_id, pause
 from perdure.engine.executor import Executor
 from perdure.engine.keeper import Keeper
 from perdure.engine.lookout import Lookout
@@ -303,7 +303,7 @@ class Worker:
                     self.wake()
                     self.lookout.look()
             except StoreError:
-                await self._sleep(1.0)
+                await pause(self.env, 1.0)
 
     def _extended(self, answers: Sequence[tuple[Runner, Extended]]) -> None:
         for runner, answer in answers:
@@ -344,7 +344,7 @@ class Worker:
 
     async def _maintain(self) -> None:
         while True:
-            await self._sleep(MAINTENANCE_EVERY)
+            await pause(self.env, MAINTENANCE_EVERY)
             try:
                 await self._announce()
                 while await self.store.prune(self.env.now(), PRUNE_BATCH) == PRUNE_BATCH:
@@ -363,11 +363,3 @@ class Worker:
                 await self.store.extend(leases, now)
             except StoreError as error:
                 _log.warning("%d runs could not be given back and wait for their leases to end: %s", len(leases), error)
-
-    async def _sleep(self, delay: float) -> None:
-        over = asyncio.Event()
-        timer = self.env.call_later(self.loop, delay, over.set)
-        try:
-            await over.wait()
-        finally:
-            timer.cancel()

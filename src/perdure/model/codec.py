@@ -64,6 +64,11 @@ def encode(value: object, what: str, limit: int) -> str:
     return encoded.decode()
 
 
+def encode_object(payloads: Mapping[str, str]) -> str:
+    """Return the JSON text of an object whose values are payloads already."""
+    return _ENCODER.encode({name: msgspec.Raw(payload.encode()) for name, payload in payloads.items()}).decode()
+
+
 def decode_any(text: str | None) -> Any:
     """Return the plain JSON value of a payload; None for no payload.
 

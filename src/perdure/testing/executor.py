@@ -8,6 +8,7 @@ from typing import Any
 
 from perdure.authoring.context import StepContext
 from perdure.core.ask import StepSpec
+from perdure.engine.env import pause
 from perdure.engine.executor import Execution, Executor
 from perdure.engine.settings import Settings
 from perdure.testing.mocks import Mocks
@@ -23,13 +24,14 @@ class WatchedExecutor(Executor):
         mocks: what stands in for steps.
 
     Attributes:
+        world: as given.
         changes: how many steps began or ended: while that grows, something is going on.
     """
 
     def __init__(self, world: VirtualWorld, settings: Settings, mocks: Mocks) -> None:
         super().__init__(world, settings.threads, settings.processes)
         self.changes = 0
-        self._world = world
+        self.world = world
         self._mocks = mocks
         self._at_work: dict[asyncio.Task[Any], WatchedStep] = {}
         self._given_up: set[asyncio.Task[Any]] = set()
@@ -67,14 +69,6 @@ class WatchedExecutor(Executor):
         if not task.cancelled():
             task.exception()
 
-    async def _pause(self, delay: float) -> None:
-        over = asyncio.Event()
-        timer = self._world.call_later(self._loop, delay, over.set)
-        try:
-            await over.wait()
-        finally:
-            timer.cancel()
-
 
 class WatchedStep:
     """A running step, as its body sees it; `waits` counts what it waits for that takes no real time."""
@@ -104,6 +98,6 @@ class WatchedStep:
         """Wait for so many seconds of the virtual clock."""
         self.waits += 1
         try:
-            await self._executor._pause(delay)
+            await pause(self._executor.world, delay)
         finally:
             self.waits -= 1
