@@ -237,6 +237,7 @@ class StoreInfo(msgspec.Struct, frozen=True):
         durability: the class of an acknowledgement: `D0 memory`, `D1 relaxed`, `D2 local` or `D3 replicated`.
         survives: what an acknowledged write survives, in one sentence.
         settings: the settings that this follows from.
+        warnings: what an operator had better change, each a sentence with its cure.
     """
 
     url: str
@@ -245,3 +246,4 @@ class StoreInfo(msgspec.Struct, frozen=True):
     durability: str
     survives: str
     settings: dict[str, str]
+    warnings: tuple[str, ...] = ()

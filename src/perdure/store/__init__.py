@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib.util import find_spec
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
@@ -10,6 +11,7 @@ from perdure.model.errors import UsageError
 from perdure.store.contract import Store
 from perdure.store.memory import MemoryStore
 from perdure.store.sqlite import SqliteStore
+from perdure.store.url import redacted, require_known
 
 __all__ = ["Store", "open_store"]
 
@@ -19,17 +21,18 @@ def open_store(url: str, **options: Any) -> Store:
 
     Args:
         url: `memory://` for a store of its own, `memory://name` for one that this process shares by that name;
-            `sqlite:///orders.db` for a file beside the program, `sqlite:////var/lib/orders.db` for an absolute path.
-        options: what may also stand behind the URL's `?`; a keyword wins over the URL. For SQLite:
-            `synchronous` (`full`, `normal` or `off`) and `busy_timeout` (a duration).
+            `sqlite:///orders.db` for a file beside the program, `sqlite:////var/lib/orders.db` for an absolute path;
+            `postgresql://user:password@host:5432/database`; `redis://host:6379/0` or `valkey://…`, with
+            `rediss://` or `valkeys://` for TLS and `redis+sentinel://host:26379,host:26379/service/0` for Sentinel.
+        options: what may also stand behind the URL's `?`; a keyword wins over the URL. See docs/stores.md.
 
     Raises:
-        UsageError: an unknown scheme or option, or a URL without a path.
+        UsageError: an unknown scheme or option, or a URL without a path; the driver is not installed.
     """
     scheme, separator, _ = url.partition("://")
     make = _STORES.get(scheme) if separator else None
     if make is None:
-        raise UsageError(f"store: {url!r} is no store; give one of {', '.join(_EXAMPLES)}")
+        raise UsageError(f"store: {redacted(url)!r} is no store; give one of {', '.join(_EXAMPLES)}")
     parts = urlsplit(url)
     return make(url, unquote(parts.netloc + parts.path), {**dict(parse_qsl(parts.query)), **options})
 
@@ -45,11 +48,34 @@ def _sqlite(url: str, place: str, options: dict[str, Any]) -> Store:
         raise UsageError(f"store: {url!r} names no file; write sqlite:///file.db, or memory:// to keep nothing")
     if not place.startswith("/"):
         raise UsageError(f"store: {url!r} lacks a slash; write sqlite:///{place}, or sqlite:////{place} from the root")
-    unknown = sorted(set(options) - {"synchronous", "busy_timeout"})
-    if unknown:
-        raise UsageError(f"store: sqlite has no option {', '.join(unknown)}; it has synchronous and busy_timeout")
+    require_known("sqlite", options, ("synchronous", "busy_timeout"))
     return SqliteStore(place[1:], **options)
 
 
-_STORES: dict[str, Callable[[str, str, dict[str, Any]], Store]] = {"memory": _memory, "sqlite": _sqlite}
-_EXAMPLES = ("memory://", "sqlite:///file.db")
+def _postgres(url: str, place: str, options: dict[str, Any]) -> Store:
+    _require("asyncpg", "postgres", url)
+    from perdure.store.postgres import PostgresStore
+
+    return PostgresStore(url.partition("?")[0], **options)
+
+
+def _redis(url: str, place: str, options: dict[str, Any]) -> Store:
+    _require("redis", "redis", url)
+    from perdure.store.redis import RedisStore
+
+    return RedisStore(url.partition("?")[0], **options)
+
+
+def _require(package: str, extra: str, url: str) -> None:
+    if find_spec(package) is None:
+        scheme = url.partition("://")[0]
+        raise UsageError(f"store: {scheme}:// needs the package {package}: pip install 'perdure[{extra}]'")
+
+
+_STORES: dict[str, Callable[[str, str, dict[str, Any]], Store]] = {
+    "memory": _memory,
+    "sqlite": _sqlite,
+    **dict.fromkeys(("postgresql", "postgres"), _postgres),
+    **dict.fromkeys(("redis", "rediss", "valkey", "valkeys", "redis+sentinel", "valkey+sentinel"), _redis),
+}
+_EXAMPLES = ("memory://", "sqlite:///file.db", "postgresql://host/database", "redis://host:6379")

@@ -8,6 +8,11 @@ epoch, UTC, and comes from the caller. No rule lives in a store: stores fence, a
 A store may be used from any event loop of the process, and from several at once: the engine keeps its leases on a
 thread of its own.
 
+A tree of runs, from the one that was started to its last descendant, may be all that one transaction reaches: a store
+that is spread over several servers keeps each tree in one place. There an operation on many trees is one transaction
+for each place, `claim` keeps its order within each, and the `children`, `posts` and `terminate` of a decision belong to
+the tree of its run.
+
 Words: a run is *due* when its status is `queued`, `waiting` or `running` and its `due_at` is not later than now. A
 running run's `due_at` is the end of its lease, so that a crashed worker's runs become due by themselves. A run is
 *leased* while it is `running`.
@@ -19,8 +24,9 @@ the order of their creation.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
+from perdure.model.archive import Archive, ArchivePage
 from perdure.model.decision import (
     CatalogEntry,
     Claim,
@@ -39,6 +45,27 @@ from perdure.model.decision import (
 )
 from perdure.model.record import Record
 from perdure.model.run import Created, NewRun, Run
+
+
+class Transaction(Protocol):
+    """One transaction of the store's database that is open for somebody's own SQL; see `Store.begin`.
+
+    Attributes:
+        connection: the driver's own, inside the transaction: an `asyncpg.Connection`, an `apsw.Connection`.
+    """
+
+    connection: Any
+
+    async def commit(self, decision: Decision) -> Committed:
+        """Carry the decision out in this transaction and commit it; a lost lease rolls everything back.
+
+        Raises:
+            UsageError: the transaction was ended by somebody else, or the decision is none.
+            StoreError: it is not known whether it was committed; what the journal says then is the truth.
+        """
+
+    async def roll_back(self) -> None:
+        """Undo everything and let go of the connection; nothing after a commit."""
 
 
 class Store(Protocol):
@@ -189,3 +216,39 @@ class Store(Protocol):
 
     async def describe(self) -> StoreInfo:
         """Return what the store is and what its acknowledgement means under its present settings."""
+
+    async def clock(self) -> int | None:
+        """Return the time of the store's server, in milliseconds since the epoch; None where it is this machine's."""
+
+    # A user's own SQL in the store's database.
+
+    async def begin(self) -> Transaction:
+        """Begin a transaction in which a step's own SQL and its record are committed together.
+
+        Raises:
+            UsageError: this store has no transactions for others.
+        """
+
+    async def create_in(self, connection: Any, runs: Sequence[NewRun]) -> list[Created]:
+        """Create runs as `create` does, but in the open transaction of somebody's own connection to this database.
+
+        They exist once that transaction is committed, and are due then.
+
+        Raises:
+            UsageError: the connection is of no driver that this store knows, or is not in a transaction; or this store
+                has no transactions for others.
+        """
+
+    # Moving to another store.
+
+    async def dump(self, limit: int, cursor: str | None = None) -> ArchivePage:
+        """Return up to `limit` runs whole, first created first, from `cursor` on.
+
+        A page of one moment; what is created afterwards comes on a later one.
+
+        Raises:
+            UsageError: the cursor is none that a page came with.
+        """
+
+    async def load(self, archives: Sequence[Archive]) -> int:
+        """Keep runs as they were dumped, in this order, leaving those whose ids are here; say how many were new."""

@@ -1,4 +1,4 @@
-"""What every store does alike about a decision: check that it leaves no gaps, and say which child is refused."""
+"""What stores do alike: check that a decision leaves no gaps, say which child is refused, and what they cannot do."""
 
 from __future__ import annotations
 
@@ -28,4 +28,11 @@ def refusal(run_id: str, child: NewRun, now: int) -> Message:
     # An id of its own: under the child's id, the end of the run that has it may have been sent before, or come later.
     return Message(
         run_id, f"{child.id}!{child.parent_key}", "child", child.parent_key or "", child.refusal, now, "error", child.id
+    )
+
+
+def no_transactions(store: str) -> UsageError:
+    """Return the error of a store in whose database nobody else's SQL can run."""
+    return UsageError(
+        f"tx: {store} has no transactions for a program's own SQL; use sqlite:// or postgresql://, or leave tx out"
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from perdure.model.decision import (
     CatalogEntry,
@@ -26,6 +26,8 @@ from perdure.model.decision import (
 from perdure.model.errors import StoreUnavailableError
 from perdure.model.record import Record
 from perdure.model.run import Created, NewRun, Run
+from perdure.store.contract import Transaction
+from perdure.store.journal import no_transactions
 from perdure.store.reference import Reference
 
 T = TypeVar("T")
@@ -165,6 +167,18 @@ class MemoryStore:
             survives="Nothing: what was acknowledged ends with the process.",
             settings={},
         )
+
+    async def clock(self) -> int | None:
+        """See the contract."""
+        return None
+
+    async def begin(self) -> Transaction:
+        """See the contract."""
+        raise no_transactions("memory://")
+
+    async def create_in(self, connection: Any, runs: Sequence[NewRun]) -> list[Created]:
+        """See the contract."""
+        raise no_transactions("memory://")
 
     def _read(self, work: Callable[[Reference], T]) -> T:
         with self._shared.lock:

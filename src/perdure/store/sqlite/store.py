@@ -205,6 +205,10 @@ class SqliteStore:
             },
         )
 
+    async def clock(self) -> int | None:
+        """See the contract."""
+        return None
+
     async def _write(
         self, work: Callable[[apsw.Connection], T], peek: Callable[[apsw.Connection], T | None] | None = None
     ) -> T:

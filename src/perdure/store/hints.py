@@ -1,0 +1,99 @@
+"""Hints between processes: what one changed, the others hear of soon, however much it is, in few messages."""
+
+from __future__ import annotations
+
+import asyncio
+import weakref
+from collections.abc import Awaitable, Callable
+
+from perdure.model.errors import StoreError
+
+PAUSE = 0.005
+"""Seconds between two messages of one process, however much it writes."""
+
+
+class Hints:
+    """Sends and hears hints, for one store.
+
+    Args:
+        send: tells the other processes that something has changed; called on the loop that changed it.
+        poll: after how many seconds without a hint `wait` says that something may have changed all the same; hints
+            may be lost.
+    """
+
+    def __init__(self, send: Callable[[], Awaitable[None]], poll: float) -> None:
+        self._send = send
+        self._poll = poll
+        self._sending: dict[asyncio.AbstractEventLoop, asyncio.Task[None]] = {}
+        self._is_wanted: set[asyncio.AbstractEventLoop] = set()
+        self._waiting: dict[asyncio.Future[None], asyncio.AbstractEventLoop] = {}
+        self._heard = 0
+        self._told: weakref.WeakKeyDictionary[asyncio.Task[object], int] = weakref.WeakKeyDictionary()
+
+    def changed(self) -> None:
+        """Tell the others soon: at once if nothing was told for a while, else with all that comes up meanwhile."""
+        loop = asyncio.get_running_loop()
+        self._is_wanted.add(loop)
+        if loop not in self._sending:
+            self._sending[loop] = loop.create_task(self._tell(loop))
+
+    def heard(self) -> None:
+        """Somebody else has changed something; from any thread."""
+        self._heard += 1
+        for future, loop in list(self._waiting.items()):
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(_wake, future)
+
+    async def wait(self, timeout: float) -> bool:
+        """Return True as soon as there is a hint, or after `poll` seconds; False after `timeout` seconds.
+
+        A hint that came since the same task's last wait counts.
+        """
+        loop, task = asyncio.get_running_loop(), asyncio.current_task()
+        assert task is not None
+        told = self._told.setdefault(task, self._heard)
+        if told == self._heard:
+            is_hinted = await self._hinted(loop, timeout)
+        else:
+            is_hinted = True
+        self._told[task] = self._heard
+        return is_hinted
+
+    async def _hinted(self, loop: asyncio.AbstractEventLoop, timeout: float) -> bool:
+        future: asyncio.Future[None] = loop.create_future()
+        self._waiting[future] = loop
+        try:
+            async with asyncio.timeout(min(timeout, self._poll)):
+                await future
+        except TimeoutError:
+            return self._poll < timeout
+        finally:
+            del self._waiting[future]
+        return True
+
+    async def close(self) -> None:
+        """Send what is to be sent on this loop, and nothing more on the others."""
+        here = asyncio.get_running_loop()
+        sending, self._sending = self._sending, {}
+        for loop, task in sending.items():
+            if loop is here:
+                await asyncio.wait([task])
+            elif not loop.is_closed():
+                loop.call_soon_threadsafe(task.cancel)
+
+    async def _tell(self, loop: asyncio.AbstractEventLoop) -> None:
+        try:
+            while loop in self._is_wanted:
+                self._is_wanted.discard(loop)
+                try:
+                    await self._send()
+                except StoreError:  # only a hint: they will look by themselves
+                    pass
+                await asyncio.sleep(PAUSE)
+        finally:
+            self._sending.pop(loop, None)
+
+
+def _wake(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
