@@ -34,10 +34,20 @@ class Env(Protocol):
 
 
 class SystemEnv:
-    """The real world."""
+    """The real world.
+
+    Attributes:
+        ahead: by how many milliseconds the clock that counts, the store's, is ahead of this machine's.
+    """
+
+    ahead = 0
 
     def now(self) -> int:
-        """Return the system's time, in milliseconds since the epoch, UTC."""
+        """Return the store's time as far as it is known, in milliseconds since the epoch, UTC."""
+        return time.time_ns() // 1_000_000 + self.ahead
+
+    def local(self) -> int:
+        """Return this machine's time, in milliseconds since the epoch, UTC."""
         return time.time_ns() // 1_000_000
 
     def entropy(self, count: int) -> bytes:

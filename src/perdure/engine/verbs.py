@@ -1,0 +1,212 @@
+"""What an application asks about its runs: the verbs of `Perdure` that start, find and count them."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from typing import Any, ParamSpec, TypeVar, overload
+
+from perdure.authoring.registry import Registry
+from perdure.authoring.workflow import Workflow
+from perdure.engine.client import Client
+from perdure.engine.env import Env
+from perdure.engine.handle import RunHandle
+from perdure.engine.settings import Settings
+from perdure.engine.starting import new_run
+from perdure.model.decision import RunFilter, RunPage, Stats, StoreInfo
+from perdure.model.duration import Duration
+from perdure.model.errors import StoreUnavailableError, UsageError
+from perdure.model.run import Retention, RunStatus
+
+P = ParamSpec("P")
+R = TypeVar("R")
+A1 = TypeVar("A1")
+A2 = TypeVar("A2")
+A3 = TypeVar("A3")
+A4 = TypeVar("A4")
+
+
+class Verbs:
+    """The verbs; whoever inherits them has the registry, the settings and the world, and opens the client."""
+
+    registry: Registry
+    settings: Settings
+    world: Env
+
+    def __init__(self) -> None:
+        self._client: Client | None = None
+
+    @property
+    def client(self) -> Client:
+        """The verbs behind this object.
+
+        Raises:
+            StoreUnavailableError: the engine is not open.
+        """
+        if self._client is None:
+            raise StoreUnavailableError("this engine is not open; use it inside `async with app:`")
+        return self._client
+
+    # Starting.
+
+    @overload
+    async def start(
+        self, workflow: Callable[[], Awaitable[R]], /, *, id: str | None = ..., priority: int = ...,
+        delay: Duration | None = ..., tags: Mapping[str, str] | None = ..., retention: Retention | None = ...,
+        queue: str | None = ...,
+    ) -> RunHandle[R]: ...  # fmt: skip
+    @overload
+    async def start(
+        self, workflow: Callable[[A1], Awaitable[R]], a1: A1, /, *, id: str | None = ..., priority: int = ...,
+        delay: Duration | None = ..., tags: Mapping[str, str] | None = ..., retention: Retention | None = ...,
+        queue: str | None = ...,
+    ) -> RunHandle[R]: ...  # fmt: skip
+    @overload
+    async def start(
+        self, workflow: Callable[[A1, A2], Awaitable[R]], a1: A1, a2: A2, /, *, id: str | None = ...,
+        priority: int = ..., delay: Duration | None = ..., tags: Mapping[str, str] | None = ...,
+        retention: Retention | None = ..., queue: str | None = ...,
+    ) -> RunHandle[R]: ...  # fmt: skip
+    @overload
+    async def start(
+        self, workflow: Callable[[A1, A2, A3], Awaitable[R]], a1: A1, a2: A2, a3: A3, /, *, id: str | None = ...,
+        priority: int = ..., delay: Duration | None = ..., tags: Mapping[str, str] | None = ...,
+        retention: Retention | None = ..., queue: str | None = ...,
+    ) -> RunHandle[R]: ...  # fmt: skip
+    @overload
+    async def start(
+        self, workflow: Callable[[A1, A2, A3, A4], Awaitable[R]], a1: A1, a2: A2, a3: A3, a4: A4, /, *,
+        id: str | None = ..., priority: int = ..., delay: Duration | None = ...,
+        tags: Mapping[str, str] | None = ..., retention: Retention | None = ..., queue: str | None = ...,
+    ) -> RunHandle[R]: ...  # fmt: skip
+    @overload
+    async def start(
+        self, workflow: str, /, *, input: Mapping[str, Any] | None = ..., id: str | None = ..., priority: int = ...,
+        delay: Duration | None = ..., tags: Mapping[str, str] | None = ..., retention: Retention | None = ...,
+        queue: str | None = ..., anyway: bool = ...,
+    ) -> RunHandle[Any]: ...  # fmt: skip
+    async def start(self, workflow: Any, /, *args: Any, **options: Any) -> RunHandle[Any]:
+        """Start a run.
+
+        Args:
+            workflow: a registered workflow, followed by its arguments, or the name of one that some worker serves.
+            input: with a name, the arguments by parameter name.
+            id: of the run, unique in the store; a second start of the same id and input finds the first run.
+            priority: higher is claimed first; 0 by default.
+            delay: start after this duration.
+            tags: labels to find it by.
+            retention: how long it is kept after it ended; the workflow's, or the engine's, by default.
+            queue: where it goes; the workflow's by default.
+            anyway: with a name, even if workers have announced others and not this one.
+
+        Returns:
+            The run. It is durable once this returns.
+
+        Raises:
+            RunExistsError: the id belongs to a run that was started with something else.
+            SerializationError, PayloadTooLargeError: the arguments cannot be stored.
+            UnknownWorkflowError: workers have announced other names than this one.
+        """
+        announced = await self.client.announced.look(workflow, options)
+        found, new = new_run(self.registry, self.settings, self.world, workflow, args, options, announced)
+        ending = await self.client.create(new)
+        return RunHandle(self.client, new.id, None if found is None else found.result, ending)
+
+    async def start_many(
+        self,
+        workflow: Workflow[P, R],
+        inputs: Iterable[Sequence[Any]],
+        *,
+        ids: Iterable[str] | None = None,
+        **options: Any,
+    ) -> list[RunHandle[R]]:
+        """Start many runs of a workflow, in batches of one store operation each.
+
+        Args:
+            workflow: a registered workflow.
+            inputs: the arguments of each run.
+            ids: their ids, one for each; None for new ones.
+            options: as for `start`.
+
+        Raises:
+            As for `start`; nothing is started if one input is wrong.
+        """
+        arguments = list(inputs)
+        names: list[str | None] = list(ids) if ids is not None else [None] * len(arguments)
+        if len(names) != len(arguments):
+            raise UsageError(f"ids: {len(names)} ids for {len(arguments)} inputs; give one each")
+        return await self.start_each(
+            (workflow, tuple(args), {**options, "id": name}) for args, name in zip(arguments, names, strict=True)
+        )
+
+    def run(self, run_id: str, workflow: Workflow[..., R] | None = None) -> RunHandle[R]:
+        """Return the handle of a run by its id; nothing is looked up.
+
+        Args:
+            run_id: which run.
+            workflow: to read its result as that workflow's type.
+        """
+        return RunHandle(self.client, run_id, None if workflow is None else workflow.result)
+
+    async def start_each(
+        self, calls: Iterable[tuple[Workflow[..., Any], tuple[Any, ...], Mapping[str, Any]]]
+    ) -> list[RunHandle[Any]]:
+        """Start runs of several workflows in few store operations.
+
+        Args:
+            calls: for each run its workflow, its arguments and its options as for `start`.
+
+        Raises:
+            As for `start`; nothing is started if one call is wrong.
+        """
+        news = [
+            (workflow, new_run(self.registry, self.settings, self.world, workflow, args, options)[1])
+            for workflow, args, options in calls
+        ]
+        endings = await self.client.create_many([new for _, new in news])
+        return [
+            RunHandle(self.client, ending.run_id, workflow.result, ending)
+            for (workflow, _), ending in zip(news, endings, strict=True)
+        ]
+
+    # Looking.
+
+    async def runs(
+        self,
+        *,
+        status: RunStatus | str | Sequence[RunStatus | str] = (),
+        workflow: str | None = None,
+        queue: str | None = None,
+        parent: str | None = None,
+        id_prefix: str | None = None,
+        tags: Mapping[str, str] | None = None,
+        limit: int = 100,
+        cursor: str | None = None,
+    ) -> RunPage:
+        """Return a page of runs, latest created first.
+
+        Args:
+            status: one or several states; empty for all.
+            workflow, queue, parent: of this workflow, in this queue, started by this run.
+            id_prefix: whose id begins so.
+            tags: that carry all of these.
+            limit: how many at most, up to 1,000.
+            cursor: `RunPage.cursor` of the page before.
+        """
+        if not 1 <= limit <= 1_000:
+            raise UsageError(f"limit: {limit!r} must be from 1 to 1,000")
+        states = (status,) if isinstance(status, str) else tuple(status)
+        known = [state.value for state in RunStatus]
+        if unknown := [state for state in states if state not in known]:
+            raise UsageError(f"status: {unknown[0]!r} is none of {', '.join(known)}")
+        where = RunFilter(
+            tuple(RunStatus(state) for state in states), workflow, queue, parent, id_prefix, dict(tags or {})
+        )
+        return await self.client.find(where, limit, cursor)
+
+    async def stats(self) -> Stats:
+        """Return counts of the runs per status and per queue."""
+        return await self.client.store.stats(self.world.now())
+
+    async def describe(self) -> StoreInfo:
+        """Return what the store is and what its acknowledgement means."""
+        return await self.client.store.describe()
