@@ -11,6 +11,9 @@ from perdure.model.errors import StoreError
 PAUSE = 0.005
 """Seconds between two messages of one process, however much it writes."""
 
+PACE = 0.025
+"""Seconds between two hints that one task is given, so that many busy processes do not keep each other from work."""
+
 
 class Hints:
     """Sends and hears hints, for one store.
@@ -28,7 +31,7 @@ class Hints:
         self._is_wanted: set[asyncio.AbstractEventLoop] = set()
         self._waiting: dict[asyncio.Future[None], asyncio.AbstractEventLoop] = {}
         self._heard = 0
-        self._told: weakref.WeakKeyDictionary[asyncio.Task[object], int] = weakref.WeakKeyDictionary()
+        self._told: weakref.WeakKeyDictionary[asyncio.Task[object], tuple[int, float]] = weakref.WeakKeyDictionary()
 
     def changed(self) -> None:
         """Tell the others soon: at once if nothing was told for a while, else with all that comes up meanwhile."""
@@ -51,12 +54,11 @@ class Hints:
         """
         loop, task = asyncio.get_running_loop(), asyncio.current_task()
         assert task is not None
-        told = self._told.setdefault(task, self._heard)
-        if told == self._heard:
-            is_hinted = await self._hinted(loop, timeout)
-        else:
-            is_hinted = True
-        self._told[task] = self._heard
+        told, told_at = self._told.setdefault(task, (self._heard, -PACE))
+        is_hinted = told != self._heard or await self._hinted(loop, timeout)
+        if is_hinted:
+            await asyncio.sleep(max(0.0, told_at + PACE - loop.time()))
+            self._told[task] = self._heard, loop.time()
         return is_hinted
 
     async def _hinted(self, loop: asyncio.AbstractEventLoop, timeout: float) -> bool:
