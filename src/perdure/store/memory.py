@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
+from perdure.model.archive import Archive, ArchivePage
 from perdure.model.decision import (
     CatalogEntry,
     Claim,
@@ -179,6 +180,14 @@ class MemoryStore:
     async def create_in(self, connection: Any, runs: Sequence[NewRun]) -> list[Created]:
         """See the contract."""
         raise no_transactions("memory://")
+
+    async def dump(self, limit: int, cursor: str | None = None) -> ArchivePage:
+        """See the contract."""
+        return self._read(lambda rows: rows.dump(limit, cursor))
+
+    async def load(self, archives: Sequence[Archive]) -> int:
+        """See the contract."""
+        return self._write(lambda rows: sum(rows.load(archive) for archive in archives))
 
     def _read(self, work: Callable[[Reference], T]) -> T:
         with self._shared.lock:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from msgspec.structs import replace
 
+from perdure.model.archive import Archive, ArchivedMessage, ArchivePage
 from perdure.model.decision import (
     Action,
     CatalogEntry,
@@ -18,16 +19,15 @@ from perdure.model.decision import (
     Extended,
     Lease,
     Message,
-    MessageKind,
     Posted,
     QueueStats,
     RunFilter,
     RunPage,
     Stats,
 )
-from perdure.model.errors import UsageError
 from perdure.model.record import Record
 from perdure.model.run import Created, NewRun, Run, RunStatus
+from perdure.store.finding import matches, place
 from perdure.store.journal import refusal, require_following
 
 QUEUED, RUNNING, WAITING = RunStatus.QUEUED, RunStatus.RUNNING, RunStatus.WAITING
@@ -46,7 +46,7 @@ class Reference:
         self._active: set[str] = set()
         self._journals: dict[str, list[Record]] = {}
         self._unread: dict[str, dict[str, Message]] = {}
-        self._read: dict[str, dict[str, MessageKind]] = {}
+        self._read: dict[str, dict[str, Message]] = {}
         self._catalog: dict[tuple[str, str], CatalogEntry] = {}
         self._created = 0
 
@@ -154,7 +154,8 @@ class Reference:
         journal.extend(decision.records)
         for message_id in decision.consumed:
             if (message := unread.pop(message_id, None)) is not None:
-                self._read[run.id][message_id] = message.kind
+                known = replace(message, type="", payload=None, at=0, state="ok", ref=None)
+                self._read[run.id][message_id] = known
         is_leased, is_finished = decision.status is RUNNING, decision.status.is_finished
         is_paused = run.is_pausing and decision.status in {QUEUED, WAITING}
         due_at = run.due_at if is_leased else None if is_finished else decision.due_at
@@ -262,9 +263,8 @@ class Reference:
 
     def _forget_children(self, run_id: str) -> None:
         for box in (self._unread[run_id], self._read[run_id]):
-            kinds = {key: kept if isinstance(kept, str) else kept.kind for key, kept in box.items()}
-            for key in [key for key, kind in kinds.items() if kind == "child"]:
-                del box[key]
+            for message_id in [message.id for message in box.values() if message.kind == "child"]:
+                del box[message_id]
 
     def _end_descendants(self, run_id: str, now: int) -> tuple[str, ...]:
         family, fresh = {run_id}, {run_id}
@@ -315,8 +315,8 @@ class Reference:
 
     def find(self, where: RunFilter, limit: int, cursor: str | None) -> RunPage:
         """Return a page of runs, latest created first."""
-        before = _parsed(cursor)
-        keyed = [((run.created_at, self._order[run.id]), run) for run in self._runs.values() if _matches(run, where)]
+        before = None if cursor is None else place(cursor, 2)
+        keyed = [((run.created_at, self._order[run.id]), run) for run in self._runs.values() if matches(run, where)]
         keyed.sort(key=lambda entry: entry[0], reverse=True)
         rest = [entry for entry in keyed if before is None or entry[0] < before]
         page = rest[:limit]
@@ -341,6 +341,33 @@ class Reference:
     def catalog(self) -> list[CatalogEntry]:
         """Return the catalog."""
         return [entry for _, entry in sorted(self._catalog.items(), key=lambda item: item[0])]
+
+    def dump(self, limit: int, cursor: str | None) -> ArchivePage:
+        """Return a page of whole runs, first created first."""
+        (after,) = (0,) if cursor is None else place(cursor, 1)
+        rest = sorted((order, run_id) for run_id, order in self._order.items() if order > after)
+        page = rest[:limit]
+        archives = [self._archive(self._runs[run_id]) for _, run_id in page]
+        return ArchivePage(archives, str(page[-1][0]) if len(rest) > len(page) > 0 else None)
+
+    def _archive(self, run: Run) -> Archive:
+        unread = [ArchivedMessage(message) for message in self._unread[run.id].values()]
+        read = [ArchivedMessage(message, is_read=True) for message in self._read[run.id].values()]
+        messages = sorted(unread + read, key=lambda kept: kept.message.seq)
+        return Archive(_copy(run), self.journal(run.id), messages)
+
+    def load(self, archive: Archive) -> bool:
+        """Keep one whole run, unless its id is here; say whether it was new."""
+        run = archive.run
+        if run.id in self._runs:
+            return False
+        self._created += 1
+        self._order[run.id] = self._created
+        self._journals[run.id] = list(archive.journal)
+        self._unread[run.id] = {kept.message.id: kept.message for kept in archive.messages if not kept.is_read}
+        self._read[run.id] = {kept.message.id: kept.message for kept in archive.messages if kept.is_read}
+        self._put(_copy(run))
+        return True
 
     def next_due(self, queues: Iterable[str], workflows: Iterable[str] | None) -> int | None:
         """Return when something becomes due."""
@@ -371,26 +398,3 @@ def _earliest(due_at: int | None, now: int) -> int:
 def _expiry(run: Run, status: RunStatus, finished_at: int) -> int | None:
     age: int | None = getattr(run.retention, status.value)
     return None if age is None else finished_at + age
-
-
-def _parsed(cursor: str | None) -> tuple[int, int] | None:
-    if cursor is None:
-        return None
-    try:
-        created_at, order = map(int, cursor.split(":"))
-    except ValueError:
-        raise UsageError(f"cursor: {cursor!r} is none; pass back the `cursor` of a page") from None
-    return created_at, order
-
-
-def _matches(run: Run, where: RunFilter) -> bool:
-    return (
-        (not where.status or run.status in where.status)
-        and where.workflow in {None, run.workflow}
-        and where.queue in {None, run.queue}
-        and where.parent_id in {None, run.parent_id}
-        and (where.id_prefix is None or run.id.startswith(where.id_prefix))
-        and all(run.tags.get(tag) == value for tag, value in where.tags.items())
-        and (where.created_from is None or run.created_at >= where.created_from)
-        and (where.created_until is None or run.created_at < where.created_until)
-    )

@@ -9,9 +9,9 @@ import apsw
 import msgspec
 
 from perdure.model.decision import CatalogEntry, Message, QueueStats, RunFilter, RunPage, Stats
-from perdure.model.errors import UsageError
 from perdure.model.record import Record
 from perdure.model.run import Run, RunStatus
+from perdure.store.finding import place
 from perdure.store.sqlite.rows import RECORD, message_json, run_json
 from perdure.store.sqlite.turns import CAN_BE_DUE, LEVELS, WANTED
 
@@ -85,7 +85,7 @@ def find(connection: apsw.Connection, where: RunFilter, limit: int, cursor: str 
     conditions, values = _conditions(where)
     if cursor is not None:
         conditions.append("(r.created_at, r.n) < (?, ?)")
-        values += _parsed(cursor)
+        values += place(cursor, 2)
     found = connection.execute(
         f"""SELECT json_group_array(json_array(n, json(run))) FROM (
             SELECT r.n, {run_json("r")} AS run FROM runs AS r WHERE {" AND ".join(conditions)}
@@ -122,14 +122,6 @@ def _conditions(where: RunFilter) -> tuple[list[str], list[Any]]:
         conditions.append("r.created_at < ?")
         values.append(where.created_until)
     return conditions, values
-
-
-def _parsed(cursor: str) -> tuple[int, int]:
-    try:
-        created_at, n = map(int, cursor.split(":"))
-    except ValueError:
-        raise UsageError(f"cursor: {cursor!r} is none; pass back the `cursor` of a page") from None
-    return created_at, n
 
 
 def stats(connection: apsw.Connection, now: int) -> Stats:

@@ -9,6 +9,7 @@ from typing import TypeVar
 import apsw
 import msgspec
 
+from perdure.model.archive import Archive, ArchivePage
 from perdure.model.decision import (
     CatalogEntry,
     Claim,
@@ -30,6 +31,7 @@ from perdure.model.errors import StoreUnavailableError
 from perdure.model.record import Record
 from perdure.model.run import Created, NewRun, Run
 from perdure.store.sqlite import arrivals, control, reads, turns
+from perdure.store.sqlite.archives import dump, load
 from perdure.store.sqlite.connection import Settings
 from perdure.store.sqlite.threads import ConnectionThread
 from perdure.store.sqlite.writer import Writer
@@ -208,6 +210,14 @@ class SqliteStore:
     async def clock(self) -> int | None:
         """See the contract."""
         return None
+
+    async def dump(self, limit: int, cursor: str | None = None) -> ArchivePage:
+        """See the contract; a page takes no further run once it is long."""
+        return await self._read(lambda connection: dump(connection, limit, cursor))
+
+    async def load(self, archives: Sequence[Archive]) -> int:
+        """See the contract."""
+        return await self._write(lambda connection: load(connection, archives))
 
     async def _write(
         self, work: Callable[[apsw.Connection], T], peek: Callable[[apsw.Connection], T | None] | None = None
