@@ -26,7 +26,7 @@ TYPING := $(wildcard tests/typing)
 # More options for pytest: make test PYTEST="-k retry"
 PYTEST ?=
 
-.PHONY: help demo test check lint core bench bench-peers lock format clean venv
+.PHONY: help demo test check lint core contract bench bench-peers lock format clean venv
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
@@ -38,9 +38,9 @@ test: lint ## the whole gate: the linters, every test, branch coverage
 	@$(BIN)/python -m pytest $(PURE) --cov --cov-branch --cov-report= $(PYTEST)
 	@$(COVERAGE) report --include='src/perdure/model/*,src/perdure/core/*' --fail-under=100 > $(VENV)/pure.txt \
 		|| { cat $(VENV)/pure.txt; echo "perdure.model and perdure.core must be covered whole, branches too"; exit 1; }
-	@$(BIN)/python -m pytest $(addprefix --ignore=,$(PURE)) $(PYTEST)
+	@$(BIN)/python -m pytest -n 2 --dist worksteal $(addprefix --ignore=,$(PURE)) $(PYTEST)
 
-check: lint core ## under a minute: the linters, and the suites of model, core, store and engine
+check: lint core ## under a minute: the linters, and the suites of model, core, store and engine, without servers
 
 lint: $(READY) ## formatting, ruff, mypy --strict, the layers, spelling
 	@$(BIN)/ruff format --check --quiet . || { $(BIN)/ruff format --check . || true; echo "make format repairs this"; exit 1; }
@@ -49,8 +49,11 @@ lint: $(READY) ## formatting, ruff, mypy --strict, the layers, spelling
 	@$(BIN)/lint-imports --no-logo > $(VENV)/imports.txt || { cat $(VENV)/imports.txt; exit 1; }
 	@$(BIN)/codespell src tests $(wildcard docs *.md)
 
-core: $(READY) ## the suites of model, core, store and engine, without linters
-	@$(BIN)/python -m pytest -n 2 $(CORE) $(PYTEST)
+core: $(READY) ## the suites of model, core, store and engine, without servers and linters
+	@$(BIN)/python -m pytest -n 2 -m "not server" $(CORE) $(PYTEST)
+
+contract: $(READY) ## what every store promises, on PostgreSQL and Valkey, but for what random testing finds
+	@$(BIN)/python -m pytest -n 2 -m "server and not slow" --ignore=tests/store/only tests/store $(PYTEST)
 
 bench: $(READY) ## the benchmarks
 	@$(BIN)/python -m bench

@@ -8,6 +8,7 @@ import pytest
 
 from perdure import Perdure
 from tests.engine.world import World
+from tests.store.making import STORES
 
 _numbers = itertools.count()
 
@@ -17,12 +18,10 @@ def world() -> World:
     return World()
 
 
-@pytest.fixture(params=["memory", "sqlite"])
+@pytest.fixture(params=["memory", "sqlite", "postgres", "redis"])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """The URL of a fresh store of each kind; two engines of one URL share it."""
-    if request.param == "memory":
-        return f"memory://engine-{next(_numbers)}"
-    return f"sqlite:///{tmp_path}/store.db?synchronous=off"
+    return STORES[request.param](tmp_path)
 
 
 @pytest.fixture

@@ -19,10 +19,12 @@ from perdure.model.errors import StoreUnavailableError
 from perdure.model.record import Record
 from perdure.store import open_store
 from tests.engine.random_workflows import BEGAN, Generator, Node, Play, expected
+from tests.store.making import STORES
 
 PROGRAMS = 200
 BATCH = 10
-SQLITE_EVERY = 4
+EVERY = {"sqlite": 4, "postgres": 20, "redis": 20}
+"""Stores that take their time play one program in so many."""
 LEASE = 1.0
 PATIENCE = 3_000
 
@@ -33,10 +35,17 @@ async def test_on_the_memory_store_a_worker_that_dies_after_every_commit_changes
         await compare("memory://", "memory://", seed)
 
 
-@pytest.mark.parametrize("first", range(0, PROGRAMS, BATCH * SQLITE_EVERY))
-async def test_on_sqlite_a_worker_that_dies_after_every_commit_changes_nothing(first: int, tmp_path: Path):
-    straight, dying = (f"sqlite:///{tmp_path}/{name}.db?synchronous=off" for name in ("straight", "dying"))
-    for seed in range(first, first + BATCH * SQLITE_EVERY, SQLITE_EVERY):
+@pytest.mark.parametrize(
+    ("kind", "first"), [(kind, at) for kind, n in EVERY.items() for at in range(0, PROGRAMS, BATCH * n)]
+)
+async def test_on_other_stores_a_worker_that_dies_after_every_commit_changes_nothing(
+    kind: str, first: int, tmp_path: Path
+):
+    folders = [tmp_path / name for name in ("straight", "dying")]
+    for folder in folders:
+        folder.mkdir()
+    straight, dying = map(STORES[kind], folders)
+    for seed in range(first, first + BATCH * EVERY[kind], EVERY[kind]):
         await compare(straight, dying, seed)
 
 

@@ -10,6 +10,7 @@ from perdure.model.decision import Claim, Decision, Message
 from perdure.model.record import Record
 from perdure.model.run import NewRun, Run, RunStatus
 from perdure.store import Store, open_store
+from tests.servers import label, postgres, valkey, valkey_cluster
 
 NOW = 1_700_000_000_000
 DAY = 86_400_000
@@ -18,10 +19,13 @@ CAPACITY = 100
 STORES: dict[str, Callable[[Path], str]] = {
     "memory": lambda folder: f"memory://{str(folder).strip(chr(47))}",
     "sqlite": lambda folder: f"sqlite:///{folder}/store.db?synchronous=off",
+    "postgres": lambda folder: postgres().url("stores", schema=label(folder)),
+    "redis": lambda folder: valkey().url(prefix=label(folder)),
+    "cluster": lambda folder: valkey_cluster().url(prefix=label(folder), shards="1"),
 }
 """The URL of a fresh store of each kind, given a folder of its own; the same folder gives the same store."""
 
-REOPENABLE = ("sqlite",)
+REOPENABLE = tuple(kind for kind in STORES if kind != "memory")
 """The stores that outlive their process."""
 
 

@@ -266,6 +266,7 @@ class Differential(RuleBasedStateMachine):
         self.same_pages(RunFilter(), 4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [kind for kind in STORES if kind != "memory"])
 def test_every_store_does_what_the_memory_store_does(kind: str) -> None:
     quick = settings(max_examples=60, stateful_step_count=40, deadline=None)
