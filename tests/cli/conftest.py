@@ -4,7 +4,7 @@ import asyncio
 import itertools
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,7 @@ from typer.testing import CliRunner
 from perdure import Perdure, RunStatus
 from perdure.cli.main import app as command_line
 from tests.cli import shop
-
-SHOP = f"{Path(shop.__file__)}:app"
+from tests.cli.working import WorkerProcess
 
 
 @dataclass(frozen=True)
@@ -112,3 +111,22 @@ def ask(url: str, question: Ask) -> Any:
             return await question(app)
 
     return asyncio.run(answer())
+
+
+@pytest.fixture
+def worker(url: str, tmp_path: Path) -> Iterator[Callable[..., WorkerProcess]]:
+    started: list[WorkerProcess] = []
+
+    def start(*words: str, **settings: str) -> WorkerProcess:
+        started.append(WorkerProcess(url, tmp_path, words, **settings))
+        return started[-1]
+
+    yield start
+    for each in started:
+        each.clear()
+
+
+@pytest.fixture
+def effects(tmp_path: Path) -> Callable[[], list[str]]:
+    file = tmp_path / "effects.txt"
+    return lambda: file.read_text().splitlines() if file.exists() else []

@@ -28,7 +28,7 @@ def note(line: str) -> None:
 
 
 def make_app(url: str) -> Perdure:
-    app = Perdure(url)
+    app = Perdure(url, lease=os.environ.get("SHOP_LEASE", "15s"))
 
     @app.step
     async def reserve(number: int) -> dict[str, int]:

@@ -9,7 +9,8 @@ import pytest
 from perdure import Perdure, RunStatus, flow
 from perdure.testing import export_journal, replay_journal
 from tests.cli import shop
-from tests.cli.conftest import SHOP, ask, until
+from tests.cli.conftest import ask, until
+from tests.cli.working import SHOP
 
 
 def ids(said) -> list[str]:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.cli.conftest import SHOP
+from tests.cli.working import SHOP
 
 
 def test_a_run_is_started_by_name(shell, url):

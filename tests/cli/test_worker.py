@@ -9,87 +9,18 @@ import re
 import signal
 import subprocess
 import sys
-import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import structlog
 
 from perdure import DeterminismWarning
 from perdure.cli import logs
-from tests.cli.conftest import SHOP
+from tests.cli.working import SECONDS, SHOP, run, wait_for
 
 ROOT = Path(__file__).parent.parent.parent
-SECONDS = 40.0
-
-
-class WorkerProcess:
-    def __init__(self, url: str, folder: Path, words: tuple[str, ...]) -> None:
-        self.log = folder / f"worker-{len(list(folder.glob('worker-*')))}.log"
-        env = {**os.environ, "SHOP_FOLDER": str(folder), "PYTHONDONTWRITEBYTECODE": "1"}
-        with self.log.open("wb") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "perdure.cli", "worker", SHOP, "--store", url, *words],
-                env=env,
-                stdout=subprocess.PIPE,
-                stderr=log,
-            )
-
-    def lines(self) -> list[dict[str, Any]]:
-        """What it has logged, line by line."""
-        return [json.loads(line) for line in self.log.read_text().splitlines() if line.endswith("}")]
-
-    def says(self, text: str) -> dict[str, Any]:
-        """Wait until it has logged something that begins so."""
-
-        def found() -> dict[str, Any] | None:
-            assert self.process.poll() is None or any(line["event"].startswith(text) for line in self.lines())
-            return next((line for line in self.lines() if line["event"].startswith(text)), None)
-
-        return wait_for(found)
-
-    def signal(self, number: signal.Signals) -> None:
-        self.process.send_signal(number)
-
-    def ends(self) -> int:
-        return self.process.wait(SECONDS)
-
-
-def wait_for(condition: Callable[[], Any]) -> Any:
-    """Wait for something that another process does."""
-    deadline = time.monotonic() + SECONDS
-    while not (found := condition()):
-        assert time.monotonic() < deadline, "it did not happen"
-        time.sleep(0.01)
-    return found
-
-
-@pytest.fixture
-def worker(url: str, tmp_path: Path) -> Iterator[Callable[..., WorkerProcess]]:
-    started: list[WorkerProcess] = []
-
-    def start(*words: str) -> WorkerProcess:
-        started.append(WorkerProcess(url, tmp_path, words))
-        return started[-1]
-
-    yield start
-    for each in started:
-        if each.process.poll() is None:
-            each.process.kill()
-        each.process.communicate()
-
-
-@pytest.fixture
-def effects(tmp_path: Path) -> Callable[[], list[str]]:
-    file = tmp_path / "effects.txt"
-    return lambda: file.read_text().splitlines() if file.exists() else []
-
-
-def run(shell, run_id: str) -> dict[str, Any]:
-    return shell("runs", "show", run_id, "--json").json["run"]
 
 
 def test_a_step_finishes_before_the_worker_stops_and_another_goes_on(shell, worker, effects, tmp_path):

@@ -16,7 +16,7 @@ from rich.markup import escape
 from rich.text import Text
 from typer.core import TyperGroup
 
-from perdure.cli.session import Session, console
+from perdure.cli.session import STORE, Session, console
 from perdure.cli.style import clean
 from perdure.model.errors import InboxFullError, PerdureError, RunNotFoundError, StoreError, UsageError
 
@@ -33,9 +33,7 @@ _WHERE, _HOW = "Which store", "Output"
 _COMMON: dict[str, Any] = {
     "store": Annotated[
         str | None,
-        typer.Option(
-            "--store", envvar="PERDURE_STORE", metavar="URL", rich_help_panel=_WHERE, help="As in sqlite:///orders.db."
-        ),
+        typer.Option("--store", envvar=STORE, metavar="URL", rich_help_panel=_WHERE, help="As in sqlite:///orders.db."),
     ],
     "app": Annotated[
         str | None,
@@ -140,16 +138,27 @@ def exit_code(error: BaseException) -> int:
 def complain(session: Session, error: Exception) -> None:
     """Say what went wrong: one line, and with `--debug` where."""
     if session.debug:
-        session.err.print(Text("".join(traceback.format_exception(error)).rstrip()), soft_wrap=True)
+        show_traceback(error)
+    say_error(session.as_json, *describe(error))
+
+
+def show_traceback(error: Exception) -> None:
+    """Print where an error comes from."""
+    console(stderr=True).print(Text("".join(traceback.format_exception(error)).rstrip()), soft_wrap=True)
+
+
+def describe(error: Exception) -> tuple[str, str]:
+    """Return an error's type, and one line about it."""
     message = str(error)
     if not isinstance(error, PerdureError):
         frame = traceback.extract_tb(error.__traceback__)[-1]
         place = f"{Path(frame.filename).name}:{frame.lineno}"
         message = f"unexpected {type(error).__name__}: {error} ({place}); --debug shows the traceback"
-    _say_error(session.as_json, type(error).__name__, message)
+    return type(error).__name__, message
 
 
-def _say_error(as_json: bool, kind: str, message: str) -> None:
+def say_error(as_json: bool, kind: str, message: str) -> None:
+    """Say an error of that type in one line, and where JSON was asked for in a document too."""
     if as_json:
         document = msgspec.json.encode({"error": {"type": kind, "message": message}})
         console().file.write(msgspec.json.format(document, indent=2).decode() + "\n")
@@ -182,7 +191,7 @@ class Group(TyperGroup):
             message = getattr(error, "format_message", error.__str__)().rstrip(".")
             path = getattr(getattr(error, "ctx", None), "command_path", "perdure")
             words = sys.argv[1:] if args is None else args
-            _say_error("--json" in words, "UsageError", f"{message}; see {path} --help")
+            say_error("--json" in words, "UsageError", f"{message}; see {path} --help")
             raise SystemExit(USAGE) from None
         except typer.Abort:
             raise SystemExit(PROBLEM) from None

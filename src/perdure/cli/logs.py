@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import sys
 
@@ -9,18 +10,20 @@ import structlog
 from structlog.typing import EventDict, Processor
 
 
-def configure(*, as_json: bool, level: str) -> structlog.stdlib.BoundLogger:
+def configure(*, as_json: bool, level: str, process: int | None = None) -> structlog.stdlib.BoundLogger:
     """Send every log, the engine's and the application's, to standard error; return the worker's logger.
 
     Args:
         as_json: one JSON document per line.
         level: the least level that is shown.
+        process: which of several this is, for every line; None where it is the only one.
     """
     shared: list[Processor] = [
         structlog.stdlib.add_log_level,
         *([structlog.stdlib.add_logger_name] if as_json else []),
         structlog.processors.TimeStamper(fmt="iso" if as_json else "%H:%M:%S", utc=as_json),
         structlog.stdlib.ExtraAdder(),
+        *([functools.partial(_number, process)] if process is not None else []),
     ]
     render: list[Processor] = (
         [structlog.processors.dict_tracebacks, _in_order, structlog.processors.JSONRenderer()]
@@ -48,6 +51,11 @@ def configure(*, as_json: bool, level: str) -> structlog.stdlib.BoundLogger:
     )
     logger: structlog.stdlib.BoundLogger = structlog.get_logger("perdure.worker")
     return logger
+
+
+def _number(process: int, logger: object, method: str, event: EventDict) -> EventDict:
+    """Say which process this is, unless the line is about another one."""
+    return {"process": process, **event}
 
 
 def _in_order(logger: object, method: str, event: EventDict) -> EventDict:

@@ -23,6 +23,9 @@ from perdure.store import open_store
 WIDE = 250
 """Columns of what is not printed on a terminal: the next program wants whole values, not a page that looks good."""
 
+STORE = "PERDURE_STORE"
+"""The variable that names the store."""
+
 DEFAULT_STORE = "sqlite:///perdure.db"
 """What `Perdure()` opens without a URL; commands take it too where that file is in the current folder."""
 
@@ -54,6 +57,12 @@ class Session:
             return
         for picture in pictures:
             self.out.print(picture)
+
+    def tell(self, document: object) -> None:
+        """Print the document now, where JSON was asked for, and go on."""
+        if self.as_json:
+            self.show(document)
+            self.out.file.flush()
 
     def note(self, text: str) -> None:
         """Say something beside the result, on standard error."""
@@ -109,5 +118,5 @@ def file_of(url: str) -> Path | None:
 def _nearby() -> str:
     path = file_of(DEFAULT_STORE)
     if path is None or not path.exists():
-        raise UsageError("which store? give --store URL or --app module:app, or set PERDURE_STORE")
+        raise UsageError(f"which store? give --store URL or --app module:app, or set {STORE}")
     return DEFAULT_STORE

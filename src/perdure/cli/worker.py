@@ -16,13 +16,15 @@ import typer
 from structlog.stdlib import BoundLogger
 
 from perdure.cli import logs
-from perdure.cli.command import OK, command
-from perdure.cli.session import Session
+from perdure.cli.command import OK, command, describe, exit_code, say_error, show_traceback
+from perdure.cli.session import STORE, Session
 from perdure.cli.style import count, duration
+from perdure.cli.supervised import Failure, Line, News
+from perdure.cli.supervisor import Supervisor
 from perdure.engine.app import Perdure
 from perdure.engine.shift import Shift
 from perdure.engine.worker import Worker
-from perdure.model.duration import milliseconds
+from perdure.model.duration import milliseconds, seconds
 from perdure.model.errors import UsageError
 
 LEVELS = ("debug", "info", "warning", "error")
@@ -37,6 +39,7 @@ def register(app: typer.Typer) -> None:
         examples=[
             "perdure worker shop.app:app",
             "perdure worker shop/app.py:app --queues mail,default --concurrency 50 --drain 2m",
+            "perdure worker shop.app:app --processes 4",
         ],
     )(work)
 
@@ -49,8 +52,21 @@ def work(
         str | None, typer.Option("--queues", "-q", metavar="A,B", help="The queues to serve; the app's by default.")
     ] = None,
     concurrency: Annotated[
-        int | None, typer.Option("--concurrency", "-c", metavar="N", help="How many runs to have in hand at once.")
+        int | None,
+        typer.Option(
+            "--concurrency", "-c", metavar="N", help="How many runs to have in hand at once, in each process."
+        ),
     ] = None,
+    processes: Annotated[
+        int,
+        typer.Option(
+            "--processes",
+            "-p",
+            metavar="N",
+            min=1,
+            help="How many whole workers to keep, for as many cores; Perdure(processes=...) is about steps.",
+        ),
+    ] = 1,
     drain: Annotated[
         str | None, typer.Option("--drain", metavar="DURATION", help="How long running steps may take when it stops.")
     ] = None,
@@ -61,32 +77,75 @@ def work(
 ) -> int:
     """Work runs until SIGTERM or SIGINT: then running steps finish, and everything else is handed back at once.
 
-    A second signal stops without waiting for steps; other workers repeat those.
+    A second signal stops without waiting for steps; other workers repeat those. With --processes, one that ends by
+    itself is replaced, and they end with the process that keeps them.
 
-    Exit codes: 0 stopped in order; 1 steps were cut off when --drain ended, or a defect ended it; 143 or 130 a second
-    signal; 2 the application cannot be imported; 4 the store cannot be used.
+    Exit codes: 0 stopped in order; 1 steps were cut off when --drain ended, a defect ended it, or its processes keep
+    ending at their start; 143 or 130 a second signal; 2 the application cannot be imported; 4 the store cannot be used.
+    With --processes it is the highest of theirs.
     """
+    line = Line.found()
     if log_level.lower() not in LEVELS:
         raise UsageError(f"--log-level: {log_level!r} is none of {', '.join(LEVELS)}")
-    log = logs.configure(as_json=log_json or session.as_json or not sys.stderr.isatty(), level=log_level)
+    log = logs.configure(
+        as_json=log_json or session.as_json or not sys.stderr.isatty(),
+        level=log_level,
+        process=None if line is None else line.number,
+    )
+    given: dict[str, Any] = {"queues": queues, "concurrency": concurrency, "drain": drain}
+    chosen = {name: value for name, value in given.items() if value is not None}
+    if processes > 1:
+        flags = {"log-json": log_json or session.as_json, "debug": session.debug}
+        words = [f"--{name}={value}" for name, value in {**chosen, "log-level": log_level}.items()]
+        words += [f"--{name}" for name, is_set in flags.items() if is_set]
+        return _keep(session, log, ["worker", *words, "--", target], processes)
     session.app = target
-    given: dict[str, Any] = {
-        "queues": queues and tuple(name.strip() for name in queues.split(",")),
-        "concurrency": concurrency,
-        "drain": drain,
-    }
-    app = session.load(creates=True, **{name: value for name, value in given.items() if value is not None})
+    if queues is not None:
+        chosen["queues"] = tuple(name.strip() for name in queues.split(","))
+    if line is None:
+        return _work(session, log, chosen, None)
+    try:
+        return _work(session, log, chosen, line)
+    except Exception as error:
+        if session.debug:
+            show_traceback(error)
+        line.tell(News(failed=Failure(*describe(error))))
+        return exit_code(error)
+
+
+def _work(session: Session, log: BoundLogger, chosen: dict[str, Any], line: Line | None) -> int:
+    """Work in this process."""
+    app = session.load(creates=True, **chosen)
     if app.settings.mode == "client":
-        raise UsageError(f"{target} has mode='client', which works nothing; take that out, or give another app")
+        raise UsageError(f"{session.app} has mode='client', which works nothing; take that out, or give another app")
     if not app.registry.workflows:
-        raise UsageError(f"{target} has no workflows, so there is nothing to work")
+        raise UsageError(f"{session.app} has no workflows, so there is nothing to work")
+    if line is not None and app.url.startswith("memory://"):
+        raise UsageError("memory:// is each process's own, so --processes needs another store: sqlite:///file.db")
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        code = runner.run(ToldShift(session, app, log).work())
+        code = runner.run(ToldShift(session, app, log, line).work())
     if code != OK:
         # A thread that a step left behind would keep the process; what it does is lost already.
         sys.stdout.flush()
         logging.shutdown()
         os._exit(code)
+    return code
+
+
+def _keep(session: Session, log: BoundLogger, words: list[str], processes: int) -> int:
+    """Have others work: processes that this one keeps."""
+    if session.store is not None:
+        os.environ[STORE] = session.store  # and not a word of the command, which every user of the machine can read
+
+    def all_work(each: list[dict[str, Any]]) -> None:
+        alike = {name: value for name, value in each[0].items() if name not in {"pid", "worker"}}
+        own = [{"pid": one["pid"], "worker": one["worker"]} for one in each]
+        session.tell({**alike, "pid": os.getpid(), "processes": own})
+
+    supervisor = Supervisor(words, processes, log, all_work)
+    code = asyncio.run(supervisor.work())
+    if supervisor.failure is not None:
+        say_error(session.as_json, supervisor.failure.type, supervisor.failure.message)
     return code
 
 
@@ -97,12 +156,31 @@ class ToldShift(Shift):
         session: how the command was called.
         app: the closed engine.
         log: where to say what happens.
+        line: to the supervisor, where one keeps this process. A signal that it tells of may have come here too.
     """
 
-    def __init__(self, session: Session, app: Perdure, log: BoundLogger) -> None:
+    def __init__(self, session: Session, app: Perdure, log: BoundLogger, line: Line | None) -> None:
         super().__init__(app)
         self._session = session
         self._log = log
+        self._line = line
+        self._came = 0
+
+    async def work(self) -> int:
+        """Work until a signal comes, or the supervisor says so."""
+        if self._line is not None:
+            self._line.listen(self._heard, seconds(self.app.settings.drain))
+        return await super().work()
+
+    def signalled(self, number: signal.Signals) -> None:
+        """Count the signals that came here."""
+        self._came += 1
+        self._heard(number, self._came)
+
+    def _heard(self, number: signal.Signals, times: int) -> None:
+        """Count a signal that came to a whole group of processes once."""
+        while len(self.signals) < times:
+            super().signalled(number)
 
     def stopping(self, worker: Worker, reason: str | None) -> None:
         """Say how long this may take."""
@@ -138,9 +216,10 @@ class ToldShift(Shift):
         }
         lists = {name: ",".join(value) if isinstance(value, list) else value for name, value in hello.items()}
         self._log.info("working", **(hello if self._session.as_json else lists))
-        if self._session.as_json:
-            self._session.show(hello)
-            self._session.out.file.flush()
+        if self._line is not None:
+            self._line.tell(News(working=hello))
+        else:
+            self._session.tell(hello)
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:

@@ -56,6 +56,17 @@ class Shift:
             return 128 + self.signals[1]
         return CUT_OFF if worker.cut_off or worker.broken.is_set() else OK
 
+    def signalled(self, number: signal.Signals) -> None:
+        """A signal came: the first asks to drain, the second to hurry, the third to end whatever hangs."""
+        self.signals.append(number)
+        self._stop.set()
+        if len(self.signals) == 2:
+            self.hurried(number.name)
+            if self.app.worker is not None:
+                self.app.worker.hurry()
+        elif len(self.signals) > 2:
+            self.insisted(number)
+
     # What is told.
 
     async def opened(self, worker: Worker) -> None:
@@ -99,7 +110,7 @@ class Shift:
         loop = asyncio.get_running_loop()
         for number in SIGNALS:
             self._handlers[number] = signal.getsignal(number)
-            loop.add_signal_handler(number, self._signalled, number)
+            loop.add_signal_handler(number, self.signalled, number)
 
     def _give_signals_back(self) -> None:
         loop = asyncio.get_running_loop()
@@ -108,13 +119,3 @@ class Shift:
             loop.remove_signal_handler(number)
             if handler is not None:  # None: not set by Python, and out of its reach
                 signal.signal(number, handler)
-
-    def _signalled(self, number: signal.Signals) -> None:
-        self.signals.append(number)
-        self._stop.set()
-        if len(self.signals) == 2:
-            self.hurried(number.name)
-            if self.app.worker is not None:
-                self.app.worker.hurry()
-        elif len(self.signals) > 2:
-            self.insisted(number)
