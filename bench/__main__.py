@@ -1,81 +1,59 @@
-"""`python -m bench`: measure this engine and its floor; with `--peers` other engines too, in turn."""
+"""`python -m bench`: measure this engine and its floor on one or more stores; with `--peers` other engines, in turn."""
 
 from __future__ import annotations
 
+import argparse
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import cast
 
-from rich.table import Table
-
-from bench import floor, measure, ours
-from bench.measure import Result, samples
-from bench.peers.catalog import PEERS, install_all
-from bench.peers.peer import Peer
-from bench.session import NOTES, OUT, Session, parser
-from bench.work import LENGTHS, LONGEST, WORKS
+from bench import goals, measure, stores, work
+from bench.floor import engine as floor
+from bench.ours import engine as ours
+from bench.peers.catalog import PEERS
+from bench.session import OUT, Session
+from bench.work import WORKS
 
 RESULTS = Path(__file__).parent / "results"
-
-GOALS = {
-    ("W1", "rate"): 6_000.0,
-    ("W2", "rate"): 4_500.0,
-    ("W3", "rate"): 2_000.0,
-    ("W4", "rate"): 2_000.0,
-    ("W5", "p50"): 2.0,
-    ("W5", "p99"): 8.0,
-    ("W6", "memory_mb"): 80.0,
-    ("W8", "asleep_mb"): 150.0,
-    ("W8", "wake_rate"): 5_000.0,
-    ("W9", "replay_rate"): 100_000.0,
-}
-"""What the engine is to reach on two cores, by work and figure."""
-
-FLAT = 1.3
-"""W7: at most so many times the floor's time per step, at every length."""
+DIRECTORY = Path(__file__).parent / ".peers"
+"""Where the peers are installed and where the stores are made; kept out of version control."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure, print tables, write `bench/results/`; 1 when nothing of ours could be measured."""
-    command = parser("python -m bench", __doc__, ",".join(WORKS))
+    """Measure and print tables; 1 when nothing could be measured. What was measured whole goes to `bench/results/`."""
+    command = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    command.add_argument(
+        "--store", type=stores.choose, default="sqlite", help="one or more of " + ", ".join(stores.STORES)
+    )
+    command.add_argument("--works", type=work.choose, default=",".join(WORKS), help="W1 to W10, separated by commas")
     command.add_argument("--peers", action="store_true", help="also install and measure the peers, in turn")
+    command.add_argument("--engines", help="only these, separated by commas")
+    command.add_argument("--runs", type=int, default=3, help="how often each measurement is repeated")
+    command.add_argument("--scale", type=float, default=1.0, help="times the usual number of workflow runs")
+    command.add_argument("--directory", type=Path, default=DIRECTORY, help="where peers and stores are put")
     asked = command.parse_args(arguments)
-    ourselves = [cast(Peer, ours), cast(Peer, floor)]
-    engines = [*ourselves, *PEERS.values()] if asked.peers else ourselves
-    session = Session(install_all(engines, asked.directory, NOTES.print))
-    session.measure(asked.works, asked.runs, asked.scale, asked.directory)
+    # What was started is ended on the way out, also when `timeout` or a supervisor asks for it.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    engines = [
+        engine
+        for store in asked.store
+        for engine in (ours.engine(store), floor.engine(store), *(PEERS if asked.peers else ()))
+        if engine.store is store and (not asked.engines or engine.name in asked.engines.split(","))
+    ]
+    session = Session(engines, asked.directory)
+    session.install()
+    session.measure(asked.works, asked.runs, asked.scale)
     session.tell()
-    OUT.print(goals(session.results))
-    if asked.peers:
-        labels = {name: label for name, label in session.labels.items() if name in PEERS}
-        OUT.print(measure.ratio_table(session.results, ours.NAME, labels))
-    session.write(RESULTS / ("peers.json" if asked.peers else "perdure.json"))
-    return 0 if any(result.figures for result in session.results if result.engine == ours.NAME) else 1
-
-
-def goals(results: Sequence[Result]) -> Table:
-    """Each goal beside our median."""
-    grid = Table(title="goals", title_justify="left")
-    for heading in ("work", "figure"):
-        grid.add_column(heading)
-    for heading in ("goal", "median"):
-        grid.add_column(heading, justify="right")
-    grid.add_column("")
-    for (work, key), goal in GOALS.items():
-        figure = next(figure for figure in WORKS[work].figures if figure.key == key)
-        found = samples(results, ours.NAME, work, key)
-        if found:
-            median = measure.median(found)
-            is_met = median >= goal if figure.better == "higher" else median <= goal
-            grid.add_row(work, figure.unit, measure.number(goal), measure.number(median), "met" if is_met else "missed")
-    for length in (*LENGTHS, LONGEST):
-        found, bare = (samples(results, name, "W7", f"step_ms_{length}") for name in (ours.NAME, floor.NAME))
-        if found and bare:
-            times = measure.median(found) / measure.median(bare)
-            verdict = "met" if times <= FLAT else "missed"
-            grid.add_row("W7", f"times the floor at {length:,} steps", f"{FLAT:g}", f"{times:.2f}", verdict)
-    return grid
+    OUT.print(goals.table(session.results))
+    for store in asked.store:
+        labels = {engine.name: engine.label for engine in session.on(store) if engine in PEERS}
+        if labels:
+            OUT.print(measure.ratio_table(session.results.get(store.name, []), goals.OURS, labels, title=store.title))
+    if not asked.engines and asked.scale == 1 and len(asked.works) == len(WORKS):
+        session.write(RESULTS, "-peers" if asked.peers else "")
+    found = [result for results in session.results.values() for result in results]
+    return 0 if any(result.figures for result in found) else 1
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ class Result:
 
     Args:
         engine: who did it.
-        work: W1 to W9.
+        work: W1 to W10.
         runs: how many workflow runs were done.
         seconds: how long that took, on the wall clock.
         figures: what it came to, by `Figure.key`.
@@ -100,19 +100,24 @@ def ratio(ours: float, theirs: float, figure: Figure) -> float:
 
 
 def rss_mb(pid: int) -> float:
-    """Resident memory of a process and all its descendants, in MB; 0 for one that has gone."""
+    """Resident memory of a process and all its descendants, in MB; 0 for one that has gone.
+
+    Memory that they share, as PostgreSQL's processes do their buffers, counts once.
+    """
     children: dict[int, list[int]] = {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             parent = _parent(entry)
             if parent is not None:
                 children.setdefault(parent, []).append(int(entry.name))
-    waiting, total = [pid], 0
+    waiting, own, shared = [pid], 0, 0
     while waiting:
         one = waiting.pop()
         waiting.extend(children.get(one, ()))
-        total += _resident_bytes(one)
-    return total / MB
+        parts = _resident_kb(one)
+        own += parts.get("RssAnon", 0) + parts.get("RssFile", 0)
+        shared = max(shared, parts.get("RssShmem", 0))
+    return (own + shared) * 1024 / MB
 
 
 def yardstick(directory: Path, seconds: float = 0.5) -> dict[str, float]:
@@ -188,15 +193,16 @@ def table(results: Sequence[Result], labels: Mapping[str, str], title: str = "")
     return grid
 
 
-def ratio_table(results: Sequence[Result], ours: str, labels: Mapping[str, str]) -> Table:
+def ratio_table(results: Sequence[Result], ours: str, labels: Mapping[str, str], title: str) -> Table:
     """How many times better our median is than each peer's; above 1 we win.
 
     Args:
         results: every measurement, ours among them.
         ours: our engine's name in them.
         labels: the peers to compare with, in order, with the heading of each.
+        title: what it was measured on.
     """
-    grid = Table(title="times better than each (medians)", title_justify="left")
+    grid = Table(title=f"{title}: times better than each (medians)", title_justify="left")
     for heading in ("work", "figure"):
         grid.add_column(heading)
     for label in labels.values():
@@ -239,12 +245,14 @@ def _parent(entry: Path) -> int | None:
         return None
 
 
-def _resident_bytes(pid: int) -> int:
+def _resident_kb(pid: int) -> dict[str, int]:
     try:
-        pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+        return {
+            name: int(rest.split()[0]) for name, _, rest in (line.partition(":") for line in lines) if "Rss" in name
+        }
     except (OSError, IndexError, ValueError):
-        return 0
-    return pages * os.sysconf("SC_PAGE_SIZE")
+        return {}
 
 
 def _json_per_second(seconds: float) -> float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,9 +9,10 @@ from pathlib import Path
 from rich.console import Console
 
 from bench import measure
+from bench.engine import SKIPPED, Engine, EngineError, complaint
 from bench.measure import Result
-from bench.peers.catalog import DIRECTORY, SKIPPED, Installed
-from bench.work import Work, choose, scaled
+from bench.stores import Store
+from bench.work import Work, scaled
 
 OUT = Console()
 NOTES = Console(stderr=True)
@@ -23,64 +23,86 @@ class Session:
     """What was measured.
 
     Args:
-        engines: whom it was measured on, in the order of the columns.
-        results: every measurement.
+        engines: whom it is measured on, each with its store, in the order of the columns.
+        directory: where the peers are installed, and where the stores are made.
+        results: every measurement, by the name of the store.
         yardsticks: the machine's speed, before, between and after them.
+        failures: of the engines that could not be installed, why.
     """
 
-    engines: Sequence[Installed]
-    results: list[Result] = field(default_factory=list)
+    engines: Sequence[Engine]
+    directory: Path
+    results: dict[str, list[Result]] = field(default_factory=dict)
     yardsticks: list[Mapping[str, float]] = field(default_factory=list)
+    failures: dict[str, str] = field(default_factory=dict)
 
     @property
-    def labels(self) -> dict[str, str]:
-        """The heading of each engine, by name."""
-        return {engine.peer.NAME: engine.peer.LABEL for engine in self.engines}
+    def stores(self) -> list[Store]:
+        """The stores, in the order of the engines."""
+        return list({engine.store.name: engine.store for engine in self.engines}.values())
 
-    def measure(self, works: Sequence[Work], turns: int, scale: float, directory: Path) -> None:
+    def on(self, store: Store) -> list[Engine]:
+        """The engines on one store."""
+        return [engine for engine in self.engines if engine.store is store]
+
+    def install(self) -> None:
+        """Install every engine."""
+        self.directory.mkdir(parents=True, exist_ok=True)
+        for engine in self.engines:
+            try:
+                engine.install(self.directory)
+            except (EngineError, OSError) as reason:
+                self.failures[engine.name] = f"not installed: {complaint(str(reason))}"
+                NOTES.print(f"{engine.name} {self.failures[engine.name]}", markup=False)
+
+    def measure(self, works: Sequence[Work], turns: int, scale: float) -> None:
         """Measure every work on every engine, `turns` times in turn."""
-        self.yardsticks.append(measure.yardstick(directory))
+        self.yardsticks.append(measure.yardstick(self.directory))
         for turn in range(turns):
             for work in works:
-                found = (_measured(engine, work, scale, turn) for engine in self.engines)
-                self.results.extend(result for result in found if result.error != SKIPPED)
-            self.yardsticks.append(measure.yardstick(directory))
+                for engine in self.engines:
+                    result = self._measured(engine, work, scale, turn)
+                    if result.error != SKIPPED:
+                        self.results.setdefault(engine.store.name, []).append(result)
+            self.yardsticks.append(measure.yardstick(self.directory))
 
     def tell(self) -> None:
         """Print medians, settings, failures and yardsticks."""
-        OUT.print(measure.table(self.results, self.labels, title="medians (least-most)"))
-        for engine in self.engines:
-            OUT.print(f"{engine.peer.LABEL}: {engine.peer.SETTINGS}", markup=False)
-        for failed in sorted({(r.engine, r.work, r.error) for r in self.results if r.error}):
-            OUT.print("{} {}: {}".format(*failed), markup=False)
+        for store in self.stores:
+            engines, found = self.on(store), self.results.get(store.name, [])
+            labels = {engine.name: engine.label for engine in engines}
+            OUT.print(measure.table(found, labels, title=f"{store.title}: medians (least-most)"))
+            OUT.print(store.settings, markup=False)
+            for engine in engines:
+                OUT.print(f"{engine.label}: {engine.settings}", markup=False)
+            for failed in sorted({(r.engine, r.work, r.error) for r in found if r.error}):
+                OUT.print("{} {}: {}".format(*failed), markup=False)
         for key, unit in (("json_per_s", "JSON round trips/s"), ("commits_per_s", "fsynced SQLite commits/s")):
             values = ", ".join(measure.number(stick[key]) for stick in self.yardsticks)
             OUT.print(f"yardstick: {values} {unit}", markup=False)
 
-    def write(self, path: Path) -> None:
-        """Write every single measurement as JSON."""
-        versions = {name: pin for engine in self.engines for name, pin in engine.peer.VERSIONS.items()}
-        measure.write(path, self.results, self.yardsticks, versions)
+    def write(self, place: Path, ending: str) -> None:
+        """Write every single measurement as JSON, a file for each store, named after it and `ending`."""
+        for store in self.stores:
+            versions = dict(store.versions)
+            for engine in self.on(store):
+                versions |= engine.versions
+            measure.write(
+                place / f"{store.name}{ending}.json", self.results.get(store.name, []), self.yardsticks, versions
+            )
 
-
-def parser(program: str, description: str | None, works: str) -> argparse.ArgumentParser:
-    """Return a parser with the options of every sitting."""
-    made = argparse.ArgumentParser(prog=program, description=description)
-    made.add_argument("--works", type=choose, default=works, help="W1 to W9, separated by commas")
-    made.add_argument("--runs", type=int, default=3, help="how often each measurement is repeated")
-    made.add_argument("--scale", type=float, default=1.0, help="times the usual number of workflow runs")
-    made.add_argument("--directory", type=Path, default=DIRECTORY, help="where peers and stores are put")
-    return made
-
-
-def _measured(engine: Installed, work: Work, scale: float, turn: int) -> Result:
-    result = engine.run(work.name, scaled(engine.peer.RUNS.get(work.name, work.runs), scale))
-    if result.error != SKIPPED:
+    def _measured(self, engine: Engine, work: Work, scale: float, turn: int) -> Result:
+        name, runs = work.name, scaled(engine.runs.get(work.name, 0), scale)
+        if name not in engine.runs:
+            return Result(engine.name, name, 0, error=SKIPPED)
+        if engine.name in self.failures:
+            return Result(engine.name, name, 0, error=self.failures[engine.name])
+        result = engine.measure(self.directory, name, runs)
         figures = ", ".join(
             f"{measure.number(result.figures[figure.key])} {figure.unit}"
             for figure in work.figures
             if figure.key in result.figures
         )
         found = f"{result.error or figures} [{result.seconds:.1f} s]"
-        NOTES.print(f"{turn + 1} {work.name} {engine.peer.NAME}: {found}", markup=False)
-    return result
+        NOTES.print(f"{turn + 1} {name} {engine.name} on {engine.store.name}: {found}", markup=False)
+        return result

@@ -1,4 +1,4 @@
-"""Perdure doing W1 to W7: run by `bench.ours`, see `bench.peers.peer` for how they talk."""
+"""Perdure doing W1 to W7 and W10: run by `bench.ours`, see `bench.engine` for how they talk."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ from typing import Any
 
 import uvloop
 
+from bench.work import STARTERS, STARTS
 from perdure import Perdure, Workflow
 
 WORK, RUNS, WARM_UP = os.environ["WORK"], int(os.environ["RUNS"]), int(os.environ["WARM_UP"])
 CALLERS, LENGTHS = int(os.environ["CALLERS"]), json.loads(os.environ["LENGTHS"])
 HELLO = {"message": "hello", "n": 1}
 
-app = Perdure(f"sqlite:///{os.environ['STORE']}")
+app = Perdure(os.environ["STORE"], mode="client" if WORK == "W10" else "all")
 
 
 @app.step
@@ -84,6 +85,17 @@ async def many(runs: int, workflow: Workflow[..., Any], arguments: tuple[int, ..
     await asyncio.gather(*[call() for _ in range(CALLERS)])
 
 
+async def start_only(runs: int) -> None:
+    """Start so many runs in batches, from `STARTERS` callers."""
+    left = iter(range(0, runs, STARTS))
+
+    async def call() -> None:
+        for done in left:
+            await app.start_many(hello, [()] * min(STARTS, runs - done))
+
+    await asyncio.gather(*[call() for _ in range(STARTERS)])
+
+
 async def latency_ms(workflow: Workflow[..., Any], arguments: tuple[int, ...], expected: Any) -> float:
     """How long one run takes from start to result, in ms."""
     begun = time.perf_counter()
@@ -101,6 +113,8 @@ async def measure() -> dict[str, Any]:
         samples["runs_ms"] = {
             steps: [await latency_ms(sequence, (steps,), steps) for _ in range(RUNS)] for steps in LENGTHS
         }
+    elif WORK == "W10":
+        await start_only(RUNS)
     elif WORK == "W4":
         await many(RUNS, fan_out, (), 45)
     elif WORK in ("W2", "W3"):
@@ -114,7 +128,7 @@ async def measure() -> dict[str, Any]:
 async def main() -> None:
     """Warm up, say so, wait for the word, measure."""
     async with app:
-        await many(WARM_UP, hello, (), HELLO)
+        await (start_only(WARM_UP) if WORK == "W10" else many(WARM_UP, hello, (), HELLO))
         print(json.dumps({"ready": True}), flush=True)
         sys.stdin.readline()
         print(json.dumps(await measure()), flush=True)

@@ -31,7 +31,7 @@ class MovableEnv(SystemEnv):
 
 
 world = MovableEnv()
-app = Perdure(f"sqlite:///{os.environ['STORE']}", world=world)
+app = Perdure(os.environ["STORE"], world=world)
 
 
 @app.workflow

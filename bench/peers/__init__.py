@@ -1,10 +1,8 @@
 """Other durable engines, measured beside this one in the same run on the same machine.
 
 A published figure says little: it was taken on another machine, on another day, by someone with a stake. So the
-comparison installs each peer from its own package, at a pinned version, and lets it do the same works as ours, turn
-by turn, so that a slow minute of the machine falls on all. Each peer runs as its users would run it: its default
-durability, the settings it is fastest with, nothing patched.
-
-A peer is a module (`bench.peers.peer.Peer`): `install` puts it under a directory of its own, `run` does one
-measurement in fresh processes on a fresh store. What cannot be installed or run becomes a result that says why.
+comparison installs each peer from its own package, at a pinned version, and lets it do the same works as ours, on the
+same stores, turn by turn, so that a slow minute of the machine falls on all. Each peer runs as its users would run it:
+its default durability, the settings it is fastest with, nothing patched. What cannot be installed or run becomes a
+result that says why.
 """

@@ -12,7 +12,8 @@ const WORKERS = 1; // processes: with two, the server and they get in each other
 const SLOTS = 100; // jobs each has in hand at once
 const QUEUE = "bench";
 
-const connection = { host: "127.0.0.1", port: Number(process.env.PORT), maxRetriesPerRequest: null };
+const place = new URL(process.env.STORE);
+const connection = { host: place.hostname, port: Number(place.port), maxRetriesPerRequest: null };
 
 async function hello(context) {
   return context.step("hello", async () => ({ message: "hello", n: 1 }));

@@ -1,4 +1,4 @@
-"""DBOS doing one work: run by `bench.peers.dbos` in an environment of its own, see `bench.peers.peer`."""
+"""DBOS doing one work: run by `bench.peers.dbos` in an environment of its own, see `bench.engine`."""
 
 # mypy: disable-error-code="import-not-found, untyped-decorator"
 
@@ -25,8 +25,8 @@ from dbos import DBOS
 WORK, RUNS, WARM_UP = os.environ["WORK"], int(os.environ["RUNS"]), int(os.environ["WARM_UP"])
 HELLO = {"message": "hello", "n": 1}
 LENGTHS: list[int] = json.loads(os.environ["LENGTHS"])
-CALLERS = 1
-"""DBOS runs workflows where they are started, and on SQLite more callers only wait for one another's lock."""
+CALLERS = int(os.environ["SAME_TIME"])
+"""DBOS runs workflows where they are started; on SQLite more callers than one only wait for one another's lock."""
 FAN_OUT_CALLERS = 10
 """The asyncio side, which the parallel steps need, does gain from callers; no more from 20 or 40."""
 
@@ -134,7 +134,7 @@ if __name__ == "__main__":
     DBOS(
         config={
             "name": "bench",
-            "system_database_url": f"sqlite:///{os.environ['STORE']}",
+            "system_database_url": os.environ["STORE"],
             "log_level": "ERROR",
             "run_admin_server": False,
         }

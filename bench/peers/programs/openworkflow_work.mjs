@@ -1,12 +1,21 @@
 // OpenWorkflow doing one work, client and worker in one Bun process: run by bench/peers/openworkflow.py.
 
 import { OpenWorkflow } from "openworkflow";
-import { BackendSqlite } from "openworkflow/sqlite";
 import { LENGTHS, RUNS, WARM_UP, WORK, expect, pause, startMany, takeTurns, timed, timedEach } from "./turns.mjs";
+
+/** The backend of a store; only the one that is wanted is loaded. */
+async function connect(url) {
+  if (url.startsWith("sqlite:")) {
+    const { BackendSqlite } = await import("openworkflow/sqlite");
+    return BackendSqlite.connect(url.slice("sqlite:///".length));
+  }
+  const { BackendPostgres } = await import("openworkflow/postgres");
+  return BackendPostgres.connect(url);
+}
 
 const SLOTS = 100; // runs the worker has in hand at once
 
-const backend = BackendSqlite.connect(process.env.STORE);
+const backend = await connect(process.env.STORE);
 const engine = new OpenWorkflow({ backend });
 
 const hello = engine.defineWorkflow({ name: "hello" }, ({ step }) =>

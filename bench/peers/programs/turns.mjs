@@ -1,4 +1,4 @@
-// The program's side of the protocol in bench/peers/peer.py, and the settings it is run with.
+// The program's side of the protocol in bench/engine.py, and the settings it is run with.
 
 import { once } from "node:events";
 import { createInterface } from "node:readline";
