@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from typing import Any
-from urllib.parse import quote, unquote, urlsplit
 
 from perdure.model.errors import UsageError
 
 
 def redacted(url: str) -> str:
     """Return a URL without its password and without what stands behind its `?`."""
-    parts = urlsplit(url)
-    user, at, place = parts.netloc.rpartition("@")
-    name, _, _ = user.partition(":")
-    shown = f"{quote(unquote(name))}{at}" if name else ""
-    return parts._replace(netloc=f"{shown}{place}", query="", fragment="").geturl()
+    head, separator, rest = url.partition("://") if "://" in url else ("", "", url)
+    rest = rest.partition("?")[0].partition("#")[0]
+    if separator and rest.startswith("/"):  # a file, whose name may hold anything
+        return f"{head}{separator}{rest}"
+    user, at, place = rest.rpartition("@")
+    name = user.partition(":")[0]
+    return f"{head}{separator}{name}{at if name else ''}{place}"
 
 
 def require_known(store: str, options: Mapping[str, Any], known: Iterable[str]) -> None:
