@@ -21,6 +21,8 @@ from perdure.store.url import redacted
         ("ada:secret@orders", "ada@orders"),
         ("postgresql//ada:secret@db/orders", "postgresql//ada@db/orders"),
         ("postgresql://ada:se/cr@et@db/orders", "postgresql://ada@db/orders"),
+        ("postgresql://ada:sec?ret@db/orders", "postgresql://…"),
+        ("postgresql://ada:sec@r#et@db/orders", "postgresql://…"),
     ],
 )
 def test_a_url_is_shown_without_its_password(url: str, shown: str) -> None:

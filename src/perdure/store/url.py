@@ -11,7 +11,9 @@ from perdure.model.errors import UsageError
 def redacted(url: str) -> str:
     """Return a URL without its password and without what stands behind its `?`."""
     head, separator, rest = url.partition("://") if "://" in url else ("", "", url)
-    rest = rest.partition("?")[0].partition("#")[0]
+    whole, rest = rest, rest.partition("?")[0].partition("#")[0]
+    if separator and "@" in whole[len(rest) :] and not rest.startswith("/"):  # then that ? may be in a password
+        return f"{head}{separator}…"
     if separator and rest.startswith("/"):  # a file, whose name may hold anything
         return f"{head}{separator}{rest}"
     user, at, place = rest.rpartition("@")
