@@ -1,4 +1,4 @@
-"""Judges what a crash test left behind. It knows nothing of the engine: it reads the file with plain SQL.
+"""Judges what a crash test left behind. It knows nothing of the engine: it reads the store by itself.
 
 The evidence comes from four sides: what was acknowledged and what has to come out of it (the driver), which step bodies
 really ran (the ledger, which they write themselves), who was killed (whoever killed them), and what the store says.
@@ -12,9 +12,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import apsw
+from tests.crash.kept import Row, Stored
+from tests.crash.reading import read
 
 SETTLED = ("ok", "error")
 
@@ -24,7 +25,7 @@ class Evidence:
     """What the judgement rests on.
 
     Attributes:
-        store: the SQLite file.
+        store: the store's URL.
         ledger: the file that the step bodies wrote.
         expected: what every acknowledged run has to end with, by its id.
         children: what every run that one of those starts has to end with.
@@ -35,7 +36,7 @@ class Evidence:
         least_hits: how many of all these must have been at work in a step.
     """
 
-    store: Path
+    store: str
     ledger: Path
     expected: Mapping[str, object]
     children: Mapping[str, object] = field(default_factory=dict)
@@ -52,30 +53,6 @@ class Verdict:
     figures: dict[str, int]
 
 
-class Row(NamedTuple):
-    """A record of a journal."""
-
-    position: int
-    key: str
-    kind: str
-    state: str
-    at: int
-    payload: str | None
-    attempt: int
-    ref: str | None
-
-
-class Stored(NamedTuple):
-    """A run, its journal and its inbox (ids, and whether they were read)."""
-
-    status: str
-    epoch: int
-    length: int
-    parent: str | None
-    journal: list[Row]
-    inbox: list[tuple[str, int]]
-
-
 class Execution:
     """One time that a step's body ran, as the ledger has it."""
 
@@ -90,9 +67,10 @@ Executions = dict[tuple[str, str, int], list[Execution]]
 
 def check(evidence: Evidence) -> Verdict:
     """Judge."""
-    runs = _read_store(evidence.store)
+    runs, contradictions = read(evidence.store)
     executions, strays = _read_ledger(evidence.ledger)
     violations = [
+        *contradictions,
         *strays,
         *_starts(evidence, runs),
         *(told for run_id, run in runs.items() for told in _journal(run_id, run)),
@@ -112,24 +90,6 @@ def check(evidence: Evidence) -> Verdict:
 
 
 # Reading.
-
-
-def _read_store(path: Path) -> dict[str, Stored]:
-    connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READWRITE)
-    try:
-        runs: dict[int, tuple[str, Stored]] = {}
-        for n, run_id, *rest in connection.execute("SELECT n, id, status, epoch, journal_length, parent_id FROM runs"):
-            runs[n] = (run_id, Stored(*rest, [], []))
-        rows = "SELECT n, position, key, kind, state, at, payload, attempt, ref FROM records ORDER BY n, position"
-        for n, *row in connection.execute(rows):
-            runs.setdefault(n, (f"the run number {n} that there is not", Stored("", 0, 0, None, [], [])))[
-                1
-            ].journal.append(Row(*row))
-        for n, message_id, is_read in connection.execute("SELECT n, id, is_read FROM inbox ORDER BY n, seq"):
-            runs[n][1].inbox.append((message_id, is_read))
-        return dict(runs.values())
-    finally:
-        connection.close()
 
 
 def _read_ledger(path: Path) -> tuple[Executions, list[str]]:
@@ -244,7 +204,7 @@ def _events(events: Mapping[str, Sequence[str]], runs: Mapping[str, Stored]) -> 
             assert run is not None
             found = [is_read for message_id, is_read in run.inbox if message_id == event_id]
             records = sum(row.ref == event_id for row in run.journal)
-            if found != [1]:
+            if found != [True]:
                 yield f"{run_id} has event {event_id} in its inbox {len(found)} times, {sum(found)} of them read"
             elif records != 1:
                 yield f"{run_id} has {records} records of event {event_id}"

@@ -3,25 +3,35 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import apsw
+
+from tests.crash import reading
 
 ROOT = Path(__file__).parent.parent.parent
 
 
 class Fleet:
-    """The workers on one store."""
+    """The workers on one store.
 
-    def __init__(self, folder: Path) -> None:
-        self.store = folder / "crash.db"
+    Args:
+        folder: where ledger and log go.
+        url: the store's.
+
+    Attributes:
+        seen_at: where the store is read by itself, if that is another place.
+    """
+
+    def __init__(self, folder: Path, url: str) -> None:
+        self.url = self.seen_at = url
         self.ledger = folder / "ledger.jsonl"
         self.log = folder / "workers.log"
-        self.url = f"sqlite:///{self.store}"
         self.ledger.touch()
         self.alive: list[asyncio.subprocess.Process] = []
         self.killed: list[int] = []
@@ -64,7 +74,7 @@ class Fleet:
             assert process.stdin is not None
             process.stdin.close()
         for process in self.alive:
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(40):
                 assert await process.wait() in (0, -signal.SIGKILL), _tail(self.log)
 
     def tear_down(self) -> None:
@@ -73,20 +83,16 @@ class Fleet:
                 process.send_signal(signal.SIGCONT)
                 process.kill()
 
-    def unfinished(self) -> list[tuple[str, str]]:
-        return self.ask("SELECT id, status FROM runs WHERE status NOT IN ('complete', 'errored', 'terminated')")
-
-    def ask(self, sql: str, *values: str | int) -> list[tuple[str, str]]:
-        connection = apsw.Connection(str(self.store))
-        try:
-            connection.set_busy_timeout(10_000)
-            return list(connection.execute(sql, values))
-        finally:
-            connection.close()
+    def lines(self, what: str) -> list[dict[str, object]]:
+        """The ledger's lines of one sort, so far."""
+        whole, _, _ = self.ledger.read_text().rpartition("\n")  # the last line may still be on its way
+        return [line for line in map(json.loads, whole.splitlines()) if line["what"] == what]
 
     def is_locked(self) -> bool:
-        """Whether somebody holds the file's only write lock right now."""
-        connection = apsw.Connection(str(self.store))
+        """Whether somebody holds the only write lock of a SQLite file right now."""
+        if not self.url.startswith("sqlite:///"):
+            return False
+        connection = apsw.Connection(self.url.removeprefix("sqlite:///"))
         try:
             connection.execute("BEGIN IMMEDIATE; ROLLBACK")
         except apsw.BusyError:
@@ -99,12 +105,20 @@ class Fleet:
     async def drained(self, seconds: float) -> None:
         """Wait until every run has ended; what is stuck is shown with all that is known about it."""
         deadline = time.monotonic() + seconds
-        while stuck := self.unfinished():
+        while stuck := reading.unfinished(self.seen_at):
             if time.monotonic() > deadline:
-                rows = self.ask("SELECT * FROM runs WHERE id = ?", stuck[0][0])
-                raise AssertionError(f"{len(stuck)} runs are stuck: {stuck[:10]}; {rows}; {_tail(self.log)}")
+                row = reading.told(self.seen_at, stuck[0][0])
+                raise AssertionError(f"{len(stuck)} runs are stuck: {stuck[:10]}; {row}; {_tail(self.log)}")
             self.bury()
             await asyncio.sleep(0.1)
+
+
+async def until(condition: Callable[[], bool], seconds: float = 20) -> None:
+    """Wait until something holds that other processes do."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        await asyncio.sleep(0.02)
 
 
 def _tail(path: Path, lines: int = 20) -> Sequence[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zlib
 
-KINDS = ("sequential", "parallel", "retrying", "sleeping", "eventful", "parent", "threaded", "nested")
+KINDS = ("sequential", "parallel", "retrying", "sleeping", "eventful", "parent", "threaded", "nested", "foster")
 
 
 def mix(value: int, salt: str) -> int:
@@ -32,7 +32,7 @@ def outcome(kind: str, number: int) -> int:
             return mix(mix(number, "before"), "late")
         case "eventful":
             return mix(mix(number, "before") + added(number), "after")
-        case "parent":
+        case "parent" | "foster":
             return mix(outcome("sequential", number + 1) + outcome("threaded", number + 2), "after")
         case "nested":
             return mix(mix(mix(number, "inner"), "inner"), "outer")
@@ -40,9 +40,18 @@ def outcome(kind: str, number: int) -> int:
             raise ValueError(kind)
 
 
-def children(run_id: str, number: int) -> dict[str, int]:
-    """The runs that a `parent` run starts, by their ids, with what they end with."""
-    return {
-        f"{run_id}/sequential": outcome("sequential", number + 1),
-        f"{run_id}/threaded": outcome("threaded", number + 2),
-    }
+def fostered(number: int) -> tuple[str, str]:
+    """The ids of their own that the children of a `foster` run have."""
+    return f"first-of-{number}", f"second-of-{number}"
+
+
+def children(kind: str, number: int) -> dict[str, int]:
+    """The runs that a run starts, by their ids, with what they end with."""
+    match kind:
+        case "parent":
+            ids = (f"parent-{number}/sequential", f"parent-{number}/threaded")
+        case "foster":
+            ids = fostered(number)
+        case _:
+            return {}
+    return dict(zip(ids, (outcome("sequential", number + 1), outcome("threaded", number + 2)), strict=True))

@@ -41,9 +41,9 @@ class History:
         """)
         for n, (run_id, run) in enumerate(self.runs.items(), 1):
             length = run.get("length", len(run["journal"]))
-            connection.execute(
-                "INSERT INTO runs VALUES (?, ?, ?, 1, ?, ?)", (n, run_id, run["status"], length, run.get("parent"))
-            )
+            row = (n, run_id, run["status"], length, run.get("parent"))
+            if run["status"] is not None:
+                connection.execute("INSERT INTO runs VALUES (?, ?, ?, 1, ?, ?)", row)
             for record in run["journal"]:
                 connection.execute("INSERT INTO records VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", (n, *record))
             for seq, (message, is_read) in enumerate(run.get("inbox", []), 1):
@@ -52,7 +52,7 @@ class History:
         ledger.write_text("".join(json.dumps(line) + "\n" for line in self.ledger))
         return check(
             Evidence(
-                store,
+                f"sqlite:///{store}",
                 ledger,
                 self.expected,
                 self.children,
@@ -170,6 +170,14 @@ def start_a_phantom(history: History) -> None:
     history.runs["ghost"] = {"status": "complete", "journal": []}
 
 
+def leave_a_record_without_a_run(history: History) -> None:
+    history.runs["gone"] = {"status": None, "journal": [[0, "input", "input", "ok", 10, "{}", 1, None]]}
+
+
+def leave_a_message_without_a_run(history: History) -> None:
+    history.runs["gone"] = {"status": None, "journal": [], "inbox": [("e9", 1)]}
+
+
 def change_the_output(history: History) -> None:
     history.journal()[6][5] = "9"
 
@@ -284,6 +292,8 @@ def kill_nobody_at_work(history: History) -> None:
         (lose_a_run, "gone was acknowledged and is gone"),
         (lose_a_child, "r/d was acknowledged and is gone"),
         (start_a_phantom, "nobody started it"),
+        (leave_a_record_without_a_run, "there is not has a record of input"),
+        (leave_a_message_without_a_run, "there is not has the message e9"),
         (change_the_output, "ended with 9, not with 8"),
         (lose_the_output, "without an output"),
         (leave_a_gap, "has records at"),

@@ -5,14 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
-import time
 from pathlib import Path
 
 import pytest
 
 from perdure import Perdure
 from tests.crash.checker import Evidence, check
-from tests.crash.driving import Fleet
+from tests.crash.driving import Fleet, until
 from tests.crash.expected import outcome
 
 RUNS = 12
@@ -22,31 +21,19 @@ ROUNDS = 3
 pytestmark = [pytest.mark.crash, pytest.mark.slow, pytest.mark.timeout(120)]
 
 
-def lines(fleet: Fleet, what: str) -> list[dict[str, object]]:
-    whole, _, _ = fleet.ledger.read_text().rpartition("\n")  # the last line may still be on its way
-    return [line for line in map(json.loads, whole.splitlines()) if line["what"] == what]
-
-
 def taken_over(
     fleet: Fleet, zombie: asyncio.subprocess.Process, heir: asyncio.subprocess.Process
 ) -> set[tuple[object, ...]]:
     """The steps that both have begun."""
     begun: dict[int, set[tuple[object, ...]]] = {zombie.pid: set(), heir.pid: set()}
-    for line in lines(fleet, "begin"):
+    for line in fleet.lines("begin"):
         if line["pid"] in begun:
             begun[line["pid"]].add((line["run"], line["key"], line["attempt"]))
     return begun[zombie.pid] & begun[heir.pid]
 
 
-async def until(condition, seconds: float = 20) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        await asyncio.sleep(0.02)
-
-
 async def stop_without_the_lock(fleet: Fleet, process: asyncio.subprocess.Process) -> None:
-    """Stop a worker at a moment when it is not writing: stopped with the file's lock, it would stop everybody."""
+    """Stop a worker; in SQLite at a moment when it does not write: with the file's lock it would stop everybody."""
     while True:
         process.send_signal(signal.SIGSTOP)
         await asyncio.sleep(0.1)  # it stops soon, not at once
@@ -56,11 +43,12 @@ async def stop_without_the_lock(fleet: Fleet, process: asyncio.subprocess.Proces
         await asyncio.sleep(0.01)
 
 
-async def test_a_stopped_worker_comes_back_and_changes_nothing(tmp_path: Path):
-    fleet = Fleet(tmp_path)
+@pytest.mark.parametrize("url", ["sqlite", "postgres", "valkey"], indirect=True)
+async def test_a_stopped_worker_comes_back_and_changes_nothing(url: str, tmp_path: Path):
+    fleet = Fleet(tmp_path, url)
     # The zombie learns of its lost leases by its commits, as its lease keeper answers late.
     frank = ("--lease", f"{LEASE}s", "--slower", "8", "--frank", "0.4")
-    client = Perdure(fleet.url, mode="client")
+    client = Perdure(url, mode="client")
     expected: dict[str, int] = {}
     zombies: list[int] = []
     try:
@@ -68,12 +56,12 @@ async def test_a_stopped_worker_comes_back_and_changes_nothing(tmp_path: Path):
             zombie = await fleet.start(*frank)
             await fleet.ready(zombie)
             for turn in range(ROUNDS):
-                begun = len(lines(fleet, "begin"))
+                begun = len(fleet.lines("begin"))
                 for number in range(RUNS * turn, RUNS * (turn + 1)):
                     kind = ("sequential", "parallel", "threaded")[number % 3]
                     await client.start(kind, input={"number": number}, id=f"{kind}-{number}")
                     expected[f"{kind}-{number}"] = outcome(kind, number)
-                await until(lambda begun=begun: len(lines(fleet, "begin")) >= begun + RUNS)
+                await until(lambda begun=begun: len(fleet.lines("begin")) >= begun + RUNS)
                 await stop_without_the_lock(fleet, zombie)
                 zombies.append(zombie.pid)
                 heir = await fleet.start(*frank)
@@ -81,7 +69,7 @@ async def test_a_stopped_worker_comes_back_and_changes_nothing(tmp_path: Path):
                 zombie.send_signal(signal.SIGCONT)
                 await until(
                     lambda zombie=zombie: any(
-                        line["pid"] == zombie.pid for what in ("refused", "lost") for line in lines(fleet, what)
+                        line["pid"] == zombie.pid for what in ("refused", "lost") for line in fleet.lines(what)
                     )
                 )
                 if turn < ROUNDS - 1:  # the last one goes on as an honest worker
@@ -91,9 +79,9 @@ async def test_a_stopped_worker_comes_back_and_changes_nothing(tmp_path: Path):
         await fleet.end()
     finally:
         fleet.tear_down()
-    verdict = check(Evidence(fleet.store, fleet.ledger, expected, stopped=zombies, least_hits=ROUNDS))
-    refused = len(lines(fleet, "refused"))
-    figures = {**verdict.figures, "commits_refused": refused, "leases_lost": len(lines(fleet, "lost"))}
+    verdict = check(Evidence(url, fleet.ledger, expected, stopped=zombies, least_hits=ROUNDS))
+    refused = len(fleet.lines("refused"))
+    figures = {**verdict.figures, "commits_refused": refused, "leases_lost": len(fleet.lines("lost"))}
     print(f"\n{json.dumps(figures)}")
     assert not verdict.violations, "\n".join(verdict.violations[:30])
     assert refused >= ROUNDS

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from typing import Any
 
 from perdure import EventTimeoutError, Limits, Perdure, Retry, flow
-from tests.crash.expected import mix
+from tests.crash.expected import fostered, mix
 
 LEDGER = -1
 SLOWER = 1.0
@@ -130,6 +130,15 @@ async def parent(number: int) -> int:
 
 
 @app.workflow
+async def foster(number: int) -> int:
+    first_id, second_id = fostered(number)
+    first = await flow.start(sequential, number + 1, id=first_id)
+    second = await flow.start(threaded, number + 2, id=second_id)
+    results = await asyncio.gather(first.result(), second.result())
+    return await stir(sum(results), "after")
+
+
+@app.workflow
 async def nested(number: int) -> int:
     return await outer(number)
 
@@ -183,13 +192,15 @@ async def main() -> None:
     options.add_argument("store")
     options.add_argument("ledger")
     options.add_argument("--lease", default="3s")
+    options.add_argument("--queue", default="default", help="one that it serves beside the default one")
     options.add_argument("--die", default="")
     options.add_argument("--slower", type=float, default=1.0)
     options.add_argument("--frank", type=float, default=None)
     given = options.parse_args()
     LEDGER = os.open(given.ledger, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     SLOWER = given.slower
-    worker = Perdure(given.store, mode="worker", lease=given.lease, limits=Limits(crashes=1_000))
+    queues = tuple({"default", given.queue})
+    worker = Perdure(given.store, mode="worker", queues=queues, lease=given.lease, limits=Limits(crashes=1_000))
     worker.registry = app.registry
     if given.die:
         operation, when, number = given.die.split(":")

@@ -1,0 +1,74 @@
+"""Masters that give way to their replicas, in order or killed, while runs are in flight."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.crash.living import TIMEOUT, in_thread, live_through
+from tests.servers import ClusterNode, ValkeyCluster, ValkeySentinel
+from tests.serving.process import HOST
+
+pytestmark = [pytest.mark.crash, pytest.mark.slow, pytest.mark.timeout(TIMEOUT)]
+
+
+@pytest.fixture
+def cluster() -> Iterator[ValkeyCluster]:
+    with ValkeyCluster(3, 1) as cluster:
+        yield cluster
+
+
+class Changer:
+    """Lets one master after the other give way; the first is the one that everybody was told of."""
+
+    def __init__(self, cluster: ValkeyCluster) -> None:
+        self.cluster = cluster
+        self.pairs = itertools.cycle(list(zip(cluster.nodes[:3], cluster.nodes[3:], strict=True)))
+
+    def hand_over(self) -> None:
+        self.cluster.hand_over(self.next_master())
+
+    def kill(self) -> None:
+        """Kill a master for good; it comes back as a replica of the one that took over."""
+        old = self.next_master()
+        new = self.cluster.fail_over(old)
+        old.start()
+        old.until(lambda: old.follows(new), "follow the new master")
+
+    def next_master(self) -> ClusterNode:
+        pair = next(self.pairs)
+        return next(node for node in self.cluster.masters if node in pair)
+
+
+async def test_masters_hand_over_in_order(cluster: ValkeyCluster, tmp_path: Path):
+    changer = Changer(cluster)
+    await live_through(cluster.url(), [in_thread(changer.hand_over)] * 4, tmp_path)
+
+
+async def test_masters_are_killed_and_nothing_acknowledged_is_lost_that_a_replica_has(
+    cluster: ValkeyCluster, tmp_path: Path
+):
+    changer = Changer(cluster)
+    await live_through(cluster.url(durability="replicated:1"), [in_thread(changer.kill)] * 3, tmp_path)
+
+
+async def test_masters_are_killed_and_what_went_back_goes_on(cluster: ValkeyCluster, tmp_path: Path):
+    changer = Changer(cluster)
+    await live_through(cluster.url(), [in_thread(changer.kill)] * 3, tmp_path, goes_back=True)
+
+
+async def test_a_sentinel_names_another_master(tmp_path: Path):
+    with ValkeySentinel() as watched:
+
+        def kill() -> None:
+            old = watched.master
+            new = watched.fail_over()
+            old.start()
+            old.call("REPLICAOF", HOST, new.port)  # the sentinel would do it too, but takes its time
+            old.until(lambda: old.follows(new), "follow the new master")
+
+        url = watched.url(durability="replicated:1")
+        await live_through(url, [in_thread(kill)], tmp_path, seen_at=lambda: watched.master.url())

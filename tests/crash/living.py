@@ -1,0 +1,109 @@
+"""Lets workers work while one trouble follows the other, then sees that all is well."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import random
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from perdure import Perdure
+from tests.crash import reading
+from tests.crash.checker import Evidence, check
+from tests.crash.driving import Fleet, until
+from tests.crash.load import Load
+
+SEED = int(os.environ.get("PERDURE_CRASH_SEED", "20250301"))
+RUNS = int(os.environ.get("PERDURE_CRASH_RUNS", "90"))
+RUNS_PER_SECOND = 12
+WORKERS = 2
+LEASE = "12s"
+PAUSES = (0.3, 1.0)
+TIMEOUT = 150 + RUNS / 4
+"""Seconds that a test of this has."""
+
+Trouble = Callable[[], Awaitable[object]]
+
+
+def in_thread(work: Callable[..., object], *args: Any) -> Trouble:
+    """Return a trouble that waits for servers as the tests' servers do: without the loop."""
+    return lambda: asyncio.to_thread(work, *args)
+
+
+async def live_through(
+    url: str,
+    troubles: Sequence[Trouble],
+    folder: Path,
+    *,
+    seen_at: Callable[[], str] | None = None,
+    goes_back: bool = False,
+) -> None:
+    """See the module's text. Workers are not killed, and no trouble lasts as long as a lease.
+
+    Args:
+        url: the store's, for workers and callers.
+        troubles: in this order, again and again, until all runs are started, and each at least once.
+        folder: where ledger and log go.
+        seen_at: where the store can be read when all is over, if not at `url`.
+        goes_back: whether the store may forget what it acknowledged. Then what is lost is started again, and steps may
+            run again; else none may.
+    """
+    dice = random.Random(SEED)
+    fleet = Fleet(folder, url)
+    client = Perdure(url, mode="client")
+    load = Load(client, RUNS, RUNS_PER_SECOND, SEED + 1)
+    began, seen = time.monotonic(), 0
+    lost: set[str] = set()
+    try:
+        for number in range(WORKERS):
+            await fleet.ready(await fleet.start("--lease", LEASE, "--queue", f"only-{number}"))
+        workers = [process.pid for process in fleet.alive]
+        async with client:
+            loading = asyncio.create_task(load.start_all())
+            while not loading.done() or seen < len(troubles):
+                await asyncio.wait([loading], timeout=dice.uniform(*PAUSES))
+                await troubles[seen % len(troubles)]()
+                seen += 1
+            await loading
+            fleet.seen_at = url if seen_at is None else seen_at()
+            if goes_back:
+                lost = load.expected.keys() - reading.read(fleet.seen_at).runs.keys()
+                await asyncio.gather(*map(load.start_again, load.expected))
+            await _nobody_is_silent(fleet, load)
+            await fleet.drained(60)
+        assert [process.pid for process in fleet.alive] == workers
+        await fleet.end()
+    finally:
+        fleet.tear_down()
+    verdict = check(
+        Evidence(
+            store=fleet.seen_at,
+            ledger=fleet.ledger,
+            expected=load.expected,
+            children=load.children,
+            events=load.events,
+            stopped=workers if goes_back else (),
+            in_order=[] if goes_back else load.in_order,
+        )
+    )
+    about = {
+        "troubles": seen,
+        "unknown": load.unknown,
+        "lost": len(lost),
+        "seconds": round(time.monotonic() - began, 1),
+    }
+    print(f"\nseed {SEED}: {json.dumps({**verdict.figures, **about})}")
+    assert not verdict.violations, f"seed {SEED}: {len(verdict.violations)}\n" + "\n".join(verdict.violations[:30])
+    assert goes_back or verdict.figures["executions"] == verdict.figures["step_records"]
+
+
+async def _nobody_is_silent(fleet: Fleet, load: Load) -> None:
+    """Each worker still takes what only it can take, soon."""
+    numbers = range(1_000_000, 1_000_000 + WORKERS)
+    await asyncio.gather(*(load.start("sequential", number, f"only-{number - numbers[0]}") for number in numbers))
+    ids = {f"sequential-{number}" for number in numbers}
+    await until(lambda: ids <= {line["run"] for line in fleet.lines("begin")})

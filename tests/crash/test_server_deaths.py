@@ -1,0 +1,88 @@
+"""Servers that die, hang up and lose answers while runs are in flight: all ends, and nothing runs or is recorded twice.
+
+PERDURE_CRASH_SEED=7 PERDURE_CRASH_RUNS=2000 make core PYTEST="tests/crash/test_server_deaths.py -s"
+"""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from tests.crash.living import TIMEOUT, Trouble, in_thread, live_through
+from tests.servers import Line, PostgresServer, ValkeyServer, cut
+
+PATIENCE = "1s"
+"""Of the stores, so short that callers and workers hear of the trouble and have to try again themselves."""
+
+pytestmark = [pytest.mark.crash, pytest.mark.slow, pytest.mark.timeout(TIMEOUT)]
+
+
+def line_troubles(line: Line, *writes: bytes) -> list[Trouble]:
+    """What can become of a line: cut in between, the request lost, the answer lost, nobody there, nothing heard."""
+
+    async def hang_up() -> None:
+        line.drop()
+
+    async def lose_request() -> None:
+        line.lose_request(writes[line.lost % len(writes)])
+
+    async def lose_answer() -> None:
+        line.lose_answer(writes[line.lost % len(writes)])
+
+    async def be_away() -> None:
+        line.is_refusing = True
+        line.drop()
+        await asyncio.sleep(1.5)  # longer than the patience
+        line.is_refusing = False
+
+    async def say_nothing() -> None:
+        line.freeze()
+        await asyncio.sleep(1.5)
+        line.thaw()
+
+    return [lose_answer, hang_up, lose_answer, lose_request, be_away, lose_answer, say_nothing, lose_request]
+
+
+def terminate_backends(server: PostgresServer) -> None:
+    """Have the server hang up on everybody, as an administrator would."""
+    server.sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'perdure'")
+
+
+def kill_clients(server: ValkeyServer) -> None:
+    for sort in ("normal", "pubsub"):
+        server.call("CLIENT", "KILL", "TYPE", sort)
+
+
+def crash(server: PostgresServer | ValkeyServer) -> None:
+    server.kill()
+    server.start()
+
+
+async def test_postgres_dies_and_comes_back(tmp_path: Path):
+    with PostgresServer() as server:
+        troubles = [in_thread(crash, server), in_thread(terminate_backends, server), in_thread(server.restart)]
+        await live_through(server.url(patience=PATIENCE), troubles, tmp_path)
+
+
+async def test_postgres_is_cut_off(tmp_path: Path):
+    with PostgresServer() as server:
+        async with cut(server.port) as line:
+            troubles = [*line_troubles(line, b"", b"COMMIT"), in_thread(terminate_backends, server)]
+            await live_through(line.url(server.url(patience=PATIENCE)), troubles, tmp_path)
+            assert line.lost > 2
+
+
+async def test_valkey_dies_and_comes_back(tmp_path: Path):
+    with ValkeyServer(appendfsync="always") as server:
+        troubles = [in_thread(crash, server), in_thread(kill_clients, server), in_thread(server.restart)]
+        await live_through(server.url(patience=PATIENCE), troubles, tmp_path)
+
+
+async def test_valkey_is_cut_off_and_forgets_its_scripts(tmp_path: Path):
+    with ValkeyServer(appendfsync="always") as server:
+        async with cut(server.port) as line:
+            troubles = [*line_troubles(line, b"", b"EVALSHA"), in_thread(server.call, "SCRIPT", "FLUSH")]
+            await live_through(line.url(server.url(patience=PATIENCE)), troubles, tmp_path)
+            assert line.lost > 2
