@@ -33,8 +33,14 @@ def open_store(url: str, **options: Any) -> Store:
     make = _STORES.get(scheme) if separator else None
     if make is None:
         raise UsageError(f"store: {redacted(url)!r} is no store; give one of {', '.join(_EXAMPLES)}")
-    parts = urlsplit(url)
-    return make(url, unquote(parts.netloc + parts.path), {**dict(parse_qsl(parts.query)), **options})
+    try:
+        parts = urlsplit(url)
+    except ValueError as error:
+        raise UsageError(f"store: {redacted(url)!r} cannot be read: {error}; quote signs in a password") from None
+    if not all("=" in option for option in parts.query.split("&") if parts.query):
+        raise UsageError(f"store: behind the ? of {redacted(url)!r} stand options as name=value, with & between them")
+    behind = dict(parse_qsl(parts.query, keep_blank_values=True))
+    return make(url, unquote(parts.netloc + parts.path), {**behind, **options})
 
 
 def _memory(url: str, place: str, options: dict[str, Any]) -> Store:
