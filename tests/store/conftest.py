@@ -16,3 +16,14 @@ async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
     await opened.open()
     yield opened
     await opened.close()
+
+
+@pytest.fixture(params=list(STORES))
+async def stores(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[list[Store]]:
+    """Four stores of each kind, open at one place, as those of four processes are."""
+    opened = [store_at(request.param, tmp_path) for _ in range(4)]
+    for each in opened:
+        await each.open()
+    yield opened
+    for each in opened:
+        await each.close()
