@@ -46,6 +46,8 @@ async def fill(store: Store) -> None:
     await store.create([new("paused", workflow="refund"), new("renewed"), new("queued", due_at=NOW + 5, priority=9)])
     await store.control([Control("paused", Action.PAUSE)], NOW)
     renewed = await leased(store, "renewed")
+    forgotten = Message("renewed", "k", "child", "kid", "1", NOW, ref="k")
+    await store.post([forgotten, event("renewed", "behind-a-gap")], NOW, CAPACITY)
     renew = (record(0, "input", '"again"'),)
     await store.commit([decide(renewed, "queued", due_at=None, renew=renew)])
     await store.create([new("made-leased", worker="creator", due_at=NOW + 7)])

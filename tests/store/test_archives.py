@@ -274,6 +274,17 @@ async def test_a_page_that_grows_long_ends_early_and_nothing_is_left_out(store: 
     assert ids(await dumped(store)) == ["0", "1", "2", "3", "4"]
 
 
+async def test_sqlite_ends_a_page_before_it_is_all_that_memory_holds(tmp_path: Path) -> None:
+    store = store_at("sqlite", tmp_path)
+    await store.open()
+    payload = '"' + "x" * 3_000_000 + '"'
+    await store.create([new(str(number), records=(record(0, "input", payload),)) for number in range(5)])
+    page = await store.dump(100)
+    assert ids(page.archives) == ["0", "1", "2"]
+    assert ids((await store.dump(100, page.cursor)).archives) == ["3", "4"]
+    await store.close()
+
+
 async def told_of(store: Store, act: Any) -> bool:
     await store.wait(0)
     await act()
