@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import apsw
 import msgspec
@@ -34,6 +34,7 @@ from perdure.store.sqlite import arrivals, control, reads, turns
 from perdure.store.sqlite.archives import dump, load
 from perdure.store.sqlite.connection import Settings
 from perdure.store.sqlite.threads import ConnectionThread
+from perdure.store.sqlite.transactions import SqliteTransaction, Transactions, create_in
 from perdure.store.sqlite.writer import Writer
 
 T = TypeVar("T")
@@ -71,6 +72,7 @@ class SqliteStore:
     def __init__(self, path: str, synchronous: str = "full", busy_timeout: Duration = 10.0) -> None:
         self._settings = Settings(path, synchronous, busy_timeout)
         self._threads: tuple[Writer, ConnectionThread] | None = None
+        self._transactions: Transactions | None = None
         self._heard = 0
 
     async def open(self) -> None:
@@ -85,12 +87,14 @@ class SqliteStore:
             await asyncio.gather(writer.close(), reader.close())
             raise
         self._threads = writer, reader
+        self._transactions = Transactions(self._settings)
 
     async def close(self) -> None:
         """See the contract."""
-        if self._threads is not None:
-            writer, reader = self._threads
-            self._threads = None
+        if self._threads is not None and self._transactions is not None:
+            (writer, reader), transactions = self._threads, self._transactions
+            self._threads = self._transactions = None
+            await transactions.close()  # first, or the writer would wait for one that is open
             await reader.close()
             await writer.close()
 
@@ -210,6 +214,17 @@ class SqliteStore:
     async def clock(self) -> int | None:
         """See the contract."""
         return None
+
+    async def begin(self) -> SqliteTransaction:
+        """See the contract; while it is open, every other write to the file waits."""
+        self._opened()
+        assert self._transactions is not None
+        return await self._transactions.begin()
+
+    async def create_in(self, connection: Any, runs: Sequence[NewRun]) -> list[Created]:
+        """See the contract; the connection is an `apsw.Connection` on the same file."""
+        self._opened()
+        return await create_in(self._settings, connection, runs)
 
     async def dump(self, limit: int, cursor: str | None = None) -> ArchivePage:
         """See the contract; a page takes no further run once it is long."""
