@@ -29,6 +29,9 @@ class StepContext(Protocol):
     def heartbeat(self, progress: object) -> None:
         """Keep the progress where a crash does not reach it."""
 
+    def transaction(self) -> Any:
+        """Return the connection of the transaction that the step's record is committed in."""
+
     async def nested(self, spec: StepSpec, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run a step inside this one, or return what it returned before."""
 
@@ -47,6 +50,11 @@ def replay_or_raise(call: str) -> Replay:
         where = "in a step" if current_step.get() is not None else "outside a workflow"
         raise UsageError(f"{call} was called {where}; it belongs into workflow code")
     return loop.replay
+
+
+def no_transaction(key: str) -> UsageError:
+    """Return the error of a step that asks for a transaction and has none."""
+    return UsageError(f"flow.transaction was called in step {key!r}, which has none; register it with tx=True")
 
 
 def step_or_raise(call: str) -> StepContext:

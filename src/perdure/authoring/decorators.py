@@ -54,6 +54,7 @@ class Decorators:
         retry: Retry | None = ...,
         timeout: Duration | None = ...,
         run_in: RunIn | None = ...,
+        tx: bool = ...,
     ) -> StepDecorator: ...
     def step(  # type: ignore[misc]  # mypy does not match ParamSpec overloads with their implementation
         self,
@@ -64,6 +65,7 @@ class Decorators:
         retry: Retry | None = None,
         timeout: Duration | None = None,
         run_in: RunIn | None = None,
+        tx: bool = False,
     ) -> Any:
         """Make a function a step: its result is journaled when workflow code calls it.
 
@@ -73,6 +75,7 @@ class Decorators:
             retry: when it is attempted again; three attempts by default.
             timeout: of one attempt (a duration), after which it is stopped; None for none.
             run_in: `"process"` runs a plain `def` in a process of its own.
+            tx: its own SQL, on the connection that `flow.transaction()` returns, is committed together with its record.
 
         Raises:
             DefinitionError: the name is taken, or the annotations cannot be stored.
@@ -81,7 +84,9 @@ class Decorators:
 
         def register(function: Callable[..., Any]) -> Step[..., Any]:
             title = name or str(getattr(function, "__name__", ""))
-            spec = step_spec(function, name=title, retry=retry, timeout=timeout, run_in=run_in, local_names=scope)
+            spec = step_spec(
+                function, name=title, retry=retry, timeout=timeout, run_in=run_in, tx=tx, local_names=scope
+            )
             step: Step[..., Any] = Step(function, spec)
             self.registry.add_step(step)
             return step

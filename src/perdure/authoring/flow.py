@@ -40,27 +40,37 @@ _SHAPES: dict[Any, Shape] = {}
 @overload
 async def do(
     name: str, function: Callable[..., Awaitable[T]], /, *args: Any, retry: Retry | None,
-    timeout: Duration | None = ..., run_in: RunIn | None = ..., **kwargs: Any,
+    timeout: Duration | None = ..., run_in: RunIn | None = ..., tx: bool = ..., **kwargs: Any,
 ) -> T: ...  # fmt: skip
 @overload
 async def do(
     name: str, function: Callable[..., T], /, *args: Any, retry: Retry | None, timeout: Duration | None = ...,
-    run_in: RunIn | None = ..., **kwargs: Any,
+    run_in: RunIn | None = ..., tx: bool = ..., **kwargs: Any,
 ) -> T: ...  # fmt: skip
 @overload
 async def do(
     name: str, function: Callable[..., Awaitable[T]], /, *args: Any, retry: Retry | None = ...,
-    timeout: Duration | None, run_in: RunIn | None = ..., **kwargs: Any,
+    timeout: Duration | None, run_in: RunIn | None = ..., tx: bool = ..., **kwargs: Any,
 ) -> T: ...  # fmt: skip
 @overload
 async def do(
     name: str, function: Callable[..., T], /, *args: Any, retry: Retry | None = ..., timeout: Duration | None,
-    run_in: RunIn | None = ..., **kwargs: Any,
+    run_in: RunIn | None = ..., tx: bool = ..., **kwargs: Any,
 ) -> T: ...  # fmt: skip
 @overload
 async def do(
     name: str, function: Callable[..., T], /, *args: Any, retry: Retry | None = ..., timeout: Duration | None = ...,
-    run_in: RunIn | None, **kwargs: Any,
+    run_in: RunIn | None, tx: bool = ..., **kwargs: Any,
+) -> T: ...  # fmt: skip
+@overload
+async def do(
+    name: str, function: Callable[..., Awaitable[T]], /, *args: Any, retry: Retry | None = ...,
+    timeout: Duration | None = ..., run_in: RunIn | None = ..., tx: bool, **kwargs: Any,
+) -> T: ...  # fmt: skip
+@overload
+async def do(
+    name: str, function: Callable[..., T], /, *args: Any, retry: Retry | None = ..., timeout: Duration | None = ...,
+    run_in: RunIn | None = ..., tx: bool, **kwargs: Any,
 ) -> T: ...  # fmt: skip
 @overload
 async def do(name: str, function: Callable[P, Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs) -> T: ...
@@ -74,6 +84,7 @@ async def do(  # type: ignore[misc]  # mypy does not match ParamSpec overloads w
     retry: Retry | None = None,
     timeout: Duration | None = None,  # stops the step, not the waiting
     run_in: RunIn | None = None,
+    tx: bool = False,
     **kwargs: Any,
 ) -> Any:
     """Run any callable as a step.
@@ -84,6 +95,7 @@ async def do(  # type: ignore[misc]  # mypy does not match ParamSpec overloads w
         retry: when it is attempted again; three attempts by default.
         timeout: of one attempt (a duration); None for none.
         run_in: `loop`, `thread` or `process`; by default the loop for async functions, a thread for others.
+        tx: its own SQL, on the connection that `flow.transaction()` returns, is committed together with its record.
 
     Returns:
         The result, rebuilt as the callable's return annotation says.
@@ -92,7 +104,7 @@ async def do(  # type: ignore[misc]  # mypy does not match ParamSpec overloads w
         StepError: the step failed for good.
     """
     plain = function.function if isinstance(function, Step) else function
-    spec = step_spec(plain, name=name, retry=retry, timeout=timeout, run_in=run_in)
+    spec = step_spec(plain, name=name, retry=retry, timeout=timeout, run_in=run_in, tx=tx)
     return await perform(spec, args, kwargs)
 
 
@@ -289,6 +301,15 @@ def idempotency_key() -> str:
 def attempt() -> int:
     """Return, in a step, the number of this attempt, from 1."""
     return step_or_raise("flow.attempt").attempt
+
+
+def transaction() -> Any:
+    """Return, in a step with `tx=True`, the connection whose transaction the step's record is committed in.
+
+    It is an `asyncpg.Connection` on PostgreSQL and an `apsw.Connection` on SQLite. Do not commit, and do not keep it:
+    the transaction ends with the step's body, and is undone if that raises.
+    """
+    return step_or_raise("flow.transaction").transaction()
 
 
 def heartbeat(progress: object = None) -> None:

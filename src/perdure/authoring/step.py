@@ -55,6 +55,7 @@ class Step(Generic[P, R]):
         retry: Retry | None = None,
         timeout: Duration | None = None,
         run_in: RunIn | None = None,
+        tx: bool | None = None,
     ) -> Step[P, R]:
         """Return the same step with other options; see `Perdure.step`."""
         spec = self.spec
@@ -64,6 +65,7 @@ class Step(Generic[P, R]):
             retry=retry or spec.retry,
             timeout=spec.timeout if timeout is None else timeout,
             run_in=run_in or spec.run_in,
+            tx=spec.tx if tx is None else tx,
             result=spec.result,
         )
         return Step(self.function, changed)
@@ -97,6 +99,7 @@ def step_spec(
     retry: Retry | None = None,
     timeout: Duration | None = None,
     run_in: RunIn | None = None,
+    tx: bool = False,
     result: Shape | None = None,
     local_names: Mapping[str, Any] | None = None,
 ) -> StepSpec:
@@ -108,6 +111,7 @@ def step_spec(
         retry: when it is attempted again; three attempts by default.
         timeout: of one attempt (a duration); None for none.
         run_in: `loop` (the default for `async def`), `thread` (for `def`) or `process`.
+        tx: whether its body works in a transaction of the store.
         result: how its result is read back; None takes the return annotation.
         local_names: names of the scope the function was written in.
 
@@ -125,6 +129,10 @@ def step_spec(
         raise DefinitionError(f"step {name!r}: run_in={run_in!r} must be 'loop', 'thread' or 'process'")
     if where != "loop" and is_async:
         raise DefinitionError(f"step {name!r} is async and runs on the loop; write it as a plain def for a {where}")
+    if where == "process" and tx:
+        raise DefinitionError(
+            f"step {name!r}: a transaction cannot go to another process; take tx or run_in='process' away"
+        )
     return StepSpec(
         name=name,
         function=function,
@@ -133,6 +141,7 @@ def step_spec(
         timeout=None if timeout is None else seconds(timeout, field=f"step {name!r}, timeout"),
         result=result or _result_shape(function, name, local_names),
         is_native=inspect.iscoroutinefunction(function),
+        tx=tx,
     )
 
 

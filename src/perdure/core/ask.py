@@ -46,6 +46,7 @@ class StepSpec:
         timeout: of one attempt, in seconds; None for none.
         result: how its result is read back.
         is_native: whether `function` is a coroutine function itself, rather than something that returns an awaitable.
+        tx: whether its body works in a transaction of the store, which its record is committed in.
     """
 
     name: str
@@ -55,6 +56,7 @@ class StepSpec:
     timeout: float | None
     result: Shape
     is_native: bool
+    tx: bool = False
 
 
 @dataclass(frozen=True, slots=True)

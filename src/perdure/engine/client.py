@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence
+from typing import Any
 
 import msgspec
 
@@ -83,21 +84,31 @@ class Client:
 
     # Starting.
 
-    async def create(self, new: NewRun) -> Ending:
+    async def create(self, new: NewRun, tx: Any = None) -> Ending:
         """Create a run, or find the one that was started with the same id and input.
+
+        Args:
+            new: the run.
+            tx: a connection in whose open transaction it is created; None for one of the store's own.
 
         Raises:
             RunExistsError: a run of that id was started with something else.
         """
+        if tx is not None:
+            return (await self._create_in(tx, [new]))[0]
         future: asyncio.Future[Created] = asyncio.get_running_loop().create_future()
         ending = self._create(new, future)
         created = await future
         self._check(created, new)
         return ending
 
-    async def create_many(self, runs: Sequence[NewRun]) -> list[Ending]:
+    async def create_many(self, runs: Sequence[NewRun], tx: Any = None) -> list[Ending]:
         """Create runs, in batches of `START_BATCH`; see `create`."""
         endings: list[Ending] = []
+        if tx is not None:
+            for first in range(0, len(runs), START_BATCH):
+                endings += await self._create_in(tx, runs[first : first + START_BATCH])
+            return endings
         loop = asyncio.get_running_loop()
         for first in range(0, len(runs), START_BATCH):
             part = runs[first : first + START_BATCH]
@@ -109,6 +120,12 @@ class Client:
                     raise answer
                 self._check(answer, new)
         return endings
+
+    async def _create_in(self, tx: Any, runs: Sequence[NewRun]) -> list[Ending]:
+        """Create runs in somebody's own transaction: they are nobody's until it is committed."""
+        for new, created in zip(runs, await self.store.create_in(tx, runs), strict=True):
+            self._check(created, new)
+        return [self.endings.of(new.id) for new in runs]
 
     def _create(self, new: NewRun, future: asyncio.Future[Created]) -> Ending:
         worker = self.worker

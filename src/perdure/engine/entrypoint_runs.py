@@ -37,6 +37,7 @@ class EntrypointRuns(Generic[ParamsT]):
         id: str | None = None,
         params: ParamsT | None = None,
         retention: Retention | Duration | None = None,
+        tx: Any = None,
     ) -> RunHandle[Any]:
         """Create a run and start it.
 
@@ -44,17 +45,19 @@ class EntrypointRuns(Generic[ParamsT]):
             id: of the run; None for a new one. A second `create` of the same id and params finds the first run.
             params: what its `event.payload` is.
             retention: how long it is kept after it ended: a `Retention`, or a duration for every outcome.
+            tx: a connection in whose open transaction it is created; see `Perdure.start`.
 
         Raises:
             RunExistsError: the id belongs to a run with other params. SerializationError: they cannot be stored.
         """
-        return await self._app.start(self.workflow, params, id=id, retention=_retention(retention))
+        return await self._app.start(self.workflow, params, id=id, retention=_retention(retention), tx=tx)
 
-    async def create_batch(self, batch: Sequence[Mapping[str, Any]]) -> list[RunHandle[Any]]:
+    async def create_batch(self, batch: Sequence[Mapping[str, Any]], *, tx: Any = None) -> list[RunHandle[Any]]:
         """Create up to 100 runs in one go.
 
         Args:
             batch: for each run the arguments of `create`.
+            tx: a connection in whose open transaction they are created; see `Perdure.start`.
 
         Raises:
             BatchTooLargeError: more than 100. UsageError: an entry has an unknown field.
@@ -70,7 +73,7 @@ class EntrypointRuns(Generic[ParamsT]):
             (
                 self.workflow,
                 (entry.get("params"),),
-                {"id": entry.get("id"), "retention": _retention(entry.get("retention"))},
+                {"id": entry.get("id"), "retention": _retention(entry.get("retention")), "tx": tx},
             )
             for entry in batch
         )

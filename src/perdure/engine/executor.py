@@ -7,7 +7,7 @@ import contextvars
 import functools
 import inspect
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import Any
 
 from perdure.authoring.context import StepContext, current_step
@@ -19,6 +19,9 @@ from perdure.model.errors import StepTimeoutError
 
 ENDS_WITHIN = 0.1
 """Seconds in which a body that was cancelled has to end; after them it is left behind."""
+
+FINISHES_WITHIN = 10.0
+"""Seconds for what is left of steps that are over, the ends of their transactions, when the worker stops."""
 
 _log = logging.getLogger("perdure.engine")
 
@@ -83,6 +86,10 @@ class Execution:
         return self.task.exception()
 
 
+async def no_begin() -> None:
+    """Open nothing: what a step without a transaction begins with."""
+
+
 class Executor:
     """Where step bodies run.
 
@@ -98,13 +105,23 @@ class Executor:
         self._threads = Threads(threads)
         self._processes = Processes(processes)
         self._loop = asyncio.get_running_loop()
+        self._finishing: set[asyncio.Task[None]] = set()
 
-    def start(self, spec: StepSpec, args: tuple[Any, ...], kwargs: Mapping[str, Any], step: StepContext) -> Execution:
-        """Begin an attempt of a step."""
+    def start(
+        self,
+        spec: StepSpec,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        step: StepContext,
+        begin: Callable[[], Awaitable[None]] = no_begin,
+    ) -> Execution:
+        """Begin an attempt of a step; `begin` opens the transaction of one that is transactional."""
         context = self._context.copy()
         context.run(current_step.set, step)
         execution = Execution(spec, self._env)
-        if spec.run_in == "loop":
+        if spec.tx:
+            coroutine = self._in_transaction(execution, begin, args, kwargs, context)
+        elif spec.run_in == "loop":
             coroutine = _on_loop(spec.function, args, kwargs)
             self._arm(execution)
         elif spec.run_in == "thread":
@@ -114,6 +131,17 @@ class Executor:
         execution.task = self._loop.create_task(coroutine, context=context)
         return execution
 
+    def finish(self, work: Coroutine[Any, Any, None]) -> None:
+        """Have work done that is left of a step which is over; `finished` waits for it."""
+        task = self._loop.create_task(work)
+        self._finishing.add(task)
+        task.add_done_callback(self._finishing.discard)
+
+    async def finished(self) -> None:
+        """Wait until nothing is left to do for steps that are over, or it takes too long."""
+        if self._finishing:
+            await asyncio.wait(self._finishing, timeout=FINISHES_WITHIN)
+
     def close(self) -> None:
         """Let go of threads and processes without waiting for what runs in them."""
         self._threads.close()
@@ -122,6 +150,22 @@ class Executor:
     def _arm(self, execution: Execution) -> None:
         if execution.spec.timeout is not None and execution.timer is None:
             execution.timer = self._env.call_later(self._loop, execution.spec.timeout, execution.expire)
+
+    async def _in_transaction(
+        self,
+        execution: Execution,
+        begin: Callable[[], Awaitable[None]],
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        context: contextvars.Context,
+    ) -> Any:
+        await begin()  # which no timeout counts: it waits for others
+        if execution.spec.run_in == "thread":
+            return await self._in_thread(
+                execution, functools.partial(execution.spec.function, *args, **kwargs), context
+            )
+        self._arm(execution)
+        return await _on_loop(execution.spec.function, args, kwargs)
 
     async def _in_thread(self, execution: Execution, body: Callable[[], Any], context: contextvars.Context) -> Any:
         def begin() -> Any:

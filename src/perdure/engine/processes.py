@@ -24,7 +24,7 @@ from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.connection import Connection
 from typing import Any, NamedTuple
 
-from perdure.authoring.context import current_step
+from perdure.authoring.context import current_step, no_transaction
 from perdure.authoring.step import Step
 from perdure.core.ask import StepSpec
 from perdure.model import codec
@@ -206,6 +206,10 @@ class ProcessStep:
         """Keep the progress where a crash does not reach it."""
         text = codec.encode(progress, f"the progress of step {self.key!r}", sys.maxsize)
         _pipes[0].send_bytes(text.encode())
+
+    def transaction(self) -> Any:
+        """Refuse: a step with a transaction runs in no process."""
+        raise no_transaction(self.key)
 
     def nested(self, spec: StepSpec, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Coroutine[Any, Any, Any]:
         """Refuse a step inside this one: the journal is in another process."""

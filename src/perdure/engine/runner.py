@@ -17,8 +17,10 @@ import msgspec
 from perdure.core.ask import StepSpec
 from perdure.core.turn import Launch, Turn
 from perdure.core.wait import decode_waits
+from perdure.engine.attempt import StepRun
 from perdure.engine.env import Timer, pause
 from perdure.engine.executor import Execution
+from perdure.engine.transactional import TransactionalSteps
 from perdure.model import codec, failure
 from perdure.model.decision import Claim, Committed, Decision, Message
 from perdure.model.errors import NestingTooDeepError, StepRetriesExceededError, UsageError
@@ -47,40 +49,6 @@ def _guarded(call: Callable[Concatenate[Runner, P], None]) -> Callable[Concatena
     return guarded
 
 
-class StepRun:
-    """One attempt of a step, as its body sees it (see `perdure.authoring.context.StepContext`)."""
-
-    __slots__ = ("_uses", "attempt", "execution", "key", "last_progress", "run_id", "runner", "started_at")
-
-    def __init__(self, runner: Runner, key: str, attempt: int, started_at: int) -> None:
-        self.runner = runner
-        self.run_id = runner.run_id
-        self.key = key
-        self.attempt = attempt
-        self.started_at = started_at
-        self.last_progress = runner.last_progress(key)
-        self.execution: Execution
-        self._uses: dict[str, int] = {}
-
-    def heartbeat(self, progress: object) -> None:
-        """Keep the progress where a crash does not reach it; from any thread."""
-        self._require_wanted()
-        limit = self.runner.turn.limits.payload_bytes
-        self.runner.progress[self.key] = codec.encode(progress, f"the progress of step {self.key!r}", limit)
-        self.runner.worker.keeper.note_progress(self.runner)
-
-    async def nested(self, spec: StepSpec, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-        """Run a step inside this one, or return what it returned before."""
-        self._require_wanted()
-        use = self._uses[spec.name] = self._uses.get(spec.name, 0) + 1
-        key = f"{self.key}/{spec.name}" + (f"#{use}" if use > 1 else "")
-        return await self.runner.nested(key, spec, args, kwargs)
-
-    def _require_wanted(self) -> None:
-        if not hasattr(self, "execution"):
-            raise UsageError(f"step {self.key!r} was stopped; what its body still does reaches no journal")
-
-
 class Runner:
     """One turn in a worker.
 
@@ -89,6 +57,7 @@ class Runner:
         turn: what decides.
         progress: the last heartbeat of each running step, as payloads by key.
         is_over: the run has left this worker.
+        transactional: its steps with a transaction; None as long as it had none.
     """
 
     def __init__(self, worker: Worker, claim: Claim, workflow: Workflow[..., Any]) -> None:
@@ -99,6 +68,7 @@ class Runner:
         self.turn = Turn(claim, workflow, worker.settings.limits, worker.env.entropy)
         self.progress: dict[str, str] = {}
         self.is_over = False
+        self.transactional: TransactionalSteps | None = None
         self._stored_progress = claim.run.progress
         self._steps: dict[str, StepRun] = {}
         self._decided: Decision | None = None
@@ -144,6 +114,11 @@ class Runner:
         self._finish()
         self.worker.look_after_lease()
 
+    @property
+    def is_deciding(self) -> bool:
+        """Whether a decision is on its way to the store."""
+        return self._decided is not None
+
     def last_progress(self, key: str) -> Any:
         """Return what the attempt before the present one last gave as its progress."""
         if key in self.progress:
@@ -163,13 +138,19 @@ class Runner:
         if self.is_over:
             return
         turn, now = self.turn, self.worker.env.now()
+        steps = self.transactional
+        ended = None if steps is None else steps.settle_next(now)
         for key in turn.cancels():
-            self._steps.pop(key).execution.cancel()
-        decision = turn.decide(now, self.worker.settings.hold_ms)
-        if decision is not None:
-            self._decided = decision = _as_the_store_wishes(decision, now)
-            self._acknowledging, self._unacknowledged = self._unacknowledged, []
-            self.worker.commits.add(decision, self._committed)
+            self.stop(self._steps[key])
+        if steps is None or ended is not None or not steps.are_open:
+            decision = turn.decide(now, self.worker.settings.hold_ms)
+            if decision is not None:
+                self._decided = decision = _as_the_store_wishes(decision, now)
+                self._acknowledging, self._unacknowledged = self._unacknowledged, []
+                if steps is None or ended is None:
+                    self.worker.commits.add(decision, self.committed)
+                else:
+                    steps.commit(ended, decision)
         if turn.is_ended:
             self._stop_steps()
             return
@@ -178,7 +159,8 @@ class Runner:
         self._set_timer()
 
     @_guarded
-    def _committed(self, answer: Committed | None, error: Exception | None) -> None:
+    def committed(self, answer: Committed | None, error: Exception | None) -> None:
+        """Take the answer to the last decision, or the error it met."""
         if self.is_over:
             return
         if answer is None or answer.is_lost:
@@ -192,6 +174,8 @@ class Runner:
             if not future.done():
                 future.set_result(None)
         self.turn.committed(answer, self.worker.env.now())
+        if self.transactional is not None:
+            self.transactional.acknowledged()
         if not self.turn.is_ended:
             if self.progress:
                 self.worker.keeper.note_progress(self)
@@ -227,21 +211,30 @@ class Runner:
         ask = launch.ask
         step = StepRun(self, ask.key, launch.attempt, self.worker.env.now())
         self._steps[ask.key] = step
-        step.execution = self.worker.executor.start(ask.spec, ask.args, ask.kwargs, step)
+        step.execution = self.worker.executor.start(ask.spec, ask.args, ask.kwargs, step, step.begin)
+        if step.execution.spec.tx:
+            self.transactional = self.transactional or TransactionalSteps(self)
+            self.transactional.launched(step)
         step.execution.watch(lambda _: self._step_done(step))
 
     @_guarded
     def _step_done(self, step: StepRun) -> None:
         execution = step.execution
-        del step.execution  # its task's context holds the step: a circle, which the collector would have to find
         if execution.timer is not None:
             execution.timer.cancel()
         if self._steps.get(step.key) is not step:
+            del step.execution
             _retrieve(execution)
             return
-        del self._steps[step.key]
         now = self.worker.env.now()
         state, payload, due_at = self._outcome(step, execution, now)
+        if self.transactional is not None and execution.spec.tx:
+            if state == "ok" and payload is not None:
+                self.transactional.returned(step, payload)
+                self._go_on()
+                return
+            self.transactional.stopped(step)
+        self.forget(step)
         if due_at is None:
             self.progress.pop(step.key, None)
             self.turn.step_ended(step.key, state, payload, now, attempt=step.attempt, started_at=step.started_at)
@@ -263,7 +256,10 @@ class Runner:
         if error is None:
             what = f"the result of step {step.key!r}"
             try:
-                return "ok", codec.encode(execution.task.result(), what, self.turn.limits.payload_bytes), None
+                payload = codec.encode(execution.task.result(), what, self.turn.limits.payload_bytes)
+                if execution.spec.tx:  # what cannot be read back must not be committed
+                    execution.spec.result.decode(payload)
+                return "ok", payload, None
             except UsageError as unfit:
                 return "error", failure.encode_error(failure.describe(unfit, attempts=step.attempt)), None
         retry = execution.spec.retry
@@ -327,10 +323,21 @@ class Runner:
         self.worker.loop.call_soon(self._go_on)
         await future
 
+    def forget(self, step: StepRun) -> None:
+        """A step is over."""
+        del self._steps[step.key]
+        del step.execution  # its task's context holds the step: a circle, which the collector would have to find
+
+    def stop(self, step: StepRun) -> None:
+        """End a step that nobody waits for any more."""
+        del self._steps[step.key]
+        step.execution.cancel()
+        if self.transactional is not None:
+            self.transactional.stopped(step)
+
     def _stop_steps(self) -> None:
-        steps, self._steps = self._steps, {}
-        for step in steps.values():
-            step.execution.cancel()
+        for step in list(self._steps.values()):
+            self.stop(step)
 
     def _finish(self) -> None:
         if self.is_over:

@@ -24,7 +24,7 @@ from perdure.model.record import Record
 from perdure.model.run import NewRun
 from perdure.store.contract import Store
 
-_OPTIONS = {"id", "priority", "delay", "tags", "retention", "queue", "input", "anyway"}
+_OPTIONS = {"id", "priority", "delay", "tags", "retention", "queue", "input", "anyway", "tx"}
 
 HIGHEST_PRIORITY = 1_000_000
 

@@ -52,37 +52,37 @@ class Verbs:
     async def start(
         self, workflow: Callable[[], Awaitable[R]], /, *, id: str | None = ..., priority: int = ...,
         delay: Duration | None = ..., tags: Mapping[str, str] | None = ..., retention: Retention | None = ...,
-        queue: str | None = ...,
+        queue: str | None = ..., tx: Any = ...,
     ) -> RunHandle[R]: ...  # fmt: skip
     @overload
     async def start(
         self, workflow: Callable[[A1], Awaitable[R]], a1: A1, /, *, id: str | None = ..., priority: int = ...,
         delay: Duration | None = ..., tags: Mapping[str, str] | None = ..., retention: Retention | None = ...,
-        queue: str | None = ...,
+        queue: str | None = ..., tx: Any = ...,
     ) -> RunHandle[R]: ...  # fmt: skip
     @overload
     async def start(
         self, workflow: Callable[[A1, A2], Awaitable[R]], a1: A1, a2: A2, /, *, id: str | None = ...,
         priority: int = ..., delay: Duration | None = ..., tags: Mapping[str, str] | None = ...,
-        retention: Retention | None = ..., queue: str | None = ...,
+        retention: Retention | None = ..., queue: str | None = ..., tx: Any = ...,
     ) -> RunHandle[R]: ...  # fmt: skip
     @overload
     async def start(
         self, workflow: Callable[[A1, A2, A3], Awaitable[R]], a1: A1, a2: A2, a3: A3, /, *, id: str | None = ...,
         priority: int = ..., delay: Duration | None = ..., tags: Mapping[str, str] | None = ...,
-        retention: Retention | None = ..., queue: str | None = ...,
+        retention: Retention | None = ..., queue: str | None = ..., tx: Any = ...,
     ) -> RunHandle[R]: ...  # fmt: skip
     @overload
     async def start(
         self, workflow: Callable[[A1, A2, A3, A4], Awaitable[R]], a1: A1, a2: A2, a3: A3, a4: A4, /, *,
         id: str | None = ..., priority: int = ..., delay: Duration | None = ...,
-        tags: Mapping[str, str] | None = ..., retention: Retention | None = ..., queue: str | None = ...,
+        tags: Mapping[str, str] | None = ..., retention: Retention | None = ..., queue: str | None = ..., tx: Any = ...,
     ) -> RunHandle[R]: ...  # fmt: skip
     @overload
     async def start(
         self, workflow: str, /, *, input: Mapping[str, Any] | None = ..., id: str | None = ..., priority: int = ...,
         delay: Duration | None = ..., tags: Mapping[str, str] | None = ..., retention: Retention | None = ...,
-        queue: str | None = ..., anyway: bool = ...,
+        queue: str | None = ..., anyway: bool = ..., tx: Any = ...,
     ) -> RunHandle[Any]: ...  # fmt: skip
     async def start(self, workflow: Any, /, *args: Any, **options: Any) -> RunHandle[Any]:
         """Start a run.
@@ -97,18 +97,22 @@ class Verbs:
             retention: how long it is kept after it ended; the workflow's, or the engine's, by default.
             queue: where it goes; the workflow's by default.
             anyway: with a name, even if workers have announced others and not this one.
+            tx: a connection to the store's database, in a transaction: the run is created in that transaction, and
+                exists once it is committed.
 
         Returns:
-            The run. It is durable once this returns.
+            The run. It is durable once this returns; with `tx`, once the transaction is committed, and until then
+            whoever asks for it finds no run.
 
         Raises:
             RunExistsError: the id belongs to a run that was started with something else.
             SerializationError, PayloadTooLargeError: the arguments cannot be stored.
             UnknownWorkflowError: workers have announced other names than this one.
+            UsageError: an option is wrong; the store cannot use `tx`.
         """
         announced = await self.client.announced.look(workflow, options)
         found, new = new_run(self.registry, self.settings, self.world, workflow, args, options, announced)
-        ending = await self.client.create(new)
+        ending = await self.client.create(new, options.get("tx"))
         return RunHandle(self.client, new.id, None if found is None else found.result, ending)
 
     async def start_many(
@@ -153,16 +157,20 @@ class Verbs:
         """Start runs of several workflows in few store operations.
 
         Args:
-            calls: for each run its workflow, its arguments and its options as for `start`.
+            calls: for each run its workflow, its arguments and its options as for `start`; `tx` is the same for all.
 
         Raises:
             As for `start`; nothing is started if one call is wrong.
         """
+        asked = list(calls)
         news = [
             (workflow, new_run(self.registry, self.settings, self.world, workflow, args, options)[1])
-            for workflow, args, options in calls
+            for workflow, args, options in asked
         ]
-        endings = await self.client.create_many([new for _, new in news])
+        connections = [options.get("tx") for _, _, options in asked]
+        if any(connection is not connections[0] for connection in connections):
+            raise UsageError("tx: give all runs of one call the same connection, or none")
+        endings = await self.client.create_many([new for _, new in news], connections[0] if connections else None)
         return [
             RunHandle(self.client, ending.run_id, workflow.result, ending)
             for (workflow, _), ending in zip(news, endings, strict=True)

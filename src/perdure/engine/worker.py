@@ -18,6 +18,7 @@ from perdure.engine.keeper import Keeper
 from perdure.engine.lookout import Lookout
 from perdure.engine.runner import Runner
 from perdure.engine.settings import Settings
+from perdure.engine.transactional import require_transactions
 from perdure.model.decision import CatalogEntry, Claim, Committed, Decision, Extended, Lease
 from perdure.model.duration import seconds
 from perdure.model.errors import StoreError
@@ -87,6 +88,7 @@ class Worker:
         """Announce the workflows and begin to claim."""
         guard.install()
         self.keeper.start()
+        await self._require_transactions()
         await self._announce()
         for work in (self._claim_for_ever, self._listen, self._maintain):
             task = self.loop.create_task(work())
@@ -114,6 +116,7 @@ class Worker:
         self.cut_off = len(self.turns)
         await self._release()
         await self.commits.close()
+        await self.executor.finished()
         self.lookout.close()
         self.keeper.stop()
         self.executor.close()
@@ -325,6 +328,9 @@ class Worker:
             self.lookout.fetch(self.turns[run_id])
 
     # Housekeeping.
+
+    async def _require_transactions(self) -> None:
+        await require_transactions(self.store, self.registry)
 
     async def _announce(self) -> None:
         now = self.env.now()

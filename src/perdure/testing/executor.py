@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from perdure.authoring.context import StepContext
 from perdure.core.ask import StepSpec
 from perdure.engine.env import pause
-from perdure.engine.executor import Execution, Executor
+from perdure.engine.executor import Execution, Executor, no_begin
 from perdure.engine.settings import Settings
+from perdure.model.errors import UsageError
 from perdure.testing.mocks import Mocks
 from perdure.testing.world import VirtualWorld
 
@@ -36,14 +37,28 @@ class WatchedExecutor(Executor):
         self._at_work: dict[asyncio.Task[Any], WatchedStep] = {}
         self._given_up: set[asyncio.Task[Any]] = set()
 
-    def start(self, spec: StepSpec, args: tuple[Any, ...], kwargs: Mapping[str, Any], step: StepContext) -> Execution:
-        """Begin an attempt of a step, or of its mock."""
+    def start(
+        self,
+        spec: StepSpec,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        step: StepContext,
+        begin: Callable[[], Awaitable[None]] = no_begin,
+    ) -> Execution:
+        """Begin an attempt of a step, or of its mock; a transactional step has to have one."""
         watched = WatchedStep(step, self)
         mock = self._mocks.find(spec, step)
         if mock is not None:
             mock.called(args, kwargs, step)
             spec = mock.in_place_of(spec, watched.pause)
-        execution = super().start(spec, args, kwargs, watched)
+
+        async def refuse() -> None:
+            raise UsageError(
+                f"step {step.key!r} works in a transaction of the store, and the store of a test has none: put a mock "
+                f"in its place with engine.mock({spec.name!r}, ...)"
+            )
+
+        execution = super().start(spec, args, kwargs, watched, refuse)
         self.changes += 1
         self._at_work[execution.task] = watched
         execution.task.add_done_callback(self._done)
@@ -85,6 +100,10 @@ class WatchedStep:
     def heartbeat(self, progress: object) -> None:
         """Keep the progress where a crash does not reach it."""
         self._step.heartbeat(progress)
+
+    def transaction(self) -> Any:
+        """Return the connection of the transaction that the step's record is committed in."""
+        return self._step.transaction()
 
     async def nested(self, spec: StepSpec, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run a step inside this one, or return what it returned before."""

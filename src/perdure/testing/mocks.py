@@ -95,7 +95,7 @@ class Mock:
             result = stand_in(*args, **kwargs)
             return await result if inspect.isawaitable(result) else result
 
-        return dataclasses.replace(spec, function=body, run_in="loop", is_native=True)
+        return dataclasses.replace(spec, function=body, run_in="loop", is_native=True, tx=False)
 
 
 class Mocks:

@@ -122,6 +122,9 @@ class VirtualWorker(Worker):
         delay = due_at - self.env.now()
         self._timer = self.env.call_later(self.loop, (delay if delay > 0 else MIN_DELAY_MS) / 1000, self._look)
 
+    async def _require_transactions(self) -> None:
+        """Let transactional steps be registered: they are mocked here."""
+
     async def _listen(self) -> None:
         """Nobody else uses this store."""
 

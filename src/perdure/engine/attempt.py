@@ -1,0 +1,81 @@
+"""One attempt of a step, between its body and the run it belongs to."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from perdure.authoring.context import no_transaction
+from perdure.core.ask import StepSpec
+from perdure.engine.executor import Execution
+from perdure.model import codec
+from perdure.model.errors import UsageError
+from perdure.store.contract import Transaction
+
+if TYPE_CHECKING:
+    from perdure.engine.runner import Runner
+
+
+class StepRun:
+    """One attempt of a step, as its body sees it (see `perdure.authoring.context.StepContext`).
+
+    Attributes:
+        runner: of its run.
+        started_at: when it began, in milliseconds since the epoch.
+        execution: its body, on its way; gone once that is over.
+        opened: the transaction that its body works in, once it is open; None where it has none.
+    """
+
+    __slots__ = ("_uses", "attempt", "execution", "key", "last_progress", "opened", "run_id", "runner", "started_at")
+
+    def __init__(self, runner: Runner, key: str, attempt: int, started_at: int) -> None:
+        self.runner = runner
+        self.run_id = runner.run_id
+        self.key = key
+        self.attempt = attempt
+        self.started_at = started_at
+        self.last_progress = runner.last_progress(key)
+        self.execution: Execution
+        self.opened: Transaction | None = None
+        self._uses: dict[str, int] = {}
+
+    def heartbeat(self, progress: object) -> None:
+        """Keep the progress where a crash does not reach it; from any thread."""
+        self._require_wanted()
+        limit = self.runner.turn.limits.payload_bytes
+        self.runner.progress[self.key] = codec.encode(progress, f"the progress of step {self.key!r}", limit)
+        self.runner.worker.keeper.note_progress(self.runner)
+
+    async def begin(self) -> None:
+        """Begin the transaction that the body works in."""
+        assert self.runner.transactional is not None
+        self.opened = await self.runner.transactional.begin()
+        if self.execution.spec.run_in == "thread" and inspect.iscoroutinefunction(self.opened.connection.execute):
+            raise UsageError(
+                f"step {self.key!r}: the connection of this store is used with await, which a plain def cannot; "
+                "write the step as async def"
+            )
+
+    def transaction(self) -> Any:
+        """Return the connection of the transaction that the step's record is committed in."""
+        self._require_wanted()
+        if self.opened is None:
+            raise no_transaction(self.key)
+        return self.opened.connection
+
+    async def nested(self, spec: StepSpec, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        """Run a step inside this one, or return what it returned before."""
+        self._require_wanted()
+        if self.execution.spec.tx or spec.tx:
+            raise UsageError(
+                f"step {spec.name!r} was called in step {self.key!r}, and one of them is transactional: its record is "
+                "committed alone, at its end; call both in workflow code, or the inner one's plain function"
+            )
+        use = self._uses[spec.name] = self._uses.get(spec.name, 0) + 1
+        key = f"{self.key}/{spec.name}" + (f"#{use}" if use > 1 else "")
+        return await self.runner.nested(key, spec, args, kwargs)
+
+    def _require_wanted(self) -> None:
+        if not hasattr(self, "execution"):
+            raise UsageError(f"step {self.key!r} was stopped; what its body still does reaches no journal")
