@@ -25,8 +25,11 @@ PURE := tests/core tests/model
 TYPING := $(wildcard tests/typing)
 # More options for pytest: make test PYTEST="-k retry"
 PYTEST ?=
+# The stores that are measured: make bench STORE=sqlite,postgres,redis,redis-fsync
+STORE ?=
+ON = $(if $(STORE),--store $(STORE))
 
-.PHONY: help demo test check lint core contract bench bench-peers lock format clean venv
+.PHONY: help demo test check lint core contract bench bench-peers bench-large bench-contention lock format clean venv
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
@@ -55,11 +58,17 @@ core: $(READY) ## the suites of model, core, store and engine, without servers a
 contract: $(READY) ## what every store promises, on PostgreSQL and Valkey, but for what random testing finds
 	@$(BIN)/python -m pytest -n 2 -m "server and not slow" --ignore=tests/store/only tests/store $(PYTEST)
 
-bench: $(READY) ## the benchmarks
-	@$(BIN)/python -m bench
+bench: $(READY) ## the benchmarks; on another store: make bench STORE=postgres
+	@$(BIN)/python -m bench $(ON)
 
 bench-peers: $(READY) ## the same work on other engines
-	@$(BIN)/python -m bench --peers
+	@$(BIN)/python -m bench --peers $(ON)
+
+bench-large: $(READY) ## what a claim, a commit and a look cost beside a million runs
+	@$(BIN)/python -m bench.large $(ON)
+
+bench-contention: $(READY) ## one to eight worker processes on one store
+	@$(BIN)/python -m bench.contention $(ON)
 
 format: $(READY) ## format, and repair what can be repaired
 	@$(BIN)/ruff check --fix --quiet . || true

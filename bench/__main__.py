@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,12 +11,8 @@ from bench import goals, measure, stores, work
 from bench.floor import engine as floor
 from bench.ours import engine as ours
 from bench.peers.catalog import PEERS
-from bench.session import OUT, Session
+from bench.session import DIRECTORY, OUT, Session, end_on_sigterm
 from bench.work import WORKS
-
-RESULTS = Path(__file__).parent / "results"
-DIRECTORY = Path(__file__).parent / ".peers"
-"""Where the peers are installed and where the stores are made; kept out of version control."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -33,8 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command.add_argument("--scale", type=float, default=1.0, help="times the usual number of workflow runs")
     command.add_argument("--directory", type=Path, default=DIRECTORY, help="where peers and stores are put")
     asked = command.parse_args(arguments)
-    # What was started is ended on the way out, also when `timeout` or a supervisor asks for it.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    end_on_sigterm()
     engines = [
         engine
         for store in asked.store
@@ -51,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if labels:
             OUT.print(measure.ratio_table(session.results.get(store.name, []), goals.OURS, labels, title=store.title))
     if not asked.engines and asked.scale == 1 and len(asked.works) == len(WORKS):
-        session.write(RESULTS, "-peers" if asked.peers else "")
+        session.write("-peers" if asked.peers else "")
     found = [result for results in session.results.values() for result in results]
     return 0 if any(result.figures for result in found) else 1
 

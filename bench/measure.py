@@ -134,7 +134,7 @@ def yardstick(directory: Path, seconds: float = 0.5) -> dict[str, float]:
     return {"json_per_s": _json_per_second(seconds), "commits_per_s": _commits_per_second(directory, seconds)}
 
 
-def machine(versions: Mapping[str, str] | None = None) -> dict[str, object]:
+def machine(versions: Mapping[str, str]) -> dict[str, object]:
     """What it was measured on: cores, memory and versions, but neither the host's name nor any path.
 
     Args:
@@ -147,31 +147,21 @@ def machine(versions: Mapping[str, str] | None = None) -> dict[str, object]:
         "kernel": platform.release(),
         "python": platform.python_version(),
         "sqlite": apsw.sqlite_lib_version(),
-        **(versions or {}),
+        **versions,
     }
 
 
-def write(
-    path: Path,
-    results: Sequence[Result],
-    yardsticks: Sequence[Mapping[str, float]],
-    versions: Mapping[str, str] | None = None,
-) -> None:
-    """Write everything measured, one value after the other, as JSON: readers take their own medians.
+def write_json(path: Path, report: Mapping[str, object], versions: Mapping[str, str]) -> None:
+    """Write what was measured, one value after the other: readers take their own medians.
 
     Args:
         path: the file; what it held is replaced.
-        results: every measurement.
-        yardsticks: the machine's speed before, between and after them.
-        versions: of the engines, by package.
+        report: what was measured.
+        versions: of the engines and servers, by package.
     """
-    report = {
-        "machine": machine(versions),
-        "yardsticks": [{key: round(value) for key, value in stick.items()} for stick in yardsticks],
-        "results": [result.plain() for result in results],
-    }
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    text = json.dumps({"machine": machine(versions), **report}, indent=1)
+    path.write_text(text + "\n", encoding="utf-8")
 
 
 def table(results: Sequence[Result], labels: Mapping[str, str], title: str = "") -> Table:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +18,17 @@ from bench.work import Work, scaled
 
 OUT = Console()
 NOTES = Console(stderr=True)
+
+DIRECTORY = Path(__file__).parent / ".peers"
+"""Where the peers are installed and where the stores are made; kept out of version control."""
+
+RESULTS = Path(__file__).parent / "results"
+"""What was measured last, as it is committed."""
+
+
+def end_on_sigterm() -> None:
+    """End what was started on the way out also when `timeout` or a supervisor asks for it."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
 
 
 @dataclass(slots=True)
@@ -81,15 +94,17 @@ class Session:
             values = ", ".join(measure.number(stick[key]) for stick in self.yardsticks)
             OUT.print(f"yardstick: {values} {unit}", markup=False)
 
-    def write(self, place: Path, ending: str) -> None:
+    def write(self, ending: str) -> None:
         """Write every single measurement as JSON, a file for each store, named after it and `ending`."""
         for store in self.stores:
             versions = dict(store.versions)
             for engine in self.on(store):
                 versions |= engine.versions
-            measure.write(
-                place / f"{store.name}{ending}.json", self.results.get(store.name, []), self.yardsticks, versions
-            )
+            report = {
+                "yardsticks": [{key: round(value) for key, value in stick.items()} for stick in self.yardsticks],
+                "results": [result.plain() for result in self.results.get(store.name, [])],
+            }
+            measure.write_json(RESULTS / f"{store.name}{ending}.json", report, versions)
 
     def _measured(self, engine: Engine, work: Work, scale: float, turn: int) -> Result:
         name, runs = work.name, scaled(engine.runs.get(work.name, 0), scale)

@@ -2,6 +2,7 @@
 
 import { once } from "node:events";
 import { createInterface } from "node:readline";
+import { isDeepStrictEqual } from "node:util";
 
 export const WORK = process.env.WORK;
 export const RUNS = Number(process.env.RUNS);
@@ -49,6 +50,6 @@ export async function timedEach(times, call) {
 }
 
 export function expect(found, expected) {
-  const [left, right] = [JSON.stringify(found), JSON.stringify(expected)];
-  if (left !== right) throw new Error(`result ${left}, expected ${right}`);
+  if (isDeepStrictEqual(found, expected)) return;
+  throw new Error(`result ${JSON.stringify(found)}, expected ${JSON.stringify(expected)}`);
 }

@@ -1,0 +1,113 @@
+"""`python -m bench.contention`: one, two, four and eight worker processes on one store, and whether they get in each
+other's way.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+import uvloop
+from rich.table import Table
+
+from bench import measure, stores
+from bench.engine import started
+from bench.ours.worker import STEPS, application
+from bench.session import DIRECTORY, NOTES, OUT, RESULTS, end_on_sigterm
+from bench.stores import Store
+from bench.work import STARTS
+from perdure import RunStatus
+
+WORKERS = (1, 2, 4, 8)
+FEW, MANY, AT_LEAST = 2, 8, 1.0
+"""Eight workers are to do at least as many runs per second as two."""
+
+LIMIT_SECONDS = 120.0
+PAGE = 1_000
+
+
+class ContentionError(Exception):
+    """A run was worked twice, or not at all."""
+
+
+def rate(store: Store, directory: Path, workers: int, runs: int) -> float:
+    """Runs per second that so many worker processes do together, from the first start to the last end.
+
+    Raises:
+        ContentionError: a run was claimed twice, or a step executed twice.
+    """
+    with store.serving(directory) as served, ExitStack() as stack:
+        url = served.url + store.options
+        command = [sys.executable, "-m", "bench.ours.worker"]
+        programs = [stack.enter_context(started(command, {"STORE": url}, LIMIT_SECONDS)) for _ in range(workers)]
+        for program in programs:
+            program.hear("ready")
+        found = uvloop.run(worked(url, runs))
+        for program in programs:
+            program.say("stop")
+        shares = [int(str(program.hear("executed")["executed"])) for program in programs]
+    NOTES.print(f"{store.name}, {workers} workers: {found:,.0f} runs/s, steps by worker {shares}", markup=False)
+    if sum(shares) != runs * STEPS:
+        raise ContentionError(f"{sum(shares):,} steps were executed where {runs * STEPS:,} were to be")
+    return found
+
+
+async def worked(url: str, runs: int) -> float:
+    """Start runs, wait until all have ended, look at each; how many that were per second."""
+    app, sequence = application(url, "client")
+    async with app:
+        begun = time.time()
+        for first in range(0, runs, STARTS):
+            await app.start_many(sequence, [()] * min(STARTS, runs - first))
+        async with asyncio.timeout(LIMIT_SECONDS):
+            while {str(status): count for status, count in (await app.stats()).status.items()} != {"complete": runs}:
+                await asyncio.sleep(0.25)
+        page = await app.runs(limit=PAGE)
+        ended = page.runs
+        while page.cursor is not None:
+            page = await app.runs(limit=PAGE, cursor=page.cursor)
+            ended += page.runs
+    twice = [run.id for run in ended if (run.status, run.epoch, run.crashes) != (RunStatus.COMPLETE, 1, 0)]
+    if twice or len({run.id for run in ended}) != runs:
+        raise ContentionError(f"{len(twice):,} of {runs:,} runs were claimed more than once, for one {twice[:1]}")
+    return runs / (max(run.finished_at or 0 for run in ended) / 1000 - begun)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure each store, print a table, write `bench/results/*-contention.json`; 1 when workers hinder each other."""
+    command = argparse.ArgumentParser(prog="python -m bench.contention", description=__doc__)
+    command.add_argument("--store", type=stores.choose, default="sqlite,postgres,redis", help="separated by commas")
+    command.add_argument("--started", type=int, default=12_000, help="how many runs are started")
+    command.add_argument("--runs", type=int, default=3, help="how often each measurement is repeated")
+    command.add_argument("--directory", type=Path, default=DIRECTORY, help="where the stores are made")
+    asked = command.parse_args(arguments)
+    end_on_sigterm()
+    grid = Table(title="runs/s of so many worker processes (medians)", title_justify="left")
+    grid.add_column("store")
+    for heading in (*map(str, WORKERS), f"{MANY} against {FEW}", "at least", ""):
+        grid.add_column(heading, justify="right")
+    is_good = True
+    for store in asked.store:
+        found: dict[int, list[float]] = {workers: [] for workers in WORKERS}
+        for _ in range(asked.runs):
+            for workers in WORKERS:
+                found[workers].append(rate(store, asked.directory, workers, asked.started))
+        medians = {workers: measure.median(rates) for workers, rates in found.items()}
+        times = medians[MANY] / medians[FEW]
+        is_good = is_good and times >= AT_LEAST
+        cells = [measure.number(value) for value in medians.values()]
+        grid.add_row(store.title, *cells, f"{times:.2f}", f"{AT_LEAST:g}", "met" if times >= AT_LEAST else "missed")
+        report = {workers: [round(value) for value in rates] for workers, rates in found.items()}
+        if asked.started == command.get_default("started"):
+            measure.write_json(RESULTS / f"{store.name}-contention.json", {"runs_per_s": report}, store.versions)
+    OUT.print(grid)
+    return 0 if is_good else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

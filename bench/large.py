@@ -1,0 +1,232 @@
+"""`python -m bench.large`: what a claim, a commit and a look cost beside a million ended runs, and beside a thousand.
+
+A small and a large store of the same mix are measured in turn, so that a slow moment of the machine falls on both.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+import psycopg
+import uvloop
+from rich.table import Table
+
+from bench import measure, stores
+from bench.servers import Served
+from bench.session import DIRECTORY, NOTES, OUT, RESULTS, end_on_sigterm
+from perdure.model.archive import Archive
+from perdure.model.decision import Decision, RunFilter
+from perdure.model.record import Record
+from perdure.model.run import NewRun, Run, RunStatus
+from perdure.store import Store, open_store
+
+SMALL = 1_000
+"""The ended runs of the small store."""
+
+WAITING = 10
+"""For so many ended runs there is one that waits for its timer."""
+
+LOADED = 2_000
+"""Runs that are loaded with one call, which bounds the memory it takes."""
+
+CLAIMED = 20
+"""Runs that are claimed at once."""
+
+PAGE = 50
+AT_MOST = 1.5
+"""How many times dearer anything may be in the large store."""
+
+DAY_MS = 86_400_000
+
+T = TypeVar("T")
+
+
+def archives(ended: int, now: int) -> Iterator[Archive]:
+    """That many ended one-step runs, and among them those that wait."""
+    for n in range(ended):
+        at = now - DAY_MS + n * DAY_MS // (ended + 1)
+        yield _ended(f"{at:012x}{n:020x}", at)
+        if n % WAITING == 0:
+            yield _waiting(f"{at:012x}{n:019x}f", at, now + DAY_MS + n)
+
+
+def _ended(run_id: str, at: int) -> Archive:
+    run = Run(
+        id=run_id,
+        workflow="hello",
+        status=RunStatus.COMPLETE,
+        created_at=at,
+        updated_at=at + 2,
+        started_at=at,
+        finished_at=at + 2,
+        expires_at=at + 3 * DAY_MS,
+        epoch=1,
+        seq=1,
+        journal_length=3,
+        fingerprint=run_id[:24],
+    )
+    journal = [
+        Record(0, "input", "input", "ok", at, "{}"),
+        Record(1, "hello_step", "step", "ok", at + 1, '{"message":"hello","n":1}', 1, at),
+        Record(2, "output", "output", "ok", at + 2, '{"message":"hello","n":1}'),
+    ]
+    return Archive(run, journal, [])
+
+
+def _waiting(run_id: str, at: int, due_at: int) -> Archive:
+    run = Run(
+        id=run_id,
+        workflow="nap",
+        status=RunStatus.WAITING,
+        created_at=at,
+        updated_at=at,
+        started_at=at,
+        due_at=due_at,
+        epoch=1,
+        seq=1,
+        fingerprint=run_id[:24],
+    )
+    return Archive(run, [Record(0, "input", "input", "ok", at, "{}")], [])
+
+
+async def fill(store: Store, ended: int, now: int) -> None:
+    """Load a store."""
+    batch: list[Archive] = []
+    for archive in archives(ended, now):
+        batch.append(archive)
+        if len(batch) == LOADED:
+            await store.load(batch)
+            batch = []
+    await store.load(batch)
+
+
+class Measured:
+    """One store, and how long each thing took in it, in milliseconds."""
+
+    def __init__(self, store: Store) -> None:
+        self.took: dict[str, list[float]] = {}
+        self._store = store
+        self._turns = 0
+
+    async def turn(self) -> None:
+        """Do everything once; what is begun is ended."""
+        now = time.time_ns() // 1_000_000
+        store = self._store
+        await self._time("first page", lambda: store.find(RunFilter(), PAGE))
+        await self._time("page of waiting runs", lambda: store.find(RunFilter(status=(RunStatus.WAITING,)), PAGE))
+        await self._time("page of a workflow", lambda: store.find(RunFilter(workflow="nap"), PAGE))
+        await self._time("stats", lambda: store.stats(now))
+        await self._time("next due", lambda: store.next_due(["default"]))
+        await self._time("next due of a workflow", lambda: store.next_due(["default"], ["nap", "hello"]))
+        await self._time("claim of nothing", lambda: store.claim(["default"], CLAIMED, "bench", now, now + 15_000))
+        runs = [self._new(n, now) for n in range(CLAIMED)]
+        await self._time(f"create of {CLAIMED}", lambda: store.create(runs))
+        claims = await self._time(
+            f"claim of {CLAIMED}", lambda: store.claim(["default"], CLAIMED, "bench", now, now + 15_000)
+        )
+        assert len(claims) == CLAIMED, len(claims)
+        ends = [_end(claim.run, now) for claim in claims]
+        done = await self._time(f"commit of {CLAIMED}", lambda: store.commit(ends))
+        assert not any(committed.is_lost for committed in done)
+        self._turns += 1
+
+    async def _time(self, name: str, operation: Callable[[], Awaitable[T]]) -> T:
+        begun = time.perf_counter()
+        answer = await operation()
+        self.took.setdefault(name, []).append((time.perf_counter() - begun) * 1000)
+        return answer
+
+    def _new(self, n: int, now: int) -> NewRun:
+        # Older than what is there, so that the pages stay those of the mix.
+        at = now - 2 * DAY_MS
+        return NewRun(f"{self._turns:016x}{n:016x}", "hello", at, at, (Record(0, "input", "input", "ok", at, "{}"),))
+
+
+def _end(run: Run, now: int) -> Decision:
+    records = (
+        Record(1, "hello_step", "step", "ok", now, '{"message":"hello","n":1}', 1, now),
+        Record(2, "output", "output", "ok", now, '{"message":"hello","n":1}'),
+    )
+    return Decision(run.id, run.epoch, 1, now, RunStatus.COMPLETE, None, records)
+
+
+async def compared(
+    small: Served, large: Served, options: str, ended: int, turns: int
+) -> dict[str, tuple[float, float]]:
+    """What each thing takes in a small and in a large store, in milliseconds, by its name; medians.
+
+    Args:
+        small, large: two empty stores of one kind.
+        options: what stands behind their URLs.
+        ended: how many ended runs the large one gets.
+        turns: how often everything is measured.
+    """
+    both = []
+    for served, count in ((small, min(SMALL, ended)), (large, ended)):
+        store = open_store(served.url + options)
+        await store.open()
+        before, begun = served.stored(), time.perf_counter()
+        await fill(store, count, time.time_ns() // 1_000_000)
+        settle(served)
+        runs, seconds = count + count // WAITING, time.perf_counter() - begun
+        size = (served.stored() - before) / runs
+        NOTES.print(f"{runs:,} runs loaded in {seconds:.1f} s, {size:,.0f} bytes each", markup=False)
+        both.append((store, Measured(store)))
+    for _ in range(turns):
+        for _, measured in both:
+            await measured.turn()
+    for store, _ in both:
+        await store.close()
+    (_, few), (_, many) = both
+    return {name: (measure.median(took), measure.median(many.took[name])) for name, took in few.took.items()}
+
+
+def settle(served: Served) -> None:
+    """Have done at once what PostgreSQL does by itself within minutes of such a load."""
+    if served.url.startswith("postgresql:"):
+        with psycopg.connect(served.url, autocommit=True) as connection:
+            connection.execute("VACUUM (ANALYZE)")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Compare on each store, print tables, write `bench/results/*-large.json`; 1 when anything is too dear."""
+    command = argparse.ArgumentParser(prog="python -m bench.large", description=__doc__)
+    command.add_argument("--store", type=stores.choose, default="sqlite,postgres,redis", help="separated by commas")
+    command.add_argument("--ended", type=int, default=1_000_000, help="ended runs; a tenth as many wait beside them")
+    command.add_argument("--turns", type=int, default=100, help="how often everything is measured")
+    command.add_argument("--directory", type=Path, default=DIRECTORY, help="where the stores are made")
+    asked = command.parse_args(arguments)
+    end_on_sigterm()
+    is_good = True
+    for kind in asked.store:
+        NOTES.print(kind.title)
+        with kind.serving(asked.directory) as small, kind.serving(asked.directory) as large:
+            found = uvloop.run(compared(small, large, kind.options, asked.ended, asked.turns))
+        OUT.print(table(kind.title, found))
+        is_good = is_good and all(two / one <= AT_MOST for one, two in found.values())
+        report = {name: [round(one, 4), round(two, 4)] for name, (one, two) in found.items()}
+        if asked.ended == command.get_default("ended"):
+            measure.write_json(RESULTS / f"{kind.name}-large.json", {"ms": report}, kind.versions)
+    return 0 if is_good else 1
+
+
+def table(title: str, found: Mapping[str, tuple[float, float]]) -> Table:
+    """What each thing takes, side by side."""
+    grid = Table(title=f"{title}: ms, medians", title_justify="left")
+    grid.add_column("")
+    for heading in ("small", "large", "times", "at most"):
+        grid.add_column(heading, justify="right")
+    grid.add_column("")
+    for name, (one, two) in found.items():
+        verdict = "met" if two / one <= AT_MOST else "missed"
+        grid.add_row(name, measure.number(one), measure.number(two), f"{two / one:.2f}", f"{AT_MOST:g}", verdict)
+    return grid
+
+
+if __name__ == "__main__":
+    sys.exit(main())
