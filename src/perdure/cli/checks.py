@@ -16,6 +16,7 @@ from perdure.cli.session import file_of
 from perdure.cli.style import ago, clean, count, duration, moment, short
 from perdure.engine.app import Perdure
 from perdure.engine.ending import parked_reason
+from perdure.engine.env import Env, SystemEnv
 from perdure.engine.explain import WORKER_GONE_AFTER
 from perdure.model.decision import Action, CatalogEntry, Control, QueueStats, RunFilter, StoreInfo
 from perdure.model.record import Record
@@ -30,8 +31,11 @@ LOOKED_AT = 5_000
 NAMED = 3
 """How many of the runs that are wrong are named."""
 
-CLOCKS_APART = 5_000
-"""Milliseconds that the store's times may be ahead of this machine's."""
+TIMES_AHEAD = 5_000
+"""Milliseconds that the times in the store may be ahead of the present."""
+
+CLOCKS_APART = 1_000
+"""Milliseconds that the clock of the store's server may differ from this machine's."""
 
 CLOCK_SET_SINCE = 1_735_689_600_000
 """The first moment of 2025: a clock that is behind it was never set."""
@@ -83,7 +87,7 @@ async def examine(app: Perdure) -> list[Check]:
     found = [*_about(info), await _write(app, now), *_disk(info)]
     catalog = await app.store.catalog()
     newest = await app.client.find(RunFilter(), 1, None)
-    found.append(_clock(newest.runs, catalog, now))
+    found.append(_clock(newest.runs, catalog, now, _ahead(app.world)))
     stats = await app.store.stats(now)
     found.append(_workers(catalog, now, is_needed=any(queue.due for queue in stats.queues)))
     totals = ", ".join(f"{total:,} {status}" for status, total in stats.status.items())
@@ -94,18 +98,17 @@ async def examine(app: Perdure) -> list[Check]:
 
 
 def _about(info: StoreInfo) -> list[Check]:
-    weak = info.settings.get("synchronous") == "off"
     return [
         Check("store", Level.OK, info.url),
         Check("engine", Level.OK, f"{info.engine}, schema version {info.schema_version}, Perdure {version('perdure')}"),
         Check("python", Level.INFO, sys.version.partition(" ")[0]),
         Check(
             "durability",
-            Level.WARNING if weak else Level.OK,
+            Level.OK,
             f"{info.durability}: an acknowledged write survives {info.survives[:1].lower()}{info.survives[1:]}",
-            "take synchronous=off out of the URL" if weak else "",
         ),
         Check("settings", Level.INFO, ", ".join(f"{name}={value}" for name, value in info.settings.items()) or "none"),
+        *(Check("setup", Level.WARNING, warning) for warning in info.warnings),
     ]
 
 
@@ -141,16 +144,29 @@ def _disk(info: StoreInfo) -> list[Check]:
     return [Check("disk", level, f"{_bytes(free)} free, the store takes {_bytes(size)}", advice)]
 
 
-def _clock(newest: list[Run], catalog: list[CatalogEntry], now: int) -> Check:
+def _ahead(world: Env) -> int:
+    """Return by how many milliseconds the store's clock was found to be ahead of this machine's when it was opened."""
+    return world.ahead if isinstance(world, SystemEnv) else 0
+
+
+def _clock(newest: list[Run], catalog: list[CatalogEntry], now: int, ahead: int) -> Check:
     latest = max([*(run.created_at for run in newest), *(entry.seen_at for entry in catalog)], default=0)
     if now < CLOCK_SET_SINCE:
         return Check("clock", Level.PROBLEM, f"it is {moment(now)} here", "set this machine's clock")
-    if latest > now + CLOCKS_APART:
+    if latest > now + TIMES_AHEAD:
         return Check(
             "clock",
             Level.PROBLEM,
-            f"the store has times {duration(latest - now)} ahead of this machine's",
+            f"the store has times {duration(latest - now)} ahead of the present, {moment(now)}",
             "set the clocks: timers and leases are only as good as they are (chrony, ntpd)",
+        )
+    if abs(ahead) > CLOCKS_APART:
+        where = "ahead of" if ahead > 0 else "behind"
+        return Check(
+            "clock",
+            Level.WARNING,
+            f"the server's clock is {duration(abs(ahead))} {where} this machine's; runs go by the server's",
+            "set the clocks (chrony, ntpd), so that the times in logs agree",
         )
     return Check("clock", Level.OK, f"{moment(now)}, not behind the store's times")
 
