@@ -44,6 +44,7 @@ _SURVIVES = {
     "normal": "The end of the program; when the machine loses power, the last moments may be lost.",
     "off": "The end of the program; when the machine loses power, the file may be damaged.",
 }
+_WEAK = "A power cut may damage the file: take synchronous=off out of the URL."
 _FIRST_POLL, _LONGEST_POLL = 0.010, 0.200
 
 _PUBLISH = """
@@ -209,6 +210,7 @@ class SqliteStore:
                 "synchronous": self._settings.synchronous,
                 "busy_timeout": str(self._settings.busy_timeout),
             },
+            warnings=(_WEAK,) if self._settings.synchronous == "off" else (),
         )
 
     async def clock(self) -> int | None:
