@@ -46,6 +46,7 @@ OWN = [words for words in every_command() if words != ["demo"]]
 def test_there_are_these_commands():
     assert sorted(" ".join(words) for words in OWN) == [
         "doctor",
+        "migrate",
         "runs explain",
         "runs fork",
         "runs journal",

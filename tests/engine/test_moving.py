@@ -342,7 +342,9 @@ class TestASourceThatIsWorked:
     async def test_a_lease_that_holds(self) -> None:
         source, target = await memory(), await memory()
         await held(source, "a")
-        with pytest.raises(StoreLockedError, match="1 of the source's runs are leased: stop its workers"):
+        with pytest.raises(
+            StoreLockedError, match="1 run is leased in the source \\(as 'a', by worker w\\): stop its workers"
+        ):
             await run(source, target, env=Clock(NOW + 59_999))
         assert await dumped(target) == []
         assert (await run(source, target, env=Clock(NOW + 60_000))).is_whole

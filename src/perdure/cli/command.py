@@ -70,7 +70,7 @@ def command(
         def run(**given: Any) -> None:
             taken = {option: given.pop(option) for option in common}
             session = Session(
-                taken["store"], taken.get("app"), as_json=taken.get("as_json", False), debug=taken["debug"]
+                taken.get("store"), taken.get("app"), as_json=taken.get("as_json", False), debug=taken["debug"]
             )
             raise typer.Exit(perform(session, lambda: body(session, **given)))
 
@@ -168,7 +168,7 @@ def say_error(as_json: bool, kind: str, message: str) -> None:
 class Group(TyperGroup):
     """A group that says what is wrong with a command line in one line too, and what there is when nothing is typed."""
 
-    order = ("worker", "start", "runs", "stats", "doctor", "demo")
+    order = ("worker", "start", "runs", "stats", "doctor", "migrate", "demo")
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Take nothing at all for `--help`."""

@@ -234,7 +234,11 @@ async def sign_of_work(source: Store, env: Env) -> str | None:
     now = env.now() if clock is None else clock
     leased = sum(queue.leased for queue in (await source.stats(now)).queues)
     if leased:
-        return f"{leased} of the source's runs are leased: stop its workers, or wait until their leases have ended"
+        page = await source.find(RunFilter(status=(RunStatus.RUNNING,)), BATCH)
+        held = next((run for run in page.runs if run.due_at is not None and run.due_at > now), None)
+        such = "" if held is None else f" (as {held.id!r}, by worker {held.worker})"
+        runs = "1 run is" if leased == 1 else f"{leased:,} runs are"
+        return f"{runs} leased in the source{such}: stop its workers, or wait until their leases have ended"
     seen = {entry.worker: entry.seen_at for entry in sorted(await source.catalog(), key=lambda entry: entry.seen_at)}
     alive = [worker for worker, seen_at in seen.items() if now - seen_at <= WORKER_GONE_AFTER]
     if alive:
