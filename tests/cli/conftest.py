@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import logging
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 from typer.testing import CliRunner
 
 from perdure import Perdure, RunStatus
@@ -130,3 +132,14 @@ def worker(url: str, tmp_path: Path) -> Iterator[Callable[..., WorkerProcess]]:
 def effects(tmp_path: Path) -> Callable[[], list[str]]:
     file = tmp_path / "effects.txt"
     return lambda: file.read_text().splitlines() if file.exists() else []
+
+
+@pytest.fixture
+def _quiet_logs() -> Iterator[None]:
+    """Put back what a worker sets for its whole process."""
+    root = logging.getLogger()
+    before = (root.handlers[:], root.level)
+    yield
+    root.handlers[:], root.level = before
+    logging.captureWarnings(False)
+    structlog.reset_defaults()

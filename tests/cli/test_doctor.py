@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -60,7 +61,9 @@ def test_the_picture(shell, seeded):
 def test_a_weak_promise_is_a_warning(shell, seeded):
     said = shell("doctor", "--json")
     assert said.code == 0
-    assert level(said, "durability") == "warning"
+    assert level(said, "setup") == "warning"
+    assert level(said, "durability") == "ok"
+    assert "damage the file: take synchronous=off out of the URL" in shell("doctor", columns=200).out
     assert "no problem, 1 warning" in shell("doctor").out
 
 
@@ -118,12 +121,29 @@ def test_a_clock_that_is_behind(shell, url):
     said = shell("doctor", "--json")
     assert said.code == 1
     assert level(said, "clock") == "problem"
-    assert "ahead of this machine's" in shell("doctor").out
+    assert "ahead of the present, 20" in shell("doctor", columns=200).out
 
 
 def test_a_clock_that_was_never_set(shell, seeded, monkeypatch):
     monkeypatch.setattr(checks, "CLOCK_SET_SINCE", 1 << 60)
     assert level(shell("doctor", "--json"), "clock") == "problem"
+
+
+@pytest.mark.parametrize(
+    ("ahead", "expected", "said"),
+    [
+        (3_000, "warning", "3 s ahead of this machine's"),
+        (-3_000, "warning", "3 s behind this machine's"),
+        (200, "ok", ""),
+    ],
+)
+def test_the_clock_of_the_stores_server(shell, seeded, monkeypatch, ahead, expected, said):
+    async def clock(self):
+        return time.time_ns() // 1_000_000 + ahead
+
+    monkeypatch.setattr(SqliteStore, "clock", clock)
+    assert level(shell("doctor", "--json"), "clock") == expected
+    assert said in shell("doctor", columns=300).out
 
 
 @pytest.mark.parametrize(("free", "expected"), [(1 << 20, "problem"), (1 << 29, "warning"), (1 << 40, "ok")])

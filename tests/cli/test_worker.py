@@ -10,11 +10,9 @@ import signal
 import subprocess
 import sys
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import structlog
 
 from perdure import DeterminismWarning
 from perdure.cli import logs
@@ -162,17 +160,6 @@ class TestMistakes:
         said = shell("worker", SHOP, "--store", f"sqlite:///{tmp_path}/no/shop.db")
         assert said.code == 4
         assert f"there is no folder {tmp_path}/no" in said.err
-
-
-@pytest.fixture
-def _quiet_logs() -> Iterator[None]:
-    """Put back what a worker sets for its whole process."""
-    root = logging.getLogger()
-    before = (root.handlers[:], root.level)
-    yield
-    root.handlers[:], root.level = before
-    logging.captureWarnings(False)
-    structlog.reset_defaults()
 
 
 @pytest.mark.usefixtures("_quiet_logs")
