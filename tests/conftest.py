@@ -6,13 +6,13 @@ leaves it out.
 
 from __future__ import annotations
 
-from typing import Any
+import re
 
 import pytest
 from hypothesis import settings
 
-SERVERS = {"postgres", "redis", "cluster"}
-"""The kinds of store that are on a server, and what the files about one of them are named after."""
+SERVERS = {"postgres", "redis", "valkey", "cluster", "sentinel"}
+"""What the parameters of tests that need a server are called, or the files they stand in."""
 
 settings.register_profile("gate", derandomize=True, deadline=None)
 settings.register_profile("thorough", max_examples=2000, stateful_step_count=50, deadline=None)
@@ -26,9 +26,7 @@ def pytest_configure(config: pytest.Config) -> None:
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        given: dict[str, Any] = (
-            item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
-        )
-        named = set(item.path.stem.split("_")) | {value for value in given.values() if isinstance(value, str)}
-        if named & SERVERS:
+        _, _, parameters = item.name.partition("[")
+        named = re.split("[^a-z]+", f"{item.path.parent.name} {item.path.stem} {parameters}")
+        if not SERVERS.isdisjoint(named):
             item.add_marker("server")
