@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 import apsw
 
 from perdure.model.decision import Committed, Decision
-from perdure.model.errors import StoreError, StoreUnavailableError, UsageError
+from perdure.model.errors import StoreError, StoreLockedError, StoreUnavailableError, UsageError
 from perdure.model.run import Created, NewRun
 from perdure.store.sqlite import arrivals, turns
 from perdure.store.sqlite.connection import Settings, translated
@@ -32,6 +32,9 @@ CLOSES_WITHIN = 5.0
 """Seconds in which a statement that is under way has to end when its transaction is undone."""
 
 _PAUSE = 0.001
+
+_LOCK = "UPDATE runs SET n = n WHERE false"
+"""Takes the lock for writing: waiting for it helps only ahead of the first read."""
 
 _ENDED = "tx: the step ended its transaction itself; leave COMMIT and ROLLBACK to Perdure, and raise to undo it"
 
@@ -252,6 +255,11 @@ async def create_in(settings: Settings, connection: Any, runs: Sequence[NewRun])
     _require_transaction(connection, settings)
     try:
         return await asyncio.to_thread(_create, connection, runs)
+    except apsw.BusyError as error:
+        raise StoreLockedError(
+            f"{settings.path}: the transaction given as tx cannot write: another connection does, or has done so since "
+            "this one first read; begin it with BEGIN IMMEDIATE, under a busy timeout"
+        ) from error
     except apsw.Error as error:
         raise translated(error, settings) from error
 
@@ -260,6 +268,7 @@ def _create(connection: apsw.Connection, runs: Sequence[NewRun]) -> list[Created
     traces = connection.row_trace, connection.exec_trace
     connection.row_trace = connection.exec_trace = None
     try:
+        connection.execute(_LOCK)
         with connection:  # a savepoint, so that a failure leaves the rest of the transaction as it was
             created = arrivals.create(connection, runs) if runs else []
     finally:
