@@ -1,0 +1,64 @@
+"""What comes from outside: new runs and messages."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from perdure.model.decision import Message, Posted
+from perdure.model.run import Created, NewRun
+from perdure.store.redis.keys import Shard, lane, time_text
+from perdure.store.redis.rows import LETTER, fingerprint_of, message_text, new_row, pack
+from perdure.store.redis.shards import Shards
+
+POSTED = {
+    b"": Posted.NEW,
+    b"d": Posted.DUPLICATE,
+    b"n": Posted.NO_RUN,
+    b"f": Posted.FINISHED,
+    b"x": Posted.FULL,
+}
+"""What the script's letters mean."""
+
+
+def inserted(new: NewRun, texts: list[bytes]) -> tuple[Any, ...]:
+    """Return what `insert` (inserting.lua) takes for a run, and add what goes with it to `texts`."""
+    texts.append(new_row(new))
+    texts += map(pack, new.records)
+    is_leased = new.worker is not None
+    return (
+        new.id,
+        "r" if is_leased else "q",
+        lane(new.queue, new.priority, new.workflow, is_leased=is_leased) + time_text(new.due_at),
+        "a" + time_text(new.created_at),
+        new.parent_id,
+        len(new.records),
+    )
+
+
+async def create(shards: Shards, runs: Sequence[NewRun]) -> list[Created]:
+    """Create the runs whose ids are free."""
+
+    async def ask(shard: Shard, some: Sequence[NewRun]) -> list[Created]:
+        texts: list[bytes] = []
+        asked = [inserted(run, texts) for run in some]
+        there = await shards.calls.run(shard, "create", asked, texts, writes=True)
+        if not there:
+            return [Created(run.id, is_new=True, fingerprint=run.fingerprint) for run in some]
+        return [
+            Created(run.id, is_new=row is None, fingerprint=run.fingerprint if row is None else fingerprint_of(row))
+            for run, row in zip(some, there, strict=True)
+        ]
+
+    return await shards.each(runs, lambda run: run.id, ask, lambda _: False)
+
+
+async def post(shards: Shards, messages: Sequence[Message], now: int, capacity: int) -> list[Posted]:
+    """Put messages into their runs' inboxes."""
+
+    async def ask(shard: Shard, some: Sequence[Message]) -> list[Posted]:
+        asked = (now, capacity, [(message.run_id, LETTER[message.kind], message.id) for message in some])
+        posted = await shards.calls.run(shard, "post", asked, list(map(message_text, some)), writes=True)
+        return [POSTED[letter] for letter in posted]
+
+    return await shards.each(messages, lambda message: message.run_id, ask, lambda posted: posted is Posted.NO_RUN)

@@ -1,0 +1,184 @@
+"""Calls of scripts: on the server that has the shard, again while it is not ready, acknowledged as the options ask."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, TypeVar
+
+from redis.exceptions import AskError, MovedError, NoScriptError, RedisError
+
+from perdure.model.errors import PerdureError, StoreUnavailableError
+from perdure.store.redis.connections import Command, Node
+from perdure.store.redis.errors import is_out_of_reach, is_passing, is_starting, translated
+from perdure.store.redis.keys import NAMES, Shard
+from perdure.store.redis.links import Link, answer_of, linked
+from perdure.store.redis.rows import pack
+from perdure.store.redis.scripts import Script, load_scripts
+from perdure.store.redis.server import Server, examine
+from perdure.store.redis.settings import Address, Settings
+
+T = TypeVar("T")
+
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.01, 0.5
+_REDIRECTIONS = 8
+_SCRIPTS = load_scripts()
+
+
+class Calls:
+    """What one event loop says to the servers.
+
+    Args:
+        settings: the store's.
+
+    Attributes:
+        server: what the first server said of itself.
+    """
+
+    server: Server
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._link: Link | None = None
+        self._where = str(settings.addresses[0])
+
+    async def open(self) -> None:
+        """Connect.
+
+        Raises:
+            StoreError: no server can be reached, or it cannot hold a store.
+        """
+        self._link, self.server = await self._patiently(lambda: linked(self._settings), is_starting)
+
+    async def close(self) -> None:
+        """Disconnect."""
+        if self._link is not None:
+            await self._link.close()
+
+    async def run(self, shard: Shard, name: str, asked: Any, texts: Sequence[bytes] = (), *, writes: bool) -> Any:
+        """Run a script on a shard and return its answer.
+
+        Args:
+            shard: whose keys it gets.
+            name: which script.
+            asked: its first argument, packed.
+            texts: the others.
+            writes: whether it may write, and has to be waited for as `durability` says.
+        """
+        script = _SCRIPTS[name]
+        call: Command = ("EVALSHA", script.sha, len(NAMES), *shard.keys, pack(asked), *texts)
+        return await self._patiently(lambda: self._acknowledged(shard.slot, call, script, writes=writes))
+
+    async def command(self, shard: Shard, *command: bytes | str | int, writes: bool = False) -> Any:
+        """Send a plain command that has keys of one shard, and return its answer."""
+        return await self._patiently(lambda: self._acknowledged(shard.slot, command, None, writes=writes))
+
+    async def publish(self, channel: str, message: str) -> None:
+        """Tell everybody who listens on a channel; not again if it fails."""
+        try:
+            node = await self._linked().node(0)
+            await node.send([("PUBLISH", channel, message)])
+        except (RedisError, OSError) as error:
+            raise translated(error, self._where, 0) from error
+
+    async def any_node(self) -> Node:
+        """Return a server on which to listen."""
+        return await self._patiently(lambda: self._linked().node(0))
+
+    async def examined(self) -> Server:
+        """Return what the server says of itself now."""
+
+        async def look() -> Server:
+            return await examine(await self._linked().node(0), self._settings)
+
+        return await self._patiently(look)
+
+    def translated(self, error: BaseException) -> BaseException:
+        """Return an error in Perdure's words."""
+        return translated(error, self._where, self._settings.patience)
+
+    def _linked(self) -> Link:
+        if self._link is None:
+            raise StoreUnavailableError(f"{self._settings.url} is not open: await the store's open() first")
+        return self._link
+
+    async def _patiently(
+        self, attempt: Callable[[], Awaitable[T]], is_worth_it: Callable[[BaseException], bool] = is_passing
+    ) -> T:
+        """Make an attempt, and again while that may help and the patience lasts."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self._settings.patience
+        tried = 0
+        while True:
+            try:
+                return await attempt()
+            except (RedisError, PerdureError, OSError) as error:
+                if not is_worth_it(error) or loop.time() >= deadline:
+                    raise self.translated(error) from error
+                if self._link is not None and not _is_busy(error):
+                    await self._link.look_again()
+            await asyncio.sleep(_pause(tried))
+            tried += 1
+
+    async def _acknowledged(self, slot: int, call: Command, script: Script | None, *, writes: bool) -> Any:
+        """Send a call to the server that has the slot, with what makes sure that it is kept."""
+        settings = self._settings
+        commands = [call]
+        milliseconds = int(settings.patience * 1000) or 1
+        if writes and settings.fsync:
+            commands.append(("WAITAOF", 1, 0, milliseconds))
+        elif writes and settings.replicas:
+            commands.append(("WAIT", settings.replicas, milliseconds))
+        answers = await self._delivered(slot, commands, script)
+        answer = answer_of(answers[0])
+        if len(answers) > 1:
+            self._require_kept(answer_of(answers[1]))
+        return answer
+
+    def _require_kept(self, kept: Any) -> None:
+        settings = self._settings
+        if settings.fsync and kept[0] < 1:
+            raise StoreUnavailableError(
+                f"{self._where} did not say within {settings.patience:g} s that the write is on its disk; it may "
+                "or may not be kept: look at the server's disk"
+            )
+        if settings.replicas and kept < settings.replicas:
+            raise StoreUnavailableError(
+                f"{self._where}: {kept} of {settings.replicas} replicas had the write within {settings.patience:g} s; "
+                "it may or may not be kept: look at the replicas"
+            )
+
+    async def _delivered(self, slot: int, commands: list[Command], script: Script | None) -> list[Any]:
+        link = self._linked()
+        node, first = await link.node(slot), list[Command]()
+        for _ in range(_REDIRECTIONS):
+            self._where = str(node.address)
+            if not node.is_known:
+                await examine(node, self._settings)
+            try:
+                answers = await node.send([*first, *commands])
+            except BaseException as error:
+                node.is_known = node.is_known and not is_out_of_reach(error)
+                raise
+            answer = answers[len(first)]
+            if isinstance(answer, MovedError):
+                await link.moved(answer)
+                node, first = await link.node(slot), []
+            elif isinstance(answer, AskError):
+                node, first = link.at(Address(answer.host or node.address.host, answer.port)), [("ASKING",)]
+            elif isinstance(answer, NoScriptError) and script is not None:
+                answer_of((await node.send([("SCRIPT", "LOAD", script.text)]))[0])
+            else:
+                return answers[len(first) :]
+        raise StoreUnavailableError(f"{self._where}: the nodes send each other's calls in circles: try again")
+
+
+def _is_busy(error: BaseException) -> bool:
+    return "TRYAGAIN" in str(error) or "BUSY " in str(error)
+
+
+def _pause(tried: int) -> float:
+    """Return how many seconds to wait before the next attempt: longer each time, and not all processes alike."""
+    pause: float = min(_FIRST_PAUSE * 1.6 ** min(tried, 20), _LONGEST_PAUSE)
+    return pause * (0.5 + (os.getpid() * 0.7548776662 + tried * 0.5698402910) % 1)

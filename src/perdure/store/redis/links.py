@@ -1,0 +1,122 @@
+"""Which server to speak to: the one there is, the one that the sentinels name, or the one that has the slot."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from redis.exceptions import MovedError, RedisError, ResponseError
+
+from perdure.model.errors import StoreUnavailableError
+from perdure.store.redis.cluster import ClusterLink
+from perdure.store.redis.connections import Node
+from perdure.store.redis.errors import is_passing
+from perdure.store.redis.server import Server, examine
+from perdure.store.redis.settings import Address, Settings
+
+
+class Link(Protocol):
+    """The way from one event loop to the servers."""
+
+    async def node(self, slot: int) -> Node:
+        """Return the server that has a slot, looked for if it is not known."""
+
+    def at(self, address: Address) -> Node:
+        """Return the server at an address that another one gave."""
+
+    async def moved(self, error: MovedError) -> None:
+        """Note that a slot is elsewhere."""
+
+    async def look_again(self) -> None:
+        """Forget who has what: something went wrong."""
+
+    async def close(self) -> None:
+        """Drop every connection."""
+
+
+class SingleLink:
+    """To one server, always the same; or, with a service, to the one that the sentinels call its master."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._sentinels = [Node(address, settings, is_sentinel=True) for address in settings.addresses]
+        self._nodes: dict[Address, Node] = {}
+        self._master: Node | None = None
+
+    async def node(self, slot: int) -> Node:
+        """See `Link`."""
+        if self._master is None:
+            address = self._settings.addresses[0]
+            if self._settings.service is not None:
+                address = await self._named_by_sentinels(self._settings.service)
+            self._master = self.at(address)
+        return self._master
+
+    def at(self, address: Address) -> Node:
+        """See `Link`."""
+        if address not in self._nodes:
+            self._nodes[address] = Node(address, self._settings)
+        return self._nodes[address]
+
+    async def moved(self, error: MovedError) -> None:
+        """See `Link`."""
+        raise error
+
+    async def look_again(self) -> None:
+        """See `Link`."""
+        if self._master is not None:
+            await self._master.lose()
+            self._master = None
+
+    async def close(self) -> None:
+        """See `Link`."""
+        for node in [*self._nodes.values(), *self._sentinels]:
+            await node.close()
+
+    async def _named_by_sentinels(self, service: str) -> Address:
+        failed: list[str] = []
+        for sentinel in list(self._sentinels):
+            try:
+                (named,) = await sentinel.send([("SENTINEL", "GET-MASTER-ADDR-BY-NAME", service)])
+            except (RedisError, OSError) as error:
+                if not is_passing(error):
+                    raise
+                failed.append(f"{sentinel.address}: {' '.join(str(error).split())}")
+                continue
+            if isinstance(named, ResponseError):
+                raise named
+            if named is None:
+                raise StoreUnavailableError(
+                    f"{sentinel.address} watches no service {service!r}: correct the name in the store's URL"
+                )
+            self._sentinels.remove(sentinel)
+            self._sentinels.insert(0, sentinel)
+            return Address(named[0].decode(), int(named[1]))
+        raise ConnectionError(f"no sentinel answers ({'; '.join(failed)})")
+
+
+async def linked(settings: Settings) -> tuple[Link, Server]:
+    """Find out what is at the store's address, and return the way there with what the server says of itself."""
+    single = SingleLink(settings)
+    try:
+        node = await single.node(0)
+        server = await examine(node, settings)
+    except BaseException:
+        await single.close()
+        raise
+    if not server.is_cluster:
+        return single, server
+    await single.close()
+    cluster = ClusterLink(settings)
+    try:
+        await cluster.node(0)
+    except BaseException:
+        await cluster.close()
+        raise
+    return cluster, server
+
+
+def answer_of(answer: Any) -> Any:
+    """Return an answer, or raise it if it is an error."""
+    if isinstance(answer, ResponseError):
+        raise answer
+    return answer

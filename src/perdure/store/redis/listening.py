@@ -1,0 +1,70 @@
+"""Hears what other processes announce."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from redis.exceptions import RedisError
+
+from perdure.model.errors import StoreError
+from perdure.store.redis.calls import Calls
+
+AGAIN = 1.0
+"""Seconds between attempts to listen again."""
+
+FOREVER = 1e9
+
+
+class Listener:
+    """Listens on a channel until it is closed, on the loop that started it; connects again by itself.
+
+    Args:
+        calls: the way to the servers.
+        channel: what to listen to.
+        own: the message that this store sends itself.
+        heard: called for every other message, and when something may have been missed.
+    """
+
+    def __init__(self, calls: Calls, channel: str, own: str, heard: Callable[[], None]) -> None:
+        self._calls = calls
+        self._channel = channel
+        self._own = own.encode()
+        self._heard = heard
+        self._tried = asyncio.Event()
+        self._has_missed = False
+        self._task = asyncio.create_task(self._listen_on())
+
+    async def tried(self) -> None:
+        """Wait until it listens, or cannot yet."""
+        await self._tried.wait()
+
+    async def close(self) -> None:
+        """Stop."""
+        while not self._task.done():
+            self._task.cancel()  # more than once: a connection that is being opened may keep it to itself
+            await asyncio.wait([self._task], timeout=0.05)
+
+    async def _listen_on(self) -> None:
+        while True:
+            try:
+                await self._listen()
+            except (RedisError, StoreError, OSError):  # only hints are lost, and whoever waits also looks by himself
+                self._has_missed = True
+                self._tried.set()
+            await asyncio.sleep(AGAIN)
+
+    async def _listen(self) -> None:
+        node = await self._calls.any_node()
+        connection = node.connection(timeout=FOREVER)
+        try:
+            await connection.connect()  # type: ignore[no-untyped-call]  # redis has not typed it
+            await connection.send_command("SUBSCRIBE", self._channel)
+            while True:
+                kind, _, message = await connection.read_response()
+                if kind == b"subscribe":
+                    self._tried.set()
+                if message != self._own and (kind == b"message" or self._has_missed):
+                    self._heard()
+        finally:
+            await connection.disconnect(nowait=True)

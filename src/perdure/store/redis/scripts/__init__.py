@@ -1,0 +1,51 @@
+"""The scripts that the server runs: each is one operation on one shard, and one transaction.
+
+The files beside this one are Lua; each says what it is given and what it returns. They are put together of parts.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from importlib import resources
+
+_ENDING = ("inbox", "ending")
+_PARTS: dict[str, tuple[str, ...]] = {
+    "create": ("inserting",),
+    "load": ("inserting",),
+    "post": ("inbox",),
+    "claim": ("inbox", "lanes"),
+    "commit": (*_ENDING, "inserting"),
+    "extend": (),
+    "control": _ENDING,
+    "prune": (),
+    "get": (),
+    "journal": (),
+    "unread": ("inbox",),
+    "find": (),
+    "children": (),
+    "stats": ("lanes",),
+    "next_due": ("lanes",),
+    "dump": (),
+}
+"""Of what each script is made, between the prelude and its own file."""
+
+
+class Script:
+    """One script, and the name that the server knows it by.
+
+    Attributes:
+        name: of its file.
+        text: all of it.
+        sha: the SHA-1 of the text, in hexadecimal.
+    """
+
+    def __init__(self, name: str) -> None:
+        files = [f"{part}.lua" for part in ("prelude", *_PARTS[name], name)]
+        self.name = name
+        self.text = b"\n".join(resources.files(__name__).joinpath(file).read_bytes() for file in files)
+        self.sha = hashlib.sha1(self.text, usedforsecurity=False).hexdigest().encode()
+
+
+def load_scripts() -> dict[str, Script]:
+    """Return every script by its name."""
+    return {name: Script(name) for name in _PARTS}

@@ -1,0 +1,206 @@
+-- What every script begins with: the rows of runs, and what follows from changing them.
+--
+-- KEYS    the twelve keys of one shard, in the order of perdure/store/redis/keys.py
+-- ARGV[1] what is asked, as MessagePack; ARGV[2], ARGV[3] … texts that are kept as they are, in the order they are needed
+--
+-- A row is unpacked once in a call, however often it is changed, and packed once, by `flush` at the end. Nothing may fail
+-- after the first write: Redis does not undo what a script has done.
+--
+-- Letters: a row's fields are listed in rows.py. Status: q queued, r running, w waiting, p paused, c complete, e errored,
+-- t terminated. Messages: e event, c child; capitals once they are read.
+
+local META, IDS, RUNS, RECORDS, INBOX, SEEN, DUE, FAMILY, CREATED, EXPIRES, COUNTS, PLACES = unpack(KEYS)
+local asked = cmsgpack.unpack(ARGV[1])
+local format, sub = string.format, string.sub
+
+local MANY = 4000 -- arguments of one command: Lua's stack ends at 8000
+local ENDED = { c = 1, e = 2, t = 3 } -- and the place of its retention in a row's h
+local LEASED_OR_NOT = { q = 'w', w = 'w', r = 'r' } -- the last letter of a lane; none cannot become due
+
+local taken = 1
+local function text()
+  taken = taken + 1
+  return ARGV[taken]
+end
+
+local function many(command, key, arguments)
+  for first = 1, #arguments, MANY do
+    redis.call(command, key, unpack(arguments, first, math.min(first + MANY - 1, #arguments)))
+  end
+end
+
+local function fetch(key, fields)
+  if #fields <= MANY then
+    return #fields == 0 and {} or redis.call('HMGET', key, unpack(fields))
+  end
+  local found = {}
+  for first = 1, #fields, MANY do
+    for _, value in ipairs(redis.call('HMGET', key, unpack(fields, first, math.min(first + MANY - 1, #fields)))) do
+      found[#found + 1] = value
+    end
+  end
+  return found
+end
+
+-- A number as text that sorts like it: how many digits, then the digits.
+local function number_text(n)
+  local digits = format('%x', n)
+  return string.char(48 + #digits) .. digits
+end
+
+local function time_text(at)
+  return format('%012x', math.max(0, math.min(at, 281474976710655)))
+end
+
+-- Rows.
+
+local numbers = {} -- id → number as text, or false
+local packed = {} -- number → row as it is stored
+local rows = {} -- number → row, or false
+local number_of, before = {}, {} -- row → its number; row → status, due_at and expires_at as they are indexed
+local touched = {}
+local changes = {} -- status → how many runs more or fewer have it
+local records = {} -- field, record, field, record …: still to be written
+
+local function know_ids(ids)
+  local unknown = {}
+  for _, id in ipairs(ids) do
+    if numbers[id] == nil then
+      numbers[id] = false
+      unknown[#unknown + 1] = id
+    end
+  end
+  for index, number in ipairs(fetch(IDS, unknown)) do
+    numbers[unknown[index]] = number
+  end
+end
+
+local function know_rows(wanted)
+  local unknown = {}
+  for _, number in ipairs(wanted) do
+    if number and packed[number] == nil then
+      packed[number] = false
+      unknown[#unknown + 1] = number
+    end
+  end
+  for index, row in ipairs(fetch(RUNS, unknown)) do
+    packed[unknown[index]] = row
+  end
+end
+
+local function know(ids)
+  know_ids(ids)
+  local wanted = {}
+  for index, id in ipairs(ids) do
+    wanted[index] = numbers[id]
+  end
+  know_rows(wanted)
+end
+
+local function row_of(number)
+  local row = rows[number]
+  if row == nil then
+    if packed[number] == nil then
+      packed[number] = redis.call('HGET', RUNS, number)
+    end
+    row = packed[number] and cmsgpack.unpack(packed[number])
+    rows[number] = row
+    if row then
+      number_of[row] = number
+      before[row] = { row.S, row.d, row.x }
+    end
+  end
+  return row
+end
+
+local function find(id)
+  if numbers[id] == nil then
+    numbers[id] = redis.call('HGET', IDS, id)
+  end
+  return numbers[id] and row_of(numbers[id])
+end
+
+local function touch(row)
+  if not touched[row] then
+    touched[row] = true
+    touched[#touched + 1] = row
+  end
+end
+
+local function count(status, by)
+  changes[status] = (changes[status] or 0) + by
+end
+
+-- Where a run stands in the indexes.
+
+local function lane_of(row, status)
+  local priority = math.max(-2147483647, math.min(row.p or 0, 2147483647))
+  return row.q .. '\0' .. format('%08x', 2147483648 - priority) .. '\0' .. row.w .. '\0' .. LEASED_OR_NOT[status] .. '\0'
+end
+
+local function due_entry(row, status, due)
+  return due and LEASED_OR_NOT[status] and lane_of(row, status) .. time_text(due) .. number_of[row]
+end
+
+local function created_entry(row, status)
+  return (ENDED[status] and status or 'a') .. time_text(row.a) .. number_of[row]
+end
+
+local function move(gone, added, old, new)
+  if old ~= new then
+    if old then
+      gone[#gone + 1] = old
+    end
+    if new then
+      added[#added + 1] = 0
+      added[#added + 1] = new
+    end
+  end
+end
+
+local function flush_records()
+  many('HSET', RECORDS, records)
+  records = {}
+end
+
+-- Write what was changed. Once, at the end.
+local function flush()
+  flush_records()
+  local put, undue, due, uncreated, created, unexpired, expiring = {}, {}, {}, {}, {}, {}, {}
+  for _, row in ipairs(touched) do
+    local number, old = number_of[row], before[row]
+    packed[number] = cmsgpack.pack(row)
+    put[#put + 1] = number
+    put[#put + 1] = packed[number]
+    if old[1] ~= row.S or old[2] ~= row.d then
+      move(undue, due, due_entry(row, old[1], old[2]), due_entry(row, row.S, row.d))
+    end
+    if old[1] ~= row.S then
+      count(old[1], -1)
+      count(row.S, 1)
+      if ENDED[old[1]] or ENDED[row.S] then
+        move(uncreated, created, created_entry(row, old[1]), created_entry(row, row.S))
+      end
+    end
+    if old[3] ~= row.x then
+      if row.x then
+        expiring[#expiring + 1] = row.x
+        expiring[#expiring + 1] = number
+      else
+        unexpired[#unexpired + 1] = number
+      end
+    end
+  end
+  many('HSET', RUNS, put)
+  many('ZREM', DUE, undue)
+  many('ZADD', DUE, due)
+  many('ZREM', CREATED, uncreated)
+  many('ZADD', CREATED, created)
+  many('ZREM', EXPIRES, unexpired)
+  many('ZADD', EXPIRES, expiring)
+  for status, by in pairs(changes) do
+    if by ~= 0 then
+      redis.call('HINCRBY', COUNTS, status, by)
+    end
+  end
+end

@@ -1,0 +1,17 @@
+-- Count runs.
+--
+-- asked: 1 now. Returns the counts per status (status, count, …), and for each lane: queue, letter (r leased, w not), entries,
+-- entries that are due, due_at of the first.
+
+local found = {}
+lanes('-', '+', function(lane, of, head)
+  local last = '(' .. lane .. '\255'
+  found[#found + 1] = {
+    of.queue,
+    of.letter,
+    redis.call('ZLEXCOUNT', DUE, '[' .. lane, last),
+    redis.call('ZLEXCOUNT', DUE, '[' .. lane, '(' .. lane .. time_text(asked[1] + 1)),
+    tonumber(sub(head, 1, 12), 16),
+  }
+end)
+return { redis.call('HGETALL', COUNTS), found }

@@ -1,0 +1,158 @@
+"""Looking for runs: pages of the latest first, over classes and shards."""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from perdure.model.decision import RunFilter, RunPage
+from perdure.model.errors import UsageError
+from perdure.model.run import Run
+from perdure.store.redis.keys import Shard, number_of, number_text, time_text
+from perdure.store.redis.rows import ENDED, STATUS, row_of, run_from
+from perdure.store.redis.shards import Shards
+
+LOOKED_AT = 500
+"""How many runs one script looks at: other clients wait for it."""
+
+Key = tuple[int, int, int]
+"""By what runs are sorted: created_at, number, shard."""
+
+
+@dataclass
+class _Source:
+    """The runs of one class on one shard that match, latest first."""
+
+    shards: Shards
+    shard: Shard
+    letter: str
+    where: RunFilter
+    after: Key | None
+    limit: int
+
+    def __post_init__(self) -> None:
+        self.found: list[tuple[Key, Run]] = []
+        self.at = _entry_before(self.after, self.shard.index)
+        self.is_done = False
+
+    async def fill(self) -> None:
+        """Look until there is something, or the end."""
+        where = self.where
+        while not self.found and not self.is_done:
+            asked = (
+                self.letter,
+                self.at,
+                where.created_until,
+                where.created_from,
+                [STATUS[status] for status in where.status] or None,
+                where.workflow,
+                where.queue,
+                where.id_prefix,
+                self.limit,
+                LOOKED_AT,
+            )
+            stopped, *found = await self.shards.calls.run(self.shard, "find", asked, writes=False)
+            self.at, self.is_done = stopped.decode(), not stopped
+            self.found = [
+                ((run.created_at, n, self.shard.index), run) for n, run in _runs(found) if matches(run, where)
+            ]
+            self.found.reverse()
+
+
+async def find(shards: Shards, where: RunFilter, limit: int, cursor: str | None) -> RunPage:
+    """Return a page of runs, latest created first."""
+    parts = 3 if shards.are_many else 2
+    after = None if cursor is None else _parsed(cursor, parts)
+    page: list[tuple[Key, Run]] = []
+    found = _children(shards, where, after) if where.parent_id is not None else _merged(shards, where, after, limit)
+    async for entry in found:
+        page.append(entry)
+        if len(page) > limit:
+            break
+    more = ":".join(map(str, page[limit - 1][0][:parts])) if len(page) > limit else None
+    return RunPage([run for _, run in page[:limit]], more)
+
+
+async def _merged(shards: Shards, where: RunFilter, after: Key | None, limit: int) -> AsyncIterator[tuple[Key, Run]]:
+    letters = sorted({_class_of(STATUS[status]) for status in where.status} or {"a", *ENDED})
+    sources = [_Source(shards, shard, letter, where, after, limit + 1) for shard in shards.all for letter in letters]
+    await asyncio.gather(*[source.fill() for source in sources])
+    heap = [(_descending(source.found[-1][0]), place) for place, source in enumerate(sources) if source.found]
+    heapq.heapify(heap)
+    while heap:
+        _, place = heap[0]
+        source = sources[place]
+        yield source.found.pop()
+        await source.fill()
+        if source.found:
+            heapq.heapreplace(heap, (_descending(source.found[-1][0]), place))
+        else:
+            heapq.heappop(heap)
+
+
+async def _children(shards: Shards, where: RunFilter, after: Key | None) -> AsyncIterator[tuple[Key, Run]]:
+    """Yield the children of one run: they are few, and not kept by time."""
+
+    async def ask(shard: Shard) -> list[tuple[Key, Run]]:
+        found: list[tuple[Key, Run]] = []
+        number = ""
+        while True:
+            asked = (where.parent_id, number, LOOKED_AT)
+            answer = await shards.calls.run(shard, "children", asked, writes=False)
+            some = list(_runs(answer))
+            found += [((run.created_at, n, shard.index), run) for n, run in some if matches(run, where)]
+            if len(some) < LOOKED_AT:
+                return found
+            number = number_text(some[-1][0])
+
+    everything = [entry for part in await shards.everywhere(ask) for entry in part]
+    for entry in sorted(everything, key=lambda entry: entry[0], reverse=True):
+        if after is None or entry[0] < after:
+            yield entry
+
+
+def matches(run: Run, where: RunFilter) -> bool:
+    """Return whether a run is wanted; some of it the scripts have looked at before."""
+    return (
+        (not where.status or run.status in where.status)
+        and where.workflow in {None, run.workflow}
+        and where.queue in {None, run.queue}
+        and where.parent_id in {None, run.parent_id}
+        and (where.id_prefix is None or run.id.startswith(where.id_prefix))
+        and all(run.tags.get(tag) == value for tag, value in where.tags.items())
+        and (where.created_from is None or run.created_at >= where.created_from)
+        and (where.created_until is None or run.created_at < where.created_until)
+    )
+
+
+def _runs(answer: Sequence[Any]) -> list[tuple[int, Run]]:
+    return [(number_of(number), run_from(row_of(row))) for number, row in zip(answer[::2], answer[1::2], strict=True)]
+
+
+def _class_of(letter: str) -> str:
+    return letter if letter in ENDED else "a"
+
+
+def _descending(key: Key) -> Key:
+    return -key[0], -key[1], -key[2]
+
+
+def _entry_before(after: Key | None, shard: int) -> str | None:
+    """Return the entry in `created` of a shard before which what comes after this key begins."""
+    if after is None:
+        return None
+    created_at, n, last = after
+    return time_text(created_at) + number_text(n if shard >= last else n + 1)
+
+
+def _parsed(cursor: str, parts: int) -> Key:
+    try:
+        found = list(map(int, cursor.split(":")))
+    except ValueError:
+        found = []
+    if len(found) != parts:
+        raise UsageError(f"cursor: {cursor!r} is none; pass back the `cursor` of a page")
+    return found[0], found[1], found[2] if parts > 2 else 0

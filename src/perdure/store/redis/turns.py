@@ -1,0 +1,142 @@
+"""What workers do: take runs, carry decisions out, keep leases."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from typing import Any
+
+from perdure.model.decision import Claim, Committed, Decision, Extended, Lease
+from perdure.model.run import RunStatus
+from perdure.store.journal import require_following
+from perdure.store.redis.arrivals import inserted
+from perdure.store.redis.keys import Shard
+from perdure.store.redis.rows import LETTER, STATUS, message_text, messages_of, pack, record_of, row_of, run_from
+from perdure.store.redis.shards import PIECE, Shards
+
+RECORDS = 5000
+"""How many records one script hands out, but for those of its first run."""
+
+
+async def claim(
+    shards: Shards,
+    queues: Sequence[str],
+    workflows: Sequence[str] | None,
+    limit: int,
+    lease: tuple[str, int, int],
+    turn: int,
+) -> list[Claim]:
+    """Lease due runs.
+
+    Args:
+        shards: where they are.
+        queues, workflows, limit: see the contract.
+        lease: the worker, now, and until when.
+        turn: at which shard to begin, so that none is always the last.
+    """
+    claims: list[Claim] = []
+    for step in range(len(shards.all)):
+        shard = shards.all[(turn + step) % len(shards.all)]
+        while len(claims) < limit:
+            wanted = min(limit - len(claims), PIECE)
+            asked = (queues, workflows, wanted, *lease, RECORDS)
+            answer = await shards.calls.run(shard, "claim", asked, writes=True)
+            some, is_stopped = _claims(answer)
+            for claimed in some:
+                shards.note(claimed.run.id, shard)
+            claims += some
+            if not is_stopped and len(some) < wanted:
+                break
+    return claims
+
+
+def _claims(answer: list[Any]) -> tuple[list[Claim], bool]:
+    if not answer:
+        return [], False
+    parts = iter(answer)
+    is_stopped, count = next(parts), next(parts)
+    rows = list(map(row_of, islice(parts, count)))
+    journals = [[record_of(record) for record in islice(parts, row.journal_length)] for row in rows]
+    claims = [
+        Claim(run_from(row), journal, messages_of(row.id, list(islice(parts, 2 * row.unread))) if row.unread else [])
+        for row, journal in zip(rows, journals, strict=True)
+    ]
+    return claims, bool(is_stopped)
+
+
+async def commit(shards: Shards, decisions: Sequence[Decision]) -> list[Committed]:
+    """Carry decisions out."""
+
+    async def ask(shard: Shard, some: Sequence[Decision]) -> list[Committed]:
+        texts: list[bytes] = []
+        asked = [_decided(decision, texts) for decision in some]
+        news = await shards.calls.run(shard, "commit", asked, texts, writes=True)
+        if news and news[0] == b"position":
+            require_following(some[news[1] - 1], news[2])
+        committed = [Committed(decision.run_id) for decision in some]
+        for place, is_lost, is_pausing, arrived in news:
+            run_id = some[place - 1].run_id
+            committed[place - 1] = Committed(
+                run_id, bool(is_lost), tuple(messages_of(run_id, arrived)), bool(is_pausing)
+            )
+        return committed
+
+    return await shards.each(decisions, lambda decision: decision.run_id, ask, lambda committed: committed.is_lost)
+
+
+def _decided(decision: Decision, texts: list[bytes]) -> tuple[Any, ...]:
+    """Return what the script takes for a decision, and add what goes with it to `texts`."""
+    records = decision.records if decision.renew is None else decision.renew + decision.records
+    texts += map(pack, records)
+    plain = (
+        decision.run_id,
+        decision.epoch,
+        decision.seq,
+        decision.at,
+        STATUS[decision.status],
+        decision.due_at,
+        decision.seen,
+        _first_position(records),
+        len(records),
+        decision.renew is not None,
+        decision.wait,
+        decision.state,
+    )
+    if not (decision.consumed or decision.children or decision.posts or decision.terminate):
+        return plain
+    children = [(*inserted(child, texts), None, None, child.parent_key, child.refusal) for child in decision.children]
+    texts += map(message_text, decision.posts)
+    posts = [(message.run_id, LETTER[message.kind], message.id) for message in decision.posts]
+    return (*plain, decision.consumed, children or None, posts or None, decision.terminate or None)
+
+
+def _first_position(records: Sequence[Any]) -> int | None:
+    """Return the position of the first record, None where there is none, -1 if the others do not follow it."""
+    if not records:
+        return None
+    first: int = records[0].position
+    return first if all(record.position == place for place, record in enumerate(records, first)) else -1
+
+
+async def extend(shards: Shards, leases: Sequence[Lease], now: int) -> list[Extended]:
+    """Move the ends of leases."""
+
+    async def ask(shard: Shard, some: Sequence[Lease]) -> list[Extended]:
+        asked = (now, [(lease.run_id, lease.epoch, lease.until, lease.progress) for lease in some])
+        told = await shards.calls.run(shard, "extend", asked, writes=True)
+        return [_extended(lease.run_id, state) for lease, state in zip(some, told, strict=True)]
+
+    return await shards.each(leases, lambda lease: lease.run_id, ask, lambda extended: extended.is_lost)
+
+
+def _extended(run_id: str, state: int) -> Extended:
+    if state < 0:
+        return Extended(run_id, is_lost=True)
+    return Extended(run_id, is_pausing=bool(state % 2), inbox_seq=state // 2)
+
+
+def concerns_others(decisions: Sequence[Decision]) -> Iterator[bool]:
+    """Yield, for each decision, whether other processes may have something to do because of it."""
+    for decision in decisions:
+        lets_go = decision.status is not RunStatus.RUNNING
+        yield lets_go or bool(decision.children or decision.posts or decision.terminate)
