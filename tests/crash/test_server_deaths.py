@@ -70,7 +70,8 @@ async def test_postgres_is_cut_off(tmp_path: Path):
     with PostgresServer() as server:
         async with cut(server.port) as line:
             troubles = [*line_troubles(line, b"", b"COMMIT"), in_thread(terminate_backends, server)]
-            await live_through(line.url(server.url(patience=PATIENCE)), troubles, tmp_path)
+            url = line.url(server.url(patience=PATIENCE))
+            await live_through(url, troubles, tmp_path, seen_at=server.url)
             assert line.lost > 2
 
 
@@ -84,5 +85,6 @@ async def test_valkey_is_cut_off_and_forgets_its_scripts(tmp_path: Path):
     with ValkeyServer(appendfsync="always") as server:
         async with cut(server.port) as line:
             troubles = [*line_troubles(line, b"", b"EVALSHA"), in_thread(server.call, "SCRIPT", "FLUSH")]
-            await live_through(line.url(server.url(patience=PATIENCE)), troubles, tmp_path)
+            url = line.url(server.url(patience=PATIENCE))
+            await live_through(url, troubles, tmp_path, seen_at=server.url)
             assert line.lost > 2
