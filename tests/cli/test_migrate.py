@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import os
 import re
 import signal
@@ -14,8 +15,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
+from rich.console import Console
 
 from perdure import RunStatus
+from perdure.cli.migrate import _telling
+from perdure.cli.session import Session
+from perdure.engine.moving import Stage
 from perdure.model.archive import Archive
 from perdure.model.decision import CatalogEntry
 from perdure.model.run import NewRun
@@ -104,6 +109,16 @@ def test_the_lines_are_few(shell, old, fresh):
     assert lines[0] == "moving: 20 of 5,013 runs"
 
 
+def test_on_a_terminal_a_bar_tells_of_the_progress():
+    session = Session(None, None, as_json=False, debug=False)
+    session.err = Console(file=io.StringIO(), force_terminal=True, width=100, color_system=None)
+    with _telling(session) as told:
+        told(Stage.WAITING, 0, 0)
+        told(Stage.MOVING, 500, 1_203)
+    assert "moving" in session.err.file.getvalue()
+    assert "500/1203" in session.err.file.getvalue()
+
+
 def test_json(shell, old, fresh, tmp_path):
     said = shell(*words(old, fresh, "--json"))
     assert (said.code, said.err) == (0, "")
@@ -135,7 +150,7 @@ def test_a_run_that_is_another_one_in_the_target(shell, old, fresh):
     create(fresh, [new("waiting", priority=77), new("kid"), new("own")])
     said = shell(*words(old, fresh), columns=200)
     assert said.code == 1
-    assert "in the target, but not as in the source: 2 runs (kid, waiting); what was there before is left" in said.err
+    assert "in the target, but not as in the source: 2 runs (kid, waiting); they were there before" in said.err
     assert said.err.count("error: ") == 1
     assert "next:" not in said.err
     assert "11 of 13 read back" in said.out

@@ -125,7 +125,7 @@ def _telling(session: Session) -> Iterator[Told]:
         console=session.err,
         transient=True,
     ) as progress:
-        task = progress.add_task("", total=None)
+        task = progress.add_task(_STAGES[Stage.COMPARING], total=None)
         yield lambda stage, done, total: progress.update(
             task, description=_STAGES[stage], completed=done, total=total or None
         )
@@ -191,8 +191,8 @@ def _problems(moved: Moved) -> Iterator[str]:
         yield f"the source has changed: {_named(moved.added)} came to it meanwhile; stop its workers and run again"
     if moved.different:
         yield (
-            f"in the target, but not as in the source: {_named(moved.different)}; what was there before is left alone: "
-            "if it may go, empty the target and run again"
+            f"in the target, but not as in the source: {_named(moved.different)}; they were there before, and are left "
+            "alone, or its workers have had them since: if they may go, stop those, empty the target and run again"
         )
     if moved.missing:
         yield f"not in the target: {_named(moved.missing)}; run again"
