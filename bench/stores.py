@@ -43,7 +43,7 @@ class Store:
             ServerError: its server does not start.
         """
         with (
-            tempfile.TemporaryDirectory(dir=directory, prefix="store-", ignore_cleanup_errors=True) as place,
+            tempfile.TemporaryDirectory(dir=directory.resolve(), prefix="store-", ignore_cleanup_errors=True) as place,
             self.serve(Path(place)) as served,
         ):
             yield served

@@ -13,8 +13,8 @@ from bench.work import LENGTHS, LONGEST
 _CLIENTS: Mapping[str, str] = {
     "sqlite": "apsw alone",
     "postgres": "asyncpg alone, one connection and one statement per transaction",
-    "redis": "redis-py alone, one connection and one pipeline of plain commands at a time",
-    "redis-fsync": "redis-py alone, one connection and one pipeline of plain commands at a time",
+    "redis": "a socket and hiredis alone, one connection and one pipeline of plain commands at a time",
+    "redis-fsync": "a socket and hiredis alone, one connection and one pipeline of plain commands at a time",
 }
 _RUNS: Mapping[str, int] = {
     "W1": 20_000,

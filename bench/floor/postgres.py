@@ -13,11 +13,10 @@ from perdure.store import open_store
 _CREATE = f"""
 WITH runs AS (
     INSERT INTO perdure.runs (n, id, workflow, version, queue, status, priority, created_at, updated_at, due_at,
-        started_at, epoch, seq, incarnation, crashes, journal_length, inbox_seq, unread, worker, is_pausing,
+        started_at, epoch, seq, incarnation, crashes, journal_length, inbox_seq, worker, is_pausing,
         is_detached, depth, fingerprint, tags, keep_complete)
-    OVERRIDING SYSTEM VALUE
     SELECT n, id, 'hello', '', 'default', 'running', 0, {NOW}, {NOW}, {UNTIL},
-        {NOW}, 1, 0, 0, 0, 1, 0, 0, '{WORKER}', false, false, 0, fingerprint, '{{}}', {KEEP}
+        {NOW}, 1, 0, 0, 0, 1, 0, '{WORKER}', false, false, 0, fingerprint, '{{}}', {KEEP}
     FROM unnest($1::bigint[], $2::text[], $3::text[]) AS t (n, id, fingerprint)
 )
 INSERT INTO perdure.records (n, position, key, kind, state, at, payload, attempt, started_at)
@@ -26,7 +25,7 @@ SELECT n, 0, 'input', 'input', 'ok', {NOW}, '{INPUT}', 1, {NOW} FROM unnest($1::
 _RECORDS = f"""
 INSERT INTO perdure.records (n, position, key, kind, state, at, payload, attempt, started_at)
 SELECT n, position, key, kind, 'ok', {NOW}, payload, 1, {NOW}
-FROM unnest($2::bigint[], $3::int[], $4::text[], $5::text[], $6::text[]) AS t (n, position, key, kind, payload)
+FROM unnest($2::bigint[], $3::bigint[], $4::text[], $5::text[], $6::text[]) AS t (n, position, key, kind, payload)
 """
 _KEEP = f"""
 WITH kept AS (
