@@ -14,7 +14,7 @@ from perdure.store.sqlite.connection import Settings, connect
 from perdure.store.sqlite.schema import migrate
 from tests import servers
 
-KINDS = ("sqlite",)
+KINDS = ("sqlite", "postgres")
 
 
 class Payments:
