@@ -9,7 +9,7 @@ from typing import Any
 from perdure.model.archive import Archive, ArchivedMessage, ArchivePage
 from perdure.model.errors import UsageError
 from perdure.model.run import RunStatus
-from perdure.store.redis.keys import lane, time_text
+from perdure.store.redis.keys import Shard, lane, time_text
 from perdure.store.redis.rows import (
     LETTER,
     STATUS,
@@ -21,7 +21,7 @@ from perdure.store.redis.rows import (
     row_of,
     run_from,
 )
-from perdure.store.redis.shards import Shards, pieces
+from perdure.store.redis.shards import Shards
 
 RECORDS = 5000
 NUMBERS = 1000
@@ -61,12 +61,15 @@ def _archives(answer: list[Any]) -> list[Archive]:
 
 async def load(shards: Shards, archives: Sequence[Archive]) -> int:
     """Keep runs whose ids are free as they are."""
-    new = 0
-    for piece in pieces(archives):
+
+    async def ask(shard: Shard, some: Sequence[Archive]) -> list[bytes | None]:
         texts: list[bytes] = []
-        asked = [_loaded(archive, texts) for archive in piece]
-        new += await shards.calls.run(shards.all[0], "load", asked, texts, writes=True)
-    return new
+        asked = [_loaded(archive, texts) for archive in some]
+        there: list[bytes | None] = await shards.calls.run(shard, "load", asked, texts, writes=True)
+        return there
+
+    there = await shards.keep(archives, lambda archive: archive.run.id, lambda archive: archive.run.parent_id, ask)
+    return sum(number is None for number in there)
 
 
 def _loaded(archive: Archive, texts: list[bytes]) -> tuple[Any, ...]:

@@ -39,18 +39,17 @@ def inserted(new: NewRun, texts: list[bytes]) -> tuple[Any, ...]:
 async def create(shards: Shards, runs: Sequence[NewRun]) -> list[Created]:
     """Create the runs whose ids are free."""
 
-    async def ask(shard: Shard, some: Sequence[NewRun]) -> list[Created]:
+    async def ask(shard: Shard, some: Sequence[NewRun]) -> list[bytes | None]:
         texts: list[bytes] = []
         asked = [inserted(run, texts) for run in some]
-        there = await shards.calls.run(shard, "create", asked, texts, writes=True)
-        if not there:
-            return [Created(run.id, is_new=True, fingerprint=run.fingerprint) for run in some]
-        return [
-            Created(run.id, is_new=row is None, fingerprint=run.fingerprint if row is None else fingerprint_of(row))
-            for run, row in zip(some, there, strict=True)
-        ]
+        there: list[bytes | None] = await shards.calls.run(shard, "create", asked, texts, writes=True)
+        return there or [None] * len(some)
 
-    return await shards.each(runs, lambda run: run.id, ask, lambda _: False)
+    there = await shards.keep(runs, lambda run: run.id, lambda run: run.parent_id, ask)
+    return [
+        Created(run.id, is_new=row is None, fingerprint=run.fingerprint if row is None else fingerprint_of(row))
+        for run, row in zip(runs, there, strict=True)
+    ]
 
 
 async def post(shards: Shards, messages: Sequence[Message], now: int, capacity: int) -> list[Posted]:

@@ -70,6 +70,33 @@ class Calls:
         call: Command = ("EVALSHA", script.sha, len(NAMES), *shard.keys, pack(asked), *texts)
         return await self._patiently(lambda: self._acknowledged(shard.slot, call, script, writes=writes))
 
+    async def look(self, shards: Sequence[Shard], name: str, asked: Any) -> list[Any]:
+        """Run a script that does not write on several shards, and return their answers in that order."""
+        if len(shards) == 1:
+            return [await self.run(shards[0], name, asked, writes=False)]
+        script, packed = _SCRIPTS[name], pack(asked)
+        groups: dict[Node, list[int]] = {}
+        for place, shard in enumerate(shards):
+            groups.setdefault(await self._patiently(lambda: self._linked().node(shard.slot)), []).append(place)  # noqa: B023 - awaited here
+        answers: list[Any] = [None] * len(shards)
+
+        async def ask(node: Node, places: list[int]) -> None:
+            calls: list[Command] = [
+                ("EVALSHA", script.sha, len(NAMES), *shards[place].keys, packed) for place in places
+            ]
+            try:
+                told = await node.send(calls)
+            except (RedisError, OSError) as error:
+                if not is_passing(error):
+                    raise self.translated(error) from error
+                told = [error] * len(places)
+            for place, answer in zip(places, told, strict=True):
+                failed = isinstance(answer, Exception)
+                answers[place] = await self.run(shards[place], name, asked, writes=False) if failed else answer
+
+        await asyncio.gather(*[ask(node, places) for node, places in groups.items()])
+        return answers
+
     async def command(self, shard: Shard, *command: bytes | str | int, writes: bool = False) -> Any:
         """Send a plain command that has keys of one shard, and return its answer."""
         return await self._patiently(lambda: self._acknowledged(shard.slot, command, None, writes=writes))

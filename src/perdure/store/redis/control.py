@@ -46,4 +46,6 @@ async def prune(shards: Shards, before: int, limit: int) -> int:
             pruned += removed
             if removed == 0:
                 break
+        if shards.are_many:
+            await shards.forget_unused(shard)
     return pruned

@@ -1,39 +1,42 @@
 """Every key of the store, and what is in it.
 
 A store has a prefix (`perdure` unless told otherwise) and one or more shards. The keys of a shard share a hash tag, so
-that they are always on one server, and each script is given all of them: no script makes the name of a key, and there is
-none per run. So a server can move a shard to another while it is used: a script that comes in between is told to try
-again, and never sees half of the data.
+that they are always on one server, and every script is given all of them: no script makes up the name of a key, and
+there are none per run. So a server can hand a shard to another while it is used: a script that comes in between is told
+to try again, and never sees half of the data.
 
-Runs have numbers, from 1, in the order of their creation on their shard. A *number* below is such a number as text that
-sorts like it: one character for how many digits there are, then the digits in hexadecimal (`14a2` is not a number, `34a2`
-is). A *time* is milliseconds in twelve hexadecimal digits. `␀` is the character NUL.
+Runs have numbers, from 1, in the order of their creation on their shard. A *number* below is that as text that sorts
+like it: one character for how many hexadecimal digits there are, then the digits. So run 18 is `212`. A *time* is in
+milliseconds, as twelve hexadecimal digits. `0` in angle brackets, `<0>`, is the character NUL.
 
 Each key is `{<prefix>:<shard>}:<name>`:
 
-| name      | type | holds |
-|-----------|------|-------|
-| `meta`    | hash | `schema`, on shard 0 `shards`, and `n`, the last number that was given |
-| `ids`     | hash | id of a run → its number |
-| `runs`    | hash | number → the run's row (`rows.Row`, MessagePack) |
-| `records` | hash | `<number>:<position>` → a record (MessagePack) |
-| `inbox`   | hash | `<number>:<seq>` → a message: `e` (event) or `c` (child), id, `␀`, the rest in MessagePack; once it is read: `E` or `C` and the id, to know it again |
-| `seen`    | hash | `<number>:<id of a message>` → its seq |
-| `due`     | sorted set by text | what can become due: queue `␀` priority (2³¹ less it, eight hexadecimal digits) `␀` workflow `␀` `r` (leased) or `w` (not) `␀` due_at number. All but the last two are a *lane*: claims leap from lane to lane |
-| `family`  | sorted set by text | id of the parent `␀` number of the child |
-| `created` | sorted set by text | `a` (unfinished), `c`, `e` or `t` (complete, errored, terminated), created_at, number |
-| `expires` | sorted set by score | number, by expires_at |
-| `counts`  | hash | status letter → how many runs have it |
-| `places`  | hash | on the home shard of an id, if its run is elsewhere: id → shard, time (see below) |
+    meta     hash   `schema`, on shard 0 `shards`, and `n`, the last number that was given
+    ids      hash   id of a run: its number
+    runs     hash   number: the run's row (`rows.Row`, MessagePack)
+    records  hash   `<number>:<position>`: a record (MessagePack)
+    inbox    hash   `<number>:<seq>`: a message: `e` (event) or `c` (child), its id, <0>, the rest (MessagePack); once
+                    it is read `E` or `C` and its id, to know it again
+    seen     hash   `<number>:<id of a message>`: its seq
+    due      zset   what can become due: queue <0> priority <0> workflow <0> `r` (leased) or `w` (not) <0> due_at
+                    number; for the priority 2^31 less it, as eight hexadecimal digits. All but the last two are a
+                    *lane*: who looks for what is due leaps from lane to lane
+    family   zset   id of the parent <0> number of the child
+    created  zset   `a` (unfinished), `c`, `e` or `t` (complete, errored, terminated), created_at, number
+    expires  zset   number, with expires_at as its score
+    counts   hash   letter of a status: how many runs have it
+    places   hash   on the home shard of an id whose run is elsewhere: id: `<shard>:<when, in milliseconds>`
 
-On shard 0 there is one more, `catalog`: a hash of workflow `␀` version → the entry, as JSON. Changes are announced on the
-channel `<prefix>:changed`.
+A zset is sorted by its text, all scores being 0, but for `expires`. On shard 0 there is one more key, `catalog`, a hash
+of workflow <0> version: the entry (JSON). Changes are announced on the channel `<prefix>:changed`.
 
-A run's home shard follows from its id: from what is before the first `/`, so that children, whose ids begin with their
-parent's, are where the parent is. A child that was given an id of its own is kept with its parent all the same; what
-finds it there is an entry in `places` on its home shard, made before the run is. Whoever comes first makes it, and then
-nobody changes it, so two runs of one id can never be created in two places.
-"""  # noqa: E501 - a table's rows are single lines
+A run's home follows from its id: from what is before the first `/`, so that children, whose ids begin with their
+parent's, are where the parent is. A child with an id of its own is kept with its parent all the same; what finds it
+is an entry in `places` at its home, made before the run is. Who comes first makes it, whoever else wants that id
+follows it, and nobody changes where it leads: so there are never two runs of one id. An entry that leads to no run,
+because that was pruned or its parent's decision was never carried out, is removed once nobody has asked for that place
+for an hour: by then nothing can still be on its way.
+"""
 
 from __future__ import annotations
 

@@ -55,10 +55,7 @@ async def stats(shards: Shards, now: int) -> Stats:
     counts: Counter[str] = Counter()
     queues: dict[str, list[Any]] = {}
 
-    async def ask(shard: Shard) -> Any:
-        return await shards.calls.run(shard, "stats", (now,), writes=False)
-
-    for status, lanes in await shards.everywhere(ask):
+    for status, lanes in await shards.calls.look(shards.all, "stats", (now,)):
         for letter, count in zip(status[::2], status[1::2], strict=True):
             counts[letter.decode()] += int(count)
         for queue, *lane in lanes:
@@ -81,12 +78,8 @@ def _queue_stats(queue: str, lanes: list[Any]) -> QueueStats:
 
 async def next_due(shards: Shards, queues: Sequence[str], workflows: Sequence[str] | None) -> int | None:
     """Return when something becomes due."""
-
-    async def ask(shard: Shard) -> int | None:
-        earliest: int | None = await shards.calls.run(shard, "next_due", (queues, workflows), writes=False)
-        return earliest
-
-    return min((due for due in await shards.everywhere(ask) if due is not None), default=None)
+    earliest = await shards.calls.look(shards.all, "next_due", (queues, workflows))
+    return min((due for due in earliest if due is not None), default=None)
 
 
 async def publish(shards: Shards, entries: Sequence[CatalogEntry]) -> None:

@@ -40,7 +40,7 @@ from perdure.store.redis.listening import Listener
 from perdure.store.redis.schema import SCHEMA, opened
 from perdure.store.redis.server import durability_of
 from perdure.store.redis.settings import settings_of
-from perdure.store.redis.shards import Shards
+from perdure.store.redis.shards import Places, Shards
 
 _numbers = itertools.count()
 
@@ -60,7 +60,7 @@ class RedisStore:
     def __init__(self, url: str, **options: Any) -> None:
         self._settings = settings_of(url, options)
         self._shards: list[Shard] = []
-        self._elsewhere: dict[str, int] = {}
+        self._places = Places()
         self._turn = 0
         self._me = hashlib.sha256(f"{os.getpid()} {id(self)} {next(_numbers)}".encode()).hexdigest()[:16]
         self._channel = f"{self._settings.prefix}:changed"
@@ -119,7 +119,8 @@ class RedisStore:
         """See the contract."""
         self._turn += 1
         known = None if workflows is None else list(workflows)
-        return await turns.claim(await self._opened(), list(queues), known, limit, (worker, now, until), self._turn)
+        wanted = turns.Wanted(list(queues), known, limit, worker, now, until)
+        return await turns.claim(await self._opened(), wanted, self._turn)
 
     async def commit(self, decisions: Sequence[Decision]) -> list[Committed]:
         """See the contract."""
@@ -231,7 +232,7 @@ class RedisStore:
         return new
 
     async def _opened(self) -> Shards:
-        return Shards(await self._calls.get(), self._shards, self._elsewhere)
+        return Shards(await self._calls.get(), self._shards, self._places)
 
     async def _connected(self) -> Calls:
         calls = Calls(self._settings)

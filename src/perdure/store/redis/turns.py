@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator, Sequence
 from itertools import islice
-from typing import Any
+from typing import Any, NamedTuple
+
+from msgspec.structs import replace
 
 from perdure.model.decision import Claim, Committed, Decision, Extended, Lease
+from perdure.model.errors import UsageError
 from perdure.model.run import RunStatus
-from perdure.store.journal import require_following
+from perdure.store.journal import refusal, require_following
 from perdure.store.redis.arrivals import inserted
 from perdure.store.redis.keys import Shard
 from perdure.store.redis.rows import LETTER, STATUS, message_text, messages_of, pack, record_of, row_of, run_from
@@ -18,35 +22,52 @@ RECORDS = 5000
 """How many records one script hands out, but for those of its first run."""
 
 
-async def claim(
-    shards: Shards,
-    queues: Sequence[str],
-    workflows: Sequence[str] | None,
-    limit: int,
-    lease: tuple[str, int, int],
-    turn: int,
-) -> list[Claim]:
-    """Lease due runs.
+class Wanted(NamedTuple):
+    """What a claim asks for; see the contract."""
 
-    Args:
-        shards: where they are.
-        queues, workflows, limit: see the contract.
-        lease: the worker, now, and until when.
-        turn: at which shard to begin, so that none is always the last.
-    """
+    queues: Sequence[str]
+    workflows: Sequence[str] | None
+    limit: int
+    worker: str
+    now: int
+    until: int
+
+
+async def claim(shards: Shards, wanted: Wanted, turn: int) -> list[Claim]:
+    """Lease due runs; `turn` says at which shard to begin, so that none is always the last."""
+    if not shards.are_many:
+        return await _claim(shards, shards.all[0], wanted)
     claims: list[Claim] = []
-    for step in range(len(shards.all)):
-        shard = shards.all[(turn + step) % len(shards.all)]
-        while len(claims) < limit:
-            wanted = min(limit - len(claims), PIECE)
-            asked = (queues, workflows, wanted, *lease, RECORDS)
-            answer = await shards.calls.run(shard, "claim", asked, writes=True)
-            some, is_stopped = _claims(answer)
-            for claimed in some:
-                shards.note(claimed.run.id, shard)
-            claims += some
-            if not is_stopped and len(some) < wanted:
-                break
+    while len(claims) < wanted.limit:
+        ready = await shards.calls.look(shards.all, "ready", (wanted.queues, wanted.workflows, wanted.now))
+        left = wanted.limit - len(claims)
+        shares: list[tuple[Shard, int]] = []
+        for step in range(len(ready)):
+            index = (turn + step) % len(ready)
+            share = min(ready[index], left)
+            left -= share
+            if share:
+                shares.append((shards.all[index], share))
+        found = await asyncio.gather(*[_claim(shards, shard, wanted._replace(limit=share)) for shard, share in shares])
+        if not any(found):
+            break
+        claims += [claimed for some in found for claimed in some]
+    return claims
+
+
+async def _claim(shards: Shards, shard: Shard, wanted: Wanted) -> list[Claim]:
+    """Lease due runs of one shard, as many scripts as that takes."""
+    claims: list[Claim] = []
+    while len(claims) < wanted.limit:
+        size = min(wanted.limit - len(claims), PIECE)
+        asked = (wanted.queues, wanted.workflows, size, wanted.worker, wanted.now, wanted.until, RECORDS)
+        some, is_stopped = _claims(await shards.calls.run(shard, "claim", asked, writes=True))
+        claims += some
+        if not is_stopped and len(some) < size:
+            break
+    if shards.are_many:
+        for claimed in claims:
+            shards.note(claimed.run.id, shard)
     return claims
 
 
@@ -68,6 +89,8 @@ async def commit(shards: Shards, decisions: Sequence[Decision]) -> list[Committe
     """Carry decisions out."""
 
     async def ask(shard: Shard, some: Sequence[Decision]) -> list[Committed]:
+        if shards.are_many:
+            some = await _in_one_place(shards, shard, some)
         texts: list[bytes] = []
         asked = [_decided(decision, texts) for decision in some]
         news = await shards.calls.run(shard, "commit", asked, texts, writes=True)
@@ -82,6 +105,38 @@ async def commit(shards: Shards, decisions: Sequence[Decision]) -> list[Committe
         return committed
 
     return await shards.each(decisions, lambda decision: decision.run_id, ask, lambda committed: committed.is_lost)
+
+
+async def _in_one_place(shards: Shards, shard: Shard, decisions: Sequence[Decision]) -> list[Decision]:
+    """Find a place for the children of decisions beside their parents, and refuse those that have another.
+
+    Raises:
+        UsageError: a message, or an end, is for a run of another tree.
+    """
+    placed: list[Decision] = []
+    for decision in decisions:
+        others = [message.run_id for message in decision.posts] + list(decision.terminate)
+        await _require_here(shards, shard, decision, [run_id for run_id in others if shards.of(run_id) is not shard])
+        settled = await shards.settle([(child.id, shard) for child in decision.children])
+        if any(place is not shard for place in settled):
+            children = zip(decision.children, settled, strict=True)
+            refused = [refusal(decision.run_id, child, decision.at) for child, place in children if place is not shard]
+            kept = [child for child, place in zip(decision.children, settled, strict=True) if place is shard]
+            decision = replace(decision, children=tuple(kept), posts=(*refused, *decision.posts))  # noqa: PLW2901 - what it is here
+        placed.append(decision)
+    return placed
+
+
+async def _require_here(shards: Shards, shard: Shard, decision: Decision, run_ids: list[str]) -> None:
+    if not run_ids:
+        return
+    await shards.look_up(run_ids)
+    for run_id in run_ids:
+        place = shards.of(run_id)
+        if place is not shard and await shards.calls.command(place, "HEXISTS", place.key("ids"), run_id):
+            raise UsageError(
+                f"decision {decision.seq} of run {decision.run_id!r} is about {run_id!r} too, which is of another tree"
+            )
 
 
 def _decided(decision: Decision, texts: list[bytes]) -> tuple[Any, ...]:

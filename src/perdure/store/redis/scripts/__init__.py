@@ -26,6 +26,10 @@ _PARTS: dict[str, tuple[str, ...]] = {
     "stats": ("lanes",),
     "next_due": ("lanes",),
     "dump": (),
+    "ready": ("lanes",),
+    "place": (),
+    "old_places": (),
+    "forget_places": (),
 }
 """Of what each script is made, between the prelude and its own file."""
 

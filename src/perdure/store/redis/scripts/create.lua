@@ -1,7 +1,7 @@
 -- Create runs.
 --
--- asked: a list of what `insert` takes. Returns nothing if all were created; else, by place in the list, the row of the run
--- that has the id, or nil for one that was created.
+-- asked: a list of what `insert` takes. Returns nothing if all were created; else, by place in the list, nil for one that was,
+-- the row of the run that has the id, or '@' and the shard on which it is.
 
 local there = insert(asked)
 flush()
@@ -10,8 +10,8 @@ if next(there) == nil then
 end
 local found = {}
 for index = 1, #asked do
-  found[index] = false
-  if there[index] then
+  found[index] = there[index] or false
+  if there[index] and sub(there[index], 1, 1) ~= '@' then
     know_rows({ there[index] })
     found[index] = packed[there[index]]
   end

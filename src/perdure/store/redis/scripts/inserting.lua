@@ -2,17 +2,20 @@
 
 -- Keep the runs whose ids are free. Each is a list: 1 id, 2 status, 3 its entry in DUE or nil, 4 its entry in CREATED (both
 -- without the number), 5 the id of its parent or nil, 6 how many records, 7 expires_at or nil, 8 messages or nil, each
--- a list of seq, letter and id. Its texts: the row, the records, the messages. Returns, by place in the list, the numbers
--- of those that have the ids that are not free.
+-- a list of seq, letter and id. Its texts: the row, the records, the messages. Returns, by place in the list, of those whose
+-- ids are not free the number of the run that has it, or '@' and the shard on which it is, if that is another.
 local function insert(list)
   local ids, there, fresh = {}, {}, 0
   for index, new in ipairs(list) do
     ids[index] = new[1]
   end
   know_ids(ids)
+  local elsewhere = redis.call('EXISTS', PLACES) == 1 and fetch(PLACES, ids) or {}
   for index, id in ipairs(ids) do
     if numbers[id] then
       there[index] = numbers[id]
+    elseif elsewhere[index] then
+      there[index] = '@' .. string.match(elsewhere[index], '^%d+')
     else
       fresh = fresh + 1
       numbers[id] = fresh -- so that a second one of this id finds it
@@ -28,7 +31,7 @@ local function insert(list)
   local named, put, due, created, family, expiring, inbox, seen = {}, {}, {}, {}, {}, {}, {}, {}
   for index, new in ipairs(list) do
     if there[index] then
-      there[index] = numbers[new[1]]
+      there[index] = numbers[new[1]] or there[index]
       taken = taken + 1 + new[6] + #(new[8] or {})
     else
       n = n + 1

@@ -1,10 +1,11 @@
 -- Keep runs as they were dumped.
 --
--- asked: a list of what `insert` takes. Returns how many were new.
+-- asked: a list of what `insert` takes. Returns, by place in the list, nil for one that was new, the number of the run that has
+-- the id, or '@' and the shard on which it is.
 
-local there, known = insert(asked), 0
-for _ in pairs(there) do
-  known = known + 1
-end
+local there, found = insert(asked), {}
 flush()
-return #asked - known
+for index = 1, #asked do
+  found[index] = there[index] or false
+end
+return found
