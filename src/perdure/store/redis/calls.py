@@ -77,7 +77,7 @@ class Calls:
         script, packed = _SCRIPTS[name], pack(asked)
         groups: dict[Node, list[int]] = {}
         for place, shard in enumerate(shards):
-            groups.setdefault(await self._patiently(lambda: self._linked().node(shard.slot)), []).append(place)  # noqa: B023 - awaited here
+            groups.setdefault(await self._node(shard.slot), []).append(place)
         answers: list[Any] = [None] * len(shards)
 
         async def ask(node: Node, places: list[int]) -> None:
@@ -111,7 +111,7 @@ class Calls:
 
     async def any_node(self) -> Node:
         """Return a server on which to listen."""
-        return await self._patiently(lambda: self._linked().node(0))
+        return await self._node(0)
 
     async def examined(self) -> Server:
         """Return what the server says of itself now."""
@@ -124,6 +124,9 @@ class Calls:
     def translated(self, error: BaseException) -> BaseException:
         """Return an error in Perdure's words."""
         return translated(error, self._where, self._settings.patience)
+
+    async def _node(self, slot: int) -> Node:
+        return await self._patiently(lambda: self._linked().node(slot))
 
     def _linked(self) -> Link:
         if self._link is None:

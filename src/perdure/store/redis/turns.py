@@ -118,12 +118,13 @@ async def _in_one_place(shards: Shards, shard: Shard, decisions: Sequence[Decisi
         others = [message.run_id for message in decision.posts] + list(decision.terminate)
         await _require_here(shards, shard, decision, [run_id for run_id in others if shards.of(run_id) is not shard])
         settled = await shards.settle([(child.id, shard) for child in decision.children])
-        if any(place is not shard for place in settled):
-            children = zip(decision.children, settled, strict=True)
-            refused = [refusal(decision.run_id, child, decision.at) for child, place in children if place is not shard]
-            kept = [child for child, place in zip(decision.children, settled, strict=True) if place is shard]
-            decision = replace(decision, children=tuple(kept), posts=(*refused, *decision.posts))  # noqa: PLW2901 - what it is here
-        placed.append(decision)
+        if all(place is shard for place in settled):
+            placed.append(decision)
+            continue
+        children = list(zip(decision.children, settled, strict=True))
+        refused = [refusal(decision.run_id, child, decision.at) for child, place in children if place is not shard]
+        kept = tuple(child for child, place in children if place is shard)
+        placed.append(replace(decision, children=kept, posts=(*refused, *decision.posts)))
     return placed
 
 
