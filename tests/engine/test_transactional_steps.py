@@ -234,6 +234,36 @@ class TestSeveralAtOnce:
             assert time.monotonic() - began < 5  # half of what SQLite waits for a lock
         assert payments.names() == ["a"] * 5 + ["b"] * 5 + ["c"] * 5
 
+    async def test_a_decision_on_its_way_is_waited_for(self, app: Perdure, payments: Payments):
+        commit = app.store.commit
+
+        async def commit_late(decisions: Any) -> list[Committed]:
+            await asyncio.sleep(0.1)
+            return await commit(decisions)
+
+        app.store.commit = commit_late  # type: ignore[method-assign]
+
+        @app.step
+        async def look(n: int) -> int:
+            return n
+
+        @app.step(tx=True)
+        async def book(name: str) -> str:
+            await payments.put(flow.transaction(), name)
+            return name
+
+        @app.workflow
+        async def w() -> list[Any]:
+            async def look_and_book() -> str:
+                await look(1)
+                return await book("a")  # launched while what came of look(2) is being written
+
+            return await asyncio.gather(look_and_book(), look(2))
+
+        async with app:
+            assert await (await app.start(w)).result(timeout=5) == ["a", 2]
+        assert payments.names() == ["a"]
+
     async def test_the_one_that_lost_a_race_is_undone(self, app: Perdure, payments: Payments):
         @app.step(tx=True, name="slow")
         async def slow() -> str:

@@ -58,6 +58,8 @@ async def does() -> None:
     assert_type(await flow.do("load", load, "a", retry=Retry(attempts=5)), list[int])
     assert_type(await flow.do("load", load, "a", timeout="5s"), list[int])
     assert_type(await flow.do("shout", shout, "a", run_in="process"), str)
+    assert_type(await flow.do("load", load, "a", tx=True), list[int])
+    assert_type(await flow.do("shout", shout, "a", tx=True), str)
     assert_type(await flow.do("shout", shout, "a", retry=None, timeout=5, run_in="thread"), str)
 
     await flow.do("load", load, 5)  # type: ignore[call-overload]  # the callable's own signature
@@ -88,3 +90,4 @@ async def in_a_step() -> None:
     assert_type(flow.idempotency_key(), str)
     assert_type(flow.last_heartbeat(), Any)
     flow.heartbeat({"rows": 5})
+    assert_type(flow.transaction(), Any)

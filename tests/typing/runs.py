@@ -49,6 +49,10 @@ async def main() -> None:
             RunHandle[Receipt],
         )
         assert_type(await app.start("checkout", input={"order_id": "a"}), RunHandle[Any])
+        connection: object = None
+        assert_type(await app.start(checkout, "a", id="r", tx=connection), RunHandle[Receipt])
+        assert_type(await app.start("checkout", input={"order_id": "a"}, tx=connection), RunHandle[Any])
+        assert_type(await app.start_many(checkout, [("a",)], tx=connection), list[RunHandle[Receipt]])
 
         await app.start(checkout, 5)  # type: ignore[arg-type]  # the workflow's own parameters
         await app.start(checkout)  # type: ignore[arg-type]  # the same

@@ -36,6 +36,12 @@ def crunch(numbers: list[float]) -> float:
     return sum(numbers)
 
 
+@app.step(tx=True)
+async def book(order_id: str) -> int:
+    await flow.transaction().execute("INSERT INTO orders VALUES ($1)", order_id)
+    return 1
+
+
 @app.step()
 async def bare() -> None: ...
 
@@ -53,6 +59,8 @@ async def checkout(order_id: str, cents: int = 5) -> Receipt:
     assert_type(await reserve(1), str)
     assert_type(await crunch([1.0]), float)
     assert_type(await charge.options(timeout=5)("a", 1, note="x"), Receipt)
+    assert_type(await book("a"), int)
+    assert_type(await reserve.options(tx=True)(1), str)
 
     first, second = await asyncio.gather(charge("a", 1), reserve(2))
     assert_type(first, Receipt)
@@ -70,6 +78,7 @@ async def checkout(order_id: str, cents: int = 5) -> Receipt:
     await charge("a", 1, nota="x")  # type: ignore[call-arg]  # the same
     await render("text")  # type: ignore[arg-type]  # of a plain def, too
     await reserve("many")  # type: ignore[arg-type]  # of one with options, too
+    await book(1)  # type: ignore[arg-type]  # of a transactional one, too
     await bare()
     return receipt
 
