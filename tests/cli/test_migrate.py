@@ -278,7 +278,7 @@ def test_urls_with_passwords_may_come_from_the_environment(shell, old, fresh):
 @pytest.mark.crash
 @pytest.mark.parametrize("kind", [kind for kind in STORES if kind != "memory"])
 def test_a_killed_command_is_run_again(shell, old, kind, tmp_path):
-    create(old, [new(f"{number:05}") for number in range(20_000)])
+    create(old, [new(f"{number:05}") for number in range(10_000)])
     (tmp_path / "to").mkdir()
     to = STORES[kind](tmp_path / "to")
     typed = [sys.executable, "-m", "perdure.cli", *words(old, to)]
@@ -290,7 +290,7 @@ def test_a_killed_command_is_run_again(shell, old, kind, tmp_path):
         process.send_signal(signal.SIGKILL)
     assert process.returncode == -signal.SIGKILL
     arrived = sum(ask(to, lambda store: store.stats(0)).status.values())
-    assert 1_000 < arrived < 20_000
+    assert 1_000 < arrived < 10_000
     said = shell(*words(old, to, "--json"))
     assert said.code == 0
-    assert (said.json["there"], said.json["verified"]) == (arrived, 20_000 + RUNS)
+    assert (said.json["there"], said.json["verified"]) == (arrived, 10_000 + RUNS)
