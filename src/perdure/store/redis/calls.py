@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from redis.exceptions import AskError, MovedError, NoScriptError, RedisError
 
-from perdure.model.errors import PerdureError, StoreUnavailableError
+from perdure.model.errors import PerdureError, StoreReadOnlyError, StoreUnavailableError
 from perdure.store.redis.connections import Command, Node
 from perdure.store.redis.errors import is_out_of_reach, is_passing, is_starting, translated
 from perdure.store.redis.keys import NAMES, Shard
@@ -144,12 +144,16 @@ class Calls:
             try:
                 return await attempt()
             except (RedisError, PerdureError, OSError) as error:
-                if not is_worth_it(error) or loop.time() >= deadline:
+                if not (is_worth_it(error) or self._is_old_master(error)) or loop.time() >= deadline:
                     raise self.translated(error) from error
                 if self._link is not None and not _is_busy(error):
                     await self._link.look_again()
             await asyncio.sleep(_pause(tried))
             tried += 1
+
+    def _is_old_master(self, error: BaseException) -> bool:
+        """Whether this is the server that the sentinels named a moment ago, and now follows the one they name next."""
+        return self._settings.service is not None and isinstance(error, StoreReadOnlyError)
 
     async def _acknowledged(self, slot: int, call: Command, script: Script | None, *, writes: bool) -> Any:
         """Send a call to the server that has the slot, with what makes sure that it is kept."""

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any
 
+from hiredis import pack_command
 from redis.asyncio.connection import Connection, SSLConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
@@ -13,7 +14,7 @@ from redis.exceptions import ResponseError
 
 from perdure.store.redis.settings import Address, Settings
 
-Command = Sequence[bytes | str | int]
+Command = tuple[bytes | str | int, ...]
 
 CONNECT_SECONDS = 5.0
 
@@ -39,6 +40,8 @@ class Node:
         self._taken: set[Connection] = set()
         self._room = asyncio.Semaphore(settings.pool_size)
         self._is_closed = False
+        # The longest that a server is told to take (WAIT) is the patience itself.
+        self._seconds = settings.patience + CONNECT_SECONDS
 
     async def send(self, commands: Sequence[Command]) -> list[Any]:
         """Send commands at once and in this order on one connection, and return their answers, errors among them.
@@ -50,11 +53,11 @@ class Node:
             connection = self._free.pop() if self._free else self.connection()
             self._taken.add(connection)
             try:
-                if not connection.is_connected:
-                    await connection.connect()  # type: ignore[no-untyped-call]  # redis has not typed it
-                packed = connection.pack_command(*commands[0]) if len(commands) == 1 else _packed(connection, commands)
-                await connection.send_packed_command(packed, check_health=False)
-                answers = [await _answer(connection) for _ in commands]
+                async with asyncio.timeout(self._seconds):
+                    if not connection.is_connected:
+                        await connection.connect()  # type: ignore[no-untyped-call]  # redis has not typed it
+                    await connection.send_packed_command(_packed(commands), check_health=False)
+                    answers = [await _answer(connection) for _ in commands]
             except BaseException:
                 await connection.disconnect(nowait=True)
                 raise
@@ -66,8 +69,8 @@ class Node:
                 self._free.append(connection)
             return answers
 
-    def connection(self, *, timeout: float | None = None) -> Connection:
-        """Return a new connection; with `timeout` None an answer has to come within the store's patience."""
+    def connection(self) -> Connection:
+        """Return a new connection, which waits for ever for what it is to read."""
         settings = self._settings
         kind = SSLConnection if settings.is_encrypted else Connection
         return kind(
@@ -76,7 +79,7 @@ class Node:
             db=0 if self._is_sentinel else settings.database,
             username=settings.username,
             password=settings.password,
-            socket_timeout=timeout or max(settings.patience, 1.0) + 1.0,
+            socket_timeout=None,
             socket_connect_timeout=CONNECT_SECONDS,
             socket_keepalive=True,
             socket_read_size=1 << 18,
@@ -100,8 +103,8 @@ class Node:
         self._free.clear()
 
 
-def _packed(connection: Connection, commands: Sequence[Command]) -> list[bytes]:
-    return [piece for command in commands for piece in connection.pack_command(*command)]
+def _packed(commands: Sequence[Command]) -> bytes:
+    return b"".join(pack_command(command) for command in commands)  # type: ignore[arg-type]  # its stub lacks the dots
 
 
 async def _answer(connection: Connection) -> Any:

@@ -13,8 +13,6 @@ from perdure.store.redis.calls import Calls
 AGAIN = 1.0
 """Seconds between attempts to listen again."""
 
-FOREVER = 1e9
-
 
 class Listener:
     """Listens on a channel until it is closed, on the loop that started it; connects again by itself.
@@ -56,7 +54,7 @@ class Listener:
 
     async def _listen(self) -> None:
         node = await self._calls.any_node()
-        connection = node.connection(timeout=FOREVER)
+        connection = node.connection()
         try:
             await connection.connect()  # type: ignore[no-untyped-call]  # redis has not typed it
             await connection.send_command("SUBSCRIBE", self._channel)
