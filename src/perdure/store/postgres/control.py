@@ -1,0 +1,172 @@
+"""What operators do: pause, resume, end and restart runs, and what retention does. In a transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from perdure.model.decision import Action, Control, Controlled, Message
+from perdure.model.run import RunStatus
+from perdure.store.postgres.arrivals import LOCK, post
+from perdure.store.postgres.connections import Session
+
+
+class _Row(NamedTuple):
+    n: int
+    status: RunStatus
+    is_pausing: bool
+    parent_id: str | None
+    parent_key: str | None
+    epoch: int
+
+
+_FIND = "SELECT n, status, is_pausing, parent_id, parent_key, epoch FROM perdure.runs WHERE id = $1 FOR UPDATE"
+
+_MARK_PAUSING = "UPDATE perdure.runs SET is_pausing = true, updated_at = $2 WHERE n = $1"
+_PAUSE = "UPDATE perdure.runs SET status = 'paused', updated_at = $2 WHERE n = $1"
+_RESUME = """
+UPDATE perdure.runs SET status = 'queued', due_at = coalesce(due_at, $2), updated_at = $2 WHERE n = $1
+"""
+_UNMARK_PAUSING = "UPDATE perdure.runs SET is_pausing = false, updated_at = $2 WHERE n = $1"
+
+_FAMILY = """
+WITH RECURSIVE family (n, id) AS (
+    SELECT n, id FROM perdure.runs WHERE n = $1
+    UNION
+    SELECT child.n, child.id FROM family JOIN perdure.runs AS child ON child.parent_id = family.id
+    WHERE NOT child.is_detached
+)
+SELECT r.n, r.id, r.finished_at IS NULL FROM family JOIN perdure.runs AS r ON r.n = family.n
+WHERE r.n <> $1 ORDER BY r.n
+"""
+
+_END = """
+UPDATE perdure.runs SET
+    status = 'terminated', epoch = epoch + 1, updated_at = $2, finished_at = $2,
+    expires_at = $2 + keep_terminated, due_at = NULL, worker = NULL, is_pausing = false, wait = NULL, progress = NULL
+WHERE n = ANY($1::bigint[])
+"""
+
+_CUT_BACK = """
+WITH cut AS (
+    DELETE FROM perdure.records WHERE n = $1 AND position > 0
+)
+DELETE FROM perdure.inbox WHERE n = $1 AND (is_read OR kind = 'child')
+"""
+
+_RESTART = """
+UPDATE perdure.runs SET
+    status = 'queued', due_at = $2, updated_at = $2, epoch = epoch + 1, seq = 0, incarnation = incarnation + 1,
+    crashes = 0, journal_length = least(journal_length, 1), worker = NULL, is_pausing = false, started_at = NULL,
+    finished_at = NULL, expires_at = NULL, wait = NULL, state = NULL, progress = NULL
+WHERE n = $1
+"""
+
+_PRUNE = """
+WITH expired AS MATERIALIZED (
+    SELECT n FROM perdure.runs WHERE expires_at IS NOT NULL AND expires_at <= $1
+    ORDER BY expires_at, n LIMIT $2 FOR UPDATE SKIP LOCKED
+), records_gone AS (
+    DELETE FROM perdure.records AS r USING expired WHERE r.n = expired.n
+), messages_gone AS (
+    DELETE FROM perdure.inbox AS m USING expired WHERE m.n = expired.n
+), gone AS (
+    DELETE FROM perdure.runs AS r USING expired WHERE r.n = expired.n RETURNING 1
+)
+SELECT count(*) FROM gone
+"""
+
+PRUNED_AT_ONCE = 500
+"""Runs that one transaction removes at most."""
+
+
+async def control(session: Session, actions: Sequence[Control], now: int) -> list[Controlled]:
+    """Do each action where it is allowed."""
+    await session.fetch(LOCK, list({action.run_id for action in actions}))
+    return [await _control(session, action, now) for action in actions]
+
+
+async def _control(session: Session, control: Control, now: int) -> Controlled:
+    run = await _find(session, control.run_id)
+    if run is None:
+        return Controlled(control.run_id)
+    ended: tuple[str, ...] = ()
+    match control.action:
+        case Action.PAUSE if run.status is RunStatus.RUNNING:
+            await session.fetch(_MARK_PAUSING, run.n, now)
+        case Action.PAUSE if run.status in {RunStatus.QUEUED, RunStatus.WAITING}:
+            await session.fetch(_PAUSE, run.n, now)
+        case Action.RESUME if run.status is RunStatus.PAUSED:
+            await session.fetch(_RESUME, run.n, now)
+        case Action.RESUME if run.is_pausing:
+            await session.fetch(_UNMARK_PAUSING, run.n, now)
+        case Action.TERMINATE:
+            ended = await terminate(session, control.run_id, now, control.notice)
+        case Action.RESTART:
+            ended = await _restart(session, run, now)
+        case _:
+            pass
+    after = await _find(session, control.run_id)
+    if after is None:
+        raise AssertionError("control removes no run")
+    return Controlled(control.run_id, run.status, after.status, ended, after.epoch)
+
+
+async def terminate(session: Session, run_id: str, now: int, notice: str | None) -> tuple[str, ...]:
+    """End a run and its descendants, and tell a parent that waits for it.
+
+    Args:
+        session: in a transaction.
+        run_id: the run; one that is gone or has ended is left alone.
+        now: in milliseconds since the epoch.
+        notice: what the parent is told, as JSON text.
+    """
+    run = await _find(session, run_id)
+    if run is None or run.status.is_finished:
+        return ()
+    below = await _end(session, run, now, including=[(run.n, run_id)])
+    if run.parent_id is not None and run.parent_key is not None:
+        message = Message(run.parent_id, run_id, "child", run.parent_key, notice, now, "error", ref=run_id)
+        await post(session, [(message, now)])
+    return below
+
+
+async def _restart(session: Session, run: _Row, now: int) -> tuple[str, ...]:
+    ended = await _end(session, run, now, including=[])
+    await session.fetch(_CUT_BACK, run.n)
+    await session.fetch(_RESTART, run.n, now)
+    return ended
+
+
+async def _end(session: Session, run: _Row, now: int, including: list[tuple[int, str]]) -> tuple[str, ...]:
+    """End the unfinished descendants of a run, and these runs too; return their ids."""
+    ended = including + await _unfinished_below(session, run.n)
+    if ended:
+        await session.fetch(_END, [n for n, _ in ended], now)
+    return tuple(run_id for _, run_id in ended)
+
+
+async def _unfinished_below(session: Session, n: int) -> list[tuple[int, str]]:
+    """Return the unfinished descendants of a run, all of them locked: none can end, nor start another, meanwhile."""
+    locked: set[str] = set()
+    while True:
+        family = await session.fetch(_FAMILY, n)
+        fresh = {run_id for _, run_id, _ in family} - locked
+        if not fresh:
+            return [(below, run_id) for below, run_id, is_unfinished in family if is_unfinished]
+        await session.fetch(LOCK, list(fresh))
+        locked |= fresh
+
+
+async def _find(session: Session, run_id: str) -> _Row | None:
+    found = await session.fetch(_FIND, run_id)
+    if not found:
+        return None
+    n, status, *rest = found[0]
+    return _Row(n, RunStatus(status), *rest)
+
+
+async def prune(session: Session, before: int, limit: int) -> int:
+    """Remove up to `limit` expired runs whole, in one statement."""
+    gone: int = await session.value(_PRUNE, before, limit)
+    return gone

@@ -1,0 +1,112 @@
+"""The connections of one event loop. Plain connections, lent out one at a time; nothing is asked of them in between."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+FINISHING = 10.0
+"""Seconds that `close` gives to what is under way."""
+
+CLOSING = 5.0
+"""Seconds in which a connection has to say good-bye."""
+
+
+class Pool:
+    """Up to `size` connections, made when they are needed.
+
+    Args:
+        connect: makes one.
+        size: how many there are at most; whoever wants more waits.
+    """
+
+    def __init__(self, connect: Callable[[], Awaitable[Any]], size: int) -> None:
+        self._connect = connect
+        self._size = size
+        self._made = 0
+        self._idle: list[Any] = []
+        self._lent: set[Any] = set()
+        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._change = asyncio.Event()
+        self._is_closed = False
+
+    async def acquire(self) -> Any:
+        """Return a connection that is nobody else's until `release`."""
+        while True:
+            while self._idle:
+                connection = self._idle.pop()
+                if not connection.is_closed():
+                    self._lent.add(connection)
+                    return connection
+                self._made -= 1
+            if self._made < self._size:
+                self._made += 1
+                try:
+                    connection = await self._connect()
+                except BaseException:
+                    self._made -= 1
+                    self._wake()
+                    raise
+                self._lent.add(connection)
+                return connection
+            await self._turn()
+
+    def release(self, connection: Any, *, is_sound: bool) -> None:
+        """Take a connection back; one that is not sound, or that the pool has been told to leave, is cut off."""
+        if connection in self._lent and is_sound and not self._is_closed and not connection.is_closed():
+            self._lent.discard(connection)
+            self._idle.append(connection)
+        else:
+            self._lent.discard(connection)
+            self._made -= 1
+            connection.terminate()
+        self._wake()
+
+    def leave(self) -> None:
+        """Cut off every idle connection: what is asked next connects anew."""
+        for connection in self._idle:
+            connection.terminate()
+        self._made -= len(self._idle)
+        self._idle.clear()
+
+    async def close(self) -> None:
+        """End every connection, once what is under way has come to its end, or has had the time to."""
+        try:
+            async with asyncio.timeout(FINISHING):
+                while self._lent or self._waiting:
+                    await self._change.wait()
+        except TimeoutError:
+            pass
+        self._is_closed = True
+        for connection in list(self._lent):
+            connection.terminate()
+        idle, self._idle = self._idle, []
+        for connection in idle:
+            try:
+                await connection.close(timeout=CLOSING)
+            except Exception:  # it was gone already
+                connection.terminate()
+
+    async def _turn(self) -> None:
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append(future)
+        try:
+            await future
+        except BaseException:
+            if future.done() and not future.cancelled():
+                self._wake()
+            raise
+        finally:
+            if future in self._waiting:
+                self._waiting.remove(future)
+
+    def _wake(self) -> None:
+        self._change.set()
+        self._change.clear()
+        while self._waiting:
+            future = self._waiting.popleft()
+            if not future.done():
+                future.set_result(None)
+                return

@@ -1,0 +1,161 @@
+"""What is only looked at: readers neither wait for writers nor keep them waiting."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from perdure.model.decision import CatalogEntry, Message, QueueStats, RunFilter, RunPage, Stats
+from perdure.model.record import Record
+from perdure.model.run import Run, RunStatus
+from perdure.store.finding import place
+from perdure.store.postgres.connections import Session
+from perdure.store.postgres.rows import MESSAGE, RECORD, WIDTH, message_of, record_of, run_columns, run_of
+from perdure.store.postgres.turns import CAN_BE_DUE, LEVELS, WANTED
+
+_GET = f"""
+SELECT {run_columns("r", "o.payload")}
+FROM perdure.runs AS r LEFT JOIN perdure.records AS o
+    ON r.finished_at IS NOT NULL AND o.n = r.n AND o.position = r.journal_length - 1 AND o.kind = 'output'
+WHERE r.id = ANY($1::text[])
+"""
+
+_JOURNAL = f"""
+SELECT {RECORD} FROM perdure.records
+WHERE n = (SELECT n FROM perdure.runs WHERE id = $1) AND position > $2 ORDER BY position LIMIT $3
+"""
+
+_INBOX = f"""
+SELECT {MESSAGE} FROM perdure.inbox AS m
+WHERE m.n = (SELECT n FROM perdure.runs WHERE id = $1) AND NOT m.is_read ORDER BY m.seq
+"""
+
+_COUNTS = "SELECT status, count(*) FROM perdure.runs GROUP BY status"
+
+_QUEUES = f"""
+SELECT
+    queue,
+    count(*) FILTER (WHERE due_at <= $1),
+    count(*) FILTER (WHERE due_at > $1 AND status <> 'running'),
+    count(*) FILTER (WHERE due_at > $1 AND status = 'running'),
+    min(due_at) FILTER (WHERE due_at <= $1)
+FROM perdure.runs AS r WHERE {CAN_BE_DUE} GROUP BY queue ORDER BY queue
+"""
+
+_CATALOG = """
+SELECT workflow, version, queue, input_schema, seen_at, worker FROM perdure.catalog ORDER BY workflow, version
+"""
+
+_NEXT_DUE = f"""{LEVELS}
+SELECT min((
+    SELECT r.due_at FROM perdure.runs AS r
+    WHERE {CAN_BE_DUE} AND r.queue = l.queue AND r.priority = l.priority AND {WANTED} ORDER BY r.due_at LIMIT 1))
+FROM levels AS l
+"""
+
+_PUBLISH = """
+INSERT INTO perdure.catalog (workflow, version, queue, input_schema, seen_at, worker)
+SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::bigint[], $6::text[])
+ON CONFLICT (workflow, version) DO UPDATE SET
+    queue = excluded.queue, input_schema = excluded.input_schema, seen_at = excluded.seen_at, worker = excluded.worker
+"""
+
+
+async def get(session: Session, run_ids: Sequence[str]) -> list[Run | None]:
+    """Return runs by id."""
+    found = {row[0]: row for row in await session.fetch(_GET, list(set(run_ids)))}
+    return [run_of(found[run_id]) if run_id in found else None for run_id in run_ids]
+
+
+async def journal(session: Session, run_id: str, after: int, limit: int | None) -> list[Record]:
+    """Return a run's records behind a position."""
+    return [record_of(row) for row in await session.fetch(_JOURNAL, run_id, after, limit)]
+
+
+async def inbox(session: Session, run_id: str) -> list[Message]:
+    """Return a run's unread messages."""
+    return [message_of(run_id, row) for row in await session.fetch(_INBOX, run_id)]
+
+
+async def find(session: Session, where: RunFilter, limit: int, cursor: str | None) -> RunPage:
+    """Return a page of runs, latest created first."""
+    asked = _Conditions()
+    asked.add_filter(where)
+    if cursor is not None:
+        created_at, n = place(cursor, 2)
+        asked.add("(r.created_at, r.n) < (?, ?)", created_at, n)
+    asked.values.append(limit + 1)
+    rows = await session.fetch(
+        f"""SELECT {run_columns("r")}, r.n FROM perdure.runs AS r {asked.where()}
+            ORDER BY r.created_at DESC, r.n DESC LIMIT ${len(asked.values)}""",
+        *asked.values,
+    )
+    runs = [run_of(row) for row in rows[:limit]]
+    more = f"{runs[-1].created_at}:{rows[limit - 1][WIDTH]}" if runs and len(rows) > limit else None
+    return RunPage(runs, more)
+
+
+class _Conditions:
+    """What must hold of a run that is looked for."""
+
+    def __init__(self) -> None:
+        self.values: list[Any] = []
+        self._texts: list[str] = []
+
+    def add(self, text: str, *values: Any) -> None:
+        """Add a condition in which a `?` stands for each of these values."""
+        for value in values:
+            self.values.append(value)
+            text = text.replace("?", f"${len(self.values)}", 1)
+        self._texts.append(text)
+
+    def add_filter(self, where: RunFilter) -> None:
+        if where.status:
+            self.add("r.status = ANY(?::text[])", [status.value for status in where.status])
+        for column, value in (("workflow", where.workflow), ("queue", where.queue), ("parent_id", where.parent_id)):
+            if value is not None:
+                self.add(f"r.{column} = ?", value)
+        if where.id_prefix is not None:
+            # not LIKE: an id may hold its wildcards
+            self.add("r.id >= ? AND starts_with(r.id, ?)", where.id_prefix, where.id_prefix)
+        if where.tags:
+            self.add("r.tags @> ?::jsonb", msgspec.json.encode(where.tags).decode())
+        if where.created_from is not None:
+            self.add("r.created_at >= ?", where.created_from)
+        if where.created_until is not None:
+            self.add("r.created_at < ?", where.created_until)
+
+    def where(self) -> str:
+        return f"WHERE {' AND '.join(self._texts)}" if self._texts else ""
+
+
+async def stats(session: Session, now: int) -> Stats:
+    """Count runs."""
+    counts = {RunStatus(status): count for status, count in await session.fetch(_COUNTS)}
+    return Stats(counts, [QueueStats(*row) for row in await session.fetch(_QUEUES, now)])
+
+
+async def publish(session: Session, entries: Sequence[CatalogEntry]) -> None:
+    """Put workflows into the catalog."""
+    last = {(entry.workflow, entry.version): entry for entry in entries}  # of two alike, the later one
+    rows = [
+        (entry.workflow, entry.version, entry.queue, entry.input_schema, entry.seen_at, entry.worker)
+        for _, entry in sorted(last.items(), key=lambda item: item[0])
+    ]
+    if rows:
+        await session.fetch(_PUBLISH, *zip(*rows, strict=True))
+
+
+async def catalog(session: Session) -> list[CatalogEntry]:
+    """Return the catalog."""
+    return [CatalogEntry(*row) for row in await session.fetch(_CATALOG)]
+
+
+async def next_due(session: Session, queues: Sequence[str], workflows: Sequence[str] | None) -> int | None:
+    """Return when something becomes due."""
+    found: int | None = await session.value(
+        _NEXT_DUE, list(set(queues)), None if workflows is None else list(workflows)
+    )
+    return found

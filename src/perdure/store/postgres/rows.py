@@ -1,0 +1,88 @@
+"""How the model's values go into statements and come out of rows.
+
+A batch goes in as one array for each column, which `unnest` turns into rows again: so a statement's text is always the
+same, and it is prepared once for each connection.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import msgspec
+
+from perdure.model.decision import Message
+from perdure.model.record import Record
+from perdure.model.run import Retention, Run, RunStatus
+
+_STATUS = {status.value: status for status in RunStatus}
+_NO_TAGS = "{}"
+_tags = msgspec.json.Decoder(dict[str, str])
+
+_COLUMN = {
+    "retention": "{r}.keep_complete, {r}.keep_errored, {r}.keep_terminated",
+    "output": "{output}",
+}
+
+RECORD = "position, key, kind, state, at, payload, attempt, started_at, due_at, ref, before"
+"""The columns of a `Record`, from a row of `records`."""
+
+RECORD_ARRAYS = (
+    "bigint[]",
+    "text[]",
+    "text[]",
+    "text[]",
+    "bigint[]",
+    "text[]",
+    "bigint[]",
+    "bigint[]",
+    "bigint[]",
+    "text[]",
+    "bigint[]",
+)
+"""The types of the arrays in which the columns of records go in."""
+
+MESSAGE = "m.id, m.kind, m.type, m.payload, m.at, m.state, m.ref, m.seq"
+"""The columns of a `Message` behind its run's id, from a row of `inbox` that the statement calls `m`."""
+
+
+def run_columns(r: str, output: str = "NULL::text") -> str:
+    """Return the columns of a `Run`, from a row of `runs` that the statement calls `r`; `run_of` reads them."""
+    return ", ".join(_COLUMN.get(name, f"{{r}}.{name}").format(r=r, output=output) for name in Run.__struct_fields__)
+
+
+_STATUS_AT = Run.__struct_fields__.index("status")
+_TAGS_AT = Run.__struct_fields__.index("tags")
+_RETENTION_AT = Run.__struct_fields__.index("retention")
+WIDTH = len(Run.__struct_fields__) + 2
+"""How many columns `run_columns` are."""
+
+
+def run_of(row: Any, first: int = 0) -> Run:
+    """Return the run in the columns of a row that begin at `first`."""
+    values = list(row[first : first + WIDTH])
+    values[_STATUS_AT] = _STATUS[values[_STATUS_AT]]
+    tags = values[_TAGS_AT]
+    values[_TAGS_AT] = {} if tags == _NO_TAGS else _tags.decode(tags)
+    values[_RETENTION_AT : _RETENTION_AT + 3] = [Retention(*values[_RETENTION_AT : _RETENTION_AT + 3])]
+    return Run(*values)
+
+
+def record_of(row: Any, first: int = 0) -> Record:
+    """Return the record in the columns of a row that begin at `first`."""
+    return Record(*row[first : first + 11])
+
+
+def message_of(run_id: str, row: Any, first: int = 0) -> Message:
+    """Return a run's message from the columns of a row that begin at `first`."""
+    return Message(run_id, *row[first : first + 8])
+
+
+def columns(rows: Sequence[Sequence[Any]], width: int) -> Iterable[Sequence[Any]]:
+    """Return rows as the arrays that a statement takes, one for each column; empty ones for no rows."""
+    return zip(*rows, strict=True) if rows else [()] * width
+
+
+def arrays(first: int, types: Iterable[str]) -> str:
+    """Return the arguments of `unnest` for arrays of these types, from the parameter of this number on."""
+    return ", ".join(f"${number}::{name}" for number, name in enumerate(types, first))

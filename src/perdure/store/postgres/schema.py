@@ -1,0 +1,129 @@
+"""Recognises the tables and brings them up to date, whoever else may be opening the store at the same moment."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from typing import Any
+
+from perdure.model.errors import (
+    SchemaTooNewError,
+    StoreCorruptError,
+    StoreReadOnlyError,
+    StoreUnavailableError,
+)
+from perdure.store.postgres.connections import Session
+from perdure.store.postgres.errors import read_only
+from perdure.store.postgres.settings import Settings
+
+OLDEST_SERVER = 14
+_TABLES = ("meta", "runs", "records", "inbox", "catalog")
+
+_SERVER = """
+SELECT current_setting('server_version_num')::int / 10000 AS version, pg_is_in_recovery()
+    OR current_setting('default_transaction_read_only')::bool AS is_read_only,
+    current_setting('synchronous_commit') AS synchronous_commit
+"""
+_FOUND = """
+SELECT
+    EXISTS (SELECT FROM pg_namespace WHERE nspname = $1) AS has_schema,
+    has_database_privilege(current_database(), 'CREATE') AS may_create,
+    current_user AS "user", current_database() AS database,
+    ARRAY(
+        SELECT c.relname::text FROM pg_class AS c JOIN pg_namespace AS s ON s.oid = c.relnamespace
+        WHERE s.nspname = $1 AND c.relkind IN ('r', 'p', 'v', 'm', 'f') AND c.relname = ANY($2::text[])
+        ORDER BY c.relname) AS tables,
+    EXISTS (
+        SELECT FROM pg_attribute AS a JOIN pg_class AS c ON c.oid = a.attrelid
+        JOIN pg_namespace AS s ON s.oid = c.relnamespace
+        WHERE s.nspname = $1 AND c.relname = 'meta' AND a.attname = 'perdure_version') AS is_ours,
+    has_schema_privilege(current_user, s.oid, 'USAGE') AS may_use,
+    has_schema_privilege(current_user, s.oid, 'CREATE') AS may_add
+FROM (SELECT (SELECT oid FROM pg_namespace WHERE nspname = $1)) AS s (oid)
+"""
+
+
+def migrations() -> list[str]:
+    """Return the SQL of every version, the first one first."""
+    folder = files("perdure.store.postgres") / "migrations"
+    names = sorted(entry.name for entry in folder.iterdir() if entry.name.endswith(".sql"))
+    return [(folder / name).read_text(encoding="utf-8") for name in names]
+
+
+async def require_server(session: Session, settings: Settings) -> str:
+    """Refuse a server that cannot be used; return the `synchronous_commit` that this connection has.
+
+    Raises:
+        StoreUnavailableError: it is too old. StoreReadOnlyError: it takes no writes.
+    """
+    (server,) = await session.fetch(_SERVER)
+    if server["version"] < OLDEST_SERVER:
+        raise StoreUnavailableError(
+            f"{settings.shown} runs PostgreSQL {server['version']}; Perdure needs {OLDEST_SERVER} or later: upgrade it"
+        )
+    if server["is_read_only"]:
+        raise read_only(settings)
+    return str(server["synchronous_commit"])
+
+
+async def version(session: Session, settings: Settings) -> int:
+    """Return the version of the tables, 0 for none.
+
+    Raises:
+        SchemaTooNewError: a later Perdure made them. StoreCorruptError: another program did.
+        StoreReadOnlyError: this user may not look at them.
+    """
+    (found,) = await session.fetch(_FOUND, settings.schema, list(_TABLES))
+    if not found["tables"]:
+        _require_rights(found, settings)
+        return 0
+    if not found["is_ours"]:
+        raise StoreCorruptError(
+            f"{settings.shown}: schema {settings.schema} has tables of another program "
+            f"({', '.join(found['tables'])}): give Perdure a schema of its own (?schema=…)"
+        )
+    known = len(migrations())
+    made: int = await session.value("SELECT perdure_version FROM perdure.meta")
+    if made > known:
+        raise SchemaTooNewError(
+            f"{settings.shown}: schema {settings.schema} has version {made} of the tables, and this Perdure knows up "
+            f"to {known}: upgrade this program"
+        )
+    return made
+
+
+async def bring_up_to_date(session: Session, settings: Settings) -> None:
+    """Create the tables, or add to them what later versions brought; in a transaction.
+
+    Raises:
+        StoreError: see `version`.
+    """
+    if await version(session, settings) == len(migrations()):
+        return
+    await session.script("SET LOCAL lock_timeout = '2s'")  # nobody waits behind us for longer; it is tried again
+    await session.value("SELECT pg_advisory_xact_lock($1)", settings.lock_key)
+    # Asked again under the lock: another process may have done it all in between.
+    made, steps = await version(session, settings), migrations()
+    if made == 0:
+        (found,) = await session.fetch(_FOUND, settings.schema, list(_TABLES))
+        if not found["has_schema"]:
+            await session.script(f'CREATE SCHEMA "{settings.schema}"')
+    for sql in steps[made:]:
+        await session.script(sql)
+    if made == 0:
+        await session.fetch("INSERT INTO perdure.meta (perdure_version) VALUES ($1)", len(steps))
+    elif made < len(steps):
+        await session.fetch("UPDATE perdure.meta SET perdure_version = $1", len(steps))
+
+
+def _require_rights(found: Any, settings: Settings) -> None:
+    schema, user = settings.schema, found["user"]
+    if not found["has_schema"] and not found["may_create"]:
+        raise StoreReadOnlyError(
+            f"{settings.shown}: user {user} may not create the schema {schema}: GRANT CREATE ON DATABASE "
+            f"{found['database']} TO {user}, or CREATE SCHEMA {schema} AUTHORIZATION {user}"
+        )
+    if found["has_schema"] and not (found["may_add"] and found["may_use"]):
+        raise StoreReadOnlyError(
+            f"{settings.shown}: user {user} may not create tables in the schema {schema}: "
+            f"GRANT USAGE, CREATE ON SCHEMA {schema} TO {user}"
+        )

@@ -1,0 +1,249 @@
+"""The store's operations in the contract's order, each carried out on one of the connections of the caller's loop."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+from perdure.model.archive import Archive, ArchivePage
+from perdure.model.decision import (
+    CatalogEntry,
+    Claim,
+    Committed,
+    Control,
+    Controlled,
+    Decision,
+    Extended,
+    Lease,
+    Message,
+    Posted,
+    RunFilter,
+    RunPage,
+    Stats,
+    StoreInfo,
+)
+from perdure.model.record import Record
+from perdure.model.run import Created, NewRun, Run, RunStatus
+from perdure.store.contract import Transaction
+from perdure.store.hints import Hints
+from perdure.store.loops import PerLoop
+from perdure.store.postgres import archives, arrivals, commits, control, reads, schema, turns
+from perdure.store.postgres.connections import Connections, Session
+from perdure.store.postgres.durability import described
+from perdure.store.postgres.joining import create_in
+from perdure.store.postgres.listener import Listener
+from perdure.store.postgres.settings import Settings
+from perdure.store.postgres.transactions import StepTransaction
+
+_NOTIFY = "SELECT set_config('synchronous_commit', 'off', true), pg_notify($1, $2)"
+"""A hint needs not survive anything, so it does not wait for the disk."""
+
+
+class PostgresStore:
+    """See `perdure.store.contract.Store`. Any number of programs on any number of machines may use one database.
+
+    Args:
+        url: of the database, without what stands behind its `?`.
+        options: see docs/stores.md; text where they come from the URL.
+
+    Raises:
+        UsageError: an option is unknown or out of its range.
+    """
+
+    def __init__(self, url: str, **options: Any) -> None:
+        self._settings = Settings(url, options)
+        self._connections = Connections(self._settings)
+        self._hints = Hints(self._tell, self._settings.poll)
+        self._own = ""
+        self._listeners: PerLoop[Listener] = PerLoop(self._settings.shown, self._make_listener, _end_listener)
+
+    async def open(self) -> None:
+        """See the contract."""
+        if self._connections.is_open:
+            return
+        self._own, found = await self._connections.first(self._prepare)
+        self._connections.open(found)
+        if self._settings.listen:
+            self._listeners.open()
+            await self._listeners.get()
+
+    async def close(self) -> None:
+        """See the contract."""
+        if self._connections.is_open:
+            await self._hints.close()
+            await self._listeners.close()
+            await self._connections.close()
+
+    async def create(self, runs: Sequence[NewRun]) -> list[Created]:
+        """See the contract."""
+        created = await self._connections.once(lambda session: arrivals.create(session, runs))
+        if any(made.is_new and run.worker is None for run, made in zip(runs, created, strict=True)):
+            self._hints.changed()
+        return created
+
+    async def post(self, messages: Sequence[Message], now: int, capacity: int) -> list[Posted]:
+        """See the contract."""
+        timed = [(message, now) for message in messages]
+        posted = await self._connections.transact(lambda session: arrivals.post(session, timed, capacity))
+        if Posted.NEW in posted:
+            self._hints.changed()
+        return posted
+
+    async def claim(
+        self,
+        queues: Sequence[str],
+        limit: int,
+        worker: str,
+        now: int,
+        until: int,
+        workflows: Sequence[str] | None = None,
+    ) -> list[Claim]:
+        """See the contract."""
+        wanted = turns.Wanted(queues, workflows, limit)
+        return await self._connections.once(lambda session: turns.claim(session, wanted, worker, now, until))
+
+    async def commit(self, decisions: Sequence[Decision]) -> list[Committed]:
+        """See the contract."""
+        committed = await self._commit(decisions)
+        if any(
+            decision.status is not RunStatus.RUNNING or decision.children or decision.posts or decision.terminate
+            for decision in decisions
+        ):
+            self._hints.changed()
+        return committed
+
+    async def _commit(self, decisions: Sequence[Decision]) -> list[Committed]:
+        if not commits.is_alone(decisions):
+            return await self._connections.transact(lambda session: commits.commit(session, decisions))
+        # In the order in which everybody locks runs.
+        ordered = sorted(decisions, key=lambda decision: decision.run_id)
+        try:
+            answers = await self._connections.once(lambda session: commits.commit_alone(session, ordered))
+        except commits.NotFollowingError:  # the transaction knows which one is wrong
+            return await self._connections.transact(lambda session: commits.commit(session, decisions))
+        committed = {answer.run_id: answer for answer in answers if answer is not None}
+        rest = [decision for decision in ordered if decision.run_id not in committed]
+        if rest:
+            judged = await self._connections.transact(lambda session: commits.commit(session, rest))
+            committed |= {answer.run_id: answer for answer in judged}
+        return [committed[decision.run_id] for decision in decisions]
+
+    async def extend(self, leases: Sequence[Lease], now: int) -> list[Extended]:
+        """See the contract."""
+        is_plain = len({lease.run_id for lease in leases}) == len(leases)
+        how = self._connections.once if is_plain else self._connections.transact
+        extended = await how(lambda session: turns.extend(session, leases, now))
+        if any(lease.until <= now for lease in leases):
+            self._hints.changed()
+        return extended
+
+    async def control(self, actions: Sequence[Control], now: int) -> list[Controlled]:
+        """See the contract."""
+        controlled = await self._connections.transact(lambda session: control.control(session, actions, now))
+        self._hints.changed()
+        return controlled
+
+    async def prune(self, before: int, limit: int) -> int:
+        """See the contract.
+
+        A long list is removed in several transactions, so that nothing waits for it.
+        """
+        gone = 0
+        while gone < limit:
+            some = min(limit - gone, control.PRUNED_AT_ONCE)
+            removed = await self._connections.once(functools.partial(control.prune, before=before, limit=some))
+            gone += removed
+            if removed < some:
+                break
+        return gone
+
+    async def get(self, run_ids: Sequence[str]) -> list[Run | None]:
+        """See the contract."""
+        return await self._connections.once(lambda session: reads.get(session, run_ids))
+
+    async def journal(self, run_id: str, after: int = -1, limit: int | None = None) -> list[Record]:
+        """See the contract."""
+        return await self._connections.once(lambda session: reads.journal(session, run_id, after, limit))
+
+    async def inbox(self, run_id: str) -> list[Message]:
+        """See the contract."""
+        return await self._connections.once(lambda session: reads.inbox(session, run_id))
+
+    async def find(self, where: RunFilter, limit: int, cursor: str | None = None) -> RunPage:
+        """See the contract."""
+        return await self._connections.once(lambda session: reads.find(session, where, limit, cursor))
+
+    async def stats(self, now: int) -> Stats:
+        """See the contract."""
+        return await self._connections.look(lambda session: reads.stats(session, now))
+
+    async def publish(self, entries: Sequence[CatalogEntry]) -> None:
+        """See the contract."""
+        await self._connections.once(lambda session: reads.publish(session, entries))
+
+    async def catalog(self) -> list[CatalogEntry]:
+        """See the contract."""
+        return await self._connections.once(reads.catalog)
+
+    async def next_due(self, queues: Sequence[str], workflows: Sequence[str] | None = None) -> int | None:
+        """See the contract."""
+        return await self._connections.once(lambda session: reads.next_due(session, queues, workflows))
+
+    async def wait(self, timeout: float) -> bool:
+        """See the contract. What others changed is heard of at once, or seen with the next poll."""
+        self._connections.require_open()
+        return await self._hints.wait(timeout)
+
+    async def describe(self) -> StoreInfo:
+        """See the contract."""
+        return await self._connections.once(lambda session: described(session, self._settings))
+
+    async def clock(self) -> int | None:
+        """See the contract."""
+        now: int = await self._connections.once(
+            lambda session: session.value("SELECT floor(extract(epoch FROM clock_timestamp()) * 1000)::bigint")
+        )
+        return now
+
+    async def begin(self) -> Transaction:
+        """See the contract."""
+        return await StepTransaction.begin(self._connections, self._hints)
+
+    async def create_in(self, connection: Any, runs: Sequence[NewRun]) -> list[Created]:
+        """See the contract. The connection is of asyncpg, psycopg 3 or SQLAlchemy."""
+        return await create_in(connection, runs, self._connections.texts, self._settings.schema)
+
+    async def dump(self, limit: int, cursor: str | None = None) -> ArchivePage:
+        """See the contract."""
+        return await self._connections.look(lambda session: archives.dump(session, limit, cursor))
+
+    async def load(self, kept: Sequence[Archive]) -> int:
+        """See the contract."""
+        loaded = await self._connections.transact(lambda session: archives.load(session, kept))
+        if loaded:
+            self._hints.changed()
+        return loaded
+
+    async def _prepare(self, session: Session) -> tuple[str, str]:
+        """Bring the tables up to date; return an id of this store object and the connection's synchronous_commit."""
+        found = await schema.require_server(session, self._settings)
+        await schema.bring_up_to_date(session, self._settings)
+        return str(await session.value("SELECT gen_random_uuid()::text")), found
+
+    async def _tell(self) -> None:
+        await self._connections.once(lambda session: session.fetch(_NOTIFY, self._settings.schema, self._own))
+
+    async def _make_listener(self) -> Listener:
+        listener = Listener(
+            lambda: self._connections.connect(self._settings.plain()),
+            self._settings.schema,
+            self._own,
+            self._hints.heard,
+        )
+        await listener.open()
+        return listener
+
+
+async def _end_listener(listener: Listener) -> None:
+    await listener.close()

@@ -1,0 +1,135 @@
+"""What workers do: claim runs and extend leases. See `rows` for how a batch goes in, and `commits` for commits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple, Protocol, TypeVar
+
+from perdure.model.decision import Claim, Extended, Lease, Message
+from perdure.model.record import Record
+from perdure.store.postgres.connections import Session
+from perdure.store.postgres.rows import MESSAGE, RECORD, WIDTH, message_of, record_of, run_columns, run_of
+
+CAN_BE_DUE = "r.status IN ('queued', 'waiting', 'running') AND r.due_at IS NOT NULL"
+"""The condition of the index `runs_due`, which is used only where it is spelt out."""
+
+LEVELS = f"""
+WITH RECURSIVE levels (queue, priority) AS (
+    SELECT q.name, (SELECT r.priority FROM perdure.runs AS r
+        WHERE {CAN_BE_DUE} AND r.queue = q.name ORDER BY r.priority DESC LIMIT 1)
+    FROM unnest($1::text[]) AS q (name)
+    UNION ALL
+    SELECT l.queue, (SELECT r.priority FROM perdure.runs AS r
+        WHERE {CAN_BE_DUE} AND r.queue = l.queue AND r.priority < l.priority ORDER BY r.priority DESC LIMIT 1)
+    FROM levels AS l WHERE l.priority IS NOT NULL
+)
+"""
+"""The priorities in use in each queue, found by leaps through the index."""
+
+WANTED = "($2::text[] IS NULL OR r.workflow = ANY($2::text[]))"
+
+_CLAIM = f"""{LEVELS}, candidates AS MATERIALIZED (
+    SELECT c.n, c.due_at, l.priority FROM levels AS l CROSS JOIN LATERAL (
+        SELECT r.n, r.due_at FROM perdure.runs AS r
+        WHERE {CAN_BE_DUE} AND r.queue = l.queue AND r.priority = l.priority AND r.due_at <= $3 AND {WANTED}
+        ORDER BY r.due_at, r.n LIMIT $4) AS c
+    ORDER BY l.priority DESC, c.due_at, c.n LIMIT $4
+), picked AS MATERIALIZED (
+    SELECT p.n, c.due_at FROM candidates AS c CROSS JOIN LATERAL (
+        SELECT r.n FROM perdure.runs AS r WHERE r.n = c.n AND {CAN_BE_DUE} AND r.due_at <= $3
+        FOR UPDATE SKIP LOCKED) AS p
+    LIMIT $5
+)
+UPDATE perdure.runs AS r SET
+    crashes = r.crashes + (r.status = 'running')::int, status = 'running', epoch = r.epoch + 1, seq = 0, worker = $6,
+    due_at = $7, updated_at = $3, started_at = coalesce(r.started_at, $3)
+FROM picked WHERE r.n = picked.n
+RETURNING {run_columns("r")}, r.n, picked.due_at
+"""
+"""Look up what is due in its order, lock it as far as nobody else has, until there is enough, and lease that."""
+
+_JOURNALS = f"SELECT n, {RECORD} FROM perdure.records WHERE n = ANY($1::bigint[]) ORDER BY n, position"
+_INBOXES = f"""
+SELECT m.n, {MESSAGE} FROM perdure.inbox AS m WHERE m.n = ANY($1::bigint[]) AND NOT m.is_read ORDER BY m.n, m.seq
+"""
+
+SPARE = 100
+"""How many more due runs than wanted are looked at, for those that other claims have locked at this moment."""
+
+
+class Wanted(NamedTuple):
+    """Which due runs to take: of these queues, and of these workflows unless None, up to a limit."""
+
+    queues: Sequence[str]
+    workflows: Sequence[str] | None
+    limit: int
+
+
+async def claim(session: Session, wanted: Wanted, worker: str, now: int, until: int) -> list[Claim]:
+    """Lease due runs to a worker, in one statement; then read, under these leases, what belongs to them."""
+    looked_at = 2 * wanted.limit + SPARE
+    workflows = None if wanted.workflows is None else list(wanted.workflows)
+    picked = await session.fetch(
+        _CLAIM, list(set(wanted.queues)), workflows, now, looked_at, wanted.limit, worker, until
+    )
+    if not picked:
+        return []
+    claims: dict[int, Claim] = {}
+    for row in picked:
+        journal: list[Record] = []
+        inbox: list[Message] = []
+        claims[row[WIDTH]] = Claim(run_of(row), journal, inbox)
+    for row in await session.fetch(_JOURNALS, list(claims)):
+        claims[row[0]].journal.append(record_of(row, 1))
+    told = [n for n, claim in claims.items() if claim.run.inbox_seq]
+    if told:
+        for row in await session.fetch(_INBOXES, told):
+            claims[row[0]].inbox.append(message_of(claims[row[0]].run.id, row, 1))
+    order = {row[WIDTH]: (-claims[row[WIDTH]].run.priority, row[WIDTH + 1], row[WIDTH]) for row in picked}
+    return [claims[n] for n in sorted(order, key=order.__getitem__)]
+
+
+_EXTEND = """
+UPDATE perdure.runs AS r SET
+    due_at = greatest(l.until, $5),
+    status = CASE WHEN l.until > $5 THEN 'running' WHEN r.is_pausing THEN 'paused' ELSE 'queued' END,
+    worker = CASE WHEN l.until > $5 THEN r.worker END,
+    is_pausing = r.is_pausing AND l.until > $5,
+    progress = coalesce(l.progress, r.progress),
+    updated_at = $5
+FROM unnest($1::text[], $2::bigint[], $3::bigint[], $4::text[]) AS l (run_id, epoch, until, progress)
+WHERE r.id = l.run_id AND r.status = 'running' AND r.epoch = l.epoch
+RETURNING r.id, r.is_pausing OR r.status = 'paused', r.inbox_seq
+"""
+"""Move the ends of leases; one that was given back is paused afterwards only if it was found pausing."""
+
+
+class _About(Protocol):
+    @property
+    def run_id(self) -> str: ...
+
+
+L = TypeVar("L", bound=_About)
+
+
+async def extend(session: Session, leases: Sequence[Lease], now: int) -> list[Extended]:
+    """Move the ends of leases; in a transaction, if a run is among them twice."""
+    extended: list[Extended] = []
+    for piece in distinct(leases):
+        asked = sorted((lease.run_id, lease.epoch, lease.until, lease.progress) for lease in piece)
+        rows = await session.fetch(_EXTEND, *zip(*asked, strict=True), now)
+        kept = {run_id: Extended(run_id, False, is_pausing, seq) for run_id, is_pausing, seq in rows}
+        extended += [kept.get(lease.run_id) or Extended(lease.run_id, is_lost=True) for lease in piece]
+    return extended
+
+
+def distinct(items: Sequence[L]) -> Iterator[Sequence[L]]:
+    """Cut a list, in its order, so that no run is in a piece twice."""
+    piece: dict[str, L] = {}
+    for item in items:
+        if item.run_id in piece:
+            yield list(piece.values())
+            piece = {}
+        piece[item.run_id] = item
+    if piece:
+        yield list(piece.values())
