@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from redis.exceptions import AskError, MovedError, NoScriptError, RedisError
 
 from perdure.model.errors import PerdureError, StoreReadOnlyError, StoreUnavailableError
-from perdure.store.redis.connections import Command, Node
+from perdure.store.redis.connections import ANSWER_SECONDS, Command, Node
 from perdure.store.redis.errors import is_out_of_reach, is_passing, is_starting, translated
 from perdure.store.redis.keys import NAMES, Shard
 from perdure.store.redis.links import Link, answer_of, linked
@@ -147,7 +147,7 @@ class Calls:
                 if not (is_worth_it(error) or self._is_old_master(error)) or loop.time() >= deadline:
                     raise self.translated(error) from error
                 if self._link is not None and not _is_busy(error):
-                    await self._link.look_again()
+                    self._link.look_again()
             await asyncio.sleep(_pause(tried))
             tried += 1
 
@@ -159,12 +159,14 @@ class Calls:
         """Send a call to the server that has the slot, with what makes sure that it is kept."""
         settings = self._settings
         commands = [call]
-        milliseconds = int(settings.patience * 1000) or 1
+        seconds, milliseconds = ANSWER_SECONDS, int(settings.patience * 1000) or 1
         if writes and settings.fsync:
             commands.append(("WAITAOF", 1, 0, milliseconds))
         elif writes and settings.replicas:
             commands.append(("WAIT", settings.replicas, milliseconds))
-        answers = await self._delivered(slot, commands, script)
+        if len(commands) > 1:
+            seconds += settings.patience
+        answers = await self._delivered(slot, commands, script, seconds)
         answer = answer_of(answers[0])
         if len(answers) > 1:
             self._require_kept(answer_of(answers[1]))
@@ -183,17 +185,19 @@ class Calls:
                 "it may or may not be kept: look at the replicas"
             )
 
-    async def _delivered(self, slot: int, commands: list[Command], script: Script | None) -> list[Any]:
+    async def _delivered(self, slot: int, commands: list[Command], script: Script | None, seconds: float) -> list[Any]:
+        """Send commands to the server that has the slot, and to where it sends us."""
         link = self._linked()
         node, first = await link.node(slot), list[Command]()
         for _ in range(_REDIRECTIONS):
             self._where = str(node.address)
-            if not node.is_known:
-                await examine(node, self._settings)
             try:
-                answers = await node.send([*first, *commands])
-            except BaseException as error:
-                node.is_known = node.is_known and not is_out_of_reach(error)
+                if not node.is_known:
+                    await examine(node, self._settings)
+                answers = await node.send([*first, *commands], seconds)
+            except (RedisError, OSError) as error:
+                if is_out_of_reach(error):
+                    await node.lose()
                 raise
             answer = answers[len(first)]
             if isinstance(answer, MovedError):

@@ -24,6 +24,7 @@ class ClusterLink:
         self._firsts: list[int] = []
         self._ranges: list[tuple[int, Address]] = []
         self._moved: dict[int, Address] = {}
+        self._asked = 0
 
     async def node(self, slot: int) -> Node:
         """See `Link`."""
@@ -33,7 +34,7 @@ class ClusterLink:
             return self.at(self._moved[slot])
         place = bisect_right(self._firsts, slot) - 1
         if place < 0 or slot > self._ranges[place][0]:
-            await self.look_again()
+            self.look_again()
             raise ClusterDownError(f"CLUSTERDOWN no master has slot {slot}")
         return self.at(self._ranges[place][1])
 
@@ -47,11 +48,9 @@ class ClusterLink:
         """See `Link`."""
         self._moved[error.slot_id] = Address(error.host or self._settings.addresses[0].host, error.port)
 
-    async def look_again(self) -> None:
+    def look_again(self) -> None:
         """See `Link`."""
         self._ranges, self._firsts, self._moved = [], [], {}
-        for node in self._nodes.values():
-            await node.lose()
 
     async def close(self) -> None:
         """See `Link`."""
@@ -59,14 +58,20 @@ class ClusterLink:
             await node.close()
 
     async def _ask_for_slots(self) -> None:
-        """Ask the first node that answers; the ones that the URL names last, since they may have left the cluster."""
+        """Ask the first node that answers: those that did lately before the others, and each time another one of them.
+
+        A node that was cut off from the others may tell what is no longer so.
+        """
         failure: BaseException | None = None
-        known = dict.fromkeys([*self._nodes, *self._settings.addresses])
-        for address in known:
+        known = list(dict.fromkeys([*self._nodes, *self._settings.addresses]))
+        self._asked += 1
+        turned = [known[(self._asked + step) % len(known)] for step in range(len(known))]
+        for address in sorted(turned, key=lambda address: not self.at(address).is_known):
             try:
                 (ranges,) = await self.at(address).send([("CLUSTER", "SLOTS")])
             except (RedisError, OSError) as error:
                 failure = error
+                await self.at(address).lose()
                 continue
             if isinstance(ranges, ResponseError):
                 failure = ranges

@@ -17,6 +17,7 @@ from perdure.store.redis.settings import Address, Settings
 Command = tuple[bytes | str | int, ...]
 
 CONNECT_SECONDS = 5.0
+ANSWER_SECONDS = 5.0
 
 
 class Node:
@@ -40,11 +41,13 @@ class Node:
         self._taken: set[Connection] = set()
         self._room = asyncio.Semaphore(settings.pool_size)
         self._is_closed = False
-        # The longest that a server is told to take (WAIT) is the patience itself.
-        self._seconds = settings.patience + CONNECT_SECONDS
 
-    async def send(self, commands: Sequence[Command]) -> list[Any]:
+    async def send(self, commands: Sequence[Command], seconds: float = ANSWER_SECONDS) -> list[Any]:
         """Send commands at once and in this order on one connection, and return their answers, errors among them.
+
+        Args:
+            commands: at least one.
+            seconds: how long the answers may take.
 
         Raises:
             RedisError, OSError: the connection failed; what was sent may or may not have been done.
@@ -53,7 +56,7 @@ class Node:
             connection = self._free.pop() if self._free else self.connection()
             self._taken.add(connection)
             try:
-                async with asyncio.timeout(self._seconds):
+                async with asyncio.timeout(seconds):
                     if not connection.is_connected:
                         await connection.connect()  # type: ignore[no-untyped-call]  # redis has not typed it
                     await connection.send_packed_command(_packed(commands), check_health=False)

@@ -26,7 +26,7 @@ class Link(Protocol):
     async def moved(self, error: MovedError) -> None:
         """Note that a slot is elsewhere."""
 
-    async def look_again(self) -> None:
+    def look_again(self) -> None:
         """Forget who has what: something went wrong."""
 
     async def close(self) -> None:
@@ -61,11 +61,9 @@ class SingleLink:
         """See `Link`."""
         raise error
 
-    async def look_again(self) -> None:
+    def look_again(self) -> None:
         """See `Link`."""
-        if self._master is not None:
-            await self._master.lose()
-            self._master = None
+        self._master = None
 
     async def close(self) -> None:
         """See `Link`."""
