@@ -67,7 +67,7 @@ class Redis:
         self._socket.close()
 
     def _send(self, *commands: Command) -> None:
-        self._socket.sendall(b"".join(hiredis.pack_command(command) for command in commands))
+        self._socket.sendall(b"".join(hiredis.pack_command(command) for command in commands))  # type: ignore[arg-type]  # its stub says: of one part
         awaited = len(commands)
         while awaited:
             self._answers.feed(self._socket.recv(1 << 16))

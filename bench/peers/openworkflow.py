@@ -16,7 +16,8 @@ from bench.stores import STORES
 
 _NAME = "openworkflow"
 _VERSIONS: Mapping[str, str] = {"openworkflow": "0.10.1", "bun": "1.4.4", "postgres": "3.4.9"}
-_RUNS: Mapping[str, int] = {"W1": 2500, "W2": 1500, "W3": 700, "W4": 600, "W5": 5, "W6": 2500, "W7": 3}
+_ON_SQLITE: Mapping[str, int] = {"W1": 2500, "W2": 2000, "W3": 700, "W4": 600, "W5": 5, "W6": 2500, "W7": 3}
+_ON_POSTGRES: Mapping[str, int] = {"W1": 2500, "W2": 1000, "W3": 400, "W4": 300, "W5": 5, "W6": 2500, "W7": 3}
 
 
 def _install(directory: Path) -> None:
@@ -49,11 +50,11 @@ ENGINES = [
             "1 s, which W5 and short runs in W7 wait for."
         ),
         store=STORES[store],
-        runs=_RUNS,
+        runs=runs,
         command=_command,
         install=_install,
         versions=_VERSIONS,
     )
-    for store in ("sqlite", "postgres")
+    for store, runs in (("sqlite", _ON_SQLITE), ("postgres", _ON_POSTGRES))
 ]
 """It on each store it is measured on."""
