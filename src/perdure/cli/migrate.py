@@ -17,7 +17,7 @@ from perdure.cli.session import Session, file_of
 from perdure.cli.style import QUIET, clean, count, duration, status_text, table
 from perdure.engine.env import SystemEnv
 from perdure.engine.ledger import Listed
-from perdure.engine.moving import Moved, Stage, Told, move, sign_of_work
+from perdure.engine.moving import Moved, Stage, Told, move, sign_of_work, until_nobody_works
 from perdure.model.duration import seconds
 from perdure.model.errors import StoreUnavailableError, UsageError
 from perdure.store import Store, open_store
@@ -77,10 +77,11 @@ async def migrate(
     if dry_run:
         async with _opened(old):
             return await _count(session, old, urls)
-    began = time.monotonic()
     async with _opened(old), _opened(new):
         with _telling(session) as told:
-            moved = await move(old, new, wait=patience, told=told)
+            await until_nobody_works(old, SystemEnv(), patience, told)
+            began = time.monotonic()
+            moved = await move(old, new, told=told)
     _show(session, moved, urls, round((time.monotonic() - began) * 1000))
     return OK if moved.is_whole else PROBLEM
 

@@ -118,7 +118,7 @@ async def move(
     """
     if source is target or _is_one_place(await source.describe(), await target.describe()):
         raise UsageError("source and target are the same store: name another one to move to")
-    await _until_nobody_works(source, env or SystemEnv(), wait, told)
+    await until_nobody_works(source, env or SystemEnv(), wait, told)
     with Ledger() as ledger:
         return await _Move(source, target, batch, told, ledger).carry_out()
 
@@ -219,7 +219,12 @@ class _Move:
             limit = max(1, min(self._batch, PAGE_BYTES // max(1, usual)))
 
 
-async def _until_nobody_works(source: Store, env: Env, wait: float, told: Told) -> None:
+async def until_nobody_works(source: Store, env: Env, wait: float, told: Told) -> None:
+    """Wait until no worker is alive on a store; the arguments are those of `move`.
+
+    Raises:
+        StoreLockedError: one is, after `wait` seconds.
+    """
     deadline = env.now() + round(wait * 1000)
     while (sign := await sign_of_work(source, env)) is not None:
         if env.now() >= deadline:
