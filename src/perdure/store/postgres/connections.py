@@ -22,6 +22,9 @@ T = TypeVar("T")
 ELSEWHERE = 3
 """Connections of a loop other than the one that opened the store: an engine's keeper, a script's calls."""
 
+FINISHING = 10.0
+"""Seconds that `close` gives to operations that are under way; others' open transactions are undone at once."""
+
 CONFLICTS = 20
 """How often a transaction that others were in the way of is repeated."""
 
@@ -234,10 +237,11 @@ class Connections:
 
     async def _make_pool(self) -> Pool:
         is_home = asyncio.get_running_loop() is self._home
-        return Pool(self.connect, self.settings.pool_size if is_home else min(ELSEWHERE, self.settings.pool_size))
+        size = self.settings.pool_size if is_home else min(ELSEWHERE, self.settings.pool_size)
+        return Pool(self.connect, size, FINISHING)
 
     async def _make_plain_pool(self) -> Pool:
-        return Pool(lambda: self.connect(self.settings.plain()), self.settings.pool_size)
+        return Pool(lambda: self.connect(self.settings.plain()), self.settings.pool_size, 0)
 
 
 @contextlib.asynccontextmanager

@@ -7,9 +7,6 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-FINISHING = 10.0
-"""Seconds that `close` gives to what is under way."""
-
 CLOSING = 5.0
 """Seconds in which a connection has to say good-bye."""
 
@@ -20,11 +17,13 @@ class Pool:
     Args:
         connect: makes one.
         size: how many there are at most; whoever wants more waits.
+        finishing: how many seconds `close` gives to what is under way.
     """
 
-    def __init__(self, connect: Callable[[], Awaitable[Any]], size: int) -> None:
+    def __init__(self, connect: Callable[[], Awaitable[Any]], size: int, finishing: float) -> None:
         self._connect = connect
         self._size = size
+        self._finishing = finishing
         self._made = 0
         self._idle: list[Any] = []
         self._lent: set[Any] = set()
@@ -74,7 +73,7 @@ class Pool:
     async def close(self) -> None:
         """End every connection, once what is under way has come to its end, or has had the time to."""
         try:
-            async with asyncio.timeout(FINISHING):
+            async with asyncio.timeout(self._finishing):
                 while self._lent or self._waiting:
                     await self._change.wait()
         except TimeoutError:

@@ -69,8 +69,8 @@ async def version(session: Session, settings: Settings) -> int:
     """Return the version of the tables, 0 for none.
 
     Raises:
-        SchemaTooNewError: a later Perdure made them. StoreCorruptError: another program did.
-        StoreReadOnlyError: this user may not look at them.
+        SchemaTooNewError: a later Perdure made them. StoreCorruptError: another program did,
+        or one is gone. StoreReadOnlyError: this user may not look at them.
     """
     (found,) = await session.fetch(_FOUND, settings.schema, list(_TABLES))
     if not found["tables"]:

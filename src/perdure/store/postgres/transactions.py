@@ -54,28 +54,26 @@ class StepTransaction:
         """See the contract."""
         if self._is_over:
             raise UsageError(_ENDED)
-        is_sound = False
+        is_kept = False
         try:
-            try:
-                committed = await self._commit(decision)
-                is_sound = True
-            except Exception as error:
-                is_sound = await self._undo()
-                raise self._told(error) from error
+            committed = await self._commit(decision)
+            is_kept = not committed.is_lost
+        except Exception as error:
+            await self._undo()
+            raise self._told(error) from error
         finally:
-            self._give_back(is_sound=is_sound)
-        if not committed.is_lost:
+            self._give_back(is_kept=is_kept)
+        if is_kept:
             self._hints.changed()
         return committed
 
     async def roll_back(self) -> None:
         """See the contract."""
         if not self._is_over:
-            is_sound = False
             try:
-                is_sound = await self._undo()
+                await self._undo()
             finally:
-                self._give_back(is_sound=is_sound)
+                self._give_back(is_kept=False)
 
     async def _commit(self, decision: Decision) -> Committed:
         if not self.connection.is_in_transaction():
@@ -83,23 +81,20 @@ class StepTransaction:
         if not await self.connection.fetchval(_CHECK):
             raise UsageError(_ENDED)
         (committed,) = await commits.commit(self._session, [decision])
-        await self.connection.execute(("ROLLBACK" if committed.is_lost else "COMMIT") + self._clean)
+        await self.connection.execute("ROLLBACK" if committed.is_lost else f"COMMIT{self._clean}")
         return committed
 
-    async def _undo(self) -> bool:
-        """Roll back whatever is open; say whether the connection is fit for the next one."""
+    async def _undo(self) -> None:
         try:
             if self.connection.is_in_transaction():
-                await self.connection.execute("ROLLBACK" + self._clean)
-            elif self._clean:
-                await self.connection.execute(self._clean.removeprefix("; "))
-        except Exception:  # it is cut off, which undoes everything as well
-            return False
-        return True
+                await self.connection.execute("ROLLBACK")
+        except Exception:  # the connection is cut off next, which undoes everything as well
+            return
 
-    def _give_back(self, *, is_sound: bool) -> None:
+    def _give_back(self, *, is_kept: bool) -> None:
+        """Let go of the connection; of one that was undone a body that is still at work must not see anything more."""
         self._is_over = True
-        self._pool.release(self.connection, is_sound=is_sound)
+        self._pool.release(self.connection, is_sound=is_kept)
 
     def _told(self, error: Exception) -> BaseException:
         where = self._connections.settings.shown
