@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 import apsw
+import asyncpg
 import psycopg
 
 from perdure.store.sqlite.connection import Settings, connect
@@ -48,6 +51,19 @@ class Payments:
         said = connection.execute(statement)
         if inspect.isawaitable(said):
             await said
+
+    @contextlib.asynccontextmanager
+    async def connected(self) -> AsyncIterator[Any]:
+        """Somebody's own connection to the database."""
+        if self.kind == "sqlite":
+            file = apsw.Connection(urlsplit(self.url).path[1:])
+            file.set_busy_timeout(10_000)
+            yield file
+            file.close()
+        else:
+            connection = await asyncpg.connect(urlunsplit(urlsplit(self.url)._replace(query="")))
+            yield connection
+            await connection.close()
 
     def names(self) -> list[str]:
         """What is committed."""

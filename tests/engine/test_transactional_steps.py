@@ -110,6 +110,70 @@ async def test_a_plain_function_has_a_transaction_too(tmp_path: Path):
     assert payments.names() == ["a"]
 
 
+async def test_a_step_that_waits_for_a_thread_holds_nobody_up(tmp_path: Path):
+    payments = Payments("sqlite", tmp_path)
+    app = Perdure(payments.url, threads=1)
+    begun, go_on = threading.Event(), threading.Event()
+
+    @app.step
+    def think() -> None:
+        begun.set()
+        go_on.wait(20)
+
+    @app.step(tx=True, timeout=0.5)
+    def book() -> None:
+        flow.transaction().execute("INSERT INTO payments VALUES ('a', 5)")
+
+    @app.workflow
+    async def w() -> None:
+        await asyncio.gather(think(), book())
+
+    @app.workflow
+    async def other() -> None: ...
+
+    async with app:
+        run = await app.start(w)
+        await until(begun.is_set)
+        async with asyncio.timeout(5):
+            await (await app.start(other)).result()
+        go_on.set()
+        await run.result(timeout=10)
+    assert payments.names() == ["a"]
+
+
+async def test_a_step_that_is_cancelled_while_its_thread_waits_for_the_transaction_does_not_run(tmp_path: Path):
+    payments = Payments("sqlite", tmp_path)
+    app = Perdure(payments.url)
+    calls: list[str] = []
+
+    @app.step(tx=True)
+    def book() -> None:
+        calls.append("a")
+
+    @app.step
+    async def look() -> None:
+        await until(lambda: waiting)
+
+    @app.workflow
+    async def w() -> None:
+        booking = asyncio.create_task(book())
+        await look()
+        booking.cancel()
+        await flow.do("after", lambda: None)
+
+    begin, waiting = app.store.begin, list[str]()
+
+    async def begin_never() -> Transaction:
+        waiting.append("for ever")
+        await asyncio.Event().wait()
+        return await begin()
+
+    async with app:
+        app.store.begin = begin_never  # type: ignore[method-assign]
+        await (await app.start(w)).result(timeout=10)
+    assert calls == []
+
+
 async def test_a_failed_attempt_leaves_nothing(app: Perdure, payments: Payments):
     @app.step(tx=True, retry=SOON)
     async def book() -> int:

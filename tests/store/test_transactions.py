@@ -7,10 +7,7 @@ import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
-import apsw
-import asyncpg
 import pytest
 
 from perdure.model.decision import Action, Control
@@ -38,16 +35,9 @@ async def store(payments: Payments) -> AsyncIterator[Store]:
 @pytest.fixture
 async def connection(payments: Payments) -> AsyncIterator[Any]:
     """Somebody's own connection, in a transaction."""
-    if payments.kind == "sqlite":
-        opened = apsw.Connection(urlsplit(payments.url).path[1:])
-        opened.execute("BEGIN IMMEDIATE")
+    async with payments.connected() as opened:
+        await payments.say(opened, "BEGIN")
         yield opened
-        opened.close()
-    else:
-        connection = await asyncpg.connect(payments.url.partition("?")[0])
-        await connection.execute("BEGIN")
-        yield connection
-        await connection.close()
 
 
 class TestAStepsTransaction:

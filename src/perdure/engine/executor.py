@@ -7,6 +7,7 @@ import contextvars
 import functools
 import inspect
 import logging
+import threading
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import Any
 
@@ -14,7 +15,7 @@ from perdure.authoring.context import StepContext, current_step
 from perdure.core.ask import StepSpec
 from perdure.engine.env import Env, Timer
 from perdure.engine.processes import About, Processes, contained
-from perdure.engine.threads import Threads
+from perdure.engine.threads import Call, Threads
 from perdure.model.errors import StepTimeoutError
 
 ENDS_WITHIN = 0.1
@@ -159,13 +160,43 @@ class Executor:
         kwargs: Mapping[str, Any],
         context: contextvars.Context,
     ) -> Any:
-        await begin()  # which no timeout counts: it waits for others
+        body = functools.partial(execution.spec.function, *args, **kwargs)
         if execution.spec.run_in == "thread":
-            return await self._in_thread(
-                execution, functools.partial(execution.spec.function, *args, **kwargs), context
-            )
+            return await self._in_thread_and_transaction(execution, begin, body, context)
+        await begin()  # which no timeout counts: it waits for others
         self._arm(execution)
-        return await _on_loop(execution.spec.function, args, kwargs)
+        return await _on_loop(body, (), {})
+
+    async def _in_thread_and_transaction(
+        self,
+        execution: Execution,
+        begin: Callable[[], Awaitable[None]],
+        body: Callable[[], Any],
+        context: contextvars.Context,
+    ) -> Any:
+        """Find a thread first: a transaction that waited for one would hold up all that wait for the transaction."""
+        entered: asyncio.Future[None] = self._loop.create_future()
+        gate = threading.Lock()
+        gate.acquire()
+        has_begun = False
+
+        def enter() -> Any:
+            self._loop.call_soon_threadsafe(_resolve, entered)
+            gate.acquire()
+            if not has_begun:
+                return None
+            self._loop.call_soon_threadsafe(self._arm, execution)
+            return contained(body)
+
+        call = self._threads.call(enter, context.copy())
+        execution.stop_body = call.stop
+        try:
+            await entered
+            await begin()
+            has_begun = True
+        finally:
+            gate.release()
+        return await self._result(execution, call)
 
     async def _in_thread(self, execution: Execution, body: Callable[[], Any], context: contextvars.Context) -> Any:
         def begin() -> Any:
@@ -175,6 +206,10 @@ class Executor:
 
         call = self._threads.call(begin, context.copy())
         execution.stop_body = call.stop
+        return await self._result(execution, call)
+
+    @staticmethod
+    async def _result(execution: Execution, call: Call) -> Any:
         result = await call.result
         execution.stop_body = None
         return await _on_loop(_itself, (result,), {}) if inspect.isawaitable(result) else result
@@ -197,6 +232,11 @@ async def _on_loop(function: Callable[..., Any], args: tuple[Any, ...], kwargs: 
         return await function(*args, **kwargs)
     except SystemExit as error:
         raise RuntimeError(f"the step raised {error!r}") from error
+
+
+def _resolve(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
 
 
 def _itself(result: Any) -> Any:
