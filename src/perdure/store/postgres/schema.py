@@ -88,6 +88,11 @@ async def version(session: Session, settings: Settings) -> int:
             f"{settings.shown}: schema {settings.schema} has version {made} of the tables, and this Perdure knows up "
             f"to {known}: upgrade this program"
         )
+    if made == known and (missing := sorted(set(_TABLES) - set(found["tables"]))):
+        raise StoreCorruptError(
+            f"{settings.shown}: schema {settings.schema} lacks its table {', '.join(missing)}: restore a backup, or "
+            "give another schema"
+        )
     return made
 
 
