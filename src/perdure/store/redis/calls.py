@@ -7,7 +7,7 @@ import os
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 
-from redis.exceptions import AskError, MovedError, NoScriptError, RedisError
+from redis.exceptions import AskError, MovedError, NoScriptError, ReadOnlyError, RedisError
 
 from perdure.model.errors import PerdureError, StoreReadOnlyError, StoreUnavailableError
 from perdure.store.redis.connections import ANSWER_SECONDS, Command, Node
@@ -68,7 +68,8 @@ class Calls:
         """
         script = _SCRIPTS[name]
         call: Command = ("EVALSHA", script.sha, len(NAMES), *shard.keys, pack(asked), *texts)
-        return await self._patiently(lambda: self._acknowledged(shard.slot, call, script, writes=writes))
+        marked = None if name == "claim" else shard.meta  # nobody is told what a claim does that finds nothing
+        return await self._patiently(lambda: self._acknowledged(shard.slot, call, script, writes=writes, marked=marked))
 
     async def look(self, shards: Sequence[Shard], name: str, asked: Any) -> list[Any]:
         """Run a script that does not write on several shards, and return their answers in that order."""
@@ -155,10 +156,18 @@ class Calls:
         """Whether this is the server that the sentinels named a moment ago, and now follows the one they name next."""
         return self._settings.service is not None and isinstance(error, StoreReadOnlyError)
 
-    async def _acknowledged(self, slot: int, call: Command, script: Script | None, *, writes: bool) -> Any:
-        """Send a call to the server that has the slot, with what makes sure that it is kept."""
+    async def _acknowledged(
+        self, slot: int, call: Command, script: Script | None, *, writes: bool, marked: bytes | None = None
+    ) -> Any:
+        """Send a call to the server that has the slot, with what makes sure that it is kept.
+
+        A connection waits for what it wrote itself. A call that finds its work done has to wait for what others wrote,
+        so it writes a mark of its own behind that, under the key `marked`.
+        """
         settings = self._settings
         commands = [call]
+        if writes and marked is not None and (settings.fsync or settings.replicas):
+            commands.append(("HSET", marked, "mark", 1))
         seconds, milliseconds = ANSWER_SECONDS, int(settings.patience * 1000) or 1
         if writes and settings.fsync:
             commands.append(("WAITAOF", 1, 0, milliseconds))
@@ -166,11 +175,10 @@ class Calls:
             commands.append(("WAIT", settings.replicas, milliseconds))
         if len(commands) > 1:
             seconds += settings.patience
-        answers = await self._delivered(slot, commands, script, seconds)
-        answer = answer_of(answers[0])
+        answers = list(map(answer_of, await self._delivered(slot, commands, script, seconds)))
         if len(answers) > 1:
-            self._require_kept(answer_of(answers[1]))
-        return answer
+            self._require_kept(answers[-1])
+        return answers[0]
 
     def _require_kept(self, kept: Any) -> None:
         settings = self._settings
@@ -194,21 +202,25 @@ class Calls:
             try:
                 if not node.is_known:
                     await examine(node, self._settings)
-                answers = await node.send([*first, *commands], seconds)
+                sent = [each for command in commands for each in (*first, command)]
+                answers = (await node.send(sent, seconds))[len(first) :: 1 + len(first)]
             except (RedisError, OSError) as error:
                 if is_out_of_reach(error):
                     await node.lose()
                 raise
-            answer = answers[len(first)]
+            answer = answers[0]
             if isinstance(answer, MovedError):
                 await link.moved(answer)
                 node, first = await link.node(slot), []
             elif isinstance(answer, AskError):
                 node, first = link.at(Address(answer.host or node.address.host, answer.port)), [("ASKING",)]
+            elif isinstance(answer, ReadOnlyError):
+                await node.lose()  # its name may lead to another server by now
+                raise answer
             elif isinstance(answer, NoScriptError) and script is not None:
                 answer_of((await node.send([("SCRIPT", "LOAD", script.text)]))[0])
             else:
-                return answers[len(first) :]
+                return answers
         raise StoreUnavailableError(f"{self._where}: the nodes send each other's calls in circles: try again")
 
 

@@ -11,7 +11,7 @@ milliseconds, as twelve hexadecimal digits. `0` in angle brackets, `<0>`, is the
 
 Each key is `{<prefix>:<shard>}:<name>`:
 
-    meta     hash   `schema`, on shard 0 `shards`, and `n`, the last number that was given
+    meta     hash   `schema`, on shard 0 `shards`, `n`, the last number that was given, and `mark`, see `calls.py`
     ids      hash   id of a run: its number
     runs     hash   number: the run's row (`rows.Row`, MessagePack)
     records  hash   `<number>:<position>`: a record (MessagePack)
