@@ -8,7 +8,6 @@ from typing import Any, Self
 import asyncpg  # type: ignore[import-untyped]  # it comes without types
 
 from bench.floor.rows import INPUT, KEEP, NOW, RESULT, UNTIL, WORKER, fingerprint, key, run_id
-from perdure.store import open_store
 
 _CREATE = f"""
 WITH runs AS (
@@ -29,13 +28,13 @@ FROM unnest($2::bigint[], $3::bigint[], $4::text[], $5::text[], $6::text[]) AS t
 """
 _KEEP = f"""
 WITH kept AS (
-    UPDATE perdure.runs AS r SET seq = seq + 1, updated_at = {NOW + 1}, journal_length = journal_length + 1
+    UPDATE perdure.runs AS r SET seq = seq + 1, updated_at = {NOW + 1}, journal_length = $7
     FROM unnest($1::bigint[]) AS t (n) WHERE r.n = t.n
 ) {_RECORDS}
 """
 _END = f"""
 WITH ended AS (
-    UPDATE perdure.runs AS r SET seq = seq + 1, updated_at = {NOW + 1}, journal_length = journal_length + 2,
+    UPDATE perdure.runs AS r SET seq = seq + 1, updated_at = {NOW + 1}, journal_length = $7,
         status = 'complete', due_at = NULL, finished_at = {NOW + 1}, expires_at = {NOW + 1 + KEEP}, worker = NULL
     FROM unnest($1::bigint[]) AS t (n) WHERE r.n = t.n
 ) {_RECORDS}
@@ -50,10 +49,7 @@ class Postgres:
 
     @classmethod
     async def connected(cls, url: str) -> Self:
-        """Make the engine's tables, and connect."""
-        store = open_store(url)
-        await store.open()
-        await store.close()
+        """Connect."""
         return cls(await asyncpg.connect(url))
 
     async def create(self, runs: Sequence[int]) -> None:
@@ -62,19 +58,22 @@ class Postgres:
 
     async def keep(self, runs: Sequence[int], places: Sequence[int]) -> None:
         """See `Bare`."""
-        await self._write(_KEEP, runs, _steps(runs, places))
+        await self._write(_KEEP, runs, _steps(runs, places), places[-1] + 1)
 
     async def end(self, runs: Sequence[int], places: Sequence[int]) -> None:
         """See `Bare`."""
         outputs = [(n, places[-1] + 1, "output", "output", RESULT) for n in runs]
-        await self._write(_END, runs, _steps(runs, places) + outputs)
+        await self._write(_END, runs, _steps(runs, places) + outputs, places[-1] + 2)
 
     async def close(self) -> None:
         """See `Bare`."""
         await self._connection.close()
 
-    async def _write(self, statement: str, runs: Sequence[int], records: Sequence[tuple[Any, ...]]) -> None:
-        await self._connection.execute(statement, runs, *(list(column) for column in zip(*records, strict=True)))
+    async def _write(
+        self, statement: str, runs: Sequence[int], records: Sequence[tuple[Any, ...]], length: int
+    ) -> None:
+        arrays = (list(column) for column in zip(*records, strict=True))
+        await self._connection.execute(statement, runs, *arrays, length)
 
 
 def _steps(runs: Sequence[int], places: Sequence[int]) -> list[tuple[Any, ...]]:

@@ -10,28 +10,14 @@ from typing import Any
 
 import uvloop
 
+from bench.floor.clients import connected
 from bench.floor.rows import Bare
 from bench.work import STARTS
 
 WORK, RUNS, CALLERS = os.environ["WORK"], int(os.environ["RUNS"]), int(os.environ["CALLERS"])
-LENGTHS, STORE = json.loads(os.environ["LENGTHS"]), os.environ["STORE"]
+LENGTHS = json.loads(os.environ["LENGTHS"])
 STAGES = {"W1": [1], "W2": [1] * 3, "W3": [1] * 10, "W4": [10, 1], "W5": [1], "W6": [1]}
 """How many steps of a run are recorded together, stage by stage."""
-
-
-async def connected() -> Bare:
-    """Return the bare client of the store, with the engine's own tables."""
-    if STORE.startswith("sqlite:"):
-        from bench.floor.sqlite import Sqlite
-
-        return Sqlite(STORE)
-    if STORE.startswith("postgresql:"):
-        from bench.floor.postgres import Postgres
-
-        return await Postgres.connected(STORE)
-    from bench.floor.redis import Redis
-
-    return Redis(STORE)
 
 
 async def whole(bare: Bare, runs: range) -> None:
@@ -84,7 +70,7 @@ async def measure(bare: Bare) -> dict[str, Any]:
 
 async def main() -> None:
     """Write, count, report."""
-    bare = await connected()
+    bare = await connected(os.environ["STORE"])
     print(json.dumps({"ready": True}), flush=True)
     sys.stdin.readline()
     print(json.dumps(await measure(bare)), flush=True)

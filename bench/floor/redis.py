@@ -67,7 +67,8 @@ class Redis:
         self._socket.close()
 
     def _send(self, *commands: Command) -> None:
-        self._socket.sendall(b"".join(hiredis.pack_command(command) for command in commands))  # type: ignore[arg-type]  # its stub says: of one part
+        packed = [hiredis.pack_command(command) for command in commands]  # type: ignore[arg-type]  # stub: of one part
+        self._socket.sendall(b"".join(packed))
         awaited = len(commands)
         while awaited:
             self._answers.feed(self._socket.recv(1 << 16))

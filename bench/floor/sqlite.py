@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from importlib import resources
 from typing import Any
 
 import apsw
@@ -18,9 +17,9 @@ VALUES (?, ?, 'hello', '', 'default', 'running', 0, {NOW}, {NOW}, {UNTIL}, {NOW}
     0, 0, 0, 1, 0, 0, '{WORKER}', 0, 0, 0, ?, '{{}}', {KEEP})
 """
 _RECORD = f"INSERT INTO records VALUES (?, ?, ?, ?, 'ok', {NOW}, ?, 1, {NOW}, NULL, NULL, NULL)"
-_KEEP = f"UPDATE runs SET seq = seq + 1, updated_at = {NOW + 1}, journal_length = journal_length + 1 WHERE n = ?"
+_KEEP = f"UPDATE runs SET seq = seq + 1, updated_at = {NOW + 1}, journal_length = ? WHERE n = ?"
 _END = f"""
-UPDATE runs SET seq = seq + 1, status = 'complete', due_at = NULL, finished_at = {NOW + 1},
+UPDATE runs SET seq = seq + 1, status = 'complete', due_at = NULL, finished_at = {NOW + 1}, journal_length = ?,
     expires_at = {NOW + 1 + KEEP}, worker = NULL WHERE n = ?
 """
 
@@ -32,8 +31,6 @@ class Sqlite:
         self._connection = apsw.Connection(url.removeprefix("sqlite:///"))
         self._connection.pragma("journal_mode", "wal")
         self._connection.pragma("synchronous", 2)
-        migrations = resources.files("perdure.store.sqlite").joinpath("migrations")
-        self._connection.execute(migrations.joinpath("0001_first.sql").read_text(encoding="utf-8"))
 
     async def create(self, runs: Sequence[int]) -> None:
         """See `Bare`."""
@@ -44,12 +41,12 @@ class Sqlite:
 
     async def keep(self, runs: Sequence[int], places: Sequence[int]) -> None:
         """See `Bare`."""
-        self._write((_RECORD, _steps(runs, places)), (_KEEP, ((n,) for n in runs)))
+        self._write((_RECORD, _steps(runs, places)), (_KEEP, ((places[-1] + 1, n) for n in runs)))
 
     async def end(self, runs: Sequence[int], places: Sequence[int]) -> None:
         """See `Bare`."""
         output = ((n, places[-1] + 1, "output", "output", RESULT) for n in runs)
-        self._write((_RECORD, _steps(runs, places)), (_RECORD, output), (_END, ((n,) for n in runs)))
+        self._write((_RECORD, _steps(runs, places)), (_RECORD, output), (_END, ((places[-1] + 2, n) for n in runs)))
 
     async def close(self) -> None:
         """See `Bare`."""
