@@ -1,7 +1,7 @@
 -- Runs that end before their time.
 
 local function expiry(row, status, at)
-  local ages = { string.match(row.h, '^(%d*),(%d*),(%d*)$') }
+  local ages = { string.match(row.h, '^(-?%d*),(-?%d*),(-?%d*)$') }
   local age = tonumber(ages[ENDED[status]])
   return age and at + age
 end
