@@ -29,7 +29,7 @@ class Line:
         self._ends: set[asyncio.StreamWriter] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._thawed = asyncio.Event()
-        self._lose: tuple[str, bytes] | None = None
+        self._lose: tuple[str, bytes, int] | None = None
 
     def url(self, url: str) -> str:
         """The URL of a server behind this line, by way of it."""
@@ -51,13 +51,20 @@ class Line:
         self.is_frozen = False
         self._thawed.set()
 
-    def lose_request(self, holding: bytes = b"") -> None:
-        """Cut the connection on which the next such request comes, before the server hears of it."""
-        self._lose = ("request", holding)
+    def lose_request(self, holding: bytes = b"", *, after: int = 0) -> None:
+        """Cut the connection on which the next such request comes, before the server hears of it.
 
-    def lose_answer(self, holding: bytes = b"") -> None:
+        `after` is how many such requests go through before that; a request is what the client sends at once.
+        """
+        self._lose = ("request", holding, after)
+
+    def lose_answer(self, holding: bytes = b"", *, after: int = 0) -> None:
         """Cut the connection on which the next such request comes when it was done and its answer is on the way."""
-        self._lose = ("answer", holding)
+        self._lose = ("answer", holding, after)
+
+    def lose_nothing(self) -> None:
+        """Forget what was to be lost and was not yet."""
+        self._lose = None
 
     async def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Join one connection to another one to the server, until either ends."""
@@ -100,11 +107,10 @@ class Line:
         async def there() -> None:
             while sent := await reader.read(65536):
                 await self._passable()
-                if self._lose is not None and self._lose[1] in sent:
-                    what, self._lose = self._lose[0], None
-                    self.lost += 1
-                    if what == "request":
-                        return
+                lost = self._to_lose(sent)
+                if lost == "request":
+                    return
+                if lost == "answer":
                     is_answer_lost.set()
                 far_writer.write(sent)
                 await far_writer.drain()
@@ -124,6 +130,17 @@ class Line:
             for way in ways:
                 way.cancel()
             await asyncio.gather(*ways, return_exceptions=True)
+
+    def _to_lose(self, sent: bytes) -> str | None:
+        if self._lose is None or self._lose[1] not in sent:
+            return None
+        what, holding, after = self._lose
+        if after > 0:
+            self._lose = (what, holding, after - 1)
+            return None
+        self._lose = None
+        self.lost += 1
+        return what
 
     async def _passable(self) -> None:
         while self.is_frozen:
