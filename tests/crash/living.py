@@ -18,6 +18,7 @@ from tests.crash.driving import Fleet, until
 from tests.crash.load import Load
 
 SEED = int(os.environ.get("PERDURE_CRASH_SEED", "20250301"))
+IS_SOAK = "PERDURE_CRASH_RUNS" in os.environ
 RUNS = int(os.environ.get("PERDURE_CRASH_RUNS", "90"))
 RUNS_PER_SECOND = 12
 WORKERS = 2
@@ -39,6 +40,7 @@ async def live_through(
     troubles: Sequence[Trouble],
     folder: Path,
     *,
+    once: bool = False,
     seen_at: Callable[[], str] | None = None,
     goes_back: bool = False,
 ) -> None:
@@ -47,12 +49,13 @@ async def live_through(
     Args:
         url: the store's, for workers and callers.
         troubles: in this order, again and again, until all runs are started, and each at least once.
+        once: not again and again, unless for a soak.
         folder: where ledger and log go.
         seen_at: where the store can be read when all is over, if not at `url`.
         goes_back: whether the store may forget what it acknowledged. Then what is lost is started again, and steps may
             run again; else none may.
     """
-    dice = random.Random(SEED)
+    dice, once = random.Random(SEED), once and not IS_SOAK
     fleet = Fleet(folder, url)
     client = Perdure(url, mode="client")
     load = Load(client, RUNS, RUNS_PER_SECOND, SEED + 1)
@@ -64,7 +67,7 @@ async def live_through(
         workers = [process.pid for process in fleet.alive]
         async with client:
             loading = asyncio.create_task(load.start_all())
-            while not loading.done() or seen < len(troubles):
+            while seen < len(troubles) or not (once or loading.done()):
                 await asyncio.wait([loading], timeout=dice.uniform(*PAUSES))
                 await troubles[seen % len(troubles)]()
                 seen += 1

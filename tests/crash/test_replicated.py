@@ -1,4 +1,4 @@
-"""With `durability=replicated:1` what is acknowledged is on a replica, whoever wrote it and however often it is asked."""
+"""With `durability=replicated:1` what is acknowledged is on a replica, whoever wrote it, however often it is asked."""
 
 from __future__ import annotations
 
