@@ -26,15 +26,17 @@ class Node:
     Args:
         address: where it is.
         settings: how it is spoken to.
-        is_sentinel: whether it is one: those have no databases, and may not ask for the password.
+        is_sentinel: whether it is one: those have no databases, and seldom ask for a password.
 
     Attributes:
         is_known: whether it was looked at since it was last out of reach (see `server.examine`).
+        logs_in: whether it is given user and password.
     """
 
     def __init__(self, address: Address, settings: Settings, *, is_sentinel: bool = False) -> None:
         self.address = address
         self.is_known = False
+        self.logs_in = not is_sentinel
         self._settings = settings
         self._is_sentinel = is_sentinel
         self._free: list[Connection] = []
@@ -80,8 +82,8 @@ class Node:
             host=self.address.host,
             port=self.address.port,
             db=0 if self._is_sentinel else settings.database,
-            username=settings.username,
-            password=settings.password,
+            username=settings.username if self.logs_in else None,
+            password=settings.password if self.logs_in else None,
             socket_timeout=None,
             socket_connect_timeout=CONNECT_SECONDS,
             socket_keepalive=True,

@@ -33,8 +33,8 @@ def is_passing(error: BaseException) -> bool:
     match error:
         case exceptions.AuthenticationError() | exceptions.AuthorizationError():
             return False
-        case exceptions.ConnectionError() | exceptions.TimeoutError() | OSError():
-            return True
+        case exceptions.ConnectionError() | exceptions.TimeoutError() | OSError() | StoreReadOnlyError():
+            return True  # a master that has become a replica is about to be replaced
         case exceptions.ResponseError():
             return isinstance(error, _PASSING) or any(word in str(error) for word in _PASSING_WORDS)
         case _:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
-from redis.exceptions import MovedError, RedisError, ResponseError
+from redis.exceptions import AuthenticationError, MovedError, NoPermissionError, RedisError, ResponseError
 
 from perdure.model.errors import StoreUnavailableError
 from perdure.store.redis.cluster import ClusterLink
@@ -74,14 +74,13 @@ class SingleLink:
         failed: list[str] = []
         for sentinel in list(self._sentinels):
             try:
-                (named,) = await sentinel.send([("SENTINEL", "GET-MASTER-ADDR-BY-NAME", service)])
+                named = await self._name(sentinel, service)
             except (RedisError, OSError) as error:
                 if not is_passing(error):
                     raise
+                await sentinel.lose()
                 failed.append(f"{sentinel.address}: {' '.join(str(error).split())}")
                 continue
-            if isinstance(named, ResponseError):
-                raise named
             if named is None:
                 raise StoreUnavailableError(
                     f"{sentinel.address} watches no service {service!r}: correct the name in the store's URL"
@@ -89,7 +88,20 @@ class SingleLink:
             self._sentinels.remove(sentinel)
             self._sentinels.insert(0, sentinel)
             return Address(named[0].decode(), int(named[1]))
-        raise ConnectionError(f"no sentinel answers ({'; '.join(failed)})")
+        raise ConnectionError(f"no sentinel answers: {'; '.join(failed)}")
+
+    async def _name(self, sentinel: Node, service: str) -> list[bytes] | None:
+        asked = [("SENTINEL", "GET-MASTER-ADDR-BY-NAME", service)]
+        try:
+            named = answer_of((await sentinel.send(asked))[0])
+        except (AuthenticationError, NoPermissionError):
+            if sentinel.logs_in or self._settings.password is None:
+                raise
+            sentinel.logs_in = True
+            await sentinel.lose()
+            named = answer_of((await sentinel.send(asked))[0])
+        found: list[bytes] | None = named
+        return found
 
 
 async def linked(settings: Settings) -> tuple[Link, Server]:

@@ -29,6 +29,7 @@ class Listener:
         self._channel = channel
         self._own = own.encode()
         self._heard = heard
+        self._loop = asyncio.get_running_loop()
         self._tried = asyncio.Event()
         self._has_missed = False
         self._task = asyncio.create_task(self._listen_on())
@@ -38,7 +39,13 @@ class Listener:
         await self._tried.wait()
 
     async def close(self) -> None:
-        """Stop."""
+        """Stop; from any loop."""
+        if self._loop is asyncio.get_running_loop():
+            await self._stop()
+        elif self._loop.is_running():
+            await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(self._stop(), self._loop))
+
+    async def _stop(self) -> None:
         while not self._task.done():
             self._task.cancel()  # more than once: a connection that is being opened may keep it to itself
             await asyncio.wait([self._task], timeout=0.05)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import itertools
 import os
@@ -67,7 +66,6 @@ class RedisStore:
         self._calls: PerLoop[Calls] = PerLoop(self._settings.url, self._connected, Calls.close)
         self._hints = Hints(self._announce, self._settings.poll)
         self._listener: Listener | None = None
-        self._listening_on: asyncio.AbstractEventLoop | None = None
 
     async def open(self) -> None:
         """See the contract."""
@@ -81,7 +79,6 @@ class RedisStore:
             await self._calls.close()
             raise
         if self._settings.listen:
-            self._listening_on = asyncio.get_running_loop()
             self._listener = Listener(calls, self._channel, self._me, self._hints.heard)
             await self._listener.tried()
 
@@ -90,7 +87,7 @@ class RedisStore:
         if not self._calls.is_open:
             return
         listener, self._listener = self._listener, None
-        if listener is not None and self._listening_on is asyncio.get_running_loop():
+        if listener is not None:
             await listener.close()
         await self._hints.close()
         await self._calls.close()

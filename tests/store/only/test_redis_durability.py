@@ -1,0 +1,218 @@
+"""What an acknowledgement of a Valkey means, and what it outlives."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+
+from perdure.model.errors import StoreUnavailableError
+from perdure.model.run import RunStatus
+from perdure.store import Store, open_store
+from tests.servers import ValkeyServer, cut, label
+from tests.store.making import CAPACITY, NOW, decide, event, held, leased, new, one, record
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[ValkeyServer]:
+    """A server of this module's own, whose settings the tests change."""
+    with ValkeyServer() as started:
+        yield started
+
+
+@pytest.fixture
+async def store(server: ValkeyServer, tmp_path: Path) -> AsyncIterator[Store]:
+    opened = open_store(server.url(prefix=label(tmp_path)))
+    await opened.open()
+    yield opened
+    await opened.close()
+
+
+@pytest.mark.parametrize(
+    ("config", "durability", "survives", "warns"),
+    [
+        (("appendfsync", "everysec"), "D1 relaxed", "the last second may be lost", ""),
+        (("appendfsync", "no"), "D1 relaxed", "the last 30 seconds", ""),
+        (("appendfsync", "always"), "D2 local", "on the disk first", ""),
+        (("appendonly", "no"), "D0 memory", "everything since its last snapshot", "set appendonly yes"),
+    ],
+)
+async def test_the_class_follows_from_the_servers_settings(
+    server: ValkeyServer, store: Store, config: tuple[str, str], durability: str, survives: str, warns: str
+) -> None:
+    server.call("CONFIG", "SET", *config)
+    try:
+        told = await store.describe()
+    finally:
+        server.call("CONFIG", "SET", "appendfsync", "everysec", "appendonly", "yes")
+    assert (told.durability, told.engine) == (durability, f"Valkey {server.info('server')['valkey_version']}")
+    assert survives in told.survives
+    assert warns in " ".join(told.warnings)
+    assert bool(warns) == bool(told.warnings)
+    assert told.settings[config[0]] == config[1]
+
+
+async def test_fsync_acknowledges_what_is_on_the_disk(tmp_path: Path) -> None:
+    with ValkeyServer(appendfsync="always") as server:
+        store = open_store(server.url(durability="fsync"))
+        await store.open()
+        told = await store.describe()
+        assert (told.durability, told.warnings, told.settings["durability"]) == ("D2 local", (), "fsync")
+        run = await held(store, "a")
+        server.kill()
+        server.start()
+        assert await one(store, "a") == run
+        await store.close()
+
+
+async def test_fsync_waits_for_the_disk_where_the_server_does_not_by_itself(
+    server: ValkeyServer, tmp_path: Path
+) -> None:
+    store = open_store(server.url(prefix=label(tmp_path), durability="fsync"))
+    await store.open()
+    assert "set appendfsync always" in " ".join((await store.describe()).warnings)
+    waited = server.info("commandstats").get("cmdstat_waitaof", "")
+    await store.create([new("a")])
+    assert server.info("commandstats")["cmdstat_waitaof"] != waited
+    waited = server.info("commandstats")["cmdstat_waitaof"]
+    assert (await one(store, "a")).id == "a"
+    assert server.info("commandstats")["cmdstat_waitaof"] == waited
+    await store.close()
+
+
+async def test_fsync_needs_an_append_only_file() -> None:
+    with ValkeyServer(appendonly="no") as server:
+        store = open_store(server.url(durability="fsync"))
+        with pytest.raises(StoreUnavailableError, match="durability=fsync needs .* set appendonly yes"):
+            await store.open()
+
+
+async def test_replicated_acknowledges_what_a_replica_has(tmp_path: Path) -> None:
+    with ValkeyServer() as master, ValkeyServer(replicaof=f"127.0.0.1 {master.port}") as replica:
+        replica.until(lambda: replica.follows(master), "follow its master")
+        store = open_store(master.url(durability="replicated:1", patience="500ms"))
+        await store.open()
+        told = await store.describe()
+        assert told.durability == "D3 replicated"
+        assert "1 replica(s)" in told.survives
+        await store.create([new("a")])
+        assert replica.call("HLEN", "{perdure:0}:ids") == 1
+        replica.kill()
+        with pytest.raises(StoreUnavailableError, match="0 of 1 replicas .* may or may not be kept"):
+            await store.create([new("b")])
+        assert (await one(store, "b")).id == "b"
+        await store.close()
+
+
+async def test_forgotten_scripts_are_loaded_again(server: ValkeyServer, store: Store) -> None:
+    await store.create([new("a")])
+    server.call("SCRIPT", "FLUSH")
+    assert [created.is_new for created in await store.create([new("a"), new("b")])] == [False, True]
+
+
+async def test_a_server_that_is_killed_and_comes_back_has_what_it_acknowledged(tmp_path: Path) -> None:
+    with ValkeyServer(appendfsync="always") as server:
+        store = open_store(server.url())
+        await store.open()
+        runs = [await held(store, f"r{number}") for number in range(3)]
+        await store.post([event("r1", "m")], NOW, CAPACITY)
+        server.kill()
+        going_on = asyncio.create_task(store.commit([decide(run, records=(record(1),)) for run in runs]))
+        server.start()
+        committed = await going_on
+        assert [done.is_lost for done in committed] == [False, False, False]
+        assert [message.id for message in committed[1].arrived] == ["m"]
+        assert [len(await store.journal(run.id)) for run in runs] == [2, 2, 2]
+        await store.close()
+
+
+async def test_a_commit_whose_answer_was_lost_is_acknowledged_once(server: ValkeyServer, tmp_path: Path) -> None:
+    async with cut(server.port) as line:
+        store = open_store(line.url(server.url(prefix=label(tmp_path), listen="off")))
+        await store.open()
+        run = await held(store, "a")
+        line.lose_answer(b"EVALSHA")
+        (done,) = await store.commit([decide(run, "complete", records=(record(1, "output", kind="output"),))])
+        assert (line.lost, done.is_lost) == (1, False)
+        assert (await one(store, "a")).journal_length == 2
+        line.lose_request(b"EVALSHA")
+        assert [created.is_new for created in await store.create([new("b")])] == [True]
+        assert line.lost == 2
+        await store.close()
+
+
+async def test_cut_connections_are_made_anew(server: ValkeyServer, store: Store) -> None:
+    run = await held(store, "a")
+    for seq in range(1, 6):
+        server.call("CLIENT", "KILL", "TYPE", "normal")
+        (done,) = await store.commit([decide(run, seq=seq, records=(record(seq),))])
+        assert not done.is_lost
+    assert (await one(store, "a")).journal_length == 6
+
+
+async def test_patience_ends(server: ValkeyServer, tmp_path: Path) -> None:
+    async with cut(server.port) as line:
+        store = open_store(line.url(server.url(prefix=label(tmp_path), patience="200ms")))
+        await store.open()
+        run = await held(store, "a")
+        line.is_refusing = True
+        line.drop()
+        with pytest.raises(StoreUnavailableError, match="may or may not have happened: start the server"):
+            await store.commit([decide(run, records=(record(1),))])
+        line.is_refusing = False
+        (done,) = await store.commit([decide(run, records=(record(1),))])
+        assert not done.is_lost
+        await store.close()
+
+
+async def test_another_store_hears_at_once(server: ValkeyServer, store: Store, tmp_path: Path) -> None:
+    other = open_store(server.url(prefix=label(tmp_path), poll="60s"))
+    await other.open()
+    waiting = asyncio.create_task(other.wait(30))
+    await asyncio.sleep(0)
+    await store.create([new("a")])
+    async with asyncio.timeout(5):
+        assert await waiting
+    for change in (
+        store.post([event("a", "m")], NOW, CAPACITY),
+        store.commit([decide(await leased(store, "a"), RunStatus.WAITING)]),
+    ):
+        waiting = asyncio.create_task(other.wait(30))
+        await asyncio.sleep(0)
+        await change
+        async with asyncio.timeout(5):
+            assert await waiting
+    await other.close()
+
+
+async def test_a_store_does_not_hear_itself(server: ValkeyServer, tmp_path: Path) -> None:
+    store = open_store(server.url(prefix=label(tmp_path), poll="60s"))
+    await store.open()
+    published = server.info("commandstats").get("cmdstat_publish", "")
+    await store.create([new("a")])
+    async with asyncio.timeout(5):
+        while server.info("commandstats").get("cmdstat_publish", "") == published:
+            await asyncio.sleep(0.001)
+    assert not await store.wait(0.05)
+    await store.close()
+
+
+async def test_who_was_cut_off_hears_that_something_may_have_changed(server: ValkeyServer, tmp_path: Path) -> None:
+    store = open_store(server.url(prefix=label(tmp_path), poll="60s"))
+    await store.open()
+    waiting = asyncio.create_task(store.wait(30))
+    await asyncio.sleep(0)
+    server.call("CLIENT", "KILL", "TYPE", "pubsub")
+    async with asyncio.timeout(10):
+        assert await waiting
+    await store.close()
+
+
+async def test_without_listening_it_looks_by_itself(server: ValkeyServer, tmp_path: Path) -> None:
+    store = open_store(server.url(prefix=label(tmp_path), listen="off", poll="10ms"))
+    await store.open()
+    assert (await store.describe()).settings["listen"] == "off"
+    assert await store.wait(5)
+    await store.close()
