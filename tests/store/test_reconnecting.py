@@ -5,6 +5,7 @@ Each operation is tried once for every request that it sends, with that request 
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -106,8 +107,14 @@ async def read(store: Store, at: Scene) -> Any:
     return [*found, await store.stats(NOW), await store.next_due(["default"])]
 
 
-# A claim that is done again leaves the runs of the first one leased, and a restart begins anew once more.
+# A restart is not among them: one that is done again begins anew once more.
 OPERATIONS = [create, post, step, let_go, end, extend, pause, terminate, prune, publish, read]
+
+
+async def hints_are_sent(store: Any) -> None:
+    """Let what the scene set off go by, so that it is the operation whose request is lost."""
+    while store._hints._sending:
+        await asyncio.sleep(0.001)
 
 
 @pytest.mark.slow
@@ -128,6 +135,7 @@ async def test_an_operation_cut_off_at_any_request_is_done_once(
         for number in range(1, MOST_REQUESTS):
             scene, lost = Scene(store, number), line.lost
             await scene.furnish()
+            await hints_are_sent(store)
             (line.lose_request if what == "request" else line.lose_answer)(after=number - 1)
             await operation(store, scene)
             line.lose_nothing()
@@ -135,4 +143,30 @@ async def test_an_operation_cut_off_at_any_request_is_done_once(
             if line.lost == lost:
                 break
         assert 1 < number < MOST_REQUESTS - 1, "it lost nothing at all, or sends more requests than expected"
+        await store.close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("what", ["request", "answer"])
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_claim_cut_off_at_any_request_leaves_no_run_behind(kind: str, tmp_path: Path, what: str) -> None:
+    url = STORES[kind](tmp_path)
+    async with cut(urlsplit(url).port or 0) as line:
+        store = open_store(line.url(url), listen="off")
+        await store.open()
+        for number in range(MOST_REQUESTS):
+            names = [f"{name}{number}" for name in "abc"]
+            await store.create([new(name) for name in names])
+            await hints_are_sent(store)
+            lost = line.lost
+            (line.lose_request if what == "request" else line.lose_answer)(after=number)
+            claims = await store.claim(["default"], 10, "w", NOW, NOW + 10)
+            line.lose_nothing()
+            assert [claim.run.id for claim in claims] in ([], names)
+            again = await store.claim(["default"], 10, "w", NOW + 10, NOW + 10_000)
+            assert [claim.run.id for claim in again] == names, f"{what} {number} was lost"
+            assert await store.claim(["default"], 10, "w", NOW + 10, NOW + 10_000) == []
+            if line.lost == lost:
+                break
+        assert 0 < number < MOST_REQUESTS - 1, "it lost nothing at all, or sends more requests than expected"
         await store.close()
