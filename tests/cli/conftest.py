@@ -18,6 +18,7 @@ from perdure import Perdure, RunStatus
 from perdure.cli.main import app as command_line
 from tests.cli import shop
 from tests.cli.working import WorkerProcess
+from tests.servers import label, postgres, valkey
 
 
 @dataclass(frozen=True)
@@ -54,9 +55,19 @@ def _is_imported_anew(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "shop", raising=False)
 
 
+EVERY = ["sqlite", "postgres", "valkey"]
+
+
 @pytest.fixture
-def url(tmp_path: Path) -> str:
-    return f"sqlite:///{tmp_path}/shop.db?synchronous=off"
+def url(tmp_path: Path, request: pytest.FixtureRequest) -> str:
+    """A store of the test's own: a file, or what the test is parametrised with."""
+    match getattr(request, "param", "sqlite"):
+        case "postgres":
+            return postgres().url(schema=label(tmp_path))
+        case "valkey":
+            return valkey().url(prefix=label(tmp_path))
+        case _:
+            return f"sqlite:///{tmp_path}/shop.db?synchronous=off"
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ import structlog
 
 from perdure.cli import supervisor
 from perdure.cli.supervisor import Supervisor
+from tests.cli.conftest import EVERY
 from tests.cli.working import SECONDS, SHOP, is_there, run, wait_for
 
 IMPORTABLE = {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")])}
@@ -35,6 +36,7 @@ def start_held(shell, effects, number):
     wait_for(lambda: effects().count("hold begins") == number)
 
 
+@pytest.mark.parametrize("url", EVERY, indirect=True)
 def test_each_process_works(shell, worker, effects, tmp_path):
     process = worker("--processes", "3", "--concurrency", "1")
     pids = at_work(process, 3)
@@ -58,6 +60,7 @@ def test_each_line_says_of_which_process_it_is(worker):
     assert [line.get("process") for line in process.lines() if line["event"] == "all workers stopped"] == [None]
 
 
+@pytest.mark.parametrize("url", EVERY, indirect=True)
 def test_one_that_is_killed_is_replaced_and_its_run_taken_over(shell, worker, effects, tmp_path):
     process = worker("--processes", "2", SHOP_LEASE="1s")
     at_work(process, 2)
@@ -98,6 +101,7 @@ def test_a_signal_to_all_of_them_counts_once(shell, worker, effects, tmp_path):
     assert effects().count("hold ends") == 2
 
 
+@pytest.mark.parametrize("url", EVERY, indirect=True)
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_second_signal_stops_all_at_once_and_gives_their_runs_back(shell, worker, effects, number, code):
     process = worker("--processes", "2", "--concurrency", "1", "--drain", "10m")
@@ -123,6 +127,7 @@ def test_a_third_signal_kills(shell, worker, effects):
     assert not any(is_there(pid) for pid in pids)
 
 
+@pytest.mark.parametrize("url", EVERY, indirect=True)
 def test_without_the_one_that_keeps_them_they_finish_and_end(shell, worker, effects, tmp_path):
     process = worker("--processes", "2", "--concurrency", "1")
     pids = at_work(process, 2)
