@@ -44,7 +44,7 @@ _BROKEN = (
 
 def passing(error: BaseException) -> Passing | None:
     """Return what the failure asks for; None where repeating would not help."""
-    if isinstance(error, ssl.SSLError):
+    if isinstance(error, ssl.SSLError) or _wants_no_tls(error):
         return None
     if isinstance(error, asyncpg.ReadOnlySQLTransactionError | asyncpg.TargetServerAttributeNotMatched):
         return Passing.STANDBY
@@ -60,12 +60,19 @@ def _is_closed(error: BaseException) -> bool:
     return isinstance(error, asyncpg.InterfaceError) and "closed" in str(error)
 
 
+def _wants_no_tls(error: BaseException) -> bool:
+    """Whether the server has no TLS, and the URL asks for it."""
+    return isinstance(error, ConnectionError) and "rejected SSL upgrade" in str(error)
+
+
 def translated(error: BaseException, settings: Settings) -> BaseException:
     """Return the error as Perdure names it, with the database and how to mend it; other errors as they are."""
     if isinstance(error, PerdureError):
         return error
     if isinstance(error, asyncpg.ReadOnlySQLTransactionError | asyncpg.TargetServerAttributeNotMatched):
         return read_only(settings)
+    if _wants_no_tls(error):
+        return StoreUnavailableError(f"{settings.shown} has no TLS: set it up there, or ask for sslmode=prefer")
     for kinds, told, text in _TOLD:
         if isinstance(error, kinds):
             reason = " ".join(str(error).split()) or type(error).__name__

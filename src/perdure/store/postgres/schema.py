@@ -27,7 +27,7 @@ _FOUND = """
 SELECT
     EXISTS (SELECT FROM pg_namespace WHERE nspname = $1) AS has_schema,
     has_database_privilege(current_database(), 'CREATE') AS may_create,
-    current_user AS "user", current_database() AS database,
+    quote_ident(current_user) AS "user", quote_ident(current_database()) AS database, quote_ident($1) AS schema,
     ARRAY(
         SELECT c.relname::text FROM pg_class AS c JOIN pg_namespace AS s ON s.oid = c.relnamespace
         WHERE s.nspname = $1 AND c.relkind IN ('r', 'p', 'v', 'm', 'f') AND c.relname = ANY($2::text[])
@@ -121,7 +121,7 @@ async def bring_up_to_date(session: Session, settings: Settings) -> None:
 
 
 def _require_rights(found: Any, settings: Settings) -> None:
-    schema, user = settings.schema, found["user"]
+    schema, user = found["schema"], found["user"]
     if not found["has_schema"] and not found["may_create"]:
         raise StoreReadOnlyError(
             f"{settings.shown}: user {user} may not create the schema {schema}: GRANT CREATE ON DATABASE "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode, urlsplit
 
@@ -102,6 +103,9 @@ def _with_driver_options(url: str, options: Mapping[str, Any]) -> str:
     given = {name: str(options[name]) for name in _OF_THE_DRIVER if name in options}
     if (mode := given.get("sslmode", "prefer")) not in _SSLMODE:
         raise UsageError(f"store: sslmode={mode!r} must be one of {', '.join(_SSLMODE)}")
+    for name in ("sslrootcert", "sslcert", "sslkey", "sslcrl"):
+        if name in given and given[name] != "system" and not Path(given[name]).is_file():
+            raise UsageError(f"store: {name}={given[name]!r} is no file that can be read")
     parts = urlsplit(url)
     try:
         parts.port  # noqa: B018  # a property that raises
