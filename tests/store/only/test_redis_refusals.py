@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from perdure.model.decision import CatalogEntry
 from perdure.model.errors import (
     PerdureError,
     SchemaTooNewError,
@@ -23,7 +24,7 @@ from perdure.store import Store, open_store
 from perdure.store.redis.server import Server, _require
 from perdure.store.redis.settings import settings_of
 from tests.servers import ValkeyServer, label, valkey
-from tests.store.making import NOW, held, new
+from tests.store.making import NOW, decide, held, new, record
 
 
 @pytest.fixture(scope="module")
@@ -200,6 +201,38 @@ async def test_a_user_without_the_right(guarded: ValkeyServer, store: Store, tmp
         await store.create([new("a")])
     assert "secret" not in str(caught.value)
     await store.close()
+
+
+async def test_a_user_with_no_more_rights_than_the_documentation_asks_for(
+    guarded: ValkeyServer, tmp_path: Path
+) -> None:
+    prefix = label(tmp_path)
+    classes = (
+        "+@hash",
+        "+@sortedset",
+        "+@scripting",
+        "+@connection",
+        "+@pubsub",
+        "+info",
+        "+time",
+        "+wait",
+        "+waitaof",
+    )
+    guarded.call("ACL", "SETUSER", "modest", "on", ">secret", f"~{{{prefix}:*", f"&{prefix}:changed", *classes)
+    store = open_store(f"redis://modest:secret@127.0.0.1:{guarded.port}", prefix=prefix, shards="3", durability="fsync")
+    await store.open()
+    run = await held(store, "a")
+    assert [committed.is_lost for committed in await store.commit([decide(run, records=(record(1),))])] == [False]
+    await store.publish([CatalogEntry("checkout", "1", "default", "{}", NOW, "w")])
+    assert [entry.workflow for entry in await store.catalog()] == ["checkout"]
+    assert await store.prune(NOW, 10) == 0
+    assert (await store.describe()).settings["appendfsync"] == "unknown"
+    assert await store.clock() is not None
+    assert not await store.wait(0.01)
+    await store.close()
+    with pytest.raises(StoreReadOnlyError, match="NOPERM|permission"):
+        other = open_store(f"redis://modest:secret@127.0.0.1:{guarded.port}", prefix=f"x{prefix}")
+        await other.open()
 
 
 async def test_a_server_that_does_not_tell_its_settings(guarded: ValkeyServer, tmp_path: Path) -> None:
