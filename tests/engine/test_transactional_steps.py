@@ -567,7 +567,7 @@ class TestWhoEndsTheTransaction:
         async def w(statement: str) -> None:
             await book(statement)
 
-        select = "SELECT 1 UNION ALL SELECT 2"
+        select = "SELECT name FROM sqlite_schema"
         insert = "INSERT INTO payments VALUES ('a', 1), ('b', 1) RETURNING name"
         async with app:
             await (await app.start(w, select)).result(timeout=10)
@@ -688,7 +688,9 @@ class TestExactlyOnce:
         w = self.workflow(app, payments, calls)
         async with app:
             app.store.begin = begin_at_last  # type: ignore[method-assign]
-            assert await (await app.start(w)).result(timeout=20) == 1
+            run = await app.start(w)
+            assert await run.result(timeout=20) == 1
+            assert await steps_of(run) == [("book", "ok")]  # no attempt was lost to it
         assert payments.names() == ["a"]
 
     async def test_a_pause_lets_the_step_finish(self, app: Perdure, payments: Payments):
@@ -786,6 +788,25 @@ class TestWhatIsRefused:
                 await (await app.start(w)).result(timeout=10)
         with pytest.raises(UsageError, match="outside a step"):
             flow.transaction()
+
+    @pytest.mark.parametrize("payments", ["postgres"], indirect=True)
+    async def test_a_plain_function_where_the_connection_is_awaited(self, app: Perdure, payments: Payments):
+        calls: list[int] = []
+
+        @app.step(tx=True)
+        def book() -> None:
+            calls.append(1)
+
+        @app.workflow
+        async def w() -> None:
+            await book()
+
+        async with app:
+            run = await app.start(w)
+            with pytest.raises(RunFailedError, match="write the step as async def"):
+                await run.result(timeout=10)
+            assert await steps_of(run) == [("book", "error")]
+        assert calls == []
 
     def test_a_process(self, app: Perdure):
         with pytest.raises(DefinitionError, match="another process"):

@@ -8,12 +8,14 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import apsw
 import pytest
 
 from perdure.model.decision import Action, Control
-from perdure.model.errors import StoreUnavailableError, UsageError
+from perdure.model.errors import StoreError, StoreUnavailableError, UsageError
 from perdure.model.run import RunStatus
 from perdure.store import Store, open_store
+from perdure.store.sqlite.transactions import _Line
 from tests.engine.payments import KINDS, Payments
 from tests.store.making import CAPACITY, NOW, STORES, decide, event, held, new, one, record
 
@@ -235,6 +237,52 @@ class TestOnlyOnSqlite:
         with pytest.raises(StoreUnavailableError):
             await waiting
         await transaction.roll_back()
+
+    async def test_closing_ends_what_a_body_that_was_left_behind_is_doing(self, store: Store, payments: Payments):
+        transaction = await store.begin()
+        errors: list[BaseException] = []
+        begun = threading.Event()
+
+        def write_for_ever() -> None:
+            begun.set()
+            try:
+                transaction.connection.execute(
+                    "WITH RECURSIVE r(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM r) "
+                    "INSERT INTO payments SELECT 'endless', 1 FROM r WHERE n < 0"
+                )
+            except apsw.Error as error:
+                errors.append(error)
+
+        thread = threading.Thread(target=write_for_ever)
+        thread.start()
+        await asyncio.to_thread(begun.wait)
+        async with asyncio.timeout(4):
+            await store.close()
+        await asyncio.to_thread(thread.join)
+        assert len(errors) == 1
+        assert payments.names() == []
+
+    async def test_runs_that_cannot_be_created_leave_the_transaction_as_it_was(
+        self, store: Store, payments: Payments, connection: Any
+    ):
+        await payments.put(connection, "a")
+        with pytest.raises(StoreError, match="UNIQUE"):
+            await store.create_in(connection, [new("r", records=(record(0), record(0)))])
+        await payments.say(connection, "COMMIT")
+        assert payments.names() == ["a"]
+        assert await store.get(["r"]) == [None]
+
+    async def test_whoever_leaves_the_line_when_let_in_lets_the_next_one_in(self):
+        line = _Line()
+        await line.take()
+        waiting = asyncio.create_task(line.take())
+        await asyncio.sleep(0)
+        line.give()
+        asyncio.get_running_loop().call_soon(waiting.cancel)
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        async with asyncio.timeout(5):
+            await line.take()
 
     async def test_the_same_store_hears_of_it_too(self, store: Store):
         run = await held(store, "r")
