@@ -33,6 +33,7 @@ class Evidence:
         killed: the processes that were killed.
         stopped: those that were stopped for longer than their leases, and may have come back.
         in_order: runs whose steps follow each other, so that the next one begins once the last one's result is safe.
+        goes_back: whether the store may have forgotten what it had acknowledged, claims among it.
         least_hits: how many of all these must have been at work in a step.
     """
 
@@ -44,6 +45,7 @@ class Evidence:
     killed: Sequence[int] = ()
     stopped: Sequence[int] = ()
     in_order: Sequence[str] = ()
+    goes_back: bool = False
     least_hits: int = 0
 
 
@@ -75,6 +77,7 @@ def check(evidence: Evidence) -> Verdict:
         *_starts(evidence, runs),
         *(told for run_id, run in runs.items() for told in _journal(run_id, run)),
         *_executed(runs, executions),
+        *(() if evidence.goes_back else _fenced(evidence.ledger)),
         *_repeated(executions, set(evidence.killed), set(evidence.stopped)),
         *(told for run_id in evidence.in_order for told in _in_order(run_id, runs, executions)),
         *_events(evidence.events, runs),
@@ -184,6 +187,26 @@ def _repeated(executions: Executions, killed: set[int], stopped: set[int]) -> It
         for pid, count in Counter(one.pid for one in honest).items():
             if count > 1:
                 yield f"{_name(step)} ran {count} times in process {pid}"
+
+
+def _fenced(ledger: Path) -> Iterator[str]:
+    """A commit that is sent after somebody else has claimed its run is refused."""
+    claims: dict[str, list[tuple[int, int]]] = defaultdict(list)
+    kept: list[tuple[str, int, int]] = []
+    for line in map(json.loads, ledger.read_text().splitlines()):
+        if line["what"] == "claimed":
+            claims[line["run"]].append((line["epoch"], line["at"]))
+        elif line["what"] == "kept":
+            kept.append((line["run"], line["epoch"], line["at"]))
+    for run_id, epoch, sent_at in kept:
+        if any(later > epoch and at < sent_at for later, at in claims[run_id]):
+            yield f"{run_id} took a commit under epoch {epoch}, which was over when it was sent"
+    for run_id, claimed in claims.items():
+        yield from (
+            f"{run_id} was claimed {count} times under epoch {epoch}"
+            for epoch, count in Counter(epoch for epoch, _ in claimed).items()
+            if count > 1
+        )
 
 
 def _in_order(run_id: str, runs: Mapping[str, Stored], executions: Executions) -> Iterator[str]:

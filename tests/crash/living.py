@@ -90,6 +90,7 @@ async def live_through(
             children=load.children,
             events=load.events,
             stopped=workers if goes_back else (),
+            goes_back=goes_back,
             in_order=[] if goes_back else load.in_order,
         )
     )

@@ -154,6 +154,12 @@ def test_what_was_stopped_may_run_what_others_run_even_after_them(tmp_path):
     assert history.judged(tmp_path).violations == []
 
 
+def test_a_commit_that_was_sent_before_the_next_claim_may_be_kept(tmp_path):
+    history = good()
+    history.ledger += [line("claimed", "", B, epoch=2, at=50), line("kept", "", A, epoch=1, at=40)]
+    assert history.judged(tmp_path).violations == []
+
+
 def set_status(history: History) -> None:
     history.runs["r"]["status"] = "errored"
 
@@ -253,6 +259,14 @@ def end_without_a_begin(history: History) -> None:
     history.ledger.append(line("end", "s", 999, 2, result=3))
 
 
+def take_a_commit_of_the_past(history: History) -> None:
+    history.ledger += [line("claimed", "", B, epoch=2, at=50), line("kept", "", A, epoch=1, at=60)]
+
+
+def claim_one_epoch_twice(history: History) -> None:
+    history.ledger += [line("claimed", "", A, epoch=2, at=50), line("claimed", "", B, epoch=2, at=60)]
+
+
 def lose_an_event(history: History) -> None:
     history.runs["r"]["inbox"] = [("r/c", 1)]
 
@@ -312,6 +326,8 @@ def kill_nobody_at_work(history: History) -> None:
         (run_twice_in_one_process, f"ran 2 times in process {A}"),
         (begin_the_next_step_before_this_one_is_safe, "ran again after r:s (attempt 2) had begun"),
         (end_without_a_begin, "without a begin"),
+        (take_a_commit_of_the_past, "under epoch 1, which was over"),
+        (claim_one_epoch_twice, "claimed 2 times under epoch 2"),
         (lose_an_event, "in its inbox 0 times"),
         (double_an_event, "in its inbox 2 times"),
         (leave_an_event_unread, "0 of them read"),

@@ -47,13 +47,13 @@ async def stop_without_the_lock(fleet: Fleet, process: asyncio.subprocess.Proces
 async def test_a_stopped_worker_comes_back_and_changes_nothing(url: str, tmp_path: Path):
     fleet = Fleet(tmp_path, url)
     # The zombie learns of its lost leases by its commits, as its lease keeper answers late.
-    frank = ("--lease", f"{LEASE}s", "--slower", "8", "--frank", "0.4")
+    late = ("--lease", f"{LEASE}s", "--slower", "8", "--late", "0.4")
     client = Perdure(url, mode="client")
     expected: dict[str, int] = {}
     zombies: list[int] = []
     try:
         async with client:
-            zombie = await fleet.start(*frank)
+            zombie = await fleet.start(*late)
             await fleet.ready(zombie)
             for turn in range(ROUNDS):
                 begun = len(fleet.lines("begin"))
@@ -64,7 +64,7 @@ async def test_a_stopped_worker_comes_back_and_changes_nothing(url: str, tmp_pat
                 await until(lambda begun=begun: len(fleet.lines("begin")) >= begun + RUNS)
                 await stop_without_the_lock(fleet, zombie)
                 zombies.append(zombie.pid)
-                heir = await fleet.start(*frank)
+                heir = await fleet.start(*late)
                 await until(lambda zombie=zombie, heir=heir: len(taken_over(fleet, zombie, heir)) >= 3)
                 zombie.send_signal(signal.SIGCONT)
                 await until(

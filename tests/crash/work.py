@@ -162,28 +162,49 @@ def kill_at(store: Any, operation: str, when: str, number: int) -> None:
     setattr(store, operation, doomed)
 
 
-def be_frank(store: Any, slow: float) -> None:
-    """Note each commit that the store refused and each lease it told of as lost, and be slow to ask for the latter."""
-    commit, extend = store.commit, store.extend
+def be_frank(store: Any) -> None:
+    """Note what the store lets this worker have and keep, and what it refuses, in the time that all processes share."""
+    claim, commit, extend = store.claim, store.commit, store.extend
 
-    def told(what: str, answers: Any) -> Any:
-        for answer in answers:
-            if answer.is_lost:
-                line = {"what": what, "run": answer.run_id, "key": "", "attempt": 0, "pid": os.getpid()}
-                os.write(LEDGER, json.dumps(line).encode() + b"\n")
+    def tell(what: str, run_id: str, epoch: int, at: int) -> None:
+        line = {"what": what, "run": run_id, "epoch": epoch, "at": at, "key": "", "attempt": 0, "pid": os.getpid()}
+        os.write(LEDGER, json.dumps(line).encode() + b"\n")
+
+    async def frank_claim(*args: Any) -> Any:
+        claims = await claim(*args)
+        for each in claims:
+            tell("claimed", each.run.id, each.run.epoch, time.monotonic_ns())
+        return claims
+
+    async def frank_commit(decisions: Any) -> Any:
+        sent_at = time.monotonic_ns()
+        answers = await commit(decisions)
+        for decision, answer in zip(decisions, answers, strict=True):
+            tell("refused" if answer.is_lost else "kept", decision.run_id, decision.epoch, sent_at)
         return answers
 
-    async def frank_commit(*args: Any) -> Any:
-        return told("refused", await commit(*args))
+    async def frank_extend(leases: Any, now: int) -> Any:
+        answers = await extend(leases, now)
+        for lease, answer in zip(leases, answers, strict=True):
+            if answer.is_lost:
+                tell("lost", lease.run_id, lease.epoch, time.monotonic_ns())
+        return answers
+
+    store.claim, store.commit, store.extend = frank_claim, frank_commit, frank_extend
+
+
+def be_late(store: Any, slow: float) -> None:
+    """Be slow to ask for leases, and slower after a stop, so that commits tell of lost ones first."""
+    extend = store.extend
 
     async def slow_extend(*args: Any) -> Any:
         began = time.monotonic()
         await asyncio.sleep(slow)
-        if time.monotonic() - began > 3 * slow:  # this process was stopped meanwhile: its commits shall go first
+        if time.monotonic() - began > 3 * slow:  # this process was stopped meanwhile
             await asyncio.sleep(1.0)
-        return told("lost", await extend(*args))
+        return await extend(*args)
 
-    store.commit, store.extend = frank_commit, slow_extend
+    store.extend = slow_extend
 
 
 async def main() -> None:
@@ -195,18 +216,19 @@ async def main() -> None:
     options.add_argument("--queue", default="default", help="one that it serves beside the default one")
     options.add_argument("--die", default="")
     options.add_argument("--slower", type=float, default=1.0)
-    options.add_argument("--frank", type=float, default=None)
+    options.add_argument("--late", type=float, default=None)
     given = options.parse_args()
     LEDGER = os.open(given.ledger, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     SLOWER = given.slower
     queues = tuple({"default", given.queue})
     worker = Perdure(given.store, mode="worker", queues=queues, lease=given.lease, limits=Limits(crashes=1_000))
     worker.registry = app.registry
+    be_frank(worker.store)
     if given.die:
         operation, when, number = given.die.split(":")
         kill_at(worker.store, operation, when, int(number))
-    if given.frank is not None:
-        be_frank(worker.store, given.frank)
+    if given.late is not None:
+        be_late(worker.store, given.late)
     async with worker:
         print("ready", flush=True)
         await asyncio.to_thread(sys.stdin.read)
