@@ -14,7 +14,7 @@ from perdure.store.postgres.connections import Session
 from perdure.store.postgres.rows import (
     MESSAGE,
     RECORD,
-    RECORD_ARRAYS,
+    RECORD_TYPES,
     WIDTH,
     arrays,
     columns,
@@ -91,12 +91,14 @@ RETURNING id, n
 
 _MESSAGE_ARRAYS = ("bigint[]", "text[]", "text[]", "text[]", "text[]", "bigint[]", "text[]", "text[]", "bigint[]")
 
+_RECORD_ARRAYS = ("bigint[]", *(f"{name}[]" for name in RECORD_TYPES.values()))
+
 _KEEP_JOURNALS = f"""
 WITH messages AS (
     INSERT INTO perdure.inbox (n, id, kind, type, payload, at, state, ref, seq, is_read)
     SELECT * FROM unnest({arrays(13, (*_MESSAGE_ARRAYS, "boolean[]"))})
 )
-INSERT INTO perdure.records (n, {RECORD}) SELECT * FROM unnest({arrays(1, ("bigint[]", *RECORD_ARRAYS))})
+INSERT INTO perdure.records (n, {RECORD}) SELECT * FROM unnest({arrays(1, _RECORD_ARRAYS)})
 """
 
 

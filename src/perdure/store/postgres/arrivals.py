@@ -10,19 +10,20 @@ import msgspec
 from perdure.model.decision import Message, Posted
 from perdure.model.run import FINISHED, Created, NewRun
 from perdure.store.postgres.connections import Session
-from perdure.store.postgres.rows import RECORD, RECORD_ARRAYS, arrays, columns
+from perdure.store.postgres.rows import RECORD, RECORD_TYPES, arrays, columns, packed, table
 
-_RUN_ARRAYS = (
-    *("text[]", "text[]", "text[]", "text[]", "bigint[]", "bigint[]", "bigint[]", "bigint[]", "text[]"),
-    *("text[]", "text[]", "boolean[]", "bigint[]", "text[]", "text[]", "bigint[]", "bigint[]", "bigint[]"),
-)
+_RUN = {
+    **dict.fromkeys(("id", "workflow", "version", "queue"), "text"),
+    **dict.fromkeys(("priority", "created_at", "due_at", "length"), "bigint"),
+    "worker": "text", "parent_id": "text", "parent_key": "text", "is_detached": "boolean", "depth": "bigint",
+    "fingerprint": "text", "tags": "text",
+    **dict.fromkeys(("keep_complete", "keep_errored", "keep_terminated"), "bigint"),
+}
+_WRITTEN = {"owner": "bigint", **RECORD_TYPES}
 
 _CREATE = f"""
 WITH asked AS MATERIALIZED (
-    SELECT nextval('perdure.run_numbers') AS n, a.* FROM unnest({arrays(1, _RUN_ARRAYS)}) WITH ORDINALITY AS a (
-        id, workflow, version, queue, priority, created_at, due_at, length, worker,
-        parent_id, parent_key, is_detached, depth, fingerprint, tags, keep_complete, keep_errored, keep_terminated,
-        place)
+    SELECT nextval('perdure.run_numbers') AS n, a.* FROM {table(1, _RUN)} AS a
 ), made AS (
     INSERT INTO perdure.runs (
         n, id, workflow, version, queue, status, priority, created_at, updated_at, due_at, started_at,
@@ -41,9 +42,8 @@ WITH asked AS MATERIALIZED (
     SELECT array_agg(n ORDER BY place) AS ns FROM asked
 ), written AS (
     INSERT INTO perdure.records (n, {RECORD})
-    SELECT numbers.ns[w.place], {", ".join(f"w.{name.strip()}" for name in RECORD.split(","))}
-    FROM numbers CROSS JOIN unnest({arrays(19, ("bigint[]", *RECORD_ARRAYS))}) AS w (place, {RECORD})
-    WHERE (numbers.ns[w.place] IN (SELECT n FROM made)) IS TRUE
+    SELECT numbers.ns[w.owner], {RECORD} FROM numbers CROSS JOIN {table(2 * len(_RUN), _WRITTEN)} AS w
+    WHERE (numbers.ns[w.owner] IN (SELECT n FROM made)) IS TRUE
 )
 SELECT id FROM made
 """
@@ -88,7 +88,7 @@ def _arguments(runs: Sequence[NewRun]) -> list[Any]:
         for run in runs
     ]
     records = [(place, *msgspec.structs.astuple(record)) for place, run in enumerate(runs, 1) for record in run.records]
-    return [*columns(rows, 18), *columns(records, 12)]
+    return [*packed(rows, len(_RUN)), *packed(records, len(_WRITTEN))]
 
 
 def _tags(tags: dict[str, str]) -> str:

@@ -19,14 +19,15 @@ from perdure.store.journal import refusal, require_following
 from perdure.store.postgres.arrivals import LOCK, create, post
 from perdure.store.postgres.connections import Session
 from perdure.store.postgres.control import terminate
-from perdure.store.postgres.rows import MESSAGE, RECORD, RECORD_ARRAYS, arrays, columns, message_of
+from perdure.store.postgres.rows import MESSAGE, RECORD, RECORD_TYPES, arrays, columns, message_of, packed, table
 
-_DECISION_ARRAYS = (
-    *("text[]", "bigint[]", "bigint[]", "bigint[]", "text[]", "bigint[]", "bigint[]", "bigint[]", "text[]", "text[]"),
-    *("bigint[]", "boolean[]", "boolean[]", "boolean[]"),
-)
-_FIRST_RECORDS = len(_DECISION_ARRAYS) + 1
-_FIRST_CONSUMED = _FIRST_RECORDS + 1 + len(RECORD_ARRAYS)
+_DECISION = {
+    "run_id": "text", "epoch": "bigint", "seq": "bigint", "at": "bigint", "status": "text", "due_at": "bigint",
+    "added": "bigint", "first": "bigint", "wait": "text", "state": "text", "seen": "bigint",
+    "is_finished": "boolean", "is_renewed": "boolean", "is_judged": "boolean",
+}
+_WRITTEN = {"decided": "bigint", **RECORD_TYPES}
+_CONSUMED = 2 * (len(_DECISION) + len(_WRITTEN)) - 1
 
 _CARRY_OUT = f"""
 WITH kept AS (
@@ -44,9 +45,7 @@ WITH kept AS (
         incarnation = r.incarnation + d.is_renewed::int,
         journal_length = d.added + CASE WHEN d.is_renewed THEN 0 ELSE r.journal_length END,
         progress = CASE WHEN NOT d.is_finished AND NOT d.is_renewed THEN r.progress END
-    FROM unnest({arrays(1, _DECISION_ARRAYS)}) WITH ORDINALITY AS d (
-        run_id, epoch, seq, at, status, due_at, added, first, wait, state, seen, is_finished, is_renewed, is_judged,
-        place)
+    FROM {table(1, _DECISION)} AS d
     WHERE r.id = d.run_id AND CASE
         WHEN r.status <> 'running' OR r.epoch <> d.epoch OR r.seq <> d.seq - 1 THEN false
         WHEN d.first <> r.journal_length THEN 1 / (d.first - d.first) > 0
@@ -59,15 +58,13 @@ WITH kept AS (
     FROM kept
 ), written AS (
     INSERT INTO perdure.records (n, {RECORD})
-    SELECT k.ns[CASE WHEN k.are_all THEN w.place ELSE array_position(k.places, w.place) END],
-        {", ".join(f"w.{name.strip()}" for name in RECORD.split(","))}
-    FROM numbers AS k
-    CROSS JOIN unnest({arrays(_FIRST_RECORDS, ("bigint[]", *RECORD_ARRAYS))}) AS w (place, {RECORD})
-    WHERE k.are_all OR w.place = ANY(k.places)
+    SELECT k.ns[CASE WHEN k.are_all THEN w.decided ELSE array_position(k.places, w.decided) END], {RECORD}
+    FROM numbers AS k CROSS JOIN {table(2 * len(_DECISION), _WRITTEN)} AS w
+    WHERE k.are_all OR w.decided = ANY(k.places)
 ), consumed AS (
     UPDATE perdure.inbox AS m SET is_read = true, payload = NULL
     FROM numbers AS k
-    CROSS JOIN unnest(${_FIRST_CONSUMED}::bigint[], ${_FIRST_CONSUMED + 1}::text[]) AS c (place, id)
+    CROSS JOIN unnest({arrays(_CONSUMED, ("bigint[]", "text[]"))}) AS c (place, id)
     WHERE (k.are_all OR c.place = ANY(k.places))
         AND m.n = k.ns[CASE WHEN k.are_all THEN c.place ELSE array_position(k.places, c.place) END]
         AND m.id = c.id AND NOT m.is_read
@@ -244,7 +241,7 @@ def _arguments(parts: Sequence[_Part]) -> list[Any]:
         )
         records += [(place, *msgspec.structs.astuple(record)) for record in written]
         consumed += [(place, message_id) for message_id in decision.consumed]
-    return [*columns(rows, 14), *columns(records, 12), *columns(consumed, 2)]
+    return [*packed(rows, len(_DECISION)), *packed(records, len(_WRITTEN)), *columns(consumed, 2)]
 
 
 async def _carry_out(session: Session, kept: Sequence[tuple[_Fence, Decision]]) -> None:

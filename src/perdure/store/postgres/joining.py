@@ -12,7 +12,7 @@ from perdure.model.errors import UsageError
 from perdure.model.run import Created, NewRun
 from perdure.store.postgres.arrivals import created, first_of_each
 from perdure.store.postgres.connections import Texts
-from perdure.store.postgres.rows import RECORD
+from perdure.store.postgres.rows import RECORD, RECORD_TYPES
 
 _TEXTS = ("id", "workflow", "version", "queue", "worker", "parent_id", "parent_key", "fingerprint")
 _NUMBERS = ("priority", "created_at", "due_at", "depth")
@@ -20,11 +20,7 @@ _NAMED = f"""
     {", ".join(f"{name} text" for name in _TEXTS)}, {", ".join(f"{name} bigint" for name in _NUMBERS)},
     is_detached boolean, tags jsonb, retention jsonb, records jsonb"""
 
-_WHOLE = {"position", "at", "attempt", "started_at", "due_at", "before"}
-_FIELDS = ", ".join(
-    f"CAST(w.value ->> {at} AS {'bigint' if name in _WHOLE else 'text'})"
-    for at, name in enumerate(name.strip() for name in RECORD.split(","))
-)
+_FIELDS = ", ".join(f"CAST(w.value ->> {at} AS {column_type})" for at, column_type in enumerate(RECORD_TYPES.values()))
 
 # In the spelling that every driver leaves alone: no `%`, no `::`, and `{given}` for the one parameter, a text.
 _CREATE = f"""

@@ -6,7 +6,7 @@ same, and it is prepared once for each connection.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -24,23 +24,14 @@ _COLUMN = {
     "output": "{output}",
 }
 
-RECORD = "position, key, kind, state, at, payload, attempt, started_at, due_at, ref, before"
-"""The columns of a `Record`, from a row of `records`."""
+RECORD_TYPES = {
+    "position": "bigint", "key": "text", "kind": "text", "state": "text", "at": "bigint", "payload": "text",
+    "attempt": "bigint", "started_at": "bigint", "due_at": "bigint", "ref": "text", "before": "bigint",
+}
+"""The columns of a `Record`, with their types."""
 
-RECORD_ARRAYS = (
-    "bigint[]",
-    "text[]",
-    "text[]",
-    "text[]",
-    "bigint[]",
-    "text[]",
-    "bigint[]",
-    "bigint[]",
-    "bigint[]",
-    "text[]",
-    "bigint[]",
-)
-"""The types of the arrays in which the columns of records go in."""
+RECORD = ", ".join(RECORD_TYPES)
+"""The columns of a `Record`, from a row of `records`."""
 
 MESSAGE = "m.id, m.kind, m.type, m.payload, m.at, m.state, m.ref, m.seq"
 """The columns of a `Message` behind its run's id, from a row of `inbox` that the statement calls `m`."""
@@ -86,3 +77,34 @@ def columns(rows: Sequence[Sequence[Any]], width: int) -> Iterable[Sequence[Any]
 def arrays(first: int, types: Iterable[str]) -> str:
     """Return the arguments of `unnest` for arrays of these types, from the parameter of this number on."""
     return ", ".join(f"${number}::{name}" for number, name in enumerate(types, first))
+
+
+def table(first: int, types: Mapping[str, str]) -> str:
+    """Return the SQL of a table that goes in as `packed` says, with the number of each row as its last column, `place`.
+
+    Args:
+        first: the number of its first parameter; it takes two for each column but the first.
+        types: of its columns, by name.
+    """
+    names = list(types)
+    shared = enumerate(names[1:], first + len(names))
+    fields = [f"u.{names[0]}", *(f"coalesce(u.{name}, ${at}::{types[name]}) AS {name}" for at, name in shared)]
+    lists = arrays(first, (f"{name}[]" for name in types.values()))
+    return (
+        f"(SELECT {', '.join(fields)}, u.place FROM unnest({lists}) WITH ORDINALITY AS u ({', '.join(names)}, place))"
+    )
+
+
+def packed(rows: Sequence[Sequence[Any]], width: int) -> list[Any]:
+    """Return the arguments of a `table`: an array for each column, then a value for each but the first.
+
+    A column of which all rows have the same, as most do, goes in as that value beside an empty array: each element of
+    an array costs the driver more than all else that is done with it. The first column is an array always.
+    """
+    lists: list[Sequence[Any]] = []
+    values: list[Any] = []
+    for column in columns(rows, width):
+        is_shared = bool(lists) and bool(rows) and column.count(column[0]) == len(column)
+        lists.append(() if is_shared else column)
+        values.append(column[0] if is_shared else None)
+    return [*lists, *values[1:]]
