@@ -101,7 +101,6 @@ def test_a_signal_to_all_of_them_counts_once(shell, worker, effects, tmp_path):
     assert effects().count("hold ends") == 2
 
 
-@pytest.mark.parametrize("url", EVERY, indirect=True)
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_second_signal_stops_all_at_once_and_gives_their_runs_back(shell, worker, effects, number, code):
     process = worker("--processes", "2", "--concurrency", "1", "--drain", "10m")
@@ -141,6 +140,23 @@ def test_without_the_one_that_keeps_them_they_finish_and_end(shell, worker, effe
     assert effects().count("hold ends") == 2
     assert len(process.all_said("the supervisor is gone")) == 2
     assert [run(shell, name)["status"] for name in ("h0", "h1")] == ["queued"] * 2
+
+
+def test_one_that_hangs_ends_without_the_one_that_keeps_it(shell, worker, effects, tmp_path):
+    (tmp_path / "hangs.py").write_text(
+        "import time\n"
+        "from perdure.cli import supervised\n"
+        "from tests.cli.shop import app, note\n"
+        "supervised.LAST_RESORT = 0.1\n"
+        "@app.step\nasync def hang() -> None:\n    note('hangs')\n    time.sleep(600)\n"
+        "@app.workflow\nasync def hanging() -> None:\n    await hang()\n"
+    )
+    process = worker("--processes", "2", "--drain", "100ms", app=str(tmp_path / "hangs.py"), **IMPORTABLE)
+    pids = at_work(process, 2)
+    shell("start", "hanging")
+    wait_for(effects)
+    process.signal(signal.SIGKILL)
+    wait_for(lambda: not any(is_there(pid) for pid in pids))
 
 
 def test_a_signal_while_they_start_stops_them(worker):
