@@ -106,6 +106,32 @@ async def test_replicated_acknowledges_what_a_replica_has(tmp_path: Path) -> Non
         await store.close()
 
 
+async def test_what_is_repeated_waits_for_the_replica_too(tmp_path: Path) -> None:
+    with ValkeyServer() as master, ValkeyServer(replicaof=f"127.0.0.1 {master.port}") as replica:
+        replica.until(lambda: replica.follows(master), "follow its master")
+        plain = open_store(master.url())
+        await plain.open()
+        run = await held(plain, "a")
+        replica.kill()
+        decision = decide(run, records=(record(1),))
+        await plain.commit([decision])
+        careful = open_store(master.url(durability="replicated:1", patience="300ms"))
+        await careful.open()
+        for repeated in (
+            careful.commit([decision]),
+            careful.create([new("a")]),
+            careful.post([event("x", "m")], NOW, 1),
+        ):
+            with pytest.raises(StoreUnavailableError, match="0 of 1 replicas"):
+                await repeated
+        replica.start()
+        replica.until(lambda: replica.follows(master), "follow its master")
+        (done,) = await careful.commit([decision])
+        assert not done.is_lost
+        await careful.close()
+        await plain.close()
+
+
 async def test_forgotten_scripts_are_loaded_again(server: ValkeyServer, store: Store) -> None:
     await store.create([new("a")])
     server.call("SCRIPT", "FLUSH")

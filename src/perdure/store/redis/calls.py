@@ -23,6 +23,7 @@ T = TypeVar("T")
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.01, 0.5
 _REDIRECTIONS = 8
+_SHORTEST_ANSWER = 1.0
 _SCRIPTS = load_scripts()
 
 
@@ -168,7 +169,8 @@ class Calls:
         commands = [call]
         if writes and marked is not None and (settings.fsync or settings.replicas):
             commands.append(("HSET", marked, "mark", 1))
-        seconds, milliseconds = ANSWER_SECONDS, int(settings.patience * 1000) or 1
+        seconds = min(ANSWER_SECONDS, max(settings.patience, _SHORTEST_ANSWER))
+        milliseconds = int(settings.patience * 1000) or 1
         if writes and settings.fsync:
             commands.append(("WAITAOF", 1, 0, milliseconds))
         elif writes and settings.replicas:
