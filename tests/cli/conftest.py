@@ -18,7 +18,7 @@ from perdure import Perdure, RunStatus
 from perdure.cli.main import app as command_line
 from tests.cli import shop
 from tests.cli.working import WorkerProcess
-from tests.servers import label, postgres, valkey
+from tests.servers import label, postgres, valkey, valkey_cluster, valkey_sentinel
 
 
 @dataclass(frozen=True)
@@ -66,6 +66,10 @@ def url(tmp_path: Path, request: pytest.FixtureRequest) -> str:
             return postgres().url(schema=label(tmp_path))
         case "valkey":
             return valkey().url(prefix=label(tmp_path))
+        case "cluster":
+            return valkey_cluster().url(prefix=label(tmp_path))
+        case "sentinel":
+            return valkey_sentinel().url(prefix=label(tmp_path))
         case _:
             return f"sqlite:///{tmp_path}/shop.db?synchronous=off"
 

@@ -11,7 +11,7 @@ from tests.cli.working import SHOP
 from tests.servers import PostgresServer, ValkeyServer, label, postgres, valkey
 from tests.serving.postgres import PASSWORD
 
-SERVERS = EVERY[1:]
+SERVERS = [*EVERY[1:], "cluster", "sentinel"]
 
 
 def level(said, name):
