@@ -41,6 +41,7 @@ async def live_through(
     folder: Path,
     *,
     once: bool = False,
+    pauses: tuple[float, float] = PAUSES,
     seen_at: Callable[[], str] | None = None,
     goes_back: bool = False,
 ) -> None:
@@ -49,6 +50,7 @@ async def live_through(
     Args:
         url: the store's, for workers and callers.
         troubles: in this order, again and again, until all runs are started, and each at least once.
+        pauses: between two troubles, from and to how many seconds.
         once: not again and again, unless for a soak.
         folder: where ledger and log go.
         seen_at: where the store can be read when all is over, if not at `url`.
@@ -68,7 +70,7 @@ async def live_through(
         async with client:
             loading = asyncio.create_task(load.start_all())
             while seen < len(troubles) or not (once or loading.done()):
-                await asyncio.wait([loading], timeout=dice.uniform(*PAUSES))
+                await asyncio.wait([loading], timeout=dice.uniform(*pauses))
                 await troubles[seen % len(troubles)]()
                 seen += 1
             await loading

@@ -6,6 +6,7 @@ PERDURE_CRASH_SEED=7 PERDURE_CRASH_RUNS=2000 make core PYTEST="tests/crash/test_
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -20,16 +21,15 @@ pytestmark = [pytest.mark.crash, pytest.mark.slow, pytest.mark.timeout(TIMEOUT)]
 
 
 def line_troubles(line: Line, *writes: bytes) -> list[Trouble]:
-    """What can become of a line: cut in between, the request lost, the answer lost, nobody there, nothing heard."""
+    """What can become of a line: cut anywhere, nobody there, nothing heard; and above all, answers and requests lost.
+
+    Args:
+        line: the line.
+        writes: what is in requests that must not be done twice, nor be taken for done.
+    """
 
     async def hang_up() -> None:
         line.drop()
-
-    async def lose_request() -> None:
-        line.lose_request(writes[line.lost % len(writes)])
-
-    async def lose_answer() -> None:
-        line.lose_answer(writes[line.lost % len(writes)])
 
     async def be_away() -> None:
         line.is_refusing = True
@@ -42,7 +42,15 @@ def line_troubles(line: Line, *writes: bytes) -> list[Trouble]:
         await asyncio.sleep(1.5)
         line.thaw()
 
-    return [lose_answer, hang_up, lose_answer, lose_request, be_away, lose_answer, say_nothing, lose_request]
+    def lose(how: Callable[[bytes], None], holding: bytes) -> Trouble:
+        async def losing() -> None:
+            how(holding)
+
+        return losing
+
+    answers = [lose(line.lose_answer, holding) for holding in writes]
+    requests = [lose(line.lose_request, holding) for holding in writes]
+    return [*answers, hang_up, *answers, be_away, *answers, hang_up, *requests, *answers, say_nothing]
 
 
 def terminate_backends(server: PostgresServer) -> None:
@@ -69,10 +77,13 @@ async def test_postgres_dies_and_comes_back(tmp_path: Path):
 async def test_postgres_is_cut_off(tmp_path: Path):
     with PostgresServer() as server:
         async with cut(server.port) as line:
-            troubles = [*line_troubles(line, b"", b"COMMIT"), in_thread(terminate_backends, server)]
+            troubles = [
+                *line_troubles(line, b"input", b"step", b"output", b"COMMIT"),
+                in_thread(terminate_backends, server),
+            ]
             url = line.url(server.url(patience=PATIENCE))
-            await live_through(url, troubles, tmp_path, seen_at=server.url)
-            assert line.lost > 2
+            await live_through(url, troubles, tmp_path, pauses=(0.1, 0.4), seen_at=server.url)
+            assert line.lost > 10
 
 
 async def test_valkey_dies_and_comes_back(tmp_path: Path):
@@ -84,7 +95,7 @@ async def test_valkey_dies_and_comes_back(tmp_path: Path):
 async def test_valkey_is_cut_off_and_forgets_its_scripts(tmp_path: Path):
     with ValkeyServer(appendfsync="always") as server:
         async with cut(server.port) as line:
-            troubles = [*line_troubles(line, b"", b"EVALSHA"), in_thread(server.call, "SCRIPT", "FLUSH")]
+            troubles = [*line_troubles(line, b"input", b"step", b"output"), in_thread(server.call, "SCRIPT", "FLUSH")]
             url = line.url(server.url(patience=PATIENCE))
-            await live_through(url, troubles, tmp_path, seen_at=server.url)
-            assert line.lost > 2
+            await live_through(url, troubles, tmp_path, pauses=(0.1, 0.4), seen_at=server.url)
+            assert line.lost > 10
