@@ -13,6 +13,7 @@ import apsw
 import asyncpg
 import psycopg
 
+from perdure import flow
 from perdure.store.sqlite.connection import Settings, connect
 from perdure.store.sqlite.schema import migrate
 from tests import servers
@@ -90,3 +91,7 @@ def payments_of(url: str) -> Payments:
     payments.kind = "sqlite" if url.startswith("sqlite") else "postgres"
     payments.table = "payments" if payments.kind == "sqlite" else f"payments_{url.partition('schema=')[2]}"
     return payments
+
+
+def asks_for_a_transaction() -> None:
+    flow.transaction()

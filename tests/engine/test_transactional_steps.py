@@ -23,12 +23,13 @@ from perdure import (
     StepTimeoutError,
     UsageError,
     flow,
+    testing,
 )
 from perdure.model.decision import Action, Committed, Control, Decision
 from perdure.model.errors import StoreUnavailableError
 from perdure.store import open_store
 from perdure.store.contract import Transaction
-from tests.engine.payments import KINDS, Payments
+from tests.engine.payments import KINDS, Payments, asks_for_a_transaction
 from tests.engine.world import until
 
 ONCE = Retry(attempts=1)
@@ -808,6 +809,17 @@ class TestWhatIsRefused:
             assert await steps_of(run) == [("book", "error")]
         assert calls == []
 
+    async def test_asking_for_one_in_a_process(self):
+        app = Perdure("memory://")
+
+        @app.workflow
+        async def w() -> None:
+            await flow.do("look", asks_for_a_transaction, run_in="process")
+
+        async with app:
+            with pytest.raises(RunFailedError, match="'look', which has none"):
+                await (await app.start(w)).result(timeout=30)
+
     def test_a_process(self, app: Perdure):
         with pytest.raises(DefinitionError, match="another process"):
             app.step(tx=True, run_in="process", name="book")(print)
@@ -833,6 +845,22 @@ class TestWhatIsRefused:
             with pytest.raises(RunFailedError, match="memory:// has no transactions"):
                 await run.result(timeout=10)
             assert await steps_of(run) == [("book", "error")]
+
+
+async def test_in_a_test_a_mock_stands_in_for_it(app: Perdure):
+    @app.step(tx=True)
+    async def book(name: str) -> str:
+        raise NotImplementedError
+
+    @app.workflow
+    async def w(name: str) -> str:
+        return await book(name)
+
+    async with testing.engine(app) as engine:
+        with engine.mock(book, returns="booked"):
+            assert await engine.result(await app.start(w, "a")) == "booked"
+        with pytest.raises(RunFailedError, match=r"put a mock in its place with engine\.mock\('book', \.\.\.\)"):
+            await engine.result(await app.start(w, "b"))
 
 
 async def test_a_step_may_be_made_transactional_on_the_way(app: Perdure, payments: Payments):
