@@ -104,7 +104,9 @@ async def live_through(
     }
     print(f"\nseed {SEED}: {json.dumps({**verdict.figures, **about})}")
     assert not verdict.violations, f"seed {SEED}: {len(verdict.violations)}\n" + "\n".join(verdict.violations[:30])
-    assert goes_back or verdict.figures["executions"] == verdict.figures["step_records"]
+    if not goes_back:
+        assert verdict.figures["executions"] == verdict.figures["step_records"]
+        assert fleet.lines("refused") + fleet.lines("lost") == [], "no lease ran out, so none may be told of as lost"
 
 
 async def _nobody_is_silent(fleet: Fleet, load: Load) -> None:
