@@ -295,3 +295,28 @@ async def test_a_long_list_is_worked_on_in_order(store: RedisStore, tmp_path: Pa
         await alone.commit([*decisions, decide(again[8], records=(record(5),))])
     assert (await one(alone, "r0000")).journal_length == 2
     await alone.close()
+
+
+async def test_long_payloads_go_in_several_scripts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("shards", "turns", "archives"):
+        monkeypatch.setattr(f"perdure.store.redis.{module}.PIECE_BYTES", 3000)
+    store = open_store(valkey().url(prefix=label(tmp_path)))
+    await store.open()
+    payload = f'"{"x" * 1000}"'
+    calls = valkey().info("commandstats")["cmdstat_evalsha"]
+    runs = [new(f"r{number}", records=(record(0, "input", payload),)) for number in range(10)]
+    assert all(made.is_new for made in await store.create(runs))
+    claims = await store.claim(["default"], 10, "w", NOW, NOW + 1000)
+    assert [(claimed.run.id, claimed.journal[0].payload) for claimed in claims] == [(run.id, payload) for run in runs]
+    done = await store.commit([decide(claimed, records=(record(1, payload=payload),)) for claimed in claims])
+    assert not any(committed.is_lost for committed in done)
+    assert await store.post([event(run.id, "m", payload) for run in runs], NOW, CAPACITY) == [Posted.NEW] * 10
+    page = await store.dump(10)
+    assert 0 < len(page.archives) < 10
+    assert page.cursor is not None
+    copy = open_store(valkey().url(prefix=f"{label(tmp_path)}copy"))
+    await copy.open()
+    assert await copy.load(page.archives) == len(page.archives)
+    assert valkey().info("commandstats")["cmdstat_evalsha"] != calls
+    await copy.close()
+    await store.close()

@@ -21,7 +21,7 @@ from perdure.store.redis.rows import (
     row_of,
     run_from,
 )
-from perdure.store.redis.shards import Shards
+from perdure.store.redis.shards import PIECE_BYTES, Shards, are_too_long, in_halves
 
 RECORDS = 5000
 NUMBERS = 1000
@@ -34,7 +34,7 @@ async def dump(shards: Shards, limit: int, cursor: str | None) -> ArchivePage:
     """Return whole runs, first created first; shard by shard."""
     index, n = (0, 0) if cursor is None else _parsed(cursor, len(shards.all))
     while True:
-        asked = (n, limit, RECORDS, NUMBERS)
+        asked = (n, limit, RECORDS, NUMBERS, PIECE_BYTES)
         answer = await shards.calls.run(shards.all[index], "dump", asked, writes=False)
         n, has_more, archives = answer[0], answer[1], _archives(answer)
         if not has_more:
@@ -65,6 +65,8 @@ async def load(shards: Shards, archives: Sequence[Archive]) -> int:
     async def ask(shard: Shard, some: Sequence[Archive]) -> list[bytes | None]:
         texts: list[bytes] = []
         asked = [_loaded(archive, texts) for archive in some]
+        if are_too_long(texts, some):
+            return await in_halves(shard, some, ask)
         there: list[bytes | None] = await shards.calls.run(shard, "load", asked, texts, writes=True)
         return there
 

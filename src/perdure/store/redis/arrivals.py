@@ -9,7 +9,7 @@ from perdure.model.decision import Message, Posted
 from perdure.model.run import Created, NewRun
 from perdure.store.redis.keys import Shard, lane, time_text
 from perdure.store.redis.rows import LETTER, fingerprint_of, message_text, new_row, pack
-from perdure.store.redis.shards import Shards
+from perdure.store.redis.shards import Shards, are_too_long, in_halves
 
 POSTED = {
     b"": Posted.NEW,
@@ -42,6 +42,8 @@ async def create(shards: Shards, runs: Sequence[NewRun]) -> list[Created]:
     async def ask(shard: Shard, some: Sequence[NewRun]) -> list[bytes | None]:
         texts: list[bytes] = []
         asked = [inserted(run, texts) for run in some]
+        if are_too_long(texts, some):
+            return await in_halves(shard, some, ask)
         there: list[bytes | None] = await shards.calls.run(shard, "create", asked, texts, writes=True)
         return there or [None] * len(some)
 
@@ -57,7 +59,10 @@ async def post(shards: Shards, messages: Sequence[Message], now: int, capacity: 
 
     async def ask(shard: Shard, some: Sequence[Message]) -> list[Posted]:
         asked = (now, capacity, [(message.run_id, LETTER[message.kind], message.id) for message in some])
-        posted = await shards.calls.run(shard, "post", asked, list(map(message_text, some)), writes=True)
+        texts = list(map(message_text, some))
+        if are_too_long(texts, some):
+            return await in_halves(shard, some, ask)
+        posted = await shards.calls.run(shard, "post", asked, texts, writes=True)
         return [POSTED[letter] for letter in posted]
 
     return await shards.each(messages, lambda message: message.run_id, ask, lambda posted: posted is Posted.NO_RUN)

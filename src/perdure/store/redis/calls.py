@@ -111,6 +111,11 @@ class Calls:
         except (RedisError, OSError) as error:
             raise translated(error, self._where, 0) from error
 
+    def look_again(self) -> None:
+        """Forget who is the master, or who has which slot."""
+        if self._link is not None:
+            self._link.look_again()
+
     async def any_node(self) -> Node:
         """Return a server on which to listen."""
         return await self._node(0)
@@ -148,8 +153,8 @@ class Calls:
             except (RedisError, PerdureError, OSError) as error:
                 if not (is_worth_it(error) or self._is_old_master(error)) or loop.time() >= deadline:
                     raise self.translated(error) from error
-                if self._link is not None and not _is_busy(error):
-                    self._link.look_again()
+                if not _is_busy(error):
+                    self.look_again()
             await asyncio.sleep(_pause(tried))
             tried += 1
 

@@ -56,6 +56,7 @@ class Listener:
                 await self._listen()
             except (RedisError, StoreError, OSError):  # only hints are lost, and whoever waits also looks by himself
                 self._has_missed = True
+                self._calls.look_again()
                 self._tried.set()
             await asyncio.sleep(AGAIN)
 

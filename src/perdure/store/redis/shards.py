@@ -18,6 +18,9 @@ Ask = Callable[[Shard, Sequence[T]], Awaitable[Sequence[R]]]
 PIECE = 250
 """How many items one script works on: other clients wait for it, so it has to end within milliseconds."""
 
+PIECE_BYTES = 8 * 1024 * 1024
+"""How many bytes are sent to one script, unless it is about one item."""
+
 UNUSED = 3_600_000
 """Milliseconds after which an entry in `places` that leads to no run is removed."""
 
@@ -215,6 +218,17 @@ async def _in_pieces(shard: Shard, items: Sequence[T], ask: Ask[T, R]) -> list[R
     for piece in pieces(items):
         answers += await ask(shard, piece)
     return answers
+
+
+async def in_halves(shard: Shard, items: Sequence[T], ask: Ask[T, R]) -> list[R]:
+    """Ask about the first half, then about the second."""
+    half = len(items) // 2
+    return [*await ask(shard, items[:half]), *await ask(shard, items[half:])]
+
+
+def are_too_long(texts: Sequence[bytes], items: Sequence[object]) -> bool:
+    """Return whether these texts are more than one script should be sent, and could be sent to two."""
+    return len(items) > 1 and sum(map(len, texts)) > PIECE_BYTES
 
 
 def pieces(items: Sequence[T], size: int = PIECE) -> Iterator[Sequence[T]]:

@@ -16,10 +16,10 @@ from perdure.store.journal import refusal, require_following
 from perdure.store.redis.arrivals import inserted
 from perdure.store.redis.keys import Shard
 from perdure.store.redis.rows import LETTER, STATUS, message_text, messages_of, pack, record_of, row_of, run_from
-from perdure.store.redis.shards import PIECE, Shards
+from perdure.store.redis.shards import PIECE, PIECE_BYTES, Shards, are_too_long, in_halves
 
 RECORDS = 5000
-"""How many records one script hands out, but for those of its first run."""
+"""How many records one script hands out, but for those of its first run; bytes see `PIECE_BYTES`."""
 
 
 class Wanted(NamedTuple):
@@ -60,7 +60,7 @@ async def _claim(shards: Shards, shard: Shard, wanted: Wanted) -> list[Claim]:
     claims: list[Claim] = []
     while len(claims) < wanted.limit:
         size = min(wanted.limit - len(claims), PIECE)
-        asked = (wanted.queues, wanted.workflows, size, wanted.worker, wanted.now, wanted.until, RECORDS)
+        asked = (wanted.queues, wanted.workflows, size, wanted.worker, wanted.now, wanted.until, RECORDS, PIECE_BYTES)
         some, is_stopped = _claims(await shards.calls.run(shard, "claim", asked, writes=True))
         claims += some
         if not is_stopped and len(some) < size:
@@ -93,6 +93,8 @@ async def commit(shards: Shards, decisions: Sequence[Decision]) -> list[Committe
             some = await _in_one_place(shards, shard, some)
         texts: list[bytes] = []
         asked = [_decided(decision, texts) for decision in some]
+        if are_too_long(texts, some):
+            return await in_halves(shard, some, ask)
         news = await shards.calls.run(shard, "commit", asked, texts, writes=True)
         if news and news[0] == b"position":
             require_following(some[news[1] - 1], news[2])

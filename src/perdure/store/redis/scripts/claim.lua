@@ -1,8 +1,8 @@
 -- Lease due runs.
 --
--- asked: 1 queues, 2 workflows or nil, 3 how many at most, 4 worker, 5 now, 6 until, 7 how many records at most, but for those
--- of the first run. Returns nothing, or: whether it stopped for the records, how many runs, the rows, their journals one
--- after the other, their unread messages (seq, message, …) one after the other.
+-- asked: 1 queues, 2 workflows or nil, 3 how many at most, 4 worker, 5 now, 6 until, 7 how many records and 8 how many bytes of
+-- them at most, but for those of the first run. Returns nothing, or: whether it stopped for them, how many runs, the rows,
+-- their journals one after the other, their unread messages (seq, message, …) one after the other.
 
 local limit, now = asked[3], asked[5]
 local levels, priorities = {}, {}
@@ -41,10 +41,10 @@ for _, priority in ipairs(priorities) do
 end
 
 know_rows(due)
-local claimed, fields, messages, stopped = {}, {}, {}, 0
+local claimed, journals, messages, bytes, stopped = {}, {}, {}, 0, 0
 for _, number in ipairs(due) do
   local row = row_of(number)
-  if #claimed > 0 and #fields + row.j > asked[7] then
+  if #claimed > 0 and (#journals + row.j > asked[7] or bytes > asked[8]) then
     stopped = 1
     break
   end
@@ -55,8 +55,9 @@ for _, number in ipairs(due) do
   row.i = nil
   touch(row)
   claimed[#claimed + 1] = row
-  for position = 0, row.j - 1 do
-    fields[#fields + 1] = number .. ':' .. position
+  for _, record in ipairs(journal_of(row)) do
+    journals[#journals + 1] = record
+    bytes = bytes + #record
   end
   for _, part in ipairs(unread(row, 0)) do
     messages[#messages + 1] = part
@@ -68,7 +69,7 @@ local answer = { stopped, #claimed }
 for _, row in ipairs(claimed) do
   answer[#answer + 1] = packed[number_of[row]]
 end
-for _, record in ipairs(fetch(RECORDS, fields)) do
+for _, record in ipairs(journals) do
   answer[#answer + 1] = record
 end
 for _, part in ipairs(messages) do

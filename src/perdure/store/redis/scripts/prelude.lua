@@ -120,6 +120,14 @@ local function find(id)
   return numbers[id] and row_of(numbers[id])
 end
 
+local function journal_of(row)
+  local fields = {}
+  for position = 0, row.j - 1 do
+    fields[position + 1] = number_of[row] .. ':' .. position
+  end
+  return fetch(RECORDS, fields)
+end
+
 local function touch(row)
   if not touched[row] then
     touched[row] = true
