@@ -15,8 +15,13 @@ from perdure.store.postgres.rows import RECORD, RECORD_TYPES, arrays, columns, p
 _RUN = {
     **dict.fromkeys(("id", "workflow", "version", "queue"), "text"),
     **dict.fromkeys(("priority", "created_at", "due_at", "length"), "bigint"),
-    "worker": "text", "parent_id": "text", "parent_key": "text", "is_detached": "boolean", "depth": "bigint",
-    "fingerprint": "text", "tags": "text",
+    "worker": "text",
+    "parent_id": "text",
+    "parent_key": "text",
+    "is_detached": "boolean",
+    "depth": "bigint",
+    "fingerprint": "text",
+    "tags": "text",
     **dict.fromkeys(("keep_complete", "keep_errored", "keep_terminated"), "bigint"),
 }
 _WRITTEN = {"owner": "bigint", **RECORD_TYPES}

@@ -22,9 +22,20 @@ from perdure.store.postgres.control import terminate
 from perdure.store.postgres.rows import MESSAGE, RECORD, RECORD_TYPES, arrays, columns, message_of, packed, table
 
 _DECISION = {
-    "run_id": "text", "epoch": "bigint", "seq": "bigint", "at": "bigint", "status": "text", "due_at": "bigint",
-    "added": "bigint", "first": "bigint", "wait": "text", "state": "text", "seen": "bigint",
-    "is_finished": "boolean", "is_renewed": "boolean", "is_judged": "boolean",
+    "run_id": "text",
+    "epoch": "bigint",
+    "seq": "bigint",
+    "at": "bigint",
+    "status": "text",
+    "due_at": "bigint",
+    "added": "bigint",
+    "first": "bigint",
+    "wait": "text",
+    "state": "text",
+    "seen": "bigint",
+    "is_finished": "boolean",
+    "is_renewed": "boolean",
+    "is_judged": "boolean",
 }
 _WRITTEN = {"decided": "bigint", **RECORD_TYPES}
 _CONSUMED = 2 * (len(_DECISION) + len(_WRITTEN)) - 1
@@ -61,13 +72,13 @@ WITH kept AS (
     SELECT k.ns[CASE WHEN k.are_all THEN w.decided ELSE array_position(k.places, w.decided) END], {RECORD}
     FROM numbers AS k CROSS JOIN {table(2 * len(_DECISION), _WRITTEN)} AS w
     WHERE k.are_all OR w.decided = ANY(k.places)
-), consumed AS (
+), consumed AS MATERIALIZED (
+    SELECT k.ns[CASE WHEN k.are_all THEN c.place ELSE array_position(k.places, c.place) END] AS n, c.id
+    FROM numbers AS k CROSS JOIN unnest({arrays(_CONSUMED, ("bigint[]", "text[]"))}) AS c (place, id)
+    WHERE k.are_all OR c.place = ANY(k.places)
+), read AS (
     UPDATE perdure.inbox AS m SET is_read = true, payload = NULL
-    FROM numbers AS k
-    CROSS JOIN unnest({arrays(_CONSUMED, ("bigint[]", "text[]"))}) AS c (place, id)
-    WHERE (k.are_all OR c.place = ANY(k.places))
-        AND m.n = k.ns[CASE WHEN k.are_all THEN c.place ELSE array_position(k.places, c.place) END]
-        AND m.id = c.id AND NOT m.is_read
+    FROM consumed AS c WHERE m.n = c.n AND m.id = c.id AND m.is_read IS NOT TRUE
 )
 SELECT place, inbox_seq, is_pausing FROM kept
 """

@@ -18,7 +18,8 @@ from perdure.store.postgres.turns import CAN_BE_DUE, LEVELS, WANTED
 _GET = f"""
 SELECT {run_columns("r", "o.payload")}
 FROM perdure.runs AS r LEFT JOIN perdure.records AS o
-    ON r.finished_at IS NOT NULL AND o.n = r.n AND o.position = r.journal_length - 1 AND o.kind = 'output'
+    ON o.n = CASE WHEN r.finished_at IS NOT NULL THEN r.n END AND o.position = r.journal_length - 1
+    AND o.kind = 'output'
 WHERE r.id = ANY($1::text[])
 """
 
@@ -112,7 +113,9 @@ class _Conditions:
         self._texts.append(text)
 
     def add_filter(self, where: RunFilter) -> None:
-        if where.status:
+        if len(where.status) == 1:  # which the index answers without the rows
+            self.add("r.status = ?", where.status[0].value)
+        elif where.status:
             self.add("r.status = ANY(?::text[])", [status.value for status in where.status])
         for column, value in (("workflow", where.workflow), ("queue", where.queue), ("parent_id", where.parent_id)):
             if value is not None:
@@ -120,6 +123,8 @@ class _Conditions:
         if where.id_prefix is not None:
             # not LIKE: an id may hold its wildcards
             self.add("r.id >= ? AND starts_with(r.id, ?)", where.id_prefix, where.id_prefix)
+            if (end := _behind(where.id_prefix)) is not None:
+                self.add("r.id < ?", end)
         if where.tags:
             self.add("r.tags @> ?::jsonb", msgspec.json.encode(where.tags).decode())
         if where.created_from is not None:
@@ -129,6 +134,12 @@ class _Conditions:
 
     def where(self) -> str:
         return f"WHERE {' AND '.join(self._texts)}" if self._texts else ""
+
+
+def _behind(prefix: str) -> str | None:
+    """Return the first text that is behind every text with this prefix; None where it is not known."""
+    following = chr(ord(prefix[-1]) + 1) if prefix and prefix[-1] < "\ud7ff" else None
+    return None if following is None else prefix[:-1] + following
 
 
 async def stats(session: Session, now: int) -> Stats:

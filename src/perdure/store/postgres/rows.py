@@ -25,8 +25,17 @@ _COLUMN = {
 }
 
 RECORD_TYPES = {
-    "position": "bigint", "key": "text", "kind": "text", "state": "text", "at": "bigint", "payload": "text",
-    "attempt": "bigint", "started_at": "bigint", "due_at": "bigint", "ref": "text", "before": "bigint",
+    "position": "bigint",
+    "key": "text",
+    "kind": "text",
+    "state": "text",
+    "at": "bigint",
+    "payload": "text",
+    "attempt": "bigint",
+    "started_at": "bigint",
+    "due_at": "bigint",
+    "ref": "text",
+    "before": "bigint",
 }
 """The columns of a `Record`, with their types."""
 

@@ -28,6 +28,9 @@ WITH RECURSIVE levels (queue, priority) AS (
 
 WANTED = "($2::text[] IS NULL OR r.workflow = ANY($2::text[]))"
 
+_STILL = "r.status NOT IN ('paused', 'complete', 'errored', 'terminated')"
+"""The same, in words that keep the index `runs_due` out of a look for one run by its number."""
+
 _CLAIM = f"""{LEVELS}, candidates AS MATERIALIZED (
     SELECT c.n, c.due_at, l.priority FROM levels AS l CROSS JOIN LATERAL (
         SELECT r.n, r.due_at FROM perdure.runs AS r
@@ -36,7 +39,7 @@ _CLAIM = f"""{LEVELS}, candidates AS MATERIALIZED (
     ORDER BY l.priority DESC, c.due_at, c.n LIMIT $4
 ), picked AS MATERIALIZED (
     SELECT p.n, c.due_at FROM candidates AS c CROSS JOIN LATERAL (
-        SELECT r.n FROM perdure.runs AS r WHERE r.n = c.n AND {CAN_BE_DUE} AND r.due_at <= $3
+        SELECT r.n FROM perdure.runs AS r WHERE r.n = c.n AND {_STILL} AND r.due_at <= $3
         FOR UPDATE SKIP LOCKED) AS p
     LIMIT $5
 )

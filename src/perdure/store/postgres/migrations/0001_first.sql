@@ -48,7 +48,8 @@ WITH (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_
     autovacuum_analyze_scale_factor = 0.05, autovacuum_vacuum_cost_limit = 2000);
 
 -- Holds only runs that can become due, so that a claim costs the same beside a million ended, paused or waiting ones.
-CREATE INDEX runs_due ON perdure.runs (queue, priority DESC, due_at, n, workflow)
+-- What stands behind `n` is there so that runs are chosen and counted without their rows.
+CREATE INDEX runs_due ON perdure.runs (queue, priority DESC, due_at, n, workflow, status)
 WHERE status IN ('queued', 'waiting', 'running') AND due_at IS NOT NULL;
 
 -- The status stands in it so that runs are counted and searched by it without their rows.
