@@ -256,7 +256,9 @@ class TestSeveralAtOnce:
 
         async def commit(transaction: Transaction, decision: Decision) -> Committed:
             decisions.append(decision)
-            return await transaction.commit(decision)
+            answer = await transaction.commit(decision)
+            await asyncio.sleep(0.1)  # in which others end
+            return answer
 
         interpose(app, commit)
 
@@ -835,16 +837,18 @@ class TestWhatIsRefused:
 
     async def test_a_store_without_transactions_when_the_step_is_made_on_the_way(self):
         app = Perdure("memory://")
+        calls: list[str] = []
 
         @app.workflow
         async def w() -> None:
-            await flow.do("book", lambda: None, tx=True)
+            await flow.do("book", calls.append, "a", tx=True)
 
         async with app:
             run = await app.start(w)
             with pytest.raises(RunFailedError, match="memory:// has no transactions"):
                 await run.result(timeout=10)
             assert await steps_of(run) == [("book", "error")]
+        assert calls == []
 
 
 async def test_in_a_test_a_mock_stands_in_for_it(app: Perdure):

@@ -65,7 +65,7 @@ class Transaction(Protocol):
         """
 
     async def roll_back(self) -> None:
-        """Undo everything and let go of the connection; nothing after a commit."""
+        """Undo everything; nothing after a commit. A body that still has the connection can change nothing with it."""
 
 
 class Store(Protocol):
