@@ -15,7 +15,7 @@ from perdure.model.errors import StoreUnavailableError
 from perdure.store.loops import PerLoop
 from perdure.store.postgres.errors import Passing, passing, translated
 from perdure.store.postgres.pool import Pool
-from perdure.store.postgres.settings import Settings
+from perdure.store.postgres.settings import STANDSTILL, Settings
 
 T = TypeVar("T")
 
@@ -81,6 +81,7 @@ class Connections:
         self.texts = Texts(settings.schema)
         self._home: asyncio.AbstractEventLoop | None = None
         self._write = _WRITE
+        self._own_write = _WRITE
         self._pools: PerLoop[Pool] = PerLoop(settings.shown, self._make_pool, _end_pool)
         self._plain_pools: PerLoop[Pool] = PerLoop(settings.shown, self._make_plain_pool, _end_pool)
 
@@ -108,6 +109,9 @@ class Connections:
         wanted = self.settings.synchronous_commit
         if self.settings.pgbouncer and synchronous_commit != wanted:
             self._write = f"{_WRITE}; SET LOCAL synchronous_commit = {wanted}"
+        self._own_write = self._write
+        if self.settings.pgbouncer:  # else the connection was told at its start
+            self._own_write += f"; SET LOCAL idle_in_transaction_session_timeout = '{STANDSTILL}'"
         self._pools.open()
         self._plain_pools.open()
 
@@ -137,12 +141,12 @@ class Connections:
         Raises:
             StoreError: it failed, and not for a reason that passed within the store's patience.
         """
-        begin = self._write if self.settings.pgbouncer else None  # where only a transaction keeps its connection
+        begin = self._own_write if self.settings.pgbouncer else None  # where only a transaction keeps its connection
         return await self._insist(work, begin)
 
     async def transact(self, work: Callable[[Session], Awaitable[T]]) -> T:
         """Do work in one transaction; as `once` otherwise."""
-        return await self._insist(work, self._write)
+        return await self._insist(work, self._own_write)
 
     async def look(self, work: Callable[[Session], Awaitable[T]]) -> T:
         """Do work that only reads, all of it at one moment; as `once` otherwise."""

@@ -29,6 +29,9 @@ _OWN = (
     "command_timeout",
 )
 
+STANDSTILL = "5s"
+"""How long a process may stand still in the middle of a write, and keep others from its runs: less than leases last."""
+
 _POLL_LISTENING, _POLL_DEAF = 5.0, 1.0
 
 _HOT = {
@@ -40,8 +43,7 @@ _HOT = {
     "enable_hashjoin": "off",
     "enable_mergejoin": "off",
     "jit": "off",
-    # A process that stands still in the middle of a write must not keep others from its runs.
-    "idle_in_transaction_session_timeout": "30s",
+    "idle_in_transaction_session_timeout": STANDSTILL,
 }
 
 
