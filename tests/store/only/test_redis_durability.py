@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -112,7 +113,8 @@ async def test_what_is_repeated_waits_for_the_replica_too(tmp_path: Path) -> Non
         plain = open_store(master.url())
         await plain.open()
         run = await held(plain, "a")
-        replica.kill()
+        replica.until(lambda: replica.call("HLEN", "{perdure:0}:ids") == 1, "have the run")
+        replica.signal(signal.SIGSTOP)  # it stays connected, and hears nothing
         decision = decide(run, records=(record(1),))
         await plain.commit([decision])
         careful = open_store(master.url(durability="replicated:1", patience="300ms"))
@@ -124,8 +126,7 @@ async def test_what_is_repeated_waits_for_the_replica_too(tmp_path: Path) -> Non
         ):
             with pytest.raises(StoreUnavailableError, match="0 of 1 replicas"):
                 await repeated
-        replica.start()
-        replica.until(lambda: replica.follows(master), "follow its master")
+        replica.signal(signal.SIGCONT)
         (done,) = await careful.commit([decision])
         assert not done.is_lost
         await careful.close()
