@@ -1,7 +1,13 @@
 -- Runs that end before their time.
 
+local known_ages = {} -- a row's h → its numbers
+
 local function expiry(row, status, at)
-  local ages = { string.match(row.h, '^(-?%d*),(-?%d*),(-?%d*)$') }
+  local ages = known_ages[row.h]
+  if not ages then
+    ages = { string.match(row.h, '^(-?%d*),(-?%d*),(-?%d*)$') }
+    known_ages[row.h] = ages
+  end
   local age = tonumber(ages[ENDED[status]])
   return age and at + age
 end

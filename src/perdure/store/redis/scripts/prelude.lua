@@ -141,9 +141,24 @@ end
 
 -- Where a run stands in the indexes.
 
+local known_lanes = {} -- queue → workflow → priority → letter → lane: most runs of a call share one
+
+local function under(tree, key)
+  local branch = tree[key]
+  if not branch then
+    branch = {}
+    tree[key] = branch
+  end
+  return branch
+end
+
 local function lane_of(row, status)
-  local priority = math.max(-2147483647, math.min(row.p or 0, 2147483647))
-  return row.q .. '\0' .. format('%08x', 2147483648 - priority) .. '\0' .. row.w .. '\0' .. LEASED_OR_NOT[status] .. '\0'
+  local letter, priority = LEASED_OR_NOT[status], math.max(-2147483647, math.min(row.p or 0, 2147483647))
+  local known = under(under(under(known_lanes, row.q), row.w), priority)
+  if not known[letter] then
+    known[letter] = row.q .. '\0' .. format('%08x', 2147483648 - priority) .. '\0' .. row.w .. '\0' .. letter .. '\0'
+  end
+  return known[letter]
 end
 
 local function due_entry(row, status, due)
