@@ -53,10 +53,10 @@ lint: $(READY) ## formatting, ruff, mypy --strict, the layers, spelling
 	@$(BIN)/codespell src tests $(wildcard docs *.md)
 
 core: $(READY) ## the suites of model, core, store and engine, without servers and linters
-	@$(BIN)/python -m pytest -n 2 -m "not server" $(CORE) $(PYTEST)
+	@$(BIN)/python -m pytest -n 2 --dist worksteal -m "not server" $(CORE) $(PYTEST)
 
 contract: $(READY) ## what every store promises, on PostgreSQL and Valkey, but for what random testing finds
-	@$(BIN)/python -m pytest -n 2 -m "server and not slow" --ignore=tests/store/only tests/store $(PYTEST)
+	@$(BIN)/python -m pytest -n 2 --dist worksteal -m "server and not slow" --ignore=tests/store/only tests/store $(PYTEST)
 
 bench: $(READY) ## the benchmarks; on another store: make bench STORE=postgres
 	@$(BIN)/python -m bench $(ON)

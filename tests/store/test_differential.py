@@ -30,8 +30,8 @@ payloads = st.sampled_from(
 )
 queues = st.sampled_from(QUEUES)
 statuses = st.sampled_from(list(RunStatus))
-EXAMPLES = {"sqlite": 60, "postgres": 25, "redis": 40, "cluster": 10}
-"""How many sequences the gate tries on each store: as many as it has done in some 15 seconds."""
+EXAMPLES = {"sqlite": 40, "postgres": 25, "redis": 40, "cluster": 10}
+"""How many sequences the gate tries on each store: as many as it does in some ten seconds."""
 
 # Runs that ended are dull, so few do.
 RESULTS = [RunStatus.RUNNING] * 4 + [RunStatus.WAITING] * 4 + list(RunStatus)
