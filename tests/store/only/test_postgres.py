@@ -374,3 +374,70 @@ async def test_a_run_that_somebody_holds_is_left_out_of_a_claim(store: PostgresS
         async with asyncio.timeout(5):
             assert [claim.run.id for claim in await store.claim(["default"], 9, "w", NOW, NOW + 1)] == ["b"]
     assert [claim.run.id for claim in await store.claim(["default"], 9, "w", NOW, NOW + 1)] == ["a"]
+
+
+async def test_the_fence_stands_in_the_statement_itself(store: PostgresStore):
+    run = await held(store, "a")
+    for seq, state in ((1, '{"s":1}'), (2, '{"s":2}')):  # without records, whose positions would tell as well
+        assert not (await store.commit([decide(run, seq=seq, state=state)]))[0].is_lost
+    (repeated,) = await store.commit([decide(run, seq=1, state='{"s":1}')])
+    ahead, stale = [(await store.commit([decide(run, **more)]))[0] for more in ({"seq": 4}, {"seq": 3, "epoch": 0})]
+    assert (repeated.is_lost, ahead.is_lost, stale.is_lost) == (False, True, True)
+    assert ((await one(store, "a")).state, (await one(store, "a")).seq) == ('{"s":2}', 2)
+
+
+async def test_a_wrong_decision_leaves_nothing_of_its_neighbours(store: PostgresStore):
+    runs = {name: await held(store, name) for name in "abc"}
+    await store.post([event("b", "m")], NOW, CAPACITY)
+    for wrong in (record(2), record(0)):
+        with pytest.raises(UsageError, match="but 1 is next"):
+            await store.commit(
+                [
+                    decide(runs["a"], records=(record(1),)),
+                    decide(runs["b"], "waiting", records=(record(1),)),
+                    decide(runs["c"], records=(wrong,)),
+                ]
+            )
+    with pytest.raises(UsageError, match="but 2 is next"):
+        await store.commit([decide(runs["a"], records=(record(1), record(3)))])
+    assert [run and run.seq for run in await store.get(["a", "b", "c"])] == [0, 0, 0]
+
+
+async def test_neighbours_of_a_decision_that_must_be_judged(store: PostgresStore):
+    runs = {name: await held(store, name) for name in "abcd"}
+    await store.post([event("b", "m"), event("d", "m")], NOW + 1, CAPACITY)
+    await store.control([Control("c", Action.PAUSE)], NOW)
+    decisions = [
+        decide(runs["d"], "waiting", at=NOW + 2, consumed=("m",), seen=0, records=(record(1),)),
+        decide(runs["c"], "waiting", at=NOW + 2, due_at=NOW + 9, records=(record(1),)),
+        decide(runs["b"], "waiting", at=NOW + 2, records=(record(1),)),
+        decide(runs["a"], "waiting", at=NOW + 2, records=(record(1),)),
+    ]
+    for _ in range(2):  # repeated, it is answered alike but for the pause, which is over
+        committed = await store.commit(decisions)
+        assert [(answer.run_id, len(answer.arrived)) for answer in committed] == [
+            ("d", 0),
+            ("c", 0),
+            ("b", 1),
+            ("a", 0),
+        ]
+        found = await store.get(["a", "b", "c", "d"])
+        assert [run and (run.status, run.due_at) for run in found] == [
+            (RunStatus.WAITING, None),
+            (RunStatus.WAITING, NOW + 2),
+            (RunStatus.PAUSED, NOW + 9),
+            (RunStatus.WAITING, None),
+        ]
+
+
+async def test_a_descendant_that_is_born_while_its_family_is_ended_ends_too(store: PostgresStore, tmp_path: Path):
+    await store.create([new("a"), new("a/b", parent_id="a", parent_key="b")])
+    with psycopg.connect(postgres()._place(DATABASE)) as holder:
+        holder.execute(LOCK.replace("perdure.", f"{label(tmp_path)}.").replace("$1", "%s"), (["a/b"],))
+        ending = asyncio.create_task(store.control([Control("a", Action.TERMINATE)], NOW))
+        waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = %s"
+        while sql(waiting, DATABASE) == [(0,)]:
+            await asyncio.sleep(0.01)
+        await store.create_in(holder, [new("a/b/c", parent_id="a/b", parent_key="c")])
+        holder.commit()
+    assert (await ending)[0].ended == ("a", "a/b", "a/b/c")

@@ -80,6 +80,7 @@ class Connections:
         self.settings = settings
         self.texts = Texts(settings.schema)
         self._home: asyncio.AbstractEventLoop | None = None
+        self._first: Any = None
         self._write = _WRITE
         self._own_write = _WRITE
         self._pools: PerLoop[Pool] = PerLoop(settings.shown, self._make_pool, _end_pool)
@@ -99,11 +100,11 @@ class Connections:
         if not self.is_open:
             raise StoreUnavailableError(f"{self.settings.shown} is not open: await the store's open() first")
 
-    def open(self, synchronous_commit: str) -> None:
-        """Let work come.
+    async def open(self, synchronous_commit: str) -> None:
+        """Let work come, after `first`.
 
         Args:
-            synchronous_commit: what a connection that is told nothing has.
+            synchronous_commit: what its connection had.
         """
         self._home = asyncio.get_running_loop()
         wanted = self.settings.synchronous_commit
@@ -114,6 +115,7 @@ class Connections:
             self._own_write += f"; SET LOCAL idle_in_transaction_session_timeout = '{STANDSTILL}'"
         self._pools.open()
         self._plain_pools.open()
+        await self._pools.get()
 
     async def close(self) -> None:
         """End every connection."""
@@ -153,7 +155,7 @@ class Connections:
         return await self._insist(work, _SNAPSHOT)
 
     async def first(self, work: Callable[[Session], Awaitable[T]]) -> T:
-        """Do work in a transaction on a connection of its own, before the store is open.
+        """Do work in a transaction on the first connection, before the store is open.
 
         A server that cannot be reached is not waited for, one that is just starting is.
         """
@@ -162,9 +164,12 @@ class Connections:
             connection = await self.connect()
             try:
                 async with _transaction(connection, _WRITE):
-                    return await work(Session(connection, self.texts))
-            finally:
+                    answer = await work(Session(connection, self.texts))
+            except BaseException:
                 connection.terminate()
+                raise
+            self._first = connection
+            return answer
 
         return await self._patiently(attempt, gives_up_on=OSError)
 
@@ -204,8 +209,9 @@ class Connections:
                         answer = await work(Session(connection, self.texts))
                 is_sound = True
                 return answer
-            except Exception:
-                is_sound = not connection.is_in_transaction()
+            except Exception as error:
+                # One that did not answer may still be at it.
+                is_sound = not (isinstance(error, OSError) or connection.is_closed() or connection.is_in_transaction())
                 raise
             finally:
                 pool.release(connection, is_sound=is_sound)
@@ -242,7 +248,8 @@ class Connections:
     async def _make_pool(self) -> Pool:
         is_home = asyncio.get_running_loop() is self._home
         size = self.settings.pool_size if is_home else min(ELSEWHERE, self.settings.pool_size)
-        return Pool(self.connect, size, FINISHING)
+        first, self._first = self._first, None
+        return Pool(self.connect, size, FINISHING, first)
 
     async def _make_plain_pool(self) -> Pool:
         return Pool(lambda: self.connect(self.settings.plain()), self.settings.pool_size, 0)

@@ -14,6 +14,7 @@ from perdure.model.errors import (
     StoreFullError,
     StoreReadOnlyError,
     StoreUnavailableError,
+    UsageError,
 )
 from perdure.store.postgres.settings import Settings
 
@@ -81,7 +82,7 @@ def translated(error: BaseException, settings: Settings) -> BaseException:
     return error
 
 
-_TOLD: tuple[tuple[type[BaseException] | tuple[type[BaseException], ...], type[StoreError], str], ...] = (
+_TOLD: tuple[tuple[type[BaseException] | tuple[type[BaseException], ...], type[PerdureError], str], ...] = (
     (
         (asyncpg.InvalidPasswordError, asyncpg.InvalidAuthorizationSpecificationError),
         StoreUnavailableError,
@@ -114,9 +115,14 @@ _TOLD: tuple[tuple[type[BaseException] | tuple[type[BaseException], ...], type[S
         " is damaged ({reason}): restore it from a backup",
     ),
     (
-        (asyncpg.ClientConfigurationError, ssl.SSLError),
+        ssl.SSLError,
         StoreUnavailableError,
         ": no secure connection ({reason}): check the server's certificate, sslmode and sslrootcert",
+    ),
+    (
+        asyncpg.ClientConfigurationError,
+        UsageError,
+        ": the URL cannot be used ({reason}): write it as docs/stores.md says",
     ),
     (
         asyncpg.QueryCanceledError,

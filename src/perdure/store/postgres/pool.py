@@ -18,14 +18,15 @@ class Pool:
         connect: makes one.
         size: how many there are at most; whoever wants more waits.
         finishing: how many seconds `close` gives to what is under way.
+        first: one that is there already.
     """
 
-    def __init__(self, connect: Callable[[], Awaitable[Any]], size: int, finishing: float) -> None:
+    def __init__(self, connect: Callable[[], Awaitable[Any]], size: int, finishing: float, first: Any = None) -> None:
         self._connect = connect
         self._size = size
         self._finishing = finishing
-        self._made = 0
-        self._idle: list[Any] = []
+        self._idle: list[Any] = [] if first is None else [first]
+        self._made = len(self._idle)
         self._lent: set[Any] = set()
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._change = asyncio.Event()

@@ -63,7 +63,7 @@ class PostgresStore:
         if self._connections.is_open:
             return
         self._own, found = await self._connections.first(self._prepare)
-        self._connections.open(found)
+        await self._connections.open(found)
         if self._settings.listen:
             self._listeners.open()
             await self._listeners.get()
