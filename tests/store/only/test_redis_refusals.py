@@ -192,6 +192,20 @@ async def test_a_server_that_is_full_keeps_nothing_of_the_operation(
     assert [created.is_new for created in await store.create([new("b")])] == [True]
 
 
+async def test_a_server_that_cannot_write_to_its_disk() -> None:
+    with ValkeyServer(save="3600 1") as server:
+        store = open_store(server.url())
+        await store.open()
+        (server.folder / "dump.rdb").mkdir()
+        server.call("BGSAVE")
+        server.until(lambda: server.info("persistence")["rdb_last_bgsave_status"] == "err", "fail to save")
+        with pytest.raises(StoreFullError, match=r"cannot write to its own disk.* nothing of the operation was kept"):
+            await store.create([new("a")])
+        assert await store.get(["a"]) == [None]
+        await store.close()
+        server.kill()  # asked to end, it would not without saving
+
+
 async def test_a_user_without_the_right(guarded: ValkeyServer, store: Store, tmp_path: Path) -> None:
     guarded.call("ACL", "SETUSER", "reader", "on", ">secret", "~*", "&*", "+@all", "-evalsha")
     url = f"redis://reader:secret@127.0.0.1:{guarded.port}"

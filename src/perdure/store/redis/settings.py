@@ -84,7 +84,7 @@ def settings_of(url: str, options: Mapping[str, Any]) -> Settings:
     database = path.pop(0) if path else "0"
     if path or not database.isdecimal():
         raise UsageError(f"store: {redacted(url)!r}: {'/'.join([database, *path])!r} is no database; give a number")
-    known = {**parse_known(parts.query), **options}
+    known = {**_query_of(parts.query), **options}
     durability = _choice(known, "durability", "server", _DURABILITY, "server, fsync or replicated:1")
     listen = _switch(known, "listen")
     return Settings(
@@ -107,7 +107,7 @@ def settings_of(url: str, options: Mapping[str, Any]) -> Settings:
     )
 
 
-def parse_known(query: str) -> dict[str, str]:
+def _query_of(query: str) -> dict[str, str]:
     """Return what stands behind a URL's `?`, the last of each name."""
     return {name: values[-1] for name, values in parse_qs(query).items()}
 
