@@ -132,8 +132,8 @@ class TestReconnecting:
         port = urlsplit(postgres().url(DATABASE)).port
         assert port is not None
         async with cut(port) as line:
-            place = postgres().url(DATABASE, schema=label(tmp_path), patience="300ms", command_timeout="200ms")
-            store = open_store(line.url(place) + "&connect_timeout=200ms")
+            place = postgres().url(DATABASE, schema=label(tmp_path), patience="300ms", command_timeout="1s")
+            store = open_store(line.url(place) + "&connect_timeout=1s")
             await store.open()
             await store.create([new("a")])
             line.freeze()
@@ -222,6 +222,21 @@ class TestPool:
         pool.release(second, is_sound=True)
         await pool.close()
         assert second.is_cut
+
+    async def test_who_leaves_when_it_is_his_turn_passes_it_on(self):
+        async def connect() -> Connection:
+            return Connection()
+
+        pool = Pool(connect, 1, 5)
+        only = await pool.acquire()
+        waiting = [asyncio.create_task(pool.acquire()) for _ in range(2)]
+        await asyncio.sleep(0)
+        pool.release(only, is_sound=True)
+        waiting[0].cancel()
+        async with asyncio.timeout(5):
+            assert await waiting[1] is only
+        pool.release(only, is_sound=True)
+        await pool.close()
 
     async def test_one_that_cannot_be_made_is_not_counted(self):
         failures = iter([OSError(), OSError()])
