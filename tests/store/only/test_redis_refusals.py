@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from redis import exceptions
 
 from perdure.model.decision import CatalogEntry
 from perdure.model.errors import (
@@ -21,6 +22,7 @@ from perdure.model.errors import (
     UsageError,
 )
 from perdure.store import Store, open_store
+from perdure.store.redis.errors import translated
 from perdure.store.redis.server import Server, _require
 from perdure.store.redis.settings import settings_of
 from tests.servers import ValkeyServer, label, valkey
@@ -113,6 +115,13 @@ async def test_a_wrong_password(guarded: ValkeyServer) -> None:
     assert "refuses the user or the password" in await refusal(StoreUnavailableError, wrong)
     none = f"redis://127.0.0.1:{guarded.port}"
     assert "refuses the user or the password" in await refusal(StoreUnavailableError, none)
+
+
+def test_a_certificate_that_nobody_vouches_for() -> None:
+    refused = exceptions.ConnectionError("Error 1 connecting to db:6379. [SSL: CERTIFICATE_VERIFY_FAILED] self-signed.")
+    message = str(translated(refused, "db:6379", 10))
+    assert message.startswith("db:6379: TLS failed (")
+    assert "name the authority of its certificate in SSL_CERT_FILE, or write redis:// if it has no TLS" in message
 
 
 async def test_no_such_database(guarded: ValkeyServer) -> None:

@@ -81,6 +81,11 @@ def translated(error: BaseException, where: str, patience: float) -> BaseExcepti
                 "look at its load and at the network"
             )
         case exceptions.ConnectionError() | OSError():
+            if "SSL" in str(error):
+                return StoreUnavailableError(
+                    f"{where}: TLS failed ({_line(error)}): name the authority of its certificate in SSL_CERT_FILE, or "
+                    "write redis:// if it has no TLS"
+                )
             if "invalid db" in str(error).lower() or "Invalid Database" in str(error):
                 return UsageError(f"store: {where} has no such database: correct the number at the end of the URL")
             return StoreUnavailableError(
