@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +14,10 @@ from tests.servers import ClusterNode, ValkeyCluster, ValkeySentinel
 from tests.serving.process import HOST
 
 pytestmark = [pytest.mark.crash, pytest.mark.slow, pytest.mark.timeout(TIMEOUT)]
+
+
+BEHIND = 2_000
+"""Bytes of writes that a replica has not heard of when its master is killed."""
 
 
 @pytest.fixture
@@ -32,15 +37,28 @@ class Changer:
         self.cluster.hand_over(self.next_master())
 
     def kill(self) -> None:
-        """Kill a master for good; it comes back as a replica of the one that took over."""
+        """Kill a master whose replica is behind; it comes back as a replica of that one."""
         old = self.next_master()
-        new = self.cluster.fail_over(old)
+        (new,) = self.cluster.replicas_of(old)
+        assert new.process is not None
+        new.process.send_signal(signal.SIGSTOP)
+        old.call("CLIENT", "KILL", "TYPE", "replica")  # what it was sent before, it still has to read
+        sent = offset(old)
+        old.until(lambda: offset(old) > sent + BEHIND, "write")
+        old.kill()
+        new.process.send_signal(signal.SIGCONT)
+        new.until(lambda: new.call("ROLE")[0] == "master", "take over")
         old.start()
         old.until(lambda: old.follows(new), "follow the new master")
 
     def next_master(self) -> ClusterNode:
         pair = next(self.pairs)
         return next(node for node in self.cluster.masters if node in pair)
+
+
+def offset(master: ClusterNode) -> int:
+    """How many bytes of writes a master has sent to its replicas."""
+    return int(master.info("replication")["master_repl_offset"])
 
 
 async def test_masters_hand_over_in_order(cluster: ValkeyCluster, tmp_path: Path):
