@@ -25,7 +25,7 @@ from perdure.store import Store, open_store
 from perdure.store.redis.errors import translated
 from perdure.store.redis.server import Server, _require
 from perdure.store.redis.settings import settings_of
-from tests.servers import ValkeyServer, label, valkey
+from tests.servers import ValkeyServer, label, valkey, valkey_cluster
 from tests.store.making import NOW, decide, held, new, record
 
 
@@ -108,6 +108,17 @@ async def test_nobody_there() -> None:
         url = server.url()
     message = await refusal(StoreUnavailableError, url)
     assert re.search(r"127\.0\.0\.1:\d+ cannot be reached .*: start the server, or correct the store's URL$", message)
+
+
+async def test_several_servers_are_a_cluster(guarded: ValkeyServer, tmp_path: Path) -> None:
+    gone_first = guarded.url().replace("127.0.0.1:", "127.0.0.1:1,127.0.0.1:")
+    assert "names several servers that are no cluster" in await refusal(UsageError, gone_first)
+    node = valkey_cluster().url(prefix=label(tmp_path))
+    store = open_store(node.replace("127.0.0.1:", "127.0.0.1:1,127.0.0.1:"))
+    await store.open()
+    assert (await store.describe()).settings["cluster"] == "yes"
+    assert (await store.describe()).settings["shards"] == "16"
+    await store.close()
 
 
 async def test_a_wrong_password(guarded: ValkeyServer) -> None:

@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 from redis.exceptions import AuthenticationError, MovedError, NoPermissionError, RedisError, ResponseError
 
-from perdure.model.errors import StoreUnavailableError
+from perdure.model.errors import StoreUnavailableError, UsageError
 from perdure.store.redis.cluster import ClusterLink
 from perdure.store.redis.connections import Node
 from perdure.store.redis.errors import is_passing
@@ -105,16 +105,21 @@ class SingleLink:
 
 
 async def linked(settings: Settings) -> tuple[Link, Server]:
-    """Find out what is at the store's address, and return the way there with what the server says of itself."""
+    """Find out what is at the store's address, and return the way there with what the server says of itself.
+
+    Raises:
+        UsageError: several addresses lead to servers that are no cluster.
+    """
     single = SingleLink(settings)
     try:
-        node = await single.node(0)
-        server = await examine(node, settings)
+        server = await _first_that_answers(single, settings)
+        if not server.is_cluster:
+            if settings.service is None and len(settings.addresses) > 1:
+                raise UsageError(f"store: {settings.url!r} names several servers that are no cluster: give one of them")
+            return single, server
     except BaseException:
         await single.close()
         raise
-    if not server.is_cluster:
-        return single, server
     await single.close()
     cluster = ClusterLink(settings)
     try:
@@ -123,6 +128,19 @@ async def linked(settings: Settings) -> tuple[Link, Server]:
         await cluster.close()
         raise
     return cluster, server
+
+
+async def _first_that_answers(single: SingleLink, settings: Settings) -> Server:
+    if settings.service is not None:
+        return await examine(await single.node(0), settings)
+    failure: BaseException | None = None
+    for address in settings.addresses:
+        try:
+            return await examine(single.at(address), settings)
+        except (RedisError, OSError) as error:
+            failure = failure or error
+    assert failure is not None
+    raise failure
 
 
 def answer_of(answer: Any) -> Any:

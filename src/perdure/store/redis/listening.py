@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 
 from redis.exceptions import RedisError
 
 from perdure.model.errors import StoreError
 from perdure.store.redis.calls import Calls
+from perdure.store.redis.connections import ANSWER_SECONDS
 
 AGAIN = 1.0
 """Seconds between attempts to listen again."""
@@ -36,7 +38,9 @@ class Listener:
 
     async def tried(self) -> None:
         """Wait until it listens, or cannot yet."""
-        await self._tried.wait()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(ANSWER_SECONDS):
+                await self._tried.wait()
 
     async def close(self) -> None:
         """Stop; from any loop."""

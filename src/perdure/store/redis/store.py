@@ -75,12 +75,12 @@ class RedisStore:
         try:
             calls = await self._calls.get()
             self._shards = await opened(calls, self._settings)
+            if self._settings.listen:
+                self._listener = Listener(calls, self._channel, self._me, self._hints.heard)
+                await self._listener.tried()
         except BaseException:
-            await self._calls.close()
+            await self.close()
             raise
-        if self._settings.listen:
-            self._listener = Listener(calls, self._channel, self._me, self._hints.heard)
-            await self._listener.tried()
 
     async def close(self) -> None:
         """See the contract."""
