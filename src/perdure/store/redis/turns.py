@@ -11,6 +11,7 @@ from msgspec.structs import replace
 
 from perdure.model.decision import Claim, Committed, Decision, Extended, Lease
 from perdure.model.errors import UsageError
+from perdure.model.record import Record
 from perdure.model.run import RunStatus
 from perdure.store.journal import refusal, require_following
 from perdure.store.redis.arrivals import inserted
@@ -168,12 +169,14 @@ def _decided(decision: Decision, texts: list[bytes]) -> tuple[Any, ...]:
     return (*plain, decision.consumed, children or None, posts or None, decision.terminate or None)
 
 
-def _first_position(records: Sequence[Any]) -> int | None:
+def _first_position(records: Sequence[Record]) -> int | None:
     """Return the position of the first record, None where there is none, -1 if the others do not follow it."""
-    if not records:
-        return None
-    first: int = records[0].position
-    return first if all(record.position == place for place, record in enumerate(records, first)) else -1
+    expected = first = records[0].position if records else None
+    for record in records:
+        if record.position != expected:
+            return -1
+        expected += 1
+    return first
 
 
 async def extend(shards: Shards, leases: Sequence[Lease], now: int) -> list[Extended]:
