@@ -146,6 +146,11 @@ class Connections:
         begin = self._own_write if self.settings.pgbouncer else None  # where only a transaction keeps its connection
         return await self._insist(work, begin)
 
+    async def hurriedly(self, work: Callable[[Session], Awaitable[T]]) -> T:
+        """Do work as `once` does, without any patience."""
+        begin = self._write if self.settings.pgbouncer else None
+        return await self._insist(work, begin, patience=0)
+
     async def transact(self, work: Callable[[Session], Awaitable[T]]) -> T:
         """Do work in one transaction; as `once` otherwise."""
         return await self._insist(work, self._own_write)
@@ -195,7 +200,9 @@ class Connections:
 
         return Session(await self._patiently(attempt, pool), self.texts), pool
 
-    async def _insist(self, work: Callable[[Session], Awaitable[T]], begin: str | None) -> T:
+    async def _insist(
+        self, work: Callable[[Session], Awaitable[T]], begin: str | None, patience: float | None = None
+    ) -> T:
         pool = await self._pools.get()
 
         async def attempt() -> T:
@@ -216,16 +223,18 @@ class Connections:
             finally:
                 pool.release(connection, is_sound=is_sound)
 
-        return await self._patiently(attempt, pool)
+        return await self._patiently(attempt, pool, patience=patience)
 
     async def _patiently(
         self,
         attempt: Callable[[], Awaitable[T]],
         pool: Pool | None = None,
         gives_up_on: type[Exception] | tuple[type[Exception], ...] = (),
+        patience: float | None = None,
     ) -> T:
-        """Try until it succeeds, fails for good, or patience is over."""
+        """Try until it succeeds, fails for good, or patience is over: the settings', where none is given."""
         failures, first_at = 0, 0.0
+        patience = self.settings.patience if patience is None else patience
         while True:
             try:
                 return await attempt()
@@ -234,7 +243,7 @@ class Connections:
                 failures += 1
                 now = time.monotonic()
                 first_at = first_at if failures > 1 else now
-                is_over = now - first_at >= self.settings.patience or (pool is not None and not self.is_open)
+                is_over = now - first_at >= patience or (pool is not None and not self.is_open)
                 is_stuck = kind is Passing.CONFLICT and failures > CONFLICTS
                 if kind is None or is_over or is_stuck or isinstance(error, gives_up_on):
                     told = translated(error, self.settings)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import functools
 from collections.abc import Sequence
 from typing import Any
@@ -38,6 +40,9 @@ from perdure.store.postgres.transactions import StepTransaction
 
 _NOTIFY = "SELECT set_config('synchronous_commit', 'off', true), pg_notify($1, $2)"
 """A hint needs not survive anything, so it does not wait for the disk."""
+
+_TELLING = 1.0
+"""Seconds that a hint may take; nobody waits for it, but `close` does."""
 
 
 class PostgresStore:
@@ -232,7 +237,11 @@ class PostgresStore:
         return str(await session.value("SELECT gen_random_uuid()::text")), found
 
     async def _tell(self) -> None:
-        await self._connections.once(lambda session: session.fetch(_NOTIFY, self._settings.schema, self._own))
+        with contextlib.suppress(TimeoutError):  # who is not told looks by himself
+            async with asyncio.timeout(_TELLING):
+                await self._connections.hurriedly(
+                    lambda session: session.fetch(_NOTIFY, self._settings.schema, self._own)
+                )
 
     async def _make_listener(self) -> Listener:
         listener = Listener(
