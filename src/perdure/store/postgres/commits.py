@@ -11,7 +11,6 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
-from asyncpg import DivisionByZeroError  # type: ignore[import-untyped]  # it brings no types
 
 from perdure.model.decision import Committed, Decision, Message
 from perdure.model.run import RunStatus
@@ -19,6 +18,7 @@ from perdure.store.journal import refusal, require_following
 from perdure.store.postgres.arrivals import LOCK, create, post
 from perdure.store.postgres.connections import Session
 from perdure.store.postgres.control import terminate
+from perdure.store.postgres.errors import state
 from perdure.store.postgres.rows import MESSAGE, RECORD, RECORD_TYPES, arrays, columns, message_of, packed, table
 
 _DECISION = {
@@ -39,6 +39,8 @@ _DECISION = {
 }
 _WRITTEN = {"decided": "bigint", **RECORD_TYPES}
 _CONSUMED = 2 * (len(_DECISION) + len(_WRITTEN)) - 1
+
+_DIVISION_BY_ZERO = "22012"
 
 _CARRY_OUT = f"""
 WITH kept AS (
@@ -162,7 +164,9 @@ async def commit_alone(session: Session, decisions: Sequence[Decision]) -> list[
     """
     try:
         rows = await session.fetch(_CARRY_OUT, *_arguments([_Part(decision) for decision in decisions]))
-    except DivisionByZeroError as error:
+    except Exception as error:
+        if state(error) != _DIVISION_BY_ZERO:
+            raise
         raise NotFollowingError from error
     outcomes: list[Outcome | None] = [None] * len(decisions)
     for place, inbox_seq, is_pausing in rows:

@@ -43,6 +43,12 @@ _BROKEN = (
 )
 
 
+def state(error: BaseException) -> str | None:
+    """Return the five signs by which PostgreSQL names the error, whichever driver brought it; None for others."""
+    found: str | None = getattr(getattr(error, "orig", None) or error, "sqlstate", None)
+    return found
+
+
 def passing(error: BaseException) -> Passing | None:
     """Return what the failure asks for; None where repeating would not help."""
     if isinstance(error, ssl.SSLError) or _wants_no_tls(error):

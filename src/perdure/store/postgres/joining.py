@@ -12,6 +12,7 @@ from perdure.model.errors import UsageError
 from perdure.model.run import Created, NewRun
 from perdure.store.postgres.arrivals import created, first_of_each
 from perdure.store.postgres.connections import Texts
+from perdure.store.postgres.errors import state
 from perdure.store.postgres.rows import RECORD, RECORD_TYPES
 
 _TEXTS = ("id", "workflow", "version", "queue", "worker", "parent_id", "parent_key", "fingerprint")
@@ -87,17 +88,12 @@ async def create_in(connection: Any, runs: Sequence[NewRun], texts: Texts, schem
                 there |= {row[0]: row[1] for row in rows}
             missing = {run_id: missing[run_id] for run_id in taken if run_id not in there}
     except Exception as error:
-        if _state(error) in _UNKNOWN_TABLES:
+        if state(error) in _UNKNOWN_TABLES:
             raise UsageError(
                 f"tx: the connection's database has no schema {schema} of Perdure's: give one to the store's database"
             ) from error
         raise
     return created(runs, made, there)
-
-
-def _state(error: BaseException) -> str | None:
-    state: str | None = getattr(getattr(error, "orig", None) or error, "sqlstate", None)
-    return state
 
 
 def _asker(connection: Any) -> Ask:

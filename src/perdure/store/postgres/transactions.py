@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import asyncpg  # type: ignore[import-untyped]  # it brings no types
-
 from perdure.model.decision import Committed, Decision
 from perdure.model.errors import PerdureError, StoreUnavailableError, UsageError
 from perdure.store.hints import Hints
 from perdure.store.postgres import commits
 from perdure.store.postgres.connections import Connections, Session
-from perdure.store.postgres.errors import Passing, passing, translated
+from perdure.store.postgres.errors import Passing, passing, state, translated
 from perdure.store.postgres.pool import Pool
 from perdure.store.postgres.settings import PLANNED_AS_HOT
 
@@ -20,6 +18,8 @@ _CHECK = f"SELECT coalesce(current_setting('perdure_step.is_open', true), '') = 
 
 _CLEAN = "; SELECT pg_advisory_unlock_all(); CLOSE ALL; UNLISTEN *; RESET ALL"
 """What undoes whatever a step may have left on the connection, in the same breath as the transaction's end."""
+
+_IN_FAILED_TRANSACTION, _OF_CONSTRAINTS = "25P02", "23"
 
 _ENDED = "tx: the step ended its transaction itself; leave COMMIT and ROLLBACK to Perdure, and raise to undo it"
 _FAILED = (
@@ -98,13 +98,13 @@ class StepTransaction:
 
     def _told(self, error: Exception) -> BaseException:
         where = self._connections.settings.shown
-        match error:
-            case PerdureError():
-                return error
-            case asyncpg.InFailedSQLTransactionError():
-                return UsageError(_FAILED)
-            case asyncpg.IntegrityConstraintViolationError():  # a deferred one, asked at the end
-                return UsageError(f"tx: what the step wrote cannot be committed: {error}")
+        if isinstance(error, PerdureError):
+            return error
+        named = state(error) or ""
+        if named == _IN_FAILED_TRANSACTION:
+            return UsageError(_FAILED)
+        if named.startswith(_OF_CONSTRAINTS):  # a deferred one, asked at the end
+            return UsageError(f"tx: what the step wrote cannot be committed: {error}")
         kind = passing(error)
         if kind is Passing.CONFLICT:
             return StoreUnavailableError(
