@@ -20,7 +20,7 @@ from bench import measure, stores
 from bench.servers import Served
 from bench.session import DIRECTORY, NOTES, OUT, RESULTS, end_on_sigterm
 from perdure.model.archive import Archive
-from perdure.model.decision import Decision, RunFilter
+from perdure.model.decision import Claim, Decision, RunFilter
 from perdure.model.record import Record
 from perdure.model.run import NewRun, Run, RunStatus
 from perdure.store import Store, open_store
@@ -38,6 +38,9 @@ CLAIMED = 20
 """Runs that are claimed at once."""
 
 PAGE = 50
+SECONDS, FEWEST = 10.0, 3
+"""Each thing is measured for so long at most, and at least so many times."""
+
 AT_MOST = 1.5
 """How many times dearer anything may be in the large store."""
 
@@ -111,29 +114,41 @@ class Measured:
     def __init__(self, store: Store) -> None:
         self.took: dict[str, list[float]] = {}
         self._store = store
-        self._turns = 0
+        self._created = 0
+        # The last is dear beside many runs, and puts everything else out of caches.
+        self.things: list[Callable[[], Awaitable[object]]] = [
+            self.look_for_due,
+            self.work,
+            lambda: self._find("first page", RunFilter()),
+            lambda: self._find("page of waiting runs", RunFilter(status=(RunStatus.WAITING,))),
+            lambda: self._find("page of a workflow", RunFilter(workflow="nap")),
+            lambda: self._time("stats", lambda: store.stats(time.time_ns() // 1_000_000)),
+        ]
 
-    async def turn(self) -> None:
-        """Do everything once; what is begun is ended."""
+    async def look_for_due(self) -> None:
+        """What an idle worker does."""
         now = time.time_ns() // 1_000_000
-        store = self._store
-        await self._time("first page", lambda: store.find(RunFilter(), PAGE))
-        await self._time("page of waiting runs", lambda: store.find(RunFilter(status=(RunStatus.WAITING,)), PAGE))
-        await self._time("page of a workflow", lambda: store.find(RunFilter(workflow="nap"), PAGE))
-        await self._time("stats", lambda: store.stats(now))
-        await self._time("next due", lambda: store.next_due(["default"]))
-        await self._time("next due of a workflow", lambda: store.next_due(["default"], ["nap", "hello"]))
-        await self._time("claim of nothing", lambda: store.claim(["default"], CLAIMED, "bench", now, now + 15_000))
-        runs = [self._new(n, now) for n in range(CLAIMED)]
-        await self._time(f"create of {CLAIMED}", lambda: store.create(runs))
-        claims = await self._time(
-            f"claim of {CLAIMED}", lambda: store.claim(["default"], CLAIMED, "bench", now, now + 15_000)
-        )
+        await self._time("next due", lambda: self._store.next_due(["default"]))
+        await self._time("next due of workflows", lambda: self._store.next_due(["default"], ["nap", "hello"]))
+        await self._time("claim of nothing", lambda: self._claim(now))
+
+    async def work(self) -> None:
+        """Create runs, claim them and end them."""
+        now = time.time_ns() // 1_000_000
+        runs = [self._new(now) for _ in range(CLAIMED)]
+        await self._time(f"create of {CLAIMED}", lambda: self._store.create(runs))
+        claims = await self._time(f"claim of {CLAIMED}", lambda: self._claim(now))
         assert len(claims) == CLAIMED, len(claims)
         ends = [_end(claim.run, now) for claim in claims]
-        done = await self._time(f"commit of {CLAIMED}", lambda: store.commit(ends))
+        done = await self._time(f"commit of {CLAIMED}", lambda: self._store.commit(ends))
         assert not any(committed.is_lost for committed in done)
-        self._turns += 1
+
+    async def _find(self, name: str, where: RunFilter) -> None:
+        page = await self._time(name, lambda: self._store.find(where, PAGE))
+        assert len(page.runs) == PAGE, len(page.runs)
+
+    async def _claim(self, now: int) -> list[Claim]:
+        return await self._store.claim(["default"], CLAIMED, "bench", now, now + 15_000)
 
     async def _time(self, name: str, operation: Callable[[], Awaitable[T]]) -> T:
         begun = time.perf_counter()
@@ -141,10 +156,11 @@ class Measured:
         self.took.setdefault(name, []).append((time.perf_counter() - begun) * 1000)
         return answer
 
-    def _new(self, n: int, now: int) -> NewRun:
+    def _new(self, now: int) -> NewRun:
         # Older than what is there, so that the pages stay those of the mix.
         at = now - 2 * DAY_MS
-        return NewRun(f"{self._turns:016x}{n:016x}", "hello", at, at, (Record(0, "input", "input", "ok", at, "{}"),))
+        self._created += 1
+        return NewRun(f"{self._created:032x}", "hello", at, at, (Record(0, "input", "input", "ok", at, "{}"),))
 
 
 def _end(run: Run, now: int) -> Decision:
@@ -164,7 +180,7 @@ async def compared(
         small, large: two empty stores of one kind.
         options: what stands behind their URLs.
         ended: how many ended runs the large one gets.
-        turns: how often everything is measured.
+        turns: how often everything is measured at most.
     """
     both = []
     for served, count in ((small, min(SMALL, ended)), (large, ended)):
@@ -177,12 +193,15 @@ async def compared(
         size = (served.stored() - before) / runs
         NOTES.print(f"{runs:,} runs loaded in {seconds:.1f} s, {size:,.0f} bytes each", markup=False)
         both.append((store, Measured(store)))
-    for _ in range(turns):
-        for _, measured in both:
-            await measured.turn()
+    (_, few), (_, many) = both
+    for in_few, in_many in zip(few.things, many.things, strict=True):
+        begun, done = time.perf_counter(), 0
+        while done < turns and (done < FEWEST or time.perf_counter() - begun < SECONDS):
+            await in_few()
+            await in_many()
+            done += 1
     for store, _ in both:
         await store.close()
-    (_, few), (_, many) = both
     return {name: (measure.median(took), measure.median(many.took[name])) for name, took in few.took.items()}
 
 
@@ -198,7 +217,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command = argparse.ArgumentParser(prog="python -m bench.large", description=__doc__)
     command.add_argument("--store", type=stores.choose, default="sqlite,postgres,redis", help="separated by commas")
     command.add_argument("--ended", type=int, default=1_000_000, help="ended runs; a tenth as many wait beside them")
-    command.add_argument("--turns", type=int, default=100, help="how often everything is measured")
+    command.add_argument("--turns", type=int, default=100, help="how often everything is measured at most")
     command.add_argument("--directory", type=Path, default=DIRECTORY, help="where the stores are made")
     asked = command.parse_args(arguments)
     end_on_sigterm()
