@@ -20,6 +20,7 @@ PerdureError
 │   └── ChildFailedError       a child workflow did not complete
 └── StoreError
     ├── StoreUnavailableError · StoreLockedError   try again
+    ├── StoreConflictError                         a transaction was undone; try again
     ├── StoreFullError · StoreReadOnlyError        make room, or give access
     └── StoreCorruptError · SchemaTooNewError      needs an operator
 """
@@ -145,6 +146,10 @@ class StoreUnavailableError(StoreError):
 
 class StoreLockedError(StoreUnavailableError):
     """Another program holds the store's lock for longer than the busy timeout."""
+
+
+class StoreConflictError(StoreError):
+    """Another transaction was in the way of this one, which was certainly undone; it may be tried again."""
 
 
 class StoreFullError(StoreError):

@@ -60,7 +60,9 @@ class Transaction(Protocol):
         """Carry the decision out in this transaction and commit it; a lost lease rolls everything back.
 
         Raises:
-            UsageError: the transaction was ended by somebody else, or the decision is none.
+            UsageError: it cannot be committed, and what was left to undo is undone: somebody else ended the
+                transaction, what was written in it is not allowed (a deferred constraint), or the decision is none.
+            StoreConflictError: it was certainly undone, and may be tried again: another transaction was in its way.
             StoreError: it is not known whether it was committed; what the journal says then is the truth.
         """
 
