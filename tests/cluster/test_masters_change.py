@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,11 +14,14 @@ from tests.crash.living import TIMEOUT, in_thread, live_through
 from tests.servers import ClusterNode, ValkeyCluster, ValkeySentinel
 from tests.serving.process import HOST
 
+PAUSES = (1.0, 4.0)
+"""Seconds between two changes: for as long as one takes, some of the runs stand still."""
+
 pytestmark = [pytest.mark.crash, pytest.mark.slow, pytest.mark.timeout(TIMEOUT)]
 
 
 BEHIND = 2_000
-"""Bytes of writes that a replica has not heard of when its master is killed."""
+"""Bytes of writes that a replica has not heard of, if there are as many, when its master is killed."""
 
 
 @pytest.fixture
@@ -43,8 +47,9 @@ class Changer:
         assert new.process is not None
         new.process.send_signal(signal.SIGSTOP)
         old.call("CLIENT", "KILL", "TYPE", "replica")  # what it was sent before, it still has to read
-        sent = offset(old)
-        old.until(lambda: offset(old) > sent + BEHIND, "write")
+        sent, deadline = offset(old), time.monotonic() + 1.0  # by then there may be nothing more to write
+        while offset(old) < sent + BEHIND and time.monotonic() < deadline:
+            time.sleep(0.01)
         old.kill()
         new.process.send_signal(signal.SIGCONT)
         new.until(lambda: new.call("ROLE")[0] == "master", "take over")
@@ -63,19 +68,21 @@ def offset(master: ClusterNode) -> int:
 
 async def test_masters_hand_over_in_order(cluster: ValkeyCluster, tmp_path: Path):
     changer = Changer(cluster)
-    await live_through(cluster.url(), [in_thread(changer.hand_over)] * 2, tmp_path, once=True)
+    await live_through(cluster.url(), [in_thread(changer.hand_over)] * 2, tmp_path, once=True, pauses=PAUSES)
 
 
 async def test_masters_are_killed_and_nothing_acknowledged_is_lost_that_a_replica_has(
     cluster: ValkeyCluster, tmp_path: Path
 ):
     changer = Changer(cluster)
-    await live_through(cluster.url(durability="replicated:1"), [in_thread(changer.kill)] * 2, tmp_path, once=True)
+    await live_through(
+        cluster.url(durability="replicated:1"), [in_thread(changer.kill)] * 2, tmp_path, once=True, pauses=PAUSES
+    )
 
 
 async def test_masters_are_killed_and_what_went_back_goes_on(cluster: ValkeyCluster, tmp_path: Path):
     changer = Changer(cluster)
-    await live_through(cluster.url(), [in_thread(changer.kill)] * 2, tmp_path, once=True, goes_back=True)
+    await live_through(cluster.url(), [in_thread(changer.kill)] * 2, tmp_path, once=True, pauses=PAUSES, goes_back=True)
 
 
 async def test_a_sentinel_names_another_master(tmp_path: Path):
@@ -89,4 +96,6 @@ async def test_a_sentinel_names_another_master(tmp_path: Path):
             old.until(lambda: old.follows(new), "follow the new master")
 
         url = watched.url(durability="replicated:1")
-        await live_through(url, [in_thread(kill)] * 2, tmp_path, once=True, seen_at=lambda: watched.master.url())
+        await live_through(
+            url, [in_thread(kill)] * 2, tmp_path, once=True, pauses=PAUSES, seen_at=lambda: watched.master.url()
+        )

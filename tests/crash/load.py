@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 from perdure import Perdure
-from perdure.model.errors import StoreUnavailableError
+from perdure.model.errors import RunNotFoundError, StoreUnavailableError
 from tests.crash.expected import KINDS, added, children, outcome
 
 T = TypeVar("T")
@@ -24,7 +24,7 @@ class Load:
         runs: how many.
         per_second: how many of them in a second, about.
         seed: of all that is left to chance.
-        kinds: which workflows, in turn.
+        goes_back: whether the store may forget what it acknowledged; what it does is started again.
 
     Attributes:
         expected: what every acknowledged run has to end with, by its id.
@@ -33,11 +33,11 @@ class Load:
         unknown: how often a call had to be made again, here or in the store, because its answer was lost.
     """
 
-    def __init__(self, client: Perdure, runs: int, per_second: float, seed: int, kinds: Sequence[str] = KINDS) -> None:
+    def __init__(self, client: Perdure, runs: int, per_second: float, seed: int, *, goes_back: bool = False) -> None:
         self.client = client
         self.runs = runs
         self.per_second = per_second
-        self.kinds = kinds
+        self.goes_back = goes_back
         self.expected: dict[str, int] = {}
         self.children: dict[str, int] = {}
         self.events: dict[str, list[str]] = {}
@@ -54,11 +54,11 @@ class Load:
         sending: list[asyncio.Task[None]] = []
         for first in range(0, self.runs, AT_ONCE):
             numbers = range(first, min(first + AT_ONCE, self.runs))
-            await asyncio.gather(*(self.start(self._kind(number), number) for number in numbers))
+            await asyncio.gather(*(self.start(KINDS[number % len(KINDS)], number) for number in numbers))
             sending += [
                 asyncio.create_task(self._send_event(number, self._dice.choice((0.0, 0.3, 2.0))))
                 for number in numbers
-                if self._kind(number) == "eventful"
+                if KINDS[number % len(KINDS)] == "eventful"
             ]
             await asyncio.sleep(AT_ONCE / self.per_second)
         await asyncio.gather(*sending)
@@ -71,9 +71,6 @@ class Load:
         if run_id in self.events:
             await self._insist(lambda: run.send_event("go", {"add": added(number)}, id=f"go-{number}"))
 
-    def _kind(self, number: int) -> str:
-        return self.kinds[number % len(self.kinds)]
-
     async def start(self, kind: str, number: int, queue: str = "default") -> None:
         """Start one run; return once it is acknowledged."""
         run_id = f"{kind}-{number}"
@@ -85,10 +82,18 @@ class Load:
         """Send an event twice, as a webhook would that did not hear the answer."""
         await asyncio.sleep(delay)
         run = self.client.run(f"eventful-{number}")
-        is_new = await self._insist(lambda: run.send_event("go", {"add": added(number)}, id=f"go-{number}"))
+        try:
+            is_new = await self._insist(lambda: run.send_event("go", {"add": added(number)}, id=f"go-{number}"))
+        except RunNotFoundError:
+            if not self.goes_back:
+                raise
+            await self.start("eventful", number)
+            return await self._send_event(number, 0.0)
         self.unknown += not is_new
         self.events[run.id] = [f"go-{number}"]
-        assert not await self._insist(lambda: run.send_event("go", {"add": -1}, id=f"go-{number}"))
+        if not self.goes_back:
+            assert not await self._insist(lambda: run.send_event("go", {"add": -1}, id=f"go-{number}"))
+        return None
 
     async def _insist(self, call: Callable[[], Awaitable[T]]) -> T:
         """Repeat a call until the store is there; whether it had an effect, only the repetition says."""
