@@ -19,7 +19,7 @@ from perdure.store import Store, open_store
 from tests import servers
 from tests.servers import PostgresServer, cut
 
-pytestmark = [pytest.mark.crash, pytest.mark.slow]
+pytestmark = [pytest.mark.crash, pytest.mark.server, pytest.mark.slow]
 
 LONGEST = 8.0
 """Seconds; of a lease of 15 that is extended every 5, there must be some left."""

@@ -16,7 +16,7 @@ from perdure.store import Store, open_store
 from tests.servers import ValkeyServer
 from tests.serving.process import HOST
 
-pytestmark = [pytest.mark.crash]
+pytestmark = [pytest.mark.crash, pytest.mark.server]
 
 RUN = NewRun("r", "w", 1, 1, (Record(0, "input", "input", "ok", 1, "{}"),))
 

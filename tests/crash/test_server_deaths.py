@@ -1,6 +1,6 @@
 """Servers that die, hang up and lose answers while runs are in flight: all ends, and nothing runs or is recorded twice.
 
-PERDURE_CRASH_SEED=7 PERDURE_CRASH_RUNS=2000 make core PYTEST="tests/crash/test_server_deaths.py -s"
+PERDURE_CRASH_SEED=7 PERDURE_CRASH_RUNS=2000 python -m pytest tests/crash/test_server_deaths.py -s
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from tests.servers import Line, PostgresServer, ValkeyServer, cut
 PATIENCE = "1s"
 """Of the stores, so short that callers and workers hear of the trouble and have to try again themselves."""
 
-pytestmark = [pytest.mark.crash, pytest.mark.slow, pytest.mark.timeout(TIMEOUT)]
+pytestmark = [pytest.mark.crash, pytest.mark.server, pytest.mark.slow, pytest.mark.timeout(TIMEOUT)]
 
 
 def line_troubles(line: Line, *writes: bytes) -> list[Trouble]:

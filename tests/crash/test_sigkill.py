@@ -1,6 +1,6 @@
 """Runs whose workers are killed with SIGKILL all the time: nothing is lost, nothing is recorded twice.
 
-PERDURE_CRASH_SEED=7 PERDURE_CRASH_RUNS=2000 make core PYTEST="tests/crash/test_sigkill.py -s"
+PERDURE_CRASH_SEED=7 PERDURE_CRASH_RUNS=2000 python -m pytest tests/crash/test_sigkill.py -s
 """
 
 from __future__ import annotations
