@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psycopg
@@ -139,6 +140,16 @@ def test_a_server_that_cannot_start_says_why() -> None:
     with pytest.raises(AssertionError, match="appendfsync sometimes"):
         server.start()
     server.remove()
+
+
+def test_a_server_that_was_removed_is_not_started_by_a_thread_that_was_about_to() -> None:
+    server = ValkeyServer().start()
+    with ThreadPoolExecutor() as threads:
+        restarting = [threads.submit(server.restart) for _ in range(3)]
+        server.remove()
+    assert any(isinstance(each.exception(), (AssertionError, FileNotFoundError)) for each in restarting)
+    assert not server.is_running
+    assert not server.answers()
 
 
 PROGRAM = """

@@ -14,6 +14,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 from typing import Any, Self
@@ -140,6 +141,8 @@ class Server:
         self.port = free_port()
         self.folder = folder_for(self.name, owner=owner)
         self.process: subprocess.Popen[bytes] | None = None
+        self._is_removed = False
+        self._lock = threading.RLock()
 
     def command(self) -> list[str]:
         """The program and its arguments, everything it needs being in the folder."""
@@ -163,14 +166,14 @@ class Server:
 
     def begin(self) -> None:
         """Start the process without waiting for an answer."""
-        assert not self.is_running
-        with self.log.open("ab") as log:
-            streams: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": log, "stderr": log}
-            self.process = subprocess.Popen(
-                self.command(), cwd=self.folder, start_new_session=True, **streams, **self.options()
-            )
-        _guard.say("server", self.process.pid, int(self.ends_on))
-        _running.add(self)
+        with self._lock:
+            assert not self.is_running
+            assert not self._is_removed, "it was removed"
+            with self.log.open("ab") as log:
+                how: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": log, "stderr": log, **self.options()}
+                self.process = subprocess.Popen(self.command(), cwd=self.folder, start_new_session=True, **how)
+            _guard.say("server", self.process.pid, int(self.ends_on))
+            _running.add(self)
 
     def start(self) -> Self:
         """Start the process and wait until it answers.
@@ -212,24 +215,27 @@ class Server:
         self.start()
 
     def remove(self) -> None:
-        """Stop for good."""
+        """Stop for good, also for a thread that is about to start it."""
+        self._is_removed = True
         self.stop()
         remove_folder(self.folder)
 
     def _end(self, sign: signal.Signals) -> None:
-        if self.process is None:
-            return
-        self.signal(sign)
-        try:
-            self.process.wait(PATIENCE)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
-            raise AssertionError(f"{self.name}: does not end; its log ends:\n{self.log_end()}") from None
-        finally:
-            _guard.say("over", self.process.pid)
-            _running.discard(self)
-            self.process = None
+        with self._lock:
+            process = self.process
+            if process is None:
+                return
+            process.send_signal(sign)
+            try:
+                process.wait(PATIENCE)
+            except subprocess.TimeoutExpired:
+                raise AssertionError(f"{self.name}: does not end; its log ends:\n{self.log_end()}") from None
+            finally:
+                process.kill()  # also where waiting was interrupted
+                process.wait()
+                _guard.say("over", process.pid)
+                _running.discard(self)
+                self.process = None
 
     def __enter__(self) -> Self:
         return self.start()
