@@ -1,4 +1,4 @@
-"""`python -m bench.large`: what a claim, a commit and a look cost beside a million ended runs, and beside a thousand.
+"""`python -m bench.large`: what a claim, a commit and a look cost beside a million ended runs, and beside ten thousand.
 
 A small and a large store of the same mix are measured in turn, so that a slow moment of the machine falls on both.
 """
@@ -25,8 +25,8 @@ from perdure.model.record import Record
 from perdure.model.run import NewRun, Run, RunStatus
 from perdure.store import Store, open_store
 
-SMALL = 1_000
-"""The ended runs of the small store."""
+SMALL = 10_000
+"""The ended runs of the small store: enough to fill a page of each kind, and what a store looks through at once."""
 
 WAITING = 10
 """For so many ended runs there is one that waits for its timer."""
