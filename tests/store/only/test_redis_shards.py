@@ -156,6 +156,27 @@ async def test_the_end_of_a_child_reaches_its_parent(store: RedisStore) -> None:
     assert [message.id for message in await store.inbox("a")] == [own]
 
 
+async def test_a_store_that_forgot_where_runs_are_carries_their_decisions_out(
+    store: RedisStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("perdure.store.redis.shards._REMEMBERED", 3)
+    parent = await held(store, "a")
+    ids = [tried for n in range(60) if home(tried := f"own{n}") != home("a")][:20]
+    children = tuple(child(own, parent, key=own, queue="below") for own in ids)
+    await store.commit([decide(parent, "waiting", seen=20, children=children)])
+    claims = await store.claim(["below"], 20, "w", NOW, NOW + 1000)
+    for claimed in claims:
+        own = claimed.run.id
+        below = elsewhere(f"{own}x", than="a")
+        (done,) = await store.commit([decide(claimed, children=(child(below, claimed.run),))])
+        assert (done.is_lost, done.arrived) == (False, ())
+        assert await shard_of(store, below) == [home("a")]
+        notice = event("a", own, kind="child", type=own)
+        (done,) = await store.commit([decide(claimed, "complete", seq=2, posts=(notice,))])
+        assert not done.is_lost
+    assert len(await store.inbox("a")) == len(ids)
+
+
 async def test_an_id_that_is_taken_on_another_shard_is_refused(store: RedisStore) -> None:
     own = elsewhere("own", than="a")
     await store.create([new(own)])

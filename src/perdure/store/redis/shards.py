@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
 from perdure.model.errors import StoreUnavailableError
@@ -32,7 +32,7 @@ class Places:
     """What a store knows of where runs are that are not at home; its event loops share it.
 
     Attributes:
-        known: shards, by id. An entry may be out of date: nothing is created because of it.
+        known: shards, by id, those that were noted last. An entry may be out of date: nothing is created because of it.
         scanned: where to go on looking for unused entries, by shard.
     """
 
@@ -72,12 +72,14 @@ class Shards:
     def note(self, run_id: str, shard: Shard) -> None:
         """Remember where a run was found."""
         known = self._places.known
-        if shard is self.home(run_id):
-            known.pop(run_id, None)
-        else:
-            if len(known) >= _REMEMBERED:
-                known.clear()
-            known[run_id] = shard.index
+        known.pop(run_id, None)
+        known[run_id] = shard.index
+        if len(known) > _REMEMBERED:
+            del known[next(iter(known))]
+
+    def unknown(self, run_ids: Iterable[str]) -> list[str]:
+        """Return the runs that were not noted, or not lately: they may be elsewhere than `of` says."""
+        return [run_id for run_id in dict.fromkeys(run_ids) if run_id not in self._places.known]
 
     async def look_up(self, run_ids: Sequence[str]) -> None:
         """Ask the homes of runs where they are."""

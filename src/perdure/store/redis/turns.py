@@ -107,17 +107,28 @@ async def commit(shards: Shards, decisions: Sequence[Decision]) -> list[Committe
             )
         return committed
 
+    if shards.are_many:
+        await shards.look_up(shards.unknown(decision.run_id for decision in decisions if _has_others(decision)))
     return await shards.each(decisions, lambda decision: decision.run_id, ask, lambda committed: committed.is_lost)
+
+
+def _has_others(decision: Decision) -> bool:
+    return bool(decision.children or decision.posts or decision.terminate)
 
 
 async def _in_one_place(shards: Shards, shard: Shard, decisions: Sequence[Decision]) -> list[Decision]:
     """Find a place for the children of decisions beside their parents, and refuse those that have another.
+
+    A decision about a run of another shard is left as it is: it will be lost here, and carried out there.
 
     Raises:
         UsageError: a message, or an end, is for a run of another tree.
     """
     placed: list[Decision] = []
     for decision in decisions:
+        if shards.of(decision.run_id) is not shard or not _has_others(decision):
+            placed.append(decision)
+            continue
         others = [message.run_id for message in decision.posts] + list(decision.terminate)
         await _require_here(shards, shard, decision, [run_id for run_id in others if shards.of(run_id) is not shard])
         settled = await shards.settle([(child.id, shard) for child in decision.children])
@@ -200,4 +211,4 @@ def concerns_others(decisions: Sequence[Decision]) -> Iterator[bool]:
     """Yield, for each decision, whether other processes may have something to do because of it."""
     for decision in decisions:
         lets_go = decision.status is not RunStatus.RUNNING
-        yield lets_go or bool(decision.children or decision.posts or decision.terminate)
+        yield lets_go or _has_others(decision)
