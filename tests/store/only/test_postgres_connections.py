@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import asyncpg
 import psycopg
 import pytest
 
 from perdure.model.decision import Action, Control
-from perdure.model.errors import StoreReadOnlyError, StoreUnavailableError, UsageError
+from perdure.model.errors import StoreReadOnlyError, StoreUnavailableError
 from perdure.model.run import RunStatus
 from perdure.store import open_store
 from perdure.store.postgres import PostgresStore
@@ -307,71 +306,6 @@ class TestHints:
         assert not await store.wait(0.01)
         assert (await store.describe()).settings["listen"] == "off"
         await store.close()
-
-
-class TestTransactions:
-    async def test_the_connection_is_the_drivers_own(self, store: PostgresStore):
-        transaction = await store.begin()
-        assert isinstance(transaction.connection, asyncpg.Connection)
-        assert await transaction.connection.fetchval("SHOW enable_seqscan") == "on"
-        await transaction.roll_back()
-
-    async def test_what_a_step_leaves_on_the_session_is_gone(self, store: PostgresStore):
-        run = await held(store, "a")
-        first = await store.begin()
-        await first.connection.execute("SET statement_timeout = '77s'; SELECT pg_advisory_lock(77)")
-        connection = first.connection
-        await first.commit(decide(run))
-        assert sql("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND objid = 77") == [(0,)]
-        second = await store.begin()
-        assert second.connection is connection
-        assert await second.connection.fetchval("SHOW statement_timeout") != "77s"
-        await second.roll_back()
-
-    async def test_one_that_the_step_ended_and_began_anew(self, store: PostgresStore):
-        run = await held(store, "a")
-        transaction = await store.begin()
-        await transaction.connection.execute("COMMIT; BEGIN")
-        with pytest.raises(UsageError, match="ended its transaction itself"):
-            await transaction.commit(decide(run, records=(record(1),)))
-        assert (await one(store, "a")).seq == 0
-
-    async def test_one_with_a_failure_that_the_step_caught(self, store: PostgresStore):
-        run = await held(store, "a")
-        transaction = await store.begin()
-        with pytest.raises(asyncpg.PostgresError):
-            await transaction.connection.execute("SELECT 1/0")
-        with pytest.raises(UsageError, match="its error was caught"):
-            await transaction.commit(decide(run, records=(record(1),)))
-        assert (await one(store, "a")).seq == 0
-
-    async def test_one_with_a_constraint_that_is_asked_at_the_end(self, store: PostgresStore, tmp_path: Path):
-        run = await held(store, "a")
-        table = f"late_{label(tmp_path)}"
-        sql(f"CREATE TABLE {table} (n bigint UNIQUE DEFERRABLE INITIALLY DEFERRED)")
-        transaction = await store.begin()
-        await transaction.connection.execute(f"INSERT INTO {table} VALUES (1), (1)")
-        with pytest.raises(UsageError, match="cannot be committed: duplicate key"):
-            await transaction.commit(decide(run, records=(record(1),)))
-        assert (await one(store, "a")).seq == 0
-
-    async def test_one_whose_connection_is_cut(self, store: PostgresStore):
-        run = await held(store, "a")
-        transaction = await store.begin()
-        end_connections()
-        with pytest.raises(StoreUnavailableError, match="its journal will tell"):
-            await transaction.commit(decide(run, records=(record(1),)))
-        assert (await one(store, "a")).seq == 0
-
-    async def test_a_run_can_be_extended_and_posted_to_meanwhile(self, store: PostgresStore):
-        run = await held(store, "a")
-        transaction = await store.begin()
-        await transaction.connection.fetchval("SELECT 1")
-        async with asyncio.timeout(5):
-            await store.post([event("a", "m")], NOW, CAPACITY)
-        committed = await transaction.commit(decide(run, "waiting", records=(record(1),)))
-        assert [message.id for message in committed.arrived] == ["m"]
-        assert (await one(store, "a")).due_at == NOW
 
 
 async def test_every_thread_has_connections_of_its_own(store: PostgresStore):

@@ -15,7 +15,7 @@ from perdure.model.errors import StoreUnavailableError
 from perdure.store.loops import PerLoop
 from perdure.store.postgres.errors import Passing, passing, translated
 from perdure.store.postgres.pool import Pool
-from perdure.store.postgres.settings import STANDSTILL, Settings
+from perdure.store.postgres.settings import LOOKING_FOR_CLIENT, STANDSTILL, Settings
 
 T = TypeVar("T")
 
@@ -83,6 +83,7 @@ class Connections:
         self._first: Any = None
         self._write = _WRITE
         self._own_write = _WRITE
+        self._plain = settings.plain()
         self._pools: PerLoop[Pool] = PerLoop(settings.shown, self._make_pool, _end_pool)
         self._plain_pools: PerLoop[Pool] = PerLoop(settings.shown, self._make_plain_pool, _end_pool)
 
@@ -100,12 +101,15 @@ class Connections:
         if not self.is_open:
             raise StoreUnavailableError(f"{self.settings.shown} is not open: await the store's open() first")
 
-    async def open(self, synchronous_commit: str) -> None:
+    async def open(self, synchronous_commit: str, *, looks_for_clients: bool) -> None:
         """Let work come, after `first`.
 
         Args:
             synchronous_commit: what its connection had.
+            looks_for_clients: whether the server can find out, while it works, that a client is gone.
         """
+        if looks_for_clients and not self.settings.pgbouncer:
+            self._plain = {**self._plain, **LOOKING_FOR_CLIENT}
         self._home = asyncio.get_running_loop()
         wanted = self.settings.synchronous_commit
         if self.settings.pgbouncer and synchronous_commit != wanted:
@@ -261,7 +265,7 @@ class Connections:
         return Pool(self.connect, size, FINISHING, first)
 
     async def _make_plain_pool(self) -> Pool:
-        return Pool(lambda: self.connect(self.settings.plain()), self.settings.pool_size, 0)
+        return Pool(lambda: self.connect(self._plain), self.settings.pool_size, 0)
 
 
 @contextlib.asynccontextmanager

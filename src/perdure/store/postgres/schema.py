@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from importlib.resources import files
-from typing import Any
+from typing import Any, NamedTuple
 
 from perdure.model.errors import (
     SchemaTooNewError,
@@ -21,7 +21,8 @@ _TABLES = ("meta", "runs", "records", "inbox", "catalog")
 _SERVER = """
 SELECT current_setting('server_version_num')::int / 10000 AS version, pg_is_in_recovery()
     OR current_setting('default_transaction_read_only')::bool AS is_read_only,
-    current_setting('synchronous_commit') AS synchronous_commit
+    current_setting('synchronous_commit') AS synchronous_commit,
+    version() LIKE '%linux%' AS looks_for_clients
 """
 _FOUND = """
 SELECT
@@ -42,6 +43,18 @@ FROM (SELECT (SELECT oid FROM pg_namespace WHERE nspname = $1)) AS s (oid)
 """
 
 
+class Server(NamedTuple):
+    """What a server was found to be.
+
+    Attributes:
+        synchronous_commit: what the connection has that asked.
+        looks_for_clients: whether it can find out, while it works, that a client is gone.
+    """
+
+    synchronous_commit: str
+    looks_for_clients: bool
+
+
 def migrations() -> list[str]:
     """Return the SQL of every version, the first one first."""
     folder = files("perdure.store.postgres") / "migrations"
@@ -49,8 +62,8 @@ def migrations() -> list[str]:
     return [(folder / name).read_text(encoding="utf-8") for name in names]
 
 
-async def require_server(session: Session, settings: Settings) -> str:
-    """Refuse a server that cannot be used; return the `synchronous_commit` that this connection has.
+async def require_server(session: Session, settings: Settings) -> Server:
+    """Refuse a server that cannot be used; return what it is.
 
     Raises:
         StoreUnavailableError: it is too old. StoreReadOnlyError: it takes no writes.
@@ -62,7 +75,7 @@ async def require_server(session: Session, settings: Settings) -> str:
         )
     if server["is_read_only"]:
         raise read_only(settings)
-    return str(server["synchronous_commit"])
+    return Server(server["synchronous_commit"], server["looks_for_clients"])
 
 
 async def version(session: Session, settings: Settings) -> int:

@@ -32,6 +32,12 @@ _OWN = (
 STANDSTILL = "5s"
 """How long a process may stand still in the middle of a write, and keep others from its runs: less than leases last."""
 
+_KEPT_ALIVE = {"tcp_keepalives_idle": "10", "tcp_keepalives_interval": "5", "tcp_keepalives_count": "3"}
+"""By which the server finds out, in half a minute, that a client's machine is gone, and lets go of what it held."""
+
+LOOKING_FOR_CLIENT = {"client_connection_check_interval": "2s"}
+"""By which it finds out, while it works on a statement, that nobody waits for it; not every platform has this."""
+
 _POLL_LISTENING, _POLL_DEAF = 5.0, 1.0
 
 _HOT = {
@@ -93,13 +99,12 @@ class Settings:
             "application_name": "perdure",
             "synchronous_commit": self.synchronous_commit,
             "default_transaction_isolation": "read committed",
+            **_KEPT_ALIVE,
         }
 
 
-PLANNED_AS_HOT = ", ".join(
-    f"set_config('{name}', '{value}', true)" for name, value in _HOT.items() if name.startswith(("enable", "plan"))
-)
-"""The expressions that make the rest of a plain transaction plan as hot connections do."""
+AS_HOT = ", ".join(f"set_config('{name}', '{value}', true)" for name, value in _HOT.items())
+"""The expressions that make the rest of a plain transaction plan, and stand still, no other than hot connections do."""
 
 
 def _with_driver_options(url: str, options: Mapping[str, Any]) -> str:

@@ -67,8 +67,8 @@ class PostgresStore:
         """See the contract."""
         if self._connections.is_open:
             return
-        self._own, found = await self._connections.first(self._prepare)
-        await self._connections.open(found)
+        self._own, server = await self._connections.first(self._prepare)
+        await self._connections.open(server.synchronous_commit, looks_for_clients=server.looks_for_clients)
         if self._settings.listen:
             self._listeners.open()
             await self._listeners.get()
@@ -230,8 +230,8 @@ class PostgresStore:
             self._hints.changed()
         return loaded
 
-    async def _prepare(self, session: Session) -> tuple[str, str]:
-        """Bring the tables up to date; return an id of this store object and the connection's synchronous_commit."""
+    async def _prepare(self, session: Session) -> tuple[str, schema.Server]:
+        """Bring the tables up to date; return an id of this store object, and what the server is."""
         found = await schema.require_server(session, self._settings)
         await schema.bring_up_to_date(session, self._settings)
         return str(await session.value("SELECT gen_random_uuid()::text")), found

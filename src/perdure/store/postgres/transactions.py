@@ -9,12 +9,12 @@ from perdure.store.postgres import commits
 from perdure.store.postgres.connections import Connections, Session
 from perdure.store.postgres.errors import Passing, passing, state, translated
 from perdure.store.postgres.pool import Pool
-from perdure.store.postgres.settings import PLANNED_AS_HOT
+from perdure.store.postgres.settings import AS_HOT
 
 _MARK = "SET LOCAL perdure_step.is_open = 'yes'"
 """Ends with the transaction, so that one which the step ended, and perhaps began anew, is told from its own."""
 
-_CHECK = f"SELECT coalesce(current_setting('perdure_step.is_open', true), '') = 'yes', {PLANNED_AS_HOT}"
+_CHECK = f"SELECT coalesce(current_setting('perdure_step.is_open', true), '') = 'yes', {AS_HOT}"
 
 _CLEAN = "; SELECT pg_advisory_unlock_all(); CLOSE ALL; UNLISTEN *; RESET ALL"
 """What undoes whatever a step may have left on the connection, in the same breath as the transaction's end."""
