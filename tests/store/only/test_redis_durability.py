@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from perdure.model.decision import Action, Control
 from perdure.model.errors import StoreUnavailableError
 from perdure.model.run import RunStatus
 from perdure.store import Store, open_store
@@ -167,6 +168,41 @@ async def test_a_commit_whose_answer_was_lost_is_acknowledged_once(server: Valke
         line.lose_request(b"EVALSHA")
         assert [created.is_new for created in await store.create([new("b")])] == [True]
         assert line.lost == 2
+        await store.close()
+
+
+async def test_a_restart_whose_answer_was_lost_is_not_asked_for_twice(server: ValkeyServer, tmp_path: Path) -> None:
+    async with cut(server.port) as line:
+        store = open_store(line.url(server.url(prefix=label(tmp_path), listen="off")))
+        await store.open()
+        run = await held(store, "a")
+        await store.control([Control("a", Action.RESUME)], NOW)
+        line.lose_answer(b"EVALSHA")
+        with pytest.raises(StoreUnavailableError, match="may or may not have happened.* look at the run"):
+            await store.control([Control("a", Action.RESTART)], NOW)
+        assert (await one(store, "a")).incarnation == 1
+        line.lose_answer(b"EVALSHA")
+        assert [done.after for done in await store.control([Control("a", Action.PAUSE)], NOW)] == ["paused"]
+        line.drop()
+        (done,) = await store.control([Control("a", Action.RESTART)], NOW)
+        assert done.epoch == run.epoch + 2
+        server.call("SCRIPT", "FLUSH")
+        (done,) = await store.control([Control("a", Action.RESTART)], NOW)
+        assert done.epoch == run.epoch + 3
+        await store.close()
+
+
+async def test_a_restart_waits_for_a_server_that_is_not_there_yet(tmp_path: Path) -> None:
+    with ValkeyServer(appendfsync="always") as server:
+        store = open_store(server.url(listen="off"))
+        await store.open()
+        await held(store, "a")
+        server.kill()
+        restarting = asyncio.create_task(store.control([Control("a", Action.RESTART)], NOW))
+        await asyncio.sleep(0)
+        server.start()
+        assert [done.after for done in await restarting] == ["queued"]
+        assert (await one(store, "a")).incarnation == 1
         await store.close()
 
 

@@ -7,10 +7,10 @@ import os
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 
-from redis.exceptions import AskError, MovedError, NoScriptError, ReadOnlyError, RedisError
+from redis.exceptions import AskError, BusyLoadingError, MovedError, NoScriptError, ReadOnlyError, RedisError
 
 from perdure.model.errors import PerdureError, StoreReadOnlyError, StoreUnavailableError
-from perdure.store.redis.connections import ANSWER_SECONDS, Command, Node
+from perdure.store.redis.connections import ANSWER_SECONDS, Command, Node, Trip
 from perdure.store.redis.errors import is_out_of_reach, is_passing, is_starting, translated
 from perdure.store.redis.keys import NAMES, Shard
 from perdure.store.redis.links import Link, answer_of, linked
@@ -57,7 +57,16 @@ class Calls:
         if self._link is not None:
             await self._link.close()
 
-    async def run(self, shard: Shard, name: str, asked: Any, texts: Sequence[bytes] = (), *, writes: bool) -> Any:
+    async def run(
+        self,
+        shard: Shard,
+        name: str,
+        asked: Any,
+        texts: Sequence[bytes] = (),
+        *,
+        writes: bool,
+        is_only_one: bool = False,
+    ) -> Any:
         """Run a script on a shard and return its answer.
 
         Args:
@@ -66,11 +75,37 @@ class Calls:
             asked: its first argument, packed.
             texts: the others.
             writes: whether it may write, and has to be waited for as `durability` says.
+            is_only_one: whether it must not be run again once it may have been.
+
+        Raises:
+            StoreUnavailableError: it may or may not have been run; what is not to be run only once was tried again.
         """
         script = _SCRIPTS[name]
         call: Command = ("EVALSHA", script.sha, len(NAMES), *shard.keys, pack(asked), *texts)
         marked = None if name == "claim" else shard.meta  # nobody is told what a claim does that finds nothing
-        return await self._patiently(lambda: self._acknowledged(shard.slot, call, script, writes=writes, marked=marked))
+        if name != "claim" and not is_only_one:
+            return await self._patiently(
+                lambda: self._acknowledged(shard.slot, call, script, writes=writes, marked=marked)
+            )
+        trip = Trip(is_only_one=is_only_one)
+
+        def may_be_repeated(error: BaseException) -> bool:
+            # a claim whose answer is on the way has leased what it found, so another one would not see it
+            may_be_done = trip.is_out and (is_only_one or isinstance(error, TimeoutError))
+            return is_passing(error) and not may_be_done
+
+        try:
+            return await self._patiently(
+                lambda: self._acknowledged(shard.slot, call, script, writes=writes, marked=marked, trip=trip),
+                may_be_repeated,
+            )
+        except StoreUnavailableError as error:
+            if not (trip.is_out and is_only_one):
+                raise
+            raise StoreUnavailableError(
+                f"{self._where} was lost before it answered; what was asked may or may not have happened, and a "
+                "restart is not asked for twice: look at the run"
+            ) from error
 
     async def look(self, shards: Sequence[Shard], name: str, asked: Any) -> list[Any]:
         """Run a script that does not write on several shards, and return their answers in that order."""
@@ -163,7 +198,14 @@ class Calls:
         return self._settings.service is not None and isinstance(error, StoreReadOnlyError)
 
     async def _acknowledged(
-        self, slot: int, call: Command, script: Script | None, *, writes: bool, marked: bytes | None = None
+        self,
+        slot: int,
+        call: Command,
+        script: Script | None,
+        *,
+        writes: bool,
+        marked: bytes | None = None,
+        trip: Trip | None = None,
     ) -> Any:
         """Send a call to the server that has the slot, with what makes sure that it is kept.
 
@@ -182,7 +224,7 @@ class Calls:
             commands.append(("WAIT", settings.replicas, milliseconds))
         if len(commands) > 1:
             seconds += settings.patience
-        answers = list(map(answer_of, await self._delivered(slot, commands, script, seconds)))
+        answers = list(map(answer_of, await self._delivered(slot, commands, script, seconds, trip)))
         if len(answers) > 1:
             self._require_kept(answers[-1])
         return answers[0]
@@ -200,7 +242,9 @@ class Calls:
                 "it may or may not be kept: look at the replicas"
             )
 
-    async def _delivered(self, slot: int, commands: list[Command], script: Script | None, seconds: float) -> list[Any]:
+    async def _delivered(
+        self, slot: int, commands: list[Command], script: Script | None, seconds: float, trip: Trip | None
+    ) -> list[Any]:
         """Send commands to the server that has the slot, and to where it sends us."""
         link = self._linked()
         node, first = await link.node(slot), list[Command]()
@@ -210,8 +254,10 @@ class Calls:
                 if not node.is_known:
                     await examine(node, self._settings)
                 sent = [each for command in commands for each in (*first, command)]
-                answers = (await node.send(sent, seconds))[len(first) :: 1 + len(first)]
+                answers = (await node.send(sent, seconds, trip))[len(first) :: 1 + len(first)]
             except (RedisError, OSError) as error:
+                if trip is not None and isinstance(error, BusyLoadingError):
+                    trip.is_out = False
                 if is_out_of_reach(error):
                     await node.lose()
                 raise

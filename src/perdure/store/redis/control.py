@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from perdure.model.decision import Control, Controlled
+from perdure.model.decision import Action, Control, Controlled
 from perdure.store.redis.keys import Shard
 from perdure.store.redis.rows import STATUS_OF
 from perdure.store.redis.shards import Shards
@@ -19,7 +19,8 @@ async def control(shards: Shards, actions: Sequence[Control], now: int) -> list[
 
     async def ask(shard: Shard, some: Sequence[Control]) -> list[Controlled]:
         asked = (now, [(action.run_id, action.action.value, action.notice) for action in some])
-        done = await shards.calls.run(shard, "control", asked, writes=True)
+        restarts = any(action.action is Action.RESTART for action in some)
+        done = await shards.calls.run(shard, "control", asked, writes=True, is_only_one=restarts)
         return [
             Controlled(action.run_id)
             if told is None
