@@ -139,18 +139,18 @@ class Runner:
             return
         turn, now = self.turn, self.worker.env.now()
         steps = self.transactional
+        self._stop_cancelled()  # first: none of them may be settled
         ended = None if steps is None else steps.settle_next(now)
-        for key in turn.cancels():
-            self.stop(self._steps[key])
-        if steps is None or ended is not None or not steps.are_open:
+        self._stop_cancelled()
+        if steps is None or ended is not None or turn.replay.is_over or not steps.are_open:
             decision = turn.decide(now, self.worker.settings.hold_ms)
             if decision is not None:
                 self._decided = decision = _as_the_store_wishes(decision, now)
                 self._acknowledging, self._unacknowledged = self._unacknowledged, []
-                if steps is None or ended is None:
-                    self.worker.commits.add(decision, self.committed)
-                else:
-                    steps.commit(ended, decision)
+            if steps is not None and ended is not None:
+                steps.commit(ended, decision)
+            elif decision is not None:
+                self.worker.commits.add(decision, self.committed)
         if turn.is_ended:
             self._stop_steps()
             return
@@ -334,6 +334,11 @@ class Runner:
         step.execution.cancel()
         if self.transactional is not None:
             self.transactional.stopped(step)
+
+    def _stop_cancelled(self) -> None:
+        for key in self.turn.cancels():
+            if key in self._steps:
+                self.stop(self._steps[key])
 
     def _stop_steps(self) -> None:
         for step in list(self._steps.values()):

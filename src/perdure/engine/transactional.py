@@ -121,22 +121,18 @@ class TransactionalSteps:
             self._runner.worker.executor.finish(_roll_back(step.opened))
 
     def settle_next(self, now: int) -> Ended | None:
-        """Settle the next step whose body has returned, unless a decision is on its way."""
+        """Settle the next step whose body has returned, unless a decision is on its way or the run's code has ended.
+
+        It is to be committed at once. Until then it counts as open, so that it is undone if the engine fails over it.
+        """
         runner, replay = self._runner, self._runner.turn.replay
-        if replay.is_over:  # nobody waits for any of them
-            for step in list(self._steps):
-                runner.stop(step)
-            return None
-        if runner.is_deciding:
+        if runner.is_deciding or replay.is_over:
             return None
         while self._returned:
             step, payload = self._returned.popleft()
             if step not in self._steps:
                 continue
-            del self._steps[step]
             assert step.opened is not None
-            runner.forget(step)
-            runner.progress.pop(step.key, None)
             held = replay.history.next()
             record = Record(
                 replay.position - len(replay.records),
@@ -152,9 +148,15 @@ class TransactionalSteps:
             return Ended(step, step.opened, record)
         return None
 
-    def commit(self, ended: Ended, decision: Decision) -> None:
+    def commit(self, ended: Ended, decision: Decision | None) -> None:
         """Commit a step's transaction with the decision that carries its record."""
-        self._runner.worker.executor.finish(self._commit(ended, decision))
+        runner, step = self._runner, ended.step
+        if decision is None or (decision.renew is None and all(record.key != step.key for record in decision.records)):
+            raise RuntimeError(f"no decision carries the record of step {step.key!r}, which is undone")
+        del self._steps[step]
+        runner.forget(step)
+        runner.progress.pop(step.key, None)
+        runner.worker.executor.finish(self._commit(ended, decision))
 
     async def _commit(self, ended: Ended, decision: Decision) -> None:
         answer: Committed | None = None
