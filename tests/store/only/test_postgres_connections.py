@@ -13,11 +13,11 @@ from urllib.parse import urlsplit
 import psycopg
 import pytest
 
-from perdure.model.decision import Action, Control
+from perdure.model.decision import Action, Control, Lease
 from perdure.model.errors import StoreReadOnlyError, StoreUnavailableError
 from perdure.model.run import RunStatus
 from perdure.store import open_store
-from perdure.store.postgres import PostgresStore
+from perdure.store.postgres import PostgresStore, settings
 from perdure.store.postgres.pool import Pool
 from tests.servers import PostgresServer, cut, label, postgres
 from tests.store.making import CAPACITY, NOW, decide, event, held, new, one, record
@@ -142,6 +142,37 @@ class TestReconnecting:
             line.thaw()
             assert not (await store.create([new("a")]))[0].is_new
             await store.close()
+
+    async def test_a_line_that_goes_dead_costs_no_lease(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+        port = urlsplit(postgres().url(DATABASE)).port
+        assert port is not None
+        monkeypatch.setattr(settings, "_EXTENDING", 0.3)
+        async with cut(port) as line:
+            store = open_store(line.url(postgres().url(DATABASE, schema=label(tmp_path), listen="off")))
+            await store.open()
+            run = await held(store, "a")
+            made = line.connections
+            line.freeze()
+            async with asyncio.timeout(4):
+                extending = asyncio.create_task(store.extend([Lease("a", run.epoch, NOW + 9_000)], NOW))
+                while line.connections == made:  # until it has turned away from the one that it had
+                    await asyncio.sleep(0.01)
+                line.thaw()
+                (extended,) = await extending
+            assert not extended.is_lost
+            await store.close()
+
+    async def test_what_looks_at_every_run_may_take_longer(self, tmp_path: Path):
+        store = store_at(tmp_path, command_timeout="200ms", patience="1ms")
+        await store.open()
+
+        async def dawdle(session: Any) -> list[Any]:
+            return list(await session.fetch("SELECT pg_sleep(0.5)"))
+
+        assert len(await store._connections.look(dawdle)) == 1
+        with pytest.raises(StoreUnavailableError, match="did not answer in time"):
+            await store._connections.once(dawdle)
+        await store.close()
 
     async def test_a_server_that_becomes_a_replica_is_left(self, tmp_path: Path):
         schema = label(tmp_path)

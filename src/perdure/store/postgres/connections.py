@@ -47,26 +47,33 @@ class Texts(dict[str, str]):
 
 
 class Session:
-    """One connection, speaking of the chosen schema."""
+    """One connection, speaking of the chosen schema.
 
-    __slots__ = ("connection", "texts")
+    Args:
+        connection: to the database.
+        texts: for statements of the schema.
+        timeout: seconds that each statement may take; None for the connection's own.
+    """
 
-    def __init__(self, connection: Any, texts: Texts) -> None:
+    __slots__ = ("connection", "texts", "timeout")
+
+    def __init__(self, connection: Any, texts: Texts, timeout: float | None = None) -> None:
         self.connection = connection
         self.texts = texts
+        self.timeout = timeout
 
     async def fetch(self, text: str, *arguments: Any) -> list[Any]:
         """Run a statement and return its rows."""
-        rows: list[Any] = await self.connection.fetch(self.texts[text], *arguments)
+        rows: list[Any] = await self.connection.fetch(self.texts[text], *arguments, timeout=self.timeout)
         return rows
 
     async def value(self, text: str, *arguments: Any) -> Any:
         """Run a statement and return the first column of its first row; None for no rows."""
-        return await self.connection.fetchval(self.texts[text], *arguments)
+        return await self.connection.fetchval(self.texts[text], *arguments, timeout=self.timeout)
 
     async def script(self, text: str) -> None:
         """Run several statements, which take no arguments."""
-        await self.connection.execute(self.texts[text])
+        await self.connection.execute(self.texts[text], timeout=self.timeout)
 
 
 class Connections:
@@ -141,27 +148,31 @@ class Connections:
             server_settings=self.settings.hot() if server_settings is None else server_settings,
         )
 
-    async def once(self, work: Callable[[Session], Awaitable[T]]) -> T:
+    async def once(self, work: Callable[[Session], Awaitable[T]], timeout: float | None = None) -> T:
         """Do work of single statements, each of which is a transaction.
+
+        Args:
+            work: to do on a connection.
+            timeout: seconds that each statement may take; None for the settings'.
 
         Raises:
             StoreError: it failed, and not for a reason that passed within the store's patience.
         """
         begin = self._own_write if self.settings.pgbouncer else None  # where only a transaction keeps its connection
-        return await self._insist(work, begin)
+        return await self._insist(work, begin, timeout)
 
     async def hurriedly(self, work: Callable[[Session], Awaitable[T]]) -> T:
         """Do work as `once` does, without any patience."""
         begin = self._write if self.settings.pgbouncer else None
         return await self._insist(work, begin, patience=0)
 
-    async def transact(self, work: Callable[[Session], Awaitable[T]]) -> T:
+    async def transact(self, work: Callable[[Session], Awaitable[T]], timeout: float | None = None) -> T:
         """Do work in one transaction; as `once` otherwise."""
-        return await self._insist(work, self._own_write)
+        return await self._insist(work, self._own_write, timeout)
 
     async def look(self, work: Callable[[Session], Awaitable[T]]) -> T:
-        """Do work that only reads, all of it at one moment; as `once` otherwise."""
-        return await self._insist(work, _SNAPSHOT)
+        """Do work that only reads, all of it at one moment, however long that takes; as `once` otherwise."""
+        return await self._insist(work, _SNAPSHOT, self.settings.long_timeout)
 
     async def first(self, work: Callable[[Session], Awaitable[T]]) -> T:
         """Do work in a transaction on the first connection, before the store is open.
@@ -173,7 +184,7 @@ class Connections:
             connection = await self.connect()
             try:
                 async with _transaction(connection, _WRITE):
-                    answer = await work(Session(connection, self.texts))
+                    answer = await work(Session(connection, self.texts, self.settings.long_timeout))
             except BaseException:
                 connection.terminate()
                 raise
@@ -205,19 +216,24 @@ class Connections:
         return Session(await self._patiently(attempt, pool), self.texts), pool
 
     async def _insist(
-        self, work: Callable[[Session], Awaitable[T]], begin: str | None, patience: float | None = None
+        self,
+        work: Callable[[Session], Awaitable[T]],
+        begin: str | None,
+        timeout: float | None = None,
+        patience: float | None = None,
     ) -> T:
         pool = await self._pools.get()
 
         async def attempt() -> T:
             connection = await pool.acquire()
+            session = Session(connection, self.texts, timeout)
             is_sound = False
             try:
                 if begin is None:
-                    answer = await work(Session(connection, self.texts))
+                    answer = await work(session)
                 else:
                     async with _transaction(connection, begin):
-                        answer = await work(Session(connection, self.texts))
+                        answer = await work(session)
                 is_sound = True
                 return answer
             except Exception as error:

@@ -38,6 +38,10 @@ _KEPT_ALIVE = {"tcp_keepalives_idle": "10", "tcp_keepalives_interval": "5", "tcp
 LOOKING_FOR_CLIENT = {"client_connection_check_interval": "2s"}
 """By which it finds out, while it works on a statement, that nobody waits for it; not every platform has this."""
 
+_COMMAND, _LONG_COMMAND = 10.0, 60.0
+_EXTENDING = 4.0
+"""Seconds for a statement: one on which work waits, one that may look at every run, one on which all leases hang."""
+
 _POLL_LISTENING, _POLL_DEAF = 5.0, 1.0
 
 _HOT = {
@@ -79,7 +83,9 @@ class Settings:
         self.poll = _seconds("poll", poll)
         self.patience = _seconds("patience", options.get("patience", 10.0))
         self.connect_timeout = _seconds("connect_timeout", options.get("connect_timeout", 10.0))
-        self.command_timeout = _seconds("command_timeout", options.get("command_timeout", 60.0))
+        self.command_timeout = _seconds("command_timeout", options.get("command_timeout", _COMMAND))
+        self.long_timeout = max(self.command_timeout, _LONG_COMMAND)
+        self.extend_timeout = min(self.command_timeout, _EXTENDING)
 
     @property
     def lock_key(self) -> int:

@@ -138,7 +138,7 @@ class PostgresStore:
         """See the contract."""
         is_plain = len({lease.run_id for lease in leases}) == len(leases)
         how = self._connections.once if is_plain else self._connections.transact
-        extended = await how(lambda session: turns.extend(session, leases, now))
+        extended = await how(lambda session: turns.extend(session, leases, now), self._settings.extend_timeout)
         if any(lease.until <= now for lease in leases):
             self._hints.changed()
         return extended
@@ -157,7 +157,8 @@ class PostgresStore:
         gone = 0
         while gone < limit:
             some = min(limit - gone, control.PRUNED_AT_ONCE)
-            removed = await self._connections.once(functools.partial(control.prune, before=before, limit=some))
+            remove = functools.partial(control.prune, before=before, limit=some)
+            removed = await self._connections.once(remove, self._settings.long_timeout)
             gone += removed
             if removed < some:
                 break
@@ -177,7 +178,9 @@ class PostgresStore:
 
     async def find(self, where: RunFilter, limit: int, cursor: str | None = None) -> RunPage:
         """See the contract."""
-        return await self._connections.once(lambda session: reads.find(session, where, limit, cursor))
+        return await self._connections.once(
+            lambda session: reads.find(session, where, limit, cursor), self._settings.long_timeout
+        )
 
     async def stats(self, now: int) -> Stats:
         """See the contract."""
@@ -225,7 +228,9 @@ class PostgresStore:
 
     async def load(self, kept: Sequence[Archive]) -> int:
         """See the contract."""
-        loaded = await self._connections.transact(lambda session: archives.load(session, kept))
+        loaded = await self._connections.transact(
+            lambda session: archives.load(session, kept), self._settings.long_timeout
+        )
         if loaded:
             self._hints.changed()
         return loaded
