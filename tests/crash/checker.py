@@ -75,7 +75,7 @@ def check(evidence: Evidence) -> Verdict:
         *contradictions,
         *strays,
         *_starts(evidence, runs),
-        *(told for run_id, run in runs.items() for told in _journal(run_id, run)),
+        *(told for run_id, run in runs.items() for told in _journal(run_id, run, goes_back=evidence.goes_back)),
         *_executed(runs, executions),
         *(() if evidence.goes_back else _fenced(evidence.ledger)),
         *_repeated(executions, set(evidence.killed), set(evidence.stopped)),
@@ -132,12 +132,15 @@ def _starts(evidence: Evidence, runs: Mapping[str, Stored]) -> Iterator[str]:
         yield f"{run_id} is there and nobody started it"
 
 
-def _journal(run_id: str, run: Stored) -> Iterator[str]:
-    """Positions have no gaps, times do not go back, and nothing is settled twice."""
+def _journal(run_id: str, run: Stored, *, goes_back: bool) -> Iterator[str]:
+    """Positions have no gaps, times do not go back, and nothing is settled twice.
+
+    A store that forgets a claim gives its epoch away a second time, and takes what either of the two has to say next.
+    """
     positions = [row.position for row in run.journal]
     if positions != list(range(run.length)):
         yield f"{run_id} has records at {positions}, and says it has {run.length}"
-    if any(late.at < early.at for early, late in pairwise(run.journal)):
+    if not goes_back and any(late.at < early.at for early, late in pairwise(run.journal)):
         yield f"{run_id} has a record that is older than the one before it"
     settled = Counter(row.key for row in run.journal if row.state in SETTLED)
     yield from (f"{run_id}:{key} is settled {count} times" for key, count in settled.items() if count > 1)

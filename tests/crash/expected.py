@@ -5,6 +5,8 @@ from __future__ import annotations
 import zlib
 
 KINDS = ("sequential", "parallel", "retrying", "sleeping", "eventful", "parent", "threaded", "nested", "foster")
+CLAIMED_ONCE = ("sequential", "parallel", "retrying", "threaded", "nested")
+"""Those that wait for nothing that lasts: whoever claims a run of theirs ends it."""
 
 
 def mix(value: int, salt: str) -> int:

@@ -15,6 +15,7 @@ from perdure import Perdure
 from tests.crash import reading
 from tests.crash.checker import Evidence, check
 from tests.crash.driving import Fleet, until
+from tests.crash.expected import CLAIMED_ONCE
 from tests.crash.load import Load
 
 SEED = int(os.environ.get("PERDURE_CRASH_SEED", "20250301"))
@@ -106,7 +107,9 @@ async def live_through(
     assert not verdict.violations, f"seed {SEED}: {len(verdict.violations)}\n" + "\n".join(verdict.violations[:30])
     if not goes_back:
         assert verdict.figures["executions"] == verdict.figures["step_records"]
-        assert fleet.lines("refused") == [], "no lease ran out, so no commit may be refused"
+        refused = {str(line["run"]) for line in fleet.lines("refused")}
+        # Others may be let go by a commit whose answer is lost, and claimed before it is repeated.
+        assert not [run_id for run_id in refused if run_id.startswith(CLAIMED_ONCE)], "though no lease ran out"
 
 
 async def _nobody_is_silent(fleet: Fleet, load: Load) -> None:

@@ -13,13 +13,12 @@ from perdure import Perdure
 from tests.crash import reading
 from tests.crash.checker import Evidence, check
 from tests.crash.driving import Fleet
+from tests.crash.expected import CLAIMED_ONCE
 from tests.crash.load import Load
 
 RUNS = int(os.environ.get("PERDURE_CRASH_RUNS", "200"))
 RUNS_PER_SECOND = 60
 WORKERS = 8
-CLAIMED_ONCE = ("sequential", "parallel", "retrying", "threaded", "nested")
-"""Workflows that wait for nothing that lasts: whoever claims a run of theirs ends it."""
 
 pytestmark = [pytest.mark.crash, pytest.mark.slow, pytest.mark.timeout(150 + RUNS / 4)]
 

@@ -85,7 +85,7 @@ async def test_nothing_is_lost_and_nothing_recorded_twice(url: str, runs: int, t
             events=load.events,
             killed=fleet.killed,
             in_order=load.in_order,
-            least_hits=runs // 50,
+            least_hits=runs // 150,
         )
     )
     figures = {**verdict.figures, "acknowledged": len(load.expected), "seconds": round(time.monotonic() - began, 1)}
