@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 import time
 from collections.abc import AsyncIterator
@@ -19,7 +20,7 @@ from perdure.model.run import RunStatus
 from perdure.store import open_store
 from perdure.store.postgres import PostgresStore, settings
 from perdure.store.postgres.pool import Pool
-from tests.servers import PostgresServer, cut, label, postgres
+from tests.servers import Line, PostgresServer, cut, label, postgres
 from tests.store.making import CAPACITY, NOW, decide, event, held, new, one, record
 
 DATABASE = "lines"
@@ -54,6 +55,20 @@ def sql(statement: str, *arguments: Any) -> list[Any]:
 
 def end_connections() -> None:
     sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'perdure'")
+
+
+@contextlib.asynccontextmanager
+async def far_store(folder: Path) -> AsyncIterator[tuple[Line, PostgresStore]]:
+    """A store behind a line that loses what the test wants."""
+    place = postgres().url(DATABASE, schema=label(folder), listen="off")
+    port = urlsplit(place).port
+    assert port is not None
+    async with cut(port) as line:
+        store = open_store(line.url(place))
+        assert isinstance(store, PostgresStore)
+        await store.open()
+        yield line, store
+        await store.close()
 
 
 async def quiet(store: PostgresStore) -> None:
@@ -173,6 +188,40 @@ class TestReconnecting:
         with pytest.raises(StoreUnavailableError, match="did not answer in time"):
             await store._connections.once(dawdle)
         await store.close()
+
+    async def test_a_restart_that_may_have_been_committed_is_not_repeated(self, tmp_path: Path):
+        async with far_store(tmp_path) as (line, store):
+            run = await held(store, "a")
+            line.lose_request(b"COMMIT\0")
+            with pytest.raises(StoreUnavailableError, match="a may or may not have been restarted: look at the run"):
+                await store.control([Control("a", Action.RESTART)], NOW)
+            assert (await one(store, "a")).incarnation == run.incarnation
+            line.lose_answer(b"COMMIT\0")
+            with pytest.raises(StoreUnavailableError, match="a and 1 more may or may not"):
+                await store.control([Control("a", Action.RESTART), Control("b", Action.RESTART)], NOW)
+            assert line.lost == 2
+            assert (await one(store, "a")).incarnation == run.incarnation + 1
+
+    async def test_a_restart_that_was_not_committed_is_repeated(self, tmp_path: Path):
+        async with far_store(tmp_path) as (line, store):
+            run = await held(store, "a")
+            line.lose_request(b"BEGIN")
+            (controlled,) = await store.control([Control("a", Action.RESTART)], NOW)
+            assert line.lost == 1
+            assert (controlled.before, controlled.after) == (RunStatus.RUNNING, RunStatus.QUEUED)
+            assert (await one(store, "a")).incarnation == run.incarnation + 1
+
+    async def test_what_else_operators_do_is_repeated_and_answered_as_it_was_found(self, tmp_path: Path):
+        async with far_store(tmp_path) as (line, store):
+            await store.create([new("a"), new("a/b", parent_id="a", parent_key="b"), new("c")])
+            line.lose_answer(b"COMMIT\0")
+            terminated, paused, missing = await store.control(
+                [Control("a", Action.TERMINATE), Control("c", Action.PAUSE), Control("d", Action.PAUSE)], NOW
+            )
+            assert line.lost == 1
+            assert (terminated.before, terminated.ended) == (RunStatus.QUEUED, ("a", "a/b"))
+            assert (paused.before, paused.after) == (RunStatus.QUEUED, RunStatus.PAUSED)
+            assert (missing.before, missing.after) == (None, None)
 
     async def test_a_server_that_becomes_a_replica_is_left(self, tmp_path: Path):
         schema = label(tmp_path)

@@ -166,9 +166,18 @@ class Connections:
         begin = self._write if self.settings.pgbouncer else None
         return await self._insist(work, begin, patience=0)
 
-    async def transact(self, work: Callable[[Session], Awaitable[T]], timeout: float | None = None) -> T:
-        """Do work in one transaction; as `once` otherwise."""
-        return await self._insist(work, self._own_write, timeout)
+    async def transact(
+        self, work: Callable[[Session], Awaitable[T]], timeout: float | None = None, unsure: str | None = None
+    ) -> T:
+        """Do work in one transaction; as `once` otherwise.
+
+        Args:
+            work: to do on a connection.
+            timeout: seconds that each statement may take; None for the settings'.
+            unsure: what to say instead of repeating work that may have been committed; None for work that has no
+                second effect.
+        """
+        return await self._insist(work, self._own_write, timeout, unsure=unsure)
 
     async def look(self, work: Callable[[Session], Awaitable[T]]) -> T:
         """Do work that only reads, all of it at one moment, however long that takes; as `once` otherwise."""
@@ -221,6 +230,7 @@ class Connections:
         begin: str | None,
         timeout: float | None = None,
         patience: float | None = None,
+        unsure: str | None = None,
     ) -> T:
         pool = await self._pools.get()
 
@@ -232,7 +242,7 @@ class Connections:
                 if begin is None:
                     answer = await work(session)
                 else:
-                    async with _transaction(connection, begin):
+                    async with _transaction(connection, begin, unsure):
                         answer = await work(session)
                 is_sound = True
                 return answer
@@ -285,7 +295,7 @@ class Connections:
 
 
 @contextlib.asynccontextmanager
-async def _transaction(connection: Any, begin: str) -> AsyncIterator[None]:
+async def _transaction(connection: Any, begin: str, unsure: str | None = None) -> AsyncIterator[None]:
     await connection.execute(begin)
     try:
         yield
@@ -293,7 +303,12 @@ async def _transaction(connection: Any, begin: str) -> AsyncIterator[None]:
         if not connection.is_closed():
             await connection.execute("ROLLBACK")
         raise
-    await connection.execute("COMMIT")
+    try:
+        await connection.execute("COMMIT")
+    except Exception as error:
+        if unsure is not None and passing(error) is Passing.BROKEN:
+            raise StoreUnavailableError(unsure) from error
+        raise
 
 
 def pause_after(failures: int) -> float:

@@ -86,6 +86,14 @@ async def control(session: Session, actions: Sequence[Control], now: int) -> lis
     return [await _control(session, action, now) for action in actions]
 
 
+def as_first_found(first: Sequence[Controlled], again: Sequence[Controlled]) -> list[Controlled]:
+    """Return the answers of a call that was repeated, with what its first attempt changed, where that is still so."""
+    return [
+        before if now.before is now.after is before.after and now.epoch == before.epoch else now
+        for before, now in zip(first, again, strict=True)
+    ]
+
+
 async def _control(session: Session, control: Control, now: int) -> Controlled:
     run = await _find(session, control.run_id)
     if run is None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from perdure.model.archive import Archive, ArchivePage
 from perdure.model.decision import (
+    Action,
     CatalogEntry,
     Claim,
     Committed,
@@ -145,9 +146,29 @@ class PostgresStore:
 
     async def control(self, actions: Sequence[Control], now: int) -> list[Controlled]:
         """See the contract."""
-        controlled = await self._connections.transact(lambda session: control.control(session, actions, now))
+        first: list[Controlled] = []
+
+        async def carry_out(session: Session) -> list[Controlled]:
+            found = await control.control(session, actions, now)
+            if first:
+                return control.as_first_found(first, found)
+            first.extend(found)
+            return found
+
+        controlled = await self._connections.transact(carry_out, unsure=self._unsure_restart(actions))
         self._hints.changed()
         return controlled
+
+    def _unsure_restart(self, actions: Sequence[Control]) -> str | None:
+        """Return what to say where it is not known whether runs were restarted: once more would undo their work."""
+        restarted = [action.run_id for action in actions if action.action is Action.RESTART]
+        if not restarted:
+            return None
+        which = restarted[0] if len(restarted) == 1 else f"{restarted[0]} and {len(restarted) - 1} more"
+        return (
+            f"{self._settings.shown}: the answer was lost, and {which} may or may not have been restarted: look at the "
+            "run (its incarnation is one more, if it was) before you ask again"
+        )
 
     async def prune(self, before: int, limit: int) -> int:
         """See the contract.
