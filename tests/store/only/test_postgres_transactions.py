@@ -12,9 +12,9 @@ import asyncpg
 import psycopg
 import pytest
 
-from perdure.model.errors import StoreUnavailableError, UsageError
+from perdure.model.errors import StoreConflictError, StoreUnavailableError, UsageError
 from perdure.store import open_store
-from perdure.store.postgres import PostgresStore, transactions
+from perdure.store.postgres import PostgresStore, commits, lent, transactions
 from perdure.store.postgres.arrivals import LOCK
 from perdure.store.postgres.settings import STANDSTILL
 from tests.servers import cut, label, postgres
@@ -51,16 +51,66 @@ async def test_the_connection_is_the_drivers_own(store: PostgresStore):
     await transaction.roll_back()
 
 
-async def test_what_a_step_leaves_on_the_session_is_gone(store: PostgresStore):
+async def test_a_transaction_within_it_is_a_savepoint(store: PostgresStore, tmp_path: Path):
     run = await held(store, "a")
+    table = f"saved_{label(tmp_path)}"
+    sql(f"CREATE TABLE {table} (n bigint UNIQUE)")
+    transaction = await store.begin()
+    await transaction.connection.execute(f"INSERT INTO {table} VALUES (1)")
+    with pytest.raises(asyncpg.UniqueViolationError):
+        async with transaction.connection.transaction():
+            await transaction.connection.execute(f"INSERT INTO {table} VALUES (1)")
+    async with transaction.connection.transaction():
+        await transaction.connection.execute(f"INSERT INTO {table} VALUES (2)")
+    assert not (await transaction.commit(decide(run, records=(record(1),)))).is_lost
+    assert sql(f"SELECT n FROM {table} ORDER BY n") == [(1,), (2,)]
+    assert (await one(store, "a")).seq == 1
+
+
+async def test_what_a_step_leaves_on_the_session_is_gone(store: PostgresStore, tmp_path: Path):
+    run, role = await held(store, "a"), label(tmp_path)
+    sql(f"CREATE ROLE {role}")
     first = await store.begin()
-    await first.connection.execute("SET statement_timeout = '77s'; SELECT pg_advisory_lock(77)")
     connection = first.connection
-    await first.commit(decide(run))
+    await connection.execute(
+        "SET statement_timeout = '77s'; SELECT pg_advisory_lock(77); CREATE TEMP TABLE scratch (n bigint); "
+        "SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY"
+    )
+    await connection.execute(
+        f"GRANT USAGE ON SCHEMA {role} TO {role}; GRANT ALL ON ALL TABLES IN SCHEMA {role} TO {role}"
+    )
+    await connection.execute(f"SET ROLE {role}")
+    assert not (await first.commit(decide(run))).is_lost
     assert sql("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND objid = 77") == [(0,)]
     second = await store.begin()
     assert second.connection is connection
-    assert await second.connection.fetchval("SHOW statement_timeout") != "77s"
+    told = await connection.fetchrow(
+        "SELECT current_setting('statement_timeout'), current_user::text = session_user, to_regclass('scratch')::text, "
+        "current_setting('transaction_read_only')"
+    )
+    assert tuple(told) == ("0", True, None, "off")
+    await second.roll_back()
+
+
+async def test_how_a_step_reads_values_is_its_own_affair(store: PostgresStore):
+    run = await held(store, "a")
+    first = await store.begin()
+    await first.connection.set_type_codec("jsonb", encoder=str, decoder=lambda _: "mine", schema="pg_catalog")
+    assert await first.connection.fetchval("SELECT '1'::jsonb") == "mine"
+    assert not (await first.commit(decide(run))).is_lost
+    second = await store.begin()
+    assert second.connection is not first.connection
+    assert await second.connection.fetchval("SELECT '1'::jsonb") == "1"
+    await second.roll_back()
+
+
+async def test_a_session_that_does_not_forget_is_left(store: PostgresStore, monkeypatch: pytest.MonkeyPatch):
+    run = await held(store, "a")
+    monkeypatch.setattr(lent, "_FORGET", "SELECT 1/0")
+    first = await store.begin()
+    assert not (await first.commit(decide(run, records=(record(1),)))).is_lost  # all the same
+    second = await store.begin()
+    assert second.connection is not first.connection
     await second.roll_back()
 
 
@@ -91,6 +141,93 @@ async def test_one_with_a_constraint_that_is_asked_at_the_end(store: PostgresSto
     await transaction.connection.execute(f"INSERT INTO {table} VALUES (1), (1)")
     with pytest.raises(UsageError, match="cannot be committed: duplicate key"):
         await transaction.commit(decide(run, records=(record(1),)))
+    assert (await one(store, "a")).seq == 0
+
+
+async def test_one_with_a_trigger_that_is_asked_at_the_end(store: PostgresStore, tmp_path: Path):
+    run = await held(store, "a")
+    name = f"balance_{label(tmp_path)}"
+    sql(
+        f"CREATE TABLE {name} (n bigint); "
+        f"CREATE FUNCTION {name}() RETURNS trigger LANGUAGE plpgsql AS "
+        "$$ BEGIN RAISE EXCEPTION 'not balanced'; END $$; "
+        f"CREATE CONSTRAINT TRIGGER late AFTER INSERT ON {name} DEFERRABLE INITIALLY DEFERRED "
+        f"FOR EACH ROW EXECUTE FUNCTION {name}()"
+    )
+    transaction = await store.begin()
+    await transaction.connection.execute(f"INSERT INTO {name} VALUES (1)")
+    with pytest.raises(UsageError, match="cannot be committed: not balanced"):
+        await transaction.commit(decide(run, records=(record(1),)))
+    assert (await one(store, "a")).seq == 0
+
+
+async def test_one_whose_role_may_not_touch_the_runs(store: PostgresStore, tmp_path: Path):
+    run = await held(store, "a")
+    sql(f"CREATE ROLE {label(tmp_path)}")
+    transaction = await store.begin()
+    await transaction.connection.execute(f"SET ROLE {label(tmp_path)}")
+    with pytest.raises(UsageError, match="cannot be committed: permission denied"):
+        await transaction.commit(decide(run, records=(record(1),)))
+    assert (await one(store, "a")).seq == 0
+
+
+@pytest.mark.parametrize("level", ["repeatable read", "serializable"])
+async def test_one_in_another_isolation(store: PostgresStore, level: str):
+    run = await held(store, "a")
+    transaction = await store.begin()
+    await transaction.connection.execute(f"SET TRANSACTION ISOLATION LEVEL {level}")
+    with pytest.raises(UsageError, match=f"made its transaction {level}"):
+        await transaction.commit(decide(run, records=(record(1),)))
+    assert (await one(store, "a")).seq == 0
+
+
+async def test_one_that_only_reads(store: PostgresStore):
+    run = await held(store, "a")
+    transaction = await store.begin()
+    await transaction.connection.execute("SET TRANSACTION READ ONLY")
+    with pytest.raises(UsageError, match="read only"):
+        await transaction.commit(decide(run, records=(record(1),)))
+    assert (await one(store, "a")).seq == 0
+
+
+async def test_one_with_a_statement_under_way(store: PostgresStore):
+    run = await held(store, "a")
+    transaction = await store.begin()
+    left = asyncio.create_task(transaction.connection.execute("SELECT pg_sleep(60)"))
+    await asyncio.sleep(0)
+    with pytest.raises(UsageError, match="await every statement"):
+        await transaction.commit(decide(run, records=(record(1),)))
+    await asyncio.gather(left, return_exceptions=True)
+    assert (await one(store, "a")).seq == 0
+
+
+async def test_one_that_somebody_else_makes_fail_at_the_last_moment(
+    store: PostgresStore, monkeypatch: pytest.MonkeyPatch
+):
+    run = await held(store, "a")
+    transaction = await store.begin()
+    carry_out = commits.commit
+
+    async def and_fail(session: Any, decisions: Any) -> Any:
+        answers = await carry_out(session, decisions)
+        with pytest.raises(asyncpg.DivisionByZeroError):
+            await transaction.connection.execute("SELECT 1/0")
+        return answers
+
+    monkeypatch.setattr(commits, "commit", and_fail)
+    with pytest.raises(UsageError, match="its error was caught"):  # the server takes COMMIT for ROLLBACK, and says so
+        await transaction.commit(decide(run, records=(record(1),)))
+    assert (await one(store, "a")).seq == 0
+
+
+async def test_one_that_another_is_in_the_way_of_may_be_tried_again(store: PostgresStore, tmp_path: Path):
+    run = await held(store, "a")
+    transaction = await store.begin()
+    await transaction.connection.execute("SET LOCAL lock_timeout = '50ms'")
+    with psycopg.connect(postgres()._place(DATABASE)) as holder:
+        holder.execute(LOCK.replace("perdure.", f"{label(tmp_path)}.").replace("$1", "%s"), (["a"],))
+        with pytest.raises(StoreConflictError, match="in the transaction's way, which is undone"):
+            await transaction.commit(decide(run, records=(record(1),)))
     assert (await one(store, "a")).seq == 0
 
 

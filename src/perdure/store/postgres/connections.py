@@ -14,6 +14,7 @@ import asyncpg  # type: ignore[import-untyped]  # it brings no types
 from perdure.model.errors import StoreUnavailableError
 from perdure.store.loops import PerLoop
 from perdure.store.postgres.errors import Passing, passing, translated
+from perdure.store.postgres.lent import Borrowed, LentConnection
 from perdure.store.postgres.pool import Pool
 from perdure.store.postgres.settings import LOOKING_FOR_CLIENT, STANDSTILL, Settings
 
@@ -88,6 +89,7 @@ class Connections:
         self.texts = Texts(settings.schema)
         self._home: asyncio.AbstractEventLoop | None = None
         self._first: Any = None
+        self._locally = ""
         self._write = _WRITE
         self._own_write = _WRITE
         self._plain = settings.plain()
@@ -120,7 +122,8 @@ class Connections:
         self._home = asyncio.get_running_loop()
         wanted = self.settings.synchronous_commit
         if self.settings.pgbouncer and synchronous_commit != wanted:
-            self._write = f"{_WRITE}; SET LOCAL synchronous_commit = {wanted}"
+            self._locally = f"; SET LOCAL synchronous_commit = {wanted}"
+            self._write = _WRITE + self._locally
         self._own_write = self._write
         if self.settings.pgbouncer:  # else the connection was told at its start
             self._own_write += f"; SET LOCAL idle_in_transaction_session_timeout = '{STANDSTILL}'"
@@ -133,20 +136,21 @@ class Connections:
         await self._pools.close()
         await self._plain_pools.close()
 
-    async def connect(self, server_settings: dict[str, str] | None = None) -> Any:
+    async def connect(self, server_settings: dict[str, str] | None = None, **more: Any) -> Any:
         """Return a connection of its own.
 
         Args:
             server_settings: what it is told at its start; None for what the store's own statements need.
+            more: of the driver's options.
         """
-        return await asyncpg.connect(
-            self.settings.url,
-            timeout=self.settings.connect_timeout,
-            command_timeout=self.settings.command_timeout,
-            statement_cache_size=0 if self.settings.pgbouncer else 500,
-            max_cached_statement_lifetime=0,
-            server_settings=self.settings.hot() if server_settings is None else server_settings,
-        )
+        options = {
+            "timeout": self.settings.connect_timeout,
+            "command_timeout": self.settings.command_timeout,
+            "statement_cache_size": 0 if self.settings.pgbouncer else 500,
+            "max_cached_statement_lifetime": 0,
+            "server_settings": self.settings.hot() if server_settings is None else server_settings,
+        }
+        return await asyncpg.connect(self.settings.url, **{**options, **more})
 
     async def once(self, work: Callable[[Session], Awaitable[T]], timeout: float | None = None) -> T:
         """Do work of single statements, each of which is a transaction.
@@ -202,27 +206,28 @@ class Connections:
 
         return await self._patiently(attempt, gives_up_on=OSError)
 
-    async def borrow(self, more: str) -> tuple[Session, Pool]:
+    async def borrow(self, more: str) -> Borrowed:
         """Begin a transaction for somebody else's statements.
 
         Args:
-            more: statements that it begins with.
-
-        Returns:
-            The connection, and the pool that takes it back.
+            more: a statement that it begins with.
         """
         pool = await self._plain_pools.get()
 
-        async def attempt() -> Any:
+        async def attempt() -> Borrowed:
             connection = await pool.acquire()
             try:
-                await connection.execute(f"{self._write}; {more}")
+                # The driver's own, so that those within it are savepoints.
+                transaction = connection.transaction(isolation="read_committed")
+                async with asyncio.timeout(self.settings.command_timeout):
+                    await transaction.start()
+                    await connection.execute(more + self._locally)
             except BaseException:
                 pool.release(connection, is_sound=False)
                 raise
-            return connection
+            return Borrowed(connection, transaction, pool)
 
-        return Session(await self._patiently(attempt, pool), self.texts), pool
+        return await self._patiently(attempt, pool)
 
     async def _insist(
         self,
@@ -291,7 +296,11 @@ class Connections:
         return Pool(self.connect, size, FINISHING, first)
 
     async def _make_plain_pool(self) -> Pool:
-        return Pool(lambda: self.connect(self._plain), self.settings.pool_size, 0)
+        return Pool(self._connect_to_lend, self.settings.pool_size, 0)
+
+    async def _connect_to_lend(self) -> Any:
+        timeout = self.settings.long_timeout
+        return await self.connect(self._plain, command_timeout=timeout, connection_class=LentConnection)
 
 
 @contextlib.asynccontextmanager

@@ -9,6 +9,7 @@ import asyncpg  # type: ignore[import-untyped]  # it brings no types
 
 from perdure.model.errors import (
     PerdureError,
+    StoreConflictError,
     StoreCorruptError,
     StoreError,
     StoreFullError,
@@ -148,6 +149,52 @@ _TOLD: tuple[tuple[type[BaseException] | tuple[type[BaseException], ...], type[P
     ((asyncpg.PostgresError, asyncpg.InternalClientError), StoreError, ": {type}: {reason}"),
 )
 """What each kind of failure is called, and how it is mended; the first that fits."""
+
+
+FAILED = (
+    "tx: a statement of the step failed, and its error was caught: the transaction cannot be committed; let the error "
+    "out, or run such a statement inside `async with flow.transaction().transaction()`"
+)
+_BUSY = (
+    "tx: the step returned while a statement of its own was still under way on its connection: await every statement"
+)
+
+_IN_FAILED_TRANSACTION = "25P02"
+_OF_THE_SERVER = ("53", "57", "58", "F0", "XX")
+"""Classes of errors that are no fault of what was asked: no room, an operator, the machine, the server itself."""
+
+_CERTAINLY_UNDONE = (
+    *_CONFLICTS,
+    asyncpg.QueryCanceledError,
+    asyncpg.InvalidCachedStatementError,
+    asyncpg.InvalidSQLStatementNameError,
+    asyncpg.DuplicatePreparedStatementError,
+)
+"""What the server says of a transaction that is over, and that the next one may well not meet."""
+
+
+def undone(error: Exception, settings: Settings) -> BaseException:
+    """Return the error that a step's transaction met at its end as Perdure names it: whose it was, and if it is known.
+
+    What the server answers with is certain to have undone everything. Of a connection that is lost nothing is.
+    """
+    if isinstance(error, PerdureError):
+        return error
+    if state(error) == _IN_FAILED_TRANSACTION:
+        return UsageError(FAILED)
+    if isinstance(error, asyncpg.InterfaceError) and "another operation" in str(error):
+        return UsageError(_BUSY)
+    if isinstance(error, _CERTAINLY_UNDONE):
+        return StoreConflictError(f"{settings.shown}: something was in the transaction's way, which is undone: {error}")
+    if passing(error) is Passing.BROKEN:
+        return StoreUnavailableError(
+            f"{settings.shown}: the connection failed ({error}), and nobody knows whether the step was committed; its "
+            "journal will tell"
+        )
+    named = state(error)
+    if named is None or named.startswith(_OF_THE_SERVER) or passing(error) is Passing.STANDBY:
+        return translated(error, settings)
+    return UsageError(f"tx: what the step did cannot be committed: {error}")
 
 
 def read_only(settings: Settings) -> StoreReadOnlyError:
