@@ -20,7 +20,8 @@ _CHECK = f"""
 SELECT coalesce(current_setting('perdure_step.is_open', true), '') = 'yes',
     CASE
         WHEN current_setting('transaction_isolation') <> 'read committed' THEN current_setting('transaction_isolation')
-        WHEN current_setting('transaction_read_only') > current_setting('default_transaction_read_only') THEN 'read only'
+        WHEN current_setting('transaction_read_only') > current_setting('default_transaction_read_only')
+            THEN 'read only'
     END,
     {AS_HOT}
 """
