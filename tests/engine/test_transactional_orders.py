@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from perdure import Perdure, Retry, RunFailedError, flow
+from perdure import Perdure, Retry, RunFailedError, StepRetriesExceededError, StoreConflictError, flow
 from perdure.core.turn import Turn
 from perdure.model.decision import Committed, Decision, Message
 from perdure.store import open_store
@@ -208,3 +208,161 @@ class TestSeveralAtOnce:
             await until(lambda: not counted.open)
         assert counted.begun == 4  # one of them as the engine was opened
         assert payments.names() == ["a"]
+
+
+class TestUndoneAtTheCommit:
+    """What else the run came to meanwhile stays; the attempt has failed."""
+
+    @staticmethod
+    def refuse(counted: Counted, error: Exception, times: int) -> None:
+        errors = [error] * times
+
+        async def commit(transaction: Transaction, decision: Decision) -> Committed:
+            if errors:
+                await transaction.roll_back()
+                raise errors.pop()
+            return await transaction.commit(decision)
+
+        counted.commit = commit
+
+    async def test_steps_that_finished_beside_it_do_not_run_again(self, app: Perdure, payments: Payments):
+        charged, has_charged = list[int](), asyncio.Event()
+
+        @app.step
+        async def charge() -> str:
+            charged.append(1)
+            has_charged.set()
+            return "charged"
+
+        @app.step(tx=True)
+        async def book() -> None:
+            await has_charged.wait()
+            await payments.say(flow.transaction(), "ROLLBACK")
+
+        @app.workflow
+        async def w() -> list[str]:
+            told = await asyncio.gather(charge(), book(), return_exceptions=True)
+            return [type(one).__name__ if isinstance(one, Exception) else str(one) for one in told]
+
+        async with app:
+            run = await app.start(w)
+            assert await run.result(timeout=10) == ["charged", "UsageError"]
+            assert await steps_of(run) == [("charge", "ok"), ("book", "error")]
+        assert charged == [1]
+
+    async def test_nor_are_messages_and_children_forgotten(self, app: Perdure, payments: Payments):
+        begun, is_sent, has_looked, ran = asyncio.Event(), asyncio.Event(), asyncio.Event(), list[str]()
+
+        @app.step
+        async def look(n: int) -> None:
+            begun.set()
+            await is_sent.wait()
+            ran.append(f"look {n}")
+
+        @app.step(tx=True)
+        async def book() -> None:
+            await has_looked.wait()
+            await payments.say(flow.transaction(), "ROLLBACK")
+
+        @app.workflow
+        async def kid(name: str) -> str:
+            ran.append(name)
+            return name
+
+        @app.workflow
+        async def w() -> list[str]:
+            async def hear() -> str:
+                await look(2)
+                which = await flow.wait_for_event("which", type="which")
+                kidding = asyncio.create_task(kid(which))
+                await asyncio.sleep(0)
+                has_looked.set()
+                return await kidding
+
+            await look(1)
+            booking, hearing = asyncio.create_task(book()), asyncio.create_task(hear())
+            await asyncio.wait([booking])
+            return [type(booking.exception()).__name__, await hearing]
+
+        async with app:
+            run = await app.start(w)
+            await begun.wait()
+            await run.send_event("which", "the one")
+            is_sent.set()
+            assert await run.result(timeout=10) == ["UsageError", "the one"]
+            assert [(record.key, record.state) for record in await run.journal()][1:-1] == [
+                ("look", "ok"),
+                ("look#2", "ok"),
+                ("which", "ok"),
+                ("kid", "open"),
+                ("book", "error"),
+                ("kid", "ok"),
+            ]
+        assert ran == ["look 1", "look 2", "the one"]
+
+    async def test_another_transaction_of_the_run_holds_nothing_up(self, app: Perdure, payments: Payments):
+        counted, begun = Counted(app), list[str]()
+
+        @app.step(tx=True)
+        async def ends_it() -> None:
+            begun.append("ends it")
+            await until(lambda: payments.kind == "sqlite" or "book" in begun)
+            await payments.say(flow.transaction(), "ROLLBACK")
+
+        @app.step(tx=True)
+        async def book() -> None:
+            begun.append("book")
+            await payments.put(flow.transaction(), "a")
+            await asyncio.sleep(0.1)
+
+        @app.workflow
+        async def w() -> list[str]:
+            return [type(one).__name__ for one in await asyncio.gather(ends_it(), book(), return_exceptions=True)]
+
+        async with app:
+            run = await app.start(w)
+            assert await run.result(timeout=5) == ["UsageError", "NoneType"]
+            await until(lambda: not counted.open)
+        assert payments.names() == ["a"]
+
+    async def test_a_conflict_is_tried_again_as_the_step_says(self, app: Perdure, payments: Payments):
+        counted = Counted(app)
+        self.refuse(counted, StoreConflictError("another transaction was in the way"), 2)
+
+        @app.step(tx=True, retry=Retry(attempts=3, delay=0.01, jitter=0))
+        async def book() -> list[Any]:
+            told = [flow.attempt(), flow.last_heartbeat()]
+            flow.heartbeat(flow.attempt())
+            await payments.put(flow.transaction(), f"attempt {flow.attempt()}")
+            return told
+
+        @app.workflow
+        async def w() -> list[Any]:
+            return await book()
+
+        async with app:
+            run = await app.start(w)
+            assert await run.result(timeout=5) == [3, 2]
+            assert await steps_of(run) == [("book", "open"), ("book", "open"), ("book", "ok")]
+        assert payments.names() == ["attempt 3"]
+
+    async def test_conflicts_without_end_fail_the_step(self, app: Perdure, payments: Payments):
+        counted = Counted(app)
+        self.refuse(counted, StoreConflictError("another transaction was in the way"), 2)
+
+        @app.step(tx=True, retry=Retry(attempts=2, delay=0.01, jitter=0))
+        async def book() -> None:
+            await payments.put(flow.transaction(), "a")
+
+        @app.workflow
+        async def w() -> str:
+            try:
+                await book()
+            except StepRetriesExceededError as error:
+                return str(error)
+            return "booked"
+
+        async with app:
+            told = await (await app.start(w)).result(timeout=5)
+        assert told == "step 'book' failed 2 times, at last with StoreConflictError: another transaction was in the way"
+        assert payments.names() == []

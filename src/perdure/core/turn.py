@@ -8,15 +8,15 @@ to stop. A step may start only once everything that led to it is committed: spec
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from perdure.core.ask import Ask, ChildAsk, EventAsk, Program, StepAsk, TimerAsk
 from perdure.core.child import child_failure, child_run
 from perdure.core.inbox import Inbox
 from perdure.core.replay import Replay
-from perdure.core.wait import Wait, encode_waits
-from perdure.model import codec, failure
+from perdure.core.wait import Wait, encode_waits, waits_of
+from perdure.model import codec
 from perdure.model.decision import Claim, Committed, Decision, Message
 from perdure.model.limits import Limits
 from perdure.model.record import Record, State
@@ -202,6 +202,25 @@ class Turn:
         self._consumed, self._new_children, self._terminate = [], [], []
         return decision
 
+    def as_it_stands(self, now: int) -> Decision:
+        """Return the decision that would hand the run back at this point, to fall back on; nothing is decided yet.
+
+        It begins anew from there, so what has been made known with `flow.set` is left to that.
+        """
+        return Decision(
+            run_id=self.run.id,
+            epoch=self.run.epoch,
+            seq=self._seq + 1,
+            at=now,
+            records=tuple(self.replay.records),
+            status=RunStatus.QUEUED,
+            due_at=now,
+            seen=self.inbox.seen,
+            consumed=tuple(self._consumed),
+            children=tuple(self._new_children),
+            terminate=tuple(self._terminate),
+        )
+
     def launches(self) -> list[Launch]:
         """Return the steps that may start now: everything that led to them is committed."""
         if self.is_ended:
@@ -332,26 +351,17 @@ class Turn:
             return RunStatus.RUNNING, None, None
         due = self.next_due()
         if self.is_pausing:
-            return RunStatus.PAUSED, due if self.is_idle else now, encode_waits(self._reasons())
+            return RunStatus.PAUSED, due if self.is_idle else now, self._waits()
         if self._is_leaving and not self.is_idle:
             return RunStatus.QUEUED, now, None
         if not self.is_idle or (due is not None and due - now <= hold and not self._is_leaving):
             return RunStatus.RUNNING, None, None
         if not replay.asks:
             return RunStatus.PAUSED, None, encode_waits([Wait("parked", detail=_DEADLOCK)])
-        return RunStatus.WAITING, due, encode_waits(self._reasons())
+        return RunStatus.WAITING, due, self._waits()
 
-    def _reasons(self) -> Iterable[Wait]:
-        for ask in self.replay.asks.values():
-            if isinstance(ask, TimerAsk):
-                yield Wait("timer", ask.key, ask.due_at)
-            elif isinstance(ask, EventAsk):
-                yield Wait("event", ask.key, ask.due_at, ask.type)
-            elif isinstance(ask, ChildAsk):
-                yield Wait("child", ask.key, detail=ask.run_id)
-            elif (failed := self.replay.history.opened.get(ask.key)) is not None:
-                message = failure.decode_error(failed.payload or "{}").message
-                yield Wait("retry", ask.key, failed.due_at, message, failed.attempt)
+    def _waits(self) -> str:
+        return encode_waits(waits_of(self.replay.asks.values(), self.replay.history.opened))
 
     def _posts(self) -> tuple[Message, ...]:
         """Return the message that tells a parent of the end."""

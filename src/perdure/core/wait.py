@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Literal
 
 import msgspec
+
+from perdure.core.ask import Ask, ChildAsk, EventAsk, TimerAsk
+from perdure.model import failure
+from perdure.model.record import Record
 
 SHOWN = 20
 """How many of the things a run waits for are stored; the rest is counted."""
@@ -39,6 +43,20 @@ class Waits(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 _DECODER = msgspec.json.Decoder(Waits)
+
+
+def waits_of(asks: Iterable[Ask], opened: Mapping[str, Record]) -> Iterable[Wait]:
+    """Return what a run waits for: what its code asked for, and which of that is to be tried again."""
+    for ask in asks:
+        if isinstance(ask, TimerAsk):
+            yield Wait("timer", ask.key, ask.due_at)
+        elif isinstance(ask, EventAsk):
+            yield Wait("event", ask.key, ask.due_at, ask.type)
+        elif isinstance(ask, ChildAsk):
+            yield Wait("child", ask.key, detail=ask.run_id)
+        elif (failed := opened.get(ask.key)) is not None:
+            message = failure.decode_error(failed.payload or "{}").message
+            yield Wait("retry", ask.key, failed.due_at, message, failed.attempt)
 
 
 def encode_waits(waits: Iterable[Wait]) -> str:

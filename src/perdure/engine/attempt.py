@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 from perdure.authoring.context import no_transaction
 from perdure.core.ask import StepSpec
 from perdure.engine.executor import Execution
-from perdure.model import codec
-from perdure.model.errors import UsageError
+from perdure.model import codec, failure
+from perdure.model.errors import StepRetriesExceededError, UsageError
+from perdure.model.record import State
 from perdure.store.contract import Transaction
 
 if TYPE_CHECKING:
@@ -75,6 +76,24 @@ class StepRun:
         use = self._uses[spec.name] = self._uses.get(spec.name, 0) + 1
         key = f"{self.key}/{spec.name}" + (f"#{use}" if use > 1 else "")
         return await self.runner.nested(key, spec, args, kwargs)
+
+    def failed(self, spec: StepSpec, error: BaseException, now: int) -> tuple[State, str, int | None]:
+        """Return the state and payload of this attempt that failed, and when the next one is due; None for never."""
+        is_hopeless = isinstance(error, UsageError)  # a mistake in the code does not mend itself
+        roll = self.runner.worker.env.roll
+        delay = None if is_hopeless else spec.retry.next_delay(self.attempt, error, roll())
+        if delay is not None:
+            payload = failure.encode_error(failure.describe(error, attempts=self.attempt))
+            return "open", payload, now + round(delay * 1000)
+        if 1 < self.attempt >= spec.retry.policy_for(error).attempts:
+            last, error = (
+                error,
+                StepRetriesExceededError(
+                    f"step {self.key!r} failed {self.attempt} times, at last with {type(error).__name__}: {error}"
+                ),
+            )
+            error.__cause__ = last
+        return "error", failure.encode_error(failure.describe(error, attempts=self.attempt)), None
 
     def _require_wanted(self) -> None:
         if not hasattr(self, "execution"):

@@ -23,7 +23,8 @@ from perdure.engine.executor import Execution
 from perdure.engine.transactional import TransactionalSteps
 from perdure.model import codec, failure
 from perdure.model.decision import Claim, Committed, Decision, Message
-from perdure.model.errors import NestingTooDeepError, StepRetriesExceededError, UsageError
+from perdure.model.errors import NestingTooDeepError, UsageError
+from perdure.model.record import State
 from perdure.model.run import RunStatus
 
 if TYPE_CHECKING:
@@ -250,7 +251,7 @@ class Runner:
             )
         self._go_on()
 
-    def _outcome(self, step: StepRun, execution: Execution, now: int) -> tuple[Any, str | None, int | None]:
+    def _outcome(self, step: StepRun, execution: Execution, now: int) -> tuple[State, str | None, int | None]:
         """Return a done attempt's state and payload, and when it is tried again; None for never."""
         error = execution.error()
         if error is None:
@@ -262,25 +263,7 @@ class Runner:
                 return "ok", payload, None
             except UsageError as unfit:
                 return "error", failure.encode_error(failure.describe(unfit, attempts=step.attempt)), None
-        retry = execution.spec.retry
-        is_hopeless = isinstance(error, UsageError)  # a mistake in the code does not mend itself
-        delay = None if is_hopeless else retry.next_delay(step.attempt, error, self.worker.env.roll())
-        if delay is not None:
-            return (
-                "open",
-                failure.encode_error(failure.describe(error, attempts=step.attempt)),
-                now + round(delay * 1000),
-            )
-        policy = retry.policy_for(error)
-        if step.attempt > 1 and step.attempt >= policy.attempts:
-            last, error = (
-                error,
-                StepRetriesExceededError(
-                    f"step {step.key!r} failed {step.attempt} times, at last with {type(error).__name__}: {error}"
-                ),
-            )
-            error.__cause__ = last
-        return "error", failure.encode_error(failure.describe(error, attempts=step.attempt)), None
+        return step.failed(execution.spec, error, now)
 
     async def nested(self, key: str, spec: StepSpec, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         """Run a step inside a running one: all its attempts, its record, and its commit."""

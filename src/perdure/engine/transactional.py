@@ -6,6 +6,7 @@ journal says:
 
 - The body fails, is stopped, outruns its timeout, or its worker dies: nothing is committed. The step is tried again.
 - The lease was lost meanwhile: the fence refuses the decision, and the body's SQL goes with it.
+- It cannot be committed, or another transaction was in its way: it is undone, and the attempt has failed.
 - The commit's answer is lost: nobody knows yet. So this worker does not repeat the decision, as it would any other: it
   gives the run up. When the lease has run out, the next turn reads the journal: the record is there, and the body does
   not run again; or it is not, and then its SQL is not there either.
@@ -28,14 +29,13 @@ from typing import TYPE_CHECKING, NamedTuple
 import msgspec
 
 from perdure.authoring.registry import Registry
+from perdure.core.ask import StepSpec
 from perdure.engine.attempt import StepRun
 from perdure.engine.batch import RETRY_DELAY, RETRY_DELAY_MAX
 from perdure.engine.env import pause
-from perdure.model import failure
 from perdure.model.decision import Committed, Decision
-from perdure.model.errors import StoreError, UsageError
+from perdure.model.errors import StoreConflictError, StoreError, UsageError
 from perdure.model.record import Record
-from perdure.model.run import RunStatus
 from perdure.store.contract import Store, Transaction
 
 if TYPE_CHECKING:
@@ -56,10 +56,19 @@ async def require_transactions(store: Store, registry: Registry) -> None:
 
 
 class Ended(NamedTuple):
-    """A step that has been settled: its transaction, and its record as it would be if that cannot be committed."""
+    """A step that has been settled.
+
+    Attributes:
+        step, spec: which, and how it is tried again.
+        transaction: what it did.
+        before: the decision for the run as it stood before.
+        record: what is to follow in that, but for how the step failed, if the transaction cannot be committed.
+    """
 
     step: StepRun
+    spec: StepSpec
     transaction: Transaction
+    before: Decision
     record: Record
 
 
@@ -134,18 +143,25 @@ class TransactionalSteps:
                 continue
             assert step.opened is not None
             held = replay.history.next()
-            record = Record(
-                replay.position - len(replay.records),
-                step.key,
-                "step",
-                "error",
-                max(now, replay.loop.at),
-                attempt=step.attempt,
-                started_at=step.started_at,
-                before=None if held is None else held.position,
+            ended = Ended(
+                step,
+                step.execution.spec,
+                step.opened,
+                runner.turn.as_it_stands(now),
+                Record(
+                    replay.position,
+                    step.key,
+                    "step",
+                    "error",
+                    max(now, replay.loop.at),
+                    attempt=step.attempt,
+                    started_at=step.started_at,
+                    ref=runner.progress.get(step.key),
+                    before=None if held is None else held.position,
+                ),
             )
             runner.turn.step_ended(step.key, "ok", payload, now, attempt=step.attempt, started_at=step.started_at)
-            return Ended(step, step.opened, record)
+            return ended
         return None
 
     def commit(self, ended: Ended, decision: Decision | None) -> None:
@@ -167,37 +183,34 @@ class TransactionalSteps:
             failed = error
             await _roll_back(ended.transaction)
         # From a callback, not from inside this task: what is done may enter a run's private loop.
-        if isinstance(failed, UsageError):
-            told = functools.partial(self._refused, ended, decision, failed)
+        if isinstance(failed, UsageError | StoreConflictError):
+            told = functools.partial(self._undone, ended, failed)
         else:
             told = functools.partial(self._runner.committed, answer, failed)
         self._runner.worker.loop.call_soon(told)
 
-    def _refused(self, ended: Ended, decision: Decision, error: UsageError) -> None:
-        """Record that a step made its own commit impossible, in place of the decision; then begin the run anew.
+    def _undone(self, ended: Ended, error: UsageError | StoreConflictError) -> None:
+        """Record that a step's attempt failed at its commit, in place of the decision; then begin the run anew.
 
-        The run's code has gone on with a result that is not there, so this turn is of no further use.
+        The run's code has gone on with a result that is not there, so this turn is of no further use. It is over at
+        once: another transaction of it that stayed open could keep the store from taking what is written here.
         """
-        runner = self._runner
+        runner, step = self._runner, ended.step
         if runner.is_over:
             return
+        runner.lost()
+        state, payload, due_at = step.failed(ended.spec, error, runner.worker.env.now())
         record = msgspec.structs.replace(
-            ended.record, payload=failure.encode_error(failure.describe(error, attempts=ended.step.attempt))
+            ended.record, state=state, payload=payload, due_at=due_at, ref=None if due_at is None else ended.record.ref
         )
-        instead = Decision(
-            run_id=runner.run_id,
-            epoch=runner.epoch,
-            seq=decision.seq,
-            at=record.at,
-            status=RunStatus.QUEUED,
-            due_at=record.at,
-            records=(record,),
-        )
-        runner.worker.commits.add(instead, self._left)
+        instead = msgspec.structs.replace(ended.before, records=(*ended.before.records, record))
+        runner.worker.commits.add(instead, functools.partial(self._handed_back, instead))
 
-    def _left(self, _answer: Committed | None, _error: Exception | None) -> None:
-        self._runner.lost()
-        self._runner.worker.wake()
+    def _handed_back(self, instead: Decision, _: Committed | None, error: Exception | None) -> None:
+        if error is not None:
+            _log.error("run %s could not be handed back and is left to its lease: %s", instead.run_id, error)
+        else:
+            self._runner.worker.told_others(instead)
 
 
 async def _roll_back(transaction: Transaction) -> None:
