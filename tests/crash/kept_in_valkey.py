@@ -26,6 +26,7 @@ STATUS = {
     "t": "terminated",
 }
 CAN_BECOME_DUE = "qwr"
+SETS = ("due", "created", "family", "expires", "mail")
 
 Packed = dict[str, Any]
 
@@ -103,13 +104,13 @@ def _shards(url: str) -> Iterator[Shard]:
         everything = client.pipeline(transaction=True)
         for name in ("ids", "runs", "records", "inbox", "seen", "counts"):
             everything.hgetall(_key(tag, name))
-        for name in ("due", "created", "family", "expires"):
+        for name in SETS:
             everything.zrange(_key(tag, name), 0, -1)
         ids, rows, shard.records, shard.inbox, shard.seen, counts, *sets = everything.execute()
         shard.ids = {run_id.decode(): number.decode() for run_id, number in ids.items()}
         shard.rows = _unpacked(rows)
         shard.counts = {letter.decode(): int(count) for letter, count in counts.items()}
-        shard.sets = dict(zip(("due", "created", "family", "expires"), map(set, sets), strict=True))
+        shard.sets = dict(zip(SETS, map(set, sets), strict=True))
         yield shard
 
 
@@ -168,7 +169,14 @@ def _disagreements(shard: Shard) -> Iterator[str]:
     counts = Counter(row["S"] for row in shard.rows.values())
     if {letter: count for letter, count in shard.counts.items() if count} != counts:
         yield f"{shard.tag}: counts {shard.counts} where there are {dict(counts)}"
-    sets: dict[str, set[bytes]] = {"due": set(), "created": set(), "family": set(), "expires": set()}
+    sets: dict[str, set[bytes]] = {name: set() for name in SETS}
+    for field, message in shard.inbox.items():
+        number, _, seq = field.decode().partition(":")
+        kind, digits = chr(message[0]), f"{int(seq):x}"
+        if kind in "ec":
+            sets["mail"].add(f"{number}:u{len(digits)}{digits}".encode())
+        if kind in "cC":
+            sets["mail"].add(f"{number}:c{len(digits)}{digits}".encode())
     for number, row in shard.rows.items():
         letter = row["S"] if row["S"] in "cet" else "a"
         sets["created"].add(f"{letter}{row['a']:012x}{number}".encode())

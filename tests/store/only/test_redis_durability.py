@@ -10,10 +10,12 @@ from pathlib import Path
 import pytest
 
 from perdure.model.decision import Action, Control
-from perdure.model.errors import StoreUnavailableError
-from perdure.model.run import RunStatus
+from perdure.model.errors import StoreFullError, StoreUnavailableError
+from perdure.model.run import Retention, RunStatus
 from perdure.store import Store, open_store
-from tests.servers import ValkeyServer, cut, label
+from perdure.store.redis.keys import home_of
+from perdure.store.redis.store import RedisStore
+from tests.servers import ValkeyCluster, ValkeyServer, cut, label
 from tests.store.making import CAPACITY, NOW, decide, event, held, leased, new, one, record
 
 
@@ -132,6 +134,39 @@ async def test_what_is_repeated_waits_for_the_replica_too(tmp_path: Path) -> Non
         assert not done.is_lost
         await careful.close()
         await plain.close()
+
+
+async def test_what_was_done_is_acknowledged_though_no_memory_is_left(tmp_path: Path) -> None:
+    with ValkeyServer(appendfsync="always") as server:
+        store = open_store(server.url(durability="fsync", patience="3s"))
+        await store.open()
+        await store.create([new(f"r{number}", retention=Retention(0, 0, 0)) for number in range(3)])
+        await store.control([Control(f"r{number}", Action.TERMINATE) for number in range(3)], NOW)
+        server.call("CONFIG", "SET", "maxmemory", "1")
+        assert [await store.prune(NOW, 1) for _ in range(4)] == [1, 1, 1, 0]
+        with pytest.raises(StoreFullError, match="nothing of the operation was kept"):
+            await store.create([new("a")])
+        assert await store.get(["a"]) == [None]
+        await store.close()
+
+
+async def test_nothing_is_left_on_a_node_that_only_begins_to_have_a_slot() -> None:
+    with ValkeyCluster(2, appendfsync="always") as cluster:
+        store = open_store(cluster.url(durability="fsync", patience="300ms", shards="4"))
+        assert isinstance(store, RedisStore)
+        await store.open()
+        shard = store._shards[3]
+        source = cluster.owner(shard.slot)
+        target = next(node for node in cluster.masters if node is not source)
+        for key in shard.keys:
+            source.call("DEL", key.decode())
+        target.call("CLUSTER", "SETSLOT", shard.slot, "IMPORTING", source.id)
+        source.call("CLUSTER", "SETSLOT", shard.slot, "MIGRATING", target.id)
+        far = next(f"r{number}" for number in range(100) if home_of(f"r{number}", 4) == 3)
+        with pytest.raises(StoreUnavailableError, match="was not ready"):
+            await store.create([new(far)])
+        assert target.call("CLUSTER", "COUNTKEYSINSLOT", shard.slot) == 0
+        await store.close()
 
 
 async def test_forgotten_scripts_are_loaded_again(server: ValkeyServer, store: Store) -> None:

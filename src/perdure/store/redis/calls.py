@@ -81,12 +81,12 @@ class Calls:
             StoreUnavailableError: it may or may not have been run; what is not to be run only once was tried again.
         """
         script = _SCRIPTS[name]
-        call: Command = ("EVALSHA", script.sha, len(NAMES), *shard.keys, pack(asked), *texts)
-        marked = None if name == "claim" else shard.meta  # nobody is told what a claim does that finds nothing
+        is_awaited = self._settings.fsync or self._settings.replicas
+        # nobody is told what a claim does that finds nothing
+        mark = b"1" if writes and is_awaited and name != "claim" else b""
+        call: Command = ("EVALSHA", script.sha, len(NAMES), *shard.keys, pack(asked), mark, *texts)
         if name != "claim" and not is_only_one:
-            return await self._patiently(
-                lambda: self._acknowledged(shard.slot, call, script, writes=writes, marked=marked)
-            )
+            return await self._patiently(lambda: self._acknowledged(shard.slot, call, script, writes=writes))
         trip = Trip(is_only_one=is_only_one)
 
         def may_be_repeated(error: BaseException) -> bool:
@@ -96,7 +96,7 @@ class Calls:
 
         try:
             return await self._patiently(
-                lambda: self._acknowledged(shard.slot, call, script, writes=writes, marked=marked, trip=trip),
+                lambda: self._acknowledged(shard.slot, call, script, writes=writes, trip=trip),
                 may_be_repeated,
             )
         except StoreUnavailableError as error:
@@ -119,7 +119,7 @@ class Calls:
 
         async def ask(node: Node, places: list[int]) -> None:
             calls: list[Command] = [
-                ("EVALSHA", script.sha, len(NAMES), *shards[place].keys, packed) for place in places
+                ("EVALSHA", script.sha, len(NAMES), *shards[place].keys, packed, b"") for place in places
             ]
             try:
                 told = await node.send(calls)
@@ -204,18 +204,11 @@ class Calls:
         script: Script | None,
         *,
         writes: bool,
-        marked: bytes | None = None,
         trip: Trip | None = None,
     ) -> Any:
-        """Send a call to the server that has the slot, with what makes sure that it is kept.
-
-        A connection waits for what it wrote itself. A call that finds its work done has to wait for what others wrote,
-        so it writes a mark of its own behind that, under the key `marked`.
-        """
+        """Send a call to the server that has the slot, with what makes sure that it is kept."""
         settings = self._settings
         commands = [call]
-        if writes and marked is not None and (settings.fsync or settings.replicas):
-            commands.append(("HSET", marked, "mark", 1))
         seconds = min(ANSWER_SECONDS, max(settings.patience, _SHORTEST_ANSWER))
         milliseconds = int(settings.patience * 1000) or 1
         if writes and settings.fsync:

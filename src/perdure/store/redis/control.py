@@ -10,7 +10,7 @@ from perdure.store.redis.rows import STATUS_OF
 from perdure.store.redis.shards import Shards
 
 PRUNED = 100
-"""How many runs one script removes, and with them so many records and messages, but for those of the first:"""
+"""How many runs one script removes, and how many records and messages; a run that has more goes in pieces."""
 PRUNED_RECORDS = 5000
 
 
@@ -41,11 +41,12 @@ async def prune(shards: Shards, before: int, limit: int) -> int:
     """Remove expired runs."""
     pruned = 0
     for shard in shards.all:
-        while pruned < limit:
+        is_unfinished = False
+        while is_unfinished or pruned < limit:
             asked = (before, min(limit - pruned, PRUNED), PRUNED_RECORDS)
-            removed: int = await shards.calls.run(shard, "prune", asked, writes=True)
+            removed, is_unfinished = await shards.calls.run(shard, "prune", asked, writes=True)
             pruned += removed
-            if removed == 0:
+            if removed == 0 and not is_unfinished:
                 break
         if shards.are_many:
             await shards.forget_unused(shard)

@@ -11,13 +11,15 @@ milliseconds, as twelve hexadecimal digits. `0` in angle brackets, `<0>`, is the
 
 Each key is `{<prefix>:<shard>}:<name>`:
 
-    meta     hash   `schema`, on shard 0 `shards`, `n`, the last number that was given, and `mark`, see `calls.py`
+    meta     hash   `schema`, on shard 0 `shards`, `n`, the last number that was given, and `mark`, see `marking.lua`
     ids      hash   id of a run: its number
     runs     hash   number: the run's row (`rows.Row`, MessagePack)
     records  hash   `<number>:<position>`: a record (MessagePack)
     inbox    hash   `<number>:<seq>`: a message: `e` (event) or `c` (child), its id, <0>, the rest (MessagePack); once
                     it is read `E` or `C` and its id, to know it again
     seen     hash   `<number>:<id of a message>`: its seq
+    mail     zset   number `:u` seq of an unread message, and number `:c` seq of one of a child, read or not; the seq is
+                    written like a number
     due      zset   what can become due: queue <0> priority <0> workflow <0> `r` (leased) or `w` (not) <0> due_at
                     number; for the priority 2^31 less it, as eight hexadecimal digits. All but the last two are a
                     *lane*: who looks for what is due leaps from lane to lane
@@ -60,6 +62,7 @@ NAMES = (
     "expires",
     "counts",
     "places",
+    "mail",
 )
 """The keys that every script is given, in their order."""
 

@@ -60,13 +60,13 @@ _NAMES = {
     "incarnation": "I",
     "inbox_seq": "m",
     "unread": "u",
-    "read_to": "l",
     "from_children": "k",
     "worker": "o",
     "is_pausing": "z",
     "wait": "W",
     "state": "T",
     "progress": "g",
+    "is_gone": "G",
 }
 
 
@@ -78,8 +78,8 @@ class Row(msgspec.Struct, omit_defaults=True, gc=False, rename=_NAMES):
         retention: the three ages in milliseconds, between commas; nothing for ever.
         status: its letter, see `STATUS`.
         unread: how many unread messages there are.
-        read_to: no message up to this seq is unread.
         from_children: at least how many messages of children there are.
+        is_gone: whether it was pruned, and not all of what belongs to it is removed yet.
     """
 
     id: str
@@ -105,13 +105,13 @@ class Row(msgspec.Struct, omit_defaults=True, gc=False, rename=_NAMES):
     incarnation: int = 0
     inbox_seq: int = 0
     unread: int = 0
-    read_to: int = 0
     from_children: int = 0
     worker: str | None = None
     is_pausing: bool = False
     wait: str | None = None
     state: str | None = None
     progress: str | None = None
+    is_gone: bool = False
 
 
 class _Content(msgspec.Struct, array_like=True, gc=False):
@@ -184,7 +184,6 @@ def row_from(run: Run, unread: Sequence[Message], messages: Sequence[Message]) -
             incarnation=run.incarnation,
             inbox_seq=run.inbox_seq,
             unread=len(unread),
-            read_to=min((message.seq for message in unread), default=run.inbox_seq + 1) - 1,
             from_children=sum(message.kind == "child" for message in messages),
             worker=run.worker,
             is_pausing=run.is_pausing,

@@ -20,7 +20,7 @@ from perdure.store.redis.rows import LETTER, STATUS, message_text, messages_of, 
 from perdure.store.redis.shards import PIECE, PIECE_BYTES, Shards, are_too_long, in_halves
 
 RECORDS = 5000
-"""How many records one script hands out, but for those of its first run; bytes see `PIECE_BYTES`."""
+"""How many records and messages one script hands out; bytes see `PIECE_BYTES`."""
 
 
 class Wanted(NamedTuple):
@@ -62,9 +62,14 @@ async def _claim(shards: Shards, shard: Shard, wanted: Wanted) -> list[Claim]:
     while len(claims) < wanted.limit:
         size = min(wanted.limit - len(claims), PIECE)
         asked = (wanted.queues, wanted.workflows, size, wanted.worker, wanted.now, wanted.until, RECORDS, PIECE_BYTES)
-        some, is_stopped = _claims(await shards.calls.run(shard, "claim", asked, writes=True))
+        answer = await shards.calls.run(shard, "claim", asked, writes=True)
+        if not answer:
+            break
+        some, unread = _claims(answer)
+        if some and not _is_whole(some[-1], unread):
+            some[-1:] = await _completed(shards, shard, some[-1], unread)
         claims += some
-        if not is_stopped and len(some) < size:
+        if not answer[0] and answer[1] < size:
             break
     if shards.are_many:
         for claimed in claims:
@@ -72,18 +77,39 @@ async def _claim(shards: Shards, shard: Shard, wanted: Wanted) -> list[Claim]:
     return claims
 
 
-def _claims(answer: list[Any]) -> tuple[list[Claim], bool]:
-    if not answer:
-        return [], False
-    parts = iter(answer)
-    is_stopped, count = next(parts), next(parts)
-    rows = list(map(row_of, islice(parts, count)))
-    journals = [[record_of(record) for record in islice(parts, row.journal_length)] for row in rows]
-    claims = [
-        Claim(run_from(row), journal, messages_of(row.id, list(islice(parts, 2 * row.unread))) if row.unread else [])
-        for row, journal in zip(rows, journals, strict=True)
+def _claims(answer: list[Any]) -> tuple[list[Claim], int]:
+    """Return what was claimed, the last one perhaps not whole, and how many unread messages that one has."""
+    parts = iter(answer[4:])
+    rows = list(map(row_of, islice(parts, answer[1])))
+    if not rows:
+        return [], 0
+    lengths = [*(row.journal_length for row in rows[:-1]), answer[2]]
+    journals = [[record_of(record) for record in islice(parts, length)] for length in lengths]
+    counts = [*(2 * row.unread for row in rows[:-1]), answer[3]]
+    inboxes = [
+        messages_of(row.id, list(islice(parts, count))) if count else []
+        for row, count in zip(rows, counts, strict=True)
     ]
-    return claims, bool(is_stopped)
+    return list(map(Claim, map(run_from, rows), journals, inboxes)), rows[-1].unread
+
+
+def _is_whole(claimed: Claim, unread: int) -> bool:
+    return len(claimed.journal) == claimed.run.journal_length and len(claimed.inbox) == unread
+
+
+async def _completed(shards: Shards, shard: Shard, claimed: Claim, unread: int) -> list[Claim]:
+    """Look at the rest of a run that is too long for one script; return none if its lease is lost meanwhile."""
+    run, records, messages = claimed.run, claimed.journal, claimed.inbox
+    while not _is_whole(claimed, unread):
+        after = messages[-1].seq if messages else 0
+        asked = (run.id, run.epoch, len(records), after, run.inbox_seq, RECORDS, PIECE_BYTES)
+        answer = await shards.calls.run(shard, "held", asked, writes=False)
+        if len(answer) < 2:
+            return []
+        behind = answer[0] + 1
+        records += map(record_of, answer[1:behind])
+        messages += messages_of(run.id, answer[behind:])
+    return [claimed]
 
 
 async def commit(shards: Shards, decisions: Sequence[Decision]) -> list[Committed]:

@@ -13,7 +13,8 @@ _PARTS: dict[str, tuple[str, ...]] = {
     "create": ("inserting",),
     "load": ("inserting",),
     "post": ("inbox",),
-    "claim": ("inbox", "lanes"),
+    "claim": ("inbox", "reading", "lanes"),
+    "held": ("inbox", "reading"),
     "commit": (*_ENDING, "inserting"),
     "extend": (),
     "control": _ENDING,
@@ -44,10 +45,14 @@ class Script:
     """
 
     def __init__(self, name: str) -> None:
-        files = [f"{part}.lua" for part in ("prelude", *_PARTS[name], name)]
         self.name = name
-        self.text = b"\n".join(resources.files(__name__).joinpath(file).read_bytes() for file in files)
+        begin = map(_text, ("prelude", *_PARTS[name]))
+        self.text = b"\n".join([*begin, b"local function work()", _text(name), b"end", _text("marking")])
         self.sha = hashlib.sha1(self.text, usedforsecurity=False).hexdigest().encode()
+
+
+def _text(part: str) -> bytes:
+    return resources.files(__name__).joinpath(f"{part}.lua").read_bytes()
 
 
 def load_scripts() -> dict[str, Script]:

@@ -1,18 +1,20 @@
 -- Lease due runs.
 --
--- asked: 1 queues, 2 workflows or nil, 3 how many at most, 4 worker, 5 now, 6 until, 7 how many records and 8 how many bytes of
--- them at most, but for those of the first run. Returns nothing, or: whether it stopped for them, how many runs, the rows,
--- their journals one after the other, their unread messages (seq, message, …) one after the other.
+-- asked: 1 queues, 2 workflows or nil, 3 how many at most, 4 worker, 5 now, 6 until, 7 how many records and messages and 8 how
+-- many bytes of them at most. Returns nothing, or: whether it stopped for them, how many runs, how many records and how many
+-- parts of messages of the last one, the rows, their journals one after the other, their unread messages (seq, message, …) one
+-- after the other. What the last one has more than that is left for `held`.
 
-local limit, now = asked[3], asked[5]
+local limit, now, most, most_bytes = asked[3], asked[5], asked[7], asked[8]
 local levels, priorities = {}, {}
-wanted_lanes(asked[1], asked[2], function(lane, of, head)
-  if sub(head, 1, 12) <= time_text(now) then
-    if not levels[of.priority] then
-      levels[of.priority] = {}
-      priorities[#priorities + 1] = of.priority
+wanted_lanes(asked[1], asked[2], function(lane, of, first)
+  if first <= math.max(now, 0) then
+    local priority = tonumber(of.priority, 16)
+    if not levels[priority] then
+      levels[priority] = {}
+      priorities[#priorities + 1] = priority
     end
-    table.insert(levels[of.priority], lane)
+    table.insert(levels[priority], lane)
   end
 end)
 if #priorities == 0 then
@@ -20,34 +22,44 @@ if #priorities == 0 then
 end
 table.sort(priorities)
 
-local due = {}
-for _, priority in ipairs(priorities) do
-  local left, here = limit - #due, {}
-  if left > 0 then
-    for _, lane in ipairs(levels[priority]) do
-      local entries =
-        redis.call('ZRANGEBYLEX', DUE, '[' .. lane, '(' .. lane .. time_text(now + 1), 'LIMIT', 0, left)
-      for _, entry in ipairs(entries) do
-        here[#here + 1] = sub(entry, #lane + 1)
-      end
-    end
-    if #levels[priority] > 1 then
-      table.sort(here)
-    end
-    for index = 1, math.min(left, #here) do
-      due[#due + 1] = sub(here[index], 13)
-    end
-  end
+local lane_of_entry = {} -- time and number, behind their lane → the lane
+
+local function is_before(one, other)
+  local first, second = time_of(one), time_of(other)
+  return first < second or (first == second and number_from(sub(one, 13)) < number_from(sub(other, 13)))
 end
 
-know_rows(due)
-local claimed, journals, messages, bytes, stopped = {}, {}, {}, 0, 0
-for _, number in ipairs(due) do
-  local row = row_of(number)
-  if #claimed > 0 and (#journals + row.j > asked[7] or bytes > asked[8]) then
-    stopped = 1
-    break
+-- What is due, highest priority first, then longest due.
+local function first_due(most_entries)
+  local due = {}
+  for _, priority in ipairs(priorities) do
+    local left, here = most_entries - #due, {}
+    if left > 0 then
+      for _, lane in ipairs(levels[priority]) do
+        local entries =
+          redis.call('ZRANGEBYLEX', DUE, '[' .. lane, '(' .. lane .. time_text(now + 1), 'LIMIT', 0, left)
+        for _, entry in ipairs(entries) do
+          local behind = sub(entry, #lane + 1)
+          here[#here + 1] = behind
+          lane_of_entry[behind] = lane
+        end
+      end
+      if #levels[priority] > 1 then
+        table.sort(here, is_before)
+      end
+      for index = 1, math.min(left, #here) do
+        due[#due + 1] = here[index]
+      end
+    end
   end
+  return due
+end
+
+local claimed, journals, messages, bytes, stopped = {}, {}, {}, 0, 0
+local records_of_last, parts_of_last = 0, 0
+local looked_at, damaged, orphaned = {}, 0, {}
+
+local function lease(row)
   row.c = row.S == 'r' and (row.c or 0) + 1 or row.c
   row.S, row.o, row.d, row.t = 'r', asked[4], asked[6], now
   row.b = row.b or now
@@ -55,17 +67,68 @@ for _, number in ipairs(due) do
   row.i = nil
   touch(row)
   claimed[#claimed + 1] = row
-  for _, record in ipairs(journal_of(row)) do
-    journals[#journals + 1] = record
-    bytes = bytes + #record
-  end
-  for _, part in ipairs(unread(row, 0)) do
-    messages[#messages + 1] = part
-  end
 end
+
+-- A run whose journal is not whole would fail every worker: it waits for somebody to look at it.
+local function set_aside(row)
+  row.S, row.o, row.z, row.t = 'p', nil, nil, now
+  touch(row)
+end
+
+local function take(entry)
+  local row = row_of(sub(entry, 13))
+  if not row then
+    damaged = damaged + 1
+    orphaned[#orphaned + 1] = lane_of_entry[entry] .. entry
+    return
+  end
+  if #claimed > 0 and (#journals + #messages / 2 + row.j + (row.u or 0) > most or bytes > most_bytes) then
+    stopped = 1
+    return
+  end
+  local had, had_parts = #journals, #messages
+  local position, read = read_journal(row, 0, journals, most - #journals, most_bytes - bytes)
+  if not position then
+    damaged = damaged + 1
+    set_aside(row)
+    return
+  end
+  bytes = bytes + read
+  lease(row)
+  if position < row.j then
+    stopped = 1
+  elseif (row.u or 0) > 0 then
+    bytes = bytes + read_inbox(row, 0, row.m, messages, most - #journals, most_bytes - bytes)
+    stopped = #messages - had_parts < 2 * row.u and 1 or 0
+  end
+  records_of_last, parts_of_last = #journals - had, #messages - had_parts
+end
+
+local complete
+repeat
+  local most_entries = limit + damaged
+  local due = first_due(most_entries)
+  local wanted = {}
+  for index, entry in ipairs(due) do
+    wanted[index] = sub(entry, 13)
+  end
+  know_rows(wanted)
+  local was_damaged = damaged
+  for _, entry in ipairs(due) do
+    if not looked_at[entry] then
+      looked_at[entry] = true
+      take(entry)
+      if stopped == 1 then
+        break
+      end
+    end
+  end
+  complete = stopped == 1 or damaged == was_damaged or #due < most_entries
+until complete
+many('ZREM', DUE, orphaned)
 flush()
 
-local answer = { stopped, #claimed }
+local answer = { stopped, #claimed, records_of_last, parts_of_last }
 for _, row in ipairs(claimed) do
   answer[#answer + 1] = packed[number_of[row]]
 end

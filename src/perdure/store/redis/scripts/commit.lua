@@ -73,7 +73,7 @@ local function change(row, decision)
     row.d = decision[6]
     if ENDED[status] then
       row.d, row.f, row.x = nil, at, expiry(row, status, at)
-    elseif (row.u or 0) > 0 and row.m > decision[7] and #unread(row, decision[7]) > 0 then
+    elseif has_unread(row, decision[7]) then
       row.d = math.min(row.d or at, at)
     end
     row.S = row.z and (status == 'q' or status == 'w') and 'p' or status

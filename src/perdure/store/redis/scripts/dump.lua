@@ -10,7 +10,7 @@ local found, rows_found, journals, messages, bytes = 0, {}, {}, {}, 0
 while at < stop and found < asked[2] do
   local number = number_text(at + 1)
   local row = row_of(number)
-  if row then
+  if row and not row.G then
     local sent = {}
     for seq = 1, row.m or 0 do
       sent[seq] = number .. ':' .. seq

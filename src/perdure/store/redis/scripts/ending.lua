@@ -42,7 +42,7 @@ local function end_descendants(run, now)
     fresh = grown
   end
   table.sort(below, function(one, other)
-    return number_of[one] < number_of[other]
+    return number_from(number_of[one]) < number_from(number_of[other])
   end)
   for _, row in ipairs(below) do
     if not ENDED[row.S] then

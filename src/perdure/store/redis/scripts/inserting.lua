@@ -28,7 +28,7 @@ local function insert(list)
     return there
   end
   local n = redis.call('HINCRBY', META, 'n', fresh) - fresh
-  local named, put, due, created, family, expiring, inbox, seen = {}, {}, {}, {}, {}, {}, {}, {}
+  local named, put, due, created, family, expiring, inbox, seen, mail = {}, {}, {}, {}, {}, {}, {}, {}, {}
   for index, new in ipairs(list) do
     if there[index] then
       there[index] = numbers[new[1]] or there[index]
@@ -57,6 +57,9 @@ local function insert(list)
         inbox[#inbox + 1] = message[2] .. message[3] .. text()
         seen[#seen + 1] = number .. ':' .. message[3]
         seen[#seen + 1] = message[1]
+        local letter = string.lower(message[2])
+        move({}, mail, nil, letter == message[2] and mail_entry(number, 'u', message[1]))
+        move({}, mail, nil, letter == 'c' and mail_entry(number, 'c', message[1]))
       end
       count(new[2], 1)
     end
@@ -69,5 +72,6 @@ local function insert(list)
   many('ZADD', EXPIRES, expiring)
   many('HSET', INBOX, inbox)
   many('HSET', SEEN, seen)
+  many('ZADD', MAIL, mail)
   return there
 end

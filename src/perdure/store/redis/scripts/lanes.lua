@@ -1,6 +1,6 @@
 -- What can become due, by leaps.
 
--- Call `each` with every lane between two bounds: its text, priority and workflow, and its first entry.
+-- Call `each` with every lane between two bounds: its text, priority and workflow, and when its first run is due.
 local function lanes(first, last, each)
   while true do
     local entry = redis.call('ZRANGEBYLEX', DUE, first, last, 'LIMIT', 0, 1)[1]
@@ -8,7 +8,7 @@ local function lanes(first, last, each)
       return
     end
     local lane, queue, priority, workflow, letter = string.match(entry, '^(([^%z]*)%z(%x*)%z([^%z]*)%z([rw])%z)')
-    each(lane, { queue = queue, priority = priority, workflow = workflow, letter = letter }, sub(entry, #lane + 1))
+    each(lane, { queue = queue, priority = priority, workflow = workflow, letter = letter }, time_of(sub(entry, #lane + 1)))
     first = '(' .. lane .. '\255'
   end
 end
@@ -25,9 +25,9 @@ end
 local function wanted_lanes(queues, workflows, each)
   local known = as_set(workflows)
   for queue in pairs(as_set(queues)) do
-    lanes('[' .. queue .. '\0', '(' .. queue .. '\1', function(lane, of, head)
+    lanes('[' .. queue .. '\0', '(' .. queue .. '\1', function(lane, of, due)
       if not workflows or known[of.workflow] then
-        each(lane, of, head)
+        each(lane, of, due)
       end
     end)
   end

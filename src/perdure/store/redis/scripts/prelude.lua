@@ -1,7 +1,8 @@
 -- What every script begins with: the rows of runs, and what follows from changing them.
 --
--- KEYS    the twelve keys of one shard, in the order of perdure/store/redis/keys.py
--- ARGV[1] what is asked, as MessagePack; ARGV[2], ARGV[3] … texts that are kept as they are, in the order they are needed
+-- KEYS    the thirteen keys of one shard, in the order of perdure/store/redis/keys.py
+-- ARGV[1] what is asked, as MessagePack; ARGV[2] 1 if `marking.lua` is to leave its mark, else empty; ARGV[3], ARGV[4] … texts
+--         that are kept as they are, in the order they are needed
 --
 -- A row is unpacked once in a call, however often it is changed, and packed once, by `flush` at the end. Nothing may fail
 -- after the first write: Redis does not undo what a script has done.
@@ -9,7 +10,7 @@
 -- Letters: a row's fields are listed in rows.py. Status: q queued, r running, w waiting, p paused, c complete, e errored,
 -- t terminated. Messages: e event, c child; capitals once they are read.
 
-local META, IDS, RUNS, RECORDS, INBOX, SEEN, DUE, FAMILY, CREATED, EXPIRES, COUNTS, PLACES = unpack(KEYS)
+local META, IDS, RUNS, RECORDS, INBOX, SEEN, DUE, FAMILY, CREATED, EXPIRES, COUNTS, PLACES, MAIL = unpack(KEYS)
 local asked = cmsgpack.unpack(ARGV[1])
 local format, sub = string.format, string.sub
 
@@ -17,7 +18,7 @@ local MANY = 4000 -- arguments of one command: Lua's stack ends at 8000
 local ENDED = { c = 1, e = 2, t = 3 } -- and the place of its retention in a row's h
 local LEASED_OR_NOT = { q = 'w', w = 'w', r = 'r' } -- the last letter of a lane; none cannot become due
 
-local taken = 1
+local taken = 2
 local function text()
   taken = taken + 1
   return ARGV[taken]
@@ -46,6 +47,20 @@ end
 local function number_text(n)
   local digits = format('%x', n)
   return string.char(48 + #digits) .. digits
+end
+
+-- Texts are not compared in here: how they compare follows from the server's language.
+local function number_from(text)
+  return tonumber(sub(text, 2), 16)
+end
+
+local function time_of(entry)
+  return tonumber(sub(entry, 1, 12), 16)
+end
+
+-- The entry of a message in MAIL.
+local function mail_entry(number, class, seq)
+  return number .. ':' .. class .. number_text(seq)
 end
 
 local function time_text(at)

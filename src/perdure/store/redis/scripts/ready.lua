@@ -3,8 +3,8 @@
 -- asked: 1 queues, 2 workflows or nil, 3 now. Returns how many runs a claim could take.
 
 local due = 0
-wanted_lanes(asked[1], asked[2], function(lane, of, head)
-  if sub(head, 1, 12) <= time_text(asked[3]) then
+wanted_lanes(asked[1], asked[2], function(lane, of, first)
+  if first <= asked[3] then
     due = due + redis.call('ZLEXCOUNT', DUE, '[' .. lane, '(' .. lane .. time_text(asked[3] + 1))
   end
 end)

@@ -4,14 +4,14 @@
 -- entries that are due, due_at of the first.
 
 local found = {}
-lanes('-', '+', function(lane, of, head)
+lanes('-', '+', function(lane, of, first)
   local last = '(' .. lane .. '\255'
   found[#found + 1] = {
     of.queue,
     of.letter,
     redis.call('ZLEXCOUNT', DUE, '[' .. lane, last),
     redis.call('ZLEXCOUNT', DUE, '[' .. lane, '(' .. lane .. time_text(asked[1] + 1)),
-    tonumber(sub(head, 1, 12), 16),
+    first,
   }
 end)
 return { redis.call('HGETALL', COUNTS), found }
