@@ -26,7 +26,10 @@ if TYPE_CHECKING:
     from perdure.engine.runner import Runner
 
 BEATS_PER_LEASE = 3
-"""How often a lease is extended within its length."""
+"""How often a lease is extended within its length; the store has as long for its answer as there is between two."""
+
+HURRIES_TO = 0.25
+"""The part of that in which it has to answer even where a lease is about to run out."""
 
 PROGRESS_DELAY = 0.5
 """Seconds in which the progress of steps is gathered before it is written."""
@@ -111,22 +114,26 @@ class Keeper:
 
     async def _keep(self) -> None:
         self._own_loop, self._wake = asyncio.get_running_loop(), asyncio.Event()
-        beat = self._lease_ms / BEATS_PER_LEASE / 1000
+        beat, is_late = self._lease_ms / BEATS_PER_LEASE / 1000, False
         while not self._is_stopping:
             self._wake.clear()
-            if not self._progress:
+            if not (self._progress or is_late):
                 try:
                     await asyncio.wait_for(self._wake.wait(), min(beat / 2, BLOCKED_AFTER) if self._leases else beat)
                 except TimeoutError:
                     pass
-            if self._progress and not self._is_stopping:
+            if self._progress and not (is_late or self._is_stopping):
                 await asyncio.sleep(PROGRESS_DELAY)
-            await self._beat()
+            is_late = not await self._beat()
             if self._leases:
                 self._watch()
 
-    async def _beat(self) -> None:
-        """Extend the leases that are due for it, and write the progress that has come up."""
+    async def _beat(self) -> bool:
+        """Extend the leases that are due for it, and write the progress that has come up.
+
+        Returns:
+            False if the store gave no answer in time: its connection may be dead, and the next call gets another one.
+        """
         now = self._env.now()
         progressed = set(self._progress)
         self._progress -= progressed
@@ -138,7 +145,7 @@ class Keeper:
             if since <= young or since > now or runner in progressed  # after now: the clock was put back
         ]
         if not due:
-            return
+            return True
         until = now + self._lease_ms
         leases = [
             Lease(
@@ -149,16 +156,29 @@ class Keeper:
             )
             for runner in due
         ]
+        patience = self._patience(now)
         try:
-            answers = await self._store.extend(leases, now)
-        except StoreError as error:
-            _log.warning("leases could not be extended, trying again: %s", error)
-            self._give_up(now)
-            return
+            async with asyncio.timeout(patience):
+                answers = await self._store.extend(leases, now)
+        except Exception as error:  # whatever it is, this thread must outlive it
+            is_late = isinstance(error, TimeoutError)
+            told = f"the store did not answer within {patience:.2g} s" if is_late else error
+            unforeseen = None if is_late or isinstance(error, StoreError) else error
+            _log.warning("leases could not be extended, trying again: %s", told, exc_info=unforeseen)
+            self._progress |= progressed & self._leases.keys()
+            self._give_up(self._env.now())
+            return not is_late
         for runner in due:
             if runner in self._leases:
                 self._leases[runner] = now
         self._loop.call_soon_threadsafe(self._on_extended, list(zip(due, answers, strict=True)))
+        return True
+
+    def _patience(self, now: int) -> float:
+        """Return for how many seconds to wait for an answer: hardly longer than until the next lease runs out."""
+        beat = self._lease_ms / BEATS_PER_LEASE
+        left = [since + self._lease_ms - now for since in list(self._leases.values())]
+        return max(HURRIES_TO * beat, min([beat, *(milliseconds for milliseconds in left if milliseconds > 0)])) / 1000
 
     def _give_up(self, now: int) -> None:
         """Stop what runs under leases that must be taken for lost: the store was out of reach for too long."""
