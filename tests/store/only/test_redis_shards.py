@@ -223,6 +223,27 @@ async def test_other_trees_are_out_of_a_decisions_reach(store: RedisStore) -> No
         await store.commit([decide(run, seq=2, terminate=(far,))])
 
 
+async def test_a_child_ends_though_its_parents_id_is_used_elsewhere(store: RedisStore) -> None:
+    run = await held(store, "a")
+    own = elsewhere("own", than="a")
+    await store.commit([decide(run, children=(child(own, run, retention=Retention(0, 0, 0)),))])
+    middle = await leased(store, own)
+    below = child(f"{own}/c", middle, is_detached=True)
+    await store.commit([decide(middle, children=(below,))])
+    low = await leased(store, below.id)
+    await store.commit([decide(middle, "complete", seq=2)])
+    assert await store.prune(NOW, 10) == 1
+    for shard in store._shards:
+        valkey().call("HDEL", shard.key("places").decode(), own)
+    assert [made.is_new for made in await store.create([new(own)])] == [True]
+    assert await shard_of(store, own) == [home(own)]
+    store._places.known.clear()
+    (done,) = await store.commit([decide(low, "complete", posts=(event(own, below.id, kind="child"),))])
+    assert not done.is_lost
+    assert (await one(store, below.id)).status is RunStatus.COMPLETE
+    assert await store.inbox(own) == []
+
+
 async def test_leases_and_control_over_all_shards(store: RedisStore) -> None:
     await store.create([new(f"r{number}") for number in range(10)])
     runs = [claimed.run for claimed in await store.claim(["default"], 10, "w", NOW, NOW + 1000)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 from redis.exceptions import AskError, BusyLoadingError, MovedError, NoScriptError, ReadOnlyError, RedisError
@@ -23,6 +24,9 @@ T = TypeVar("T")
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.01, 0.5
 _REDIRECTIONS = 8
+BRIEF = 1.0
+ABSENT = 2.0
+"""Seconds for which a shard is waited for where others will do, and for which it is not asked again if none came."""
 _SHORTEST_ANSWER = 1.0
 _SCRIPTS = load_scripts()
 
@@ -42,6 +46,7 @@ class Calls:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._link: Link | None = None
+        self._absent: dict[int, float] = {}
         self._where = str(settings.addresses[0])
 
     async def open(self) -> None:
@@ -66,6 +71,7 @@ class Calls:
         *,
         writes: bool,
         is_only_one: bool = False,
+        patience: float | None = None,
     ) -> Any:
         """Run a script on a shard and return its answer.
 
@@ -76,6 +82,7 @@ class Calls:
             texts: the others.
             writes: whether it may write, and has to be waited for as `durability` says.
             is_only_one: whether it must not be run again once it may have been.
+            patience: for how many seconds it is tried again; None for as many as the options say.
 
         Raises:
             StoreUnavailableError: it may or may not have been run; what is not to be run only once was tried again.
@@ -86,7 +93,8 @@ class Calls:
         mark = b"1" if writes and is_awaited and name != "claim" else b""
         call: Command = ("EVALSHA", script.sha, len(NAMES), *shard.keys, pack(asked), mark, *texts)
         if name != "claim" and not is_only_one:
-            return await self._patiently(lambda: self._acknowledged(shard.slot, call, script, writes=writes))
+            attempt = partial(self._acknowledged, shard.slot, call, script, writes=writes)
+            return await self._patiently(attempt, patience=patience)
         trip = Trip(is_only_one=is_only_one)
 
         def may_be_repeated(error: BaseException) -> bool:
@@ -96,8 +104,9 @@ class Calls:
 
         try:
             return await self._patiently(
-                lambda: self._acknowledged(shard.slot, call, script, writes=writes, trip=trip),
+                partial(self._acknowledged, shard.slot, call, script, writes=writes, trip=trip),
                 may_be_repeated,
+                patience,
             )
         except StoreUnavailableError as error:
             if not (trip.is_out and is_only_one):
@@ -133,6 +142,31 @@ class Calls:
 
         await asyncio.gather(*[ask(node, places) for node, places in groups.items()])
         return answers
+
+    async def look_around(self, shards: Sequence[Shard], name: str, asked: Any) -> list[Any]:
+        """Like `look`, but do not wait for shards out of reach: None for each, unless that is all of them."""
+        if len(shards) == 1:
+            return await self.look(shards, name, asked)
+        loop = asyncio.get_running_loop()
+        present = [shard for shard in shards if self._absent.get(shard.index, 0.0) <= loop.time()] or shards
+        answers: dict[int, Any] = {}
+        try:
+            async with asyncio.timeout(BRIEF):
+                found = await self.look(present, name, asked)
+            answers = {shard.index: answer for shard, answer in zip(present, found, strict=True)}
+        except (StoreUnavailableError, TimeoutError):
+
+            async def ask(shard: Shard) -> None:
+                try:
+                    async with asyncio.timeout(BRIEF):
+                        answers[shard.index] = await self.run(shard, name, asked, writes=False)
+                except (StoreUnavailableError, TimeoutError):
+                    self._absent[shard.index] = loop.time() + ABSENT
+
+            await asyncio.gather(*map(ask, present))
+        if not answers:
+            return await self.look(shards, name, asked)
+        return [answers.get(shard.index) for shard in shards]
 
     async def command(self, shard: Shard, *command: bytes | str | int, writes: bool = False) -> Any:
         """Send a plain command that has keys of one shard, and return its answer."""
@@ -176,11 +210,14 @@ class Calls:
         return self._link
 
     async def _patiently(
-        self, attempt: Callable[[], Awaitable[T]], is_worth_it: Callable[[BaseException], bool] = is_passing
+        self,
+        attempt: Callable[[], Awaitable[T]],
+        is_worth_it: Callable[[BaseException], bool] = is_passing,
+        patience: float | None = None,
     ) -> T:
         """Make an attempt, and again while that may help and the patience lasts."""
         loop = asyncio.get_running_loop()
-        deadline = loop.time() + self._settings.patience
+        deadline = loop.time() + (self._settings.patience if patience is None else patience)
         tried = 0
         while True:
             try:

@@ -78,7 +78,7 @@ def _queue_stats(queue: str, lanes: list[Any]) -> QueueStats:
 
 async def next_due(shards: Shards, queues: Sequence[str], workflows: Sequence[str] | None) -> int | None:
     """Return when something becomes due."""
-    earliest = await shards.calls.look(shards.all, "next_due", (queues, workflows))
+    earliest = await shards.calls.look_around(shards.all, "next_due", (queues, workflows))
     return min((due for due in earliest if due is not None), default=None)
 
 

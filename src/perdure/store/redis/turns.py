@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from itertools import islice
 from typing import Any, NamedTuple
 
 from msgspec.structs import replace
 
 from perdure.model.decision import Claim, Committed, Decision, Extended, Lease
-from perdure.model.errors import UsageError
+from perdure.model.errors import StoreError, UsageError
 from perdure.model.record import Record
 from perdure.model.run import RunStatus
 from perdure.store.journal import refusal, require_following
 from perdure.store.redis.arrivals import inserted
+from perdure.store.redis.calls import BRIEF
 from perdure.store.redis.keys import Shard
 from perdure.store.redis.rows import LETTER, STATUS, message_text, messages_of, pack, record_of, row_of, run_from
 from perdure.store.redis.shards import PIECE, PIECE_BYTES, Shards, are_too_long, in_halves
@@ -39,42 +40,69 @@ async def claim(shards: Shards, wanted: Wanted, turn: int) -> list[Claim]:
     if not shards.are_many:
         return await _claim(shards, shards.all[0], wanted)
     claims: list[Claim] = []
+    failed: dict[int, StoreError] = {}
     while len(claims) < wanted.limit:
-        ready = await shards.calls.look(shards.all, "ready", (wanted.queues, wanted.workflows, wanted.now))
+        ready = await shards.calls.look_around(shards.all, "ready", (wanted.queues, wanted.workflows, wanted.now))
         left = wanted.limit - len(claims)
         shares: list[tuple[Shard, int]] = []
         for step in range(len(ready)):
             index = (turn + step) % len(ready)
-            share = min(ready[index], left)
+            share = 0 if index in failed else min(ready[index] or 0, left)
             left -= share
             if share:
                 shares.append((shards.all[index], share))
-        found = await asyncio.gather(*[_claim(shards, shard, wanted._replace(limit=share)) for shard, share in shares])
-        if not any(found):
+        found = await asyncio.gather(
+            *[_claim(shards, shard, wanted._replace(limit=share)) for shard, share in shares], return_exceptions=True
+        )
+        some: list[Claim] = []
+        for (shard, _), told in zip(shares, found, strict=True):
+            if isinstance(told, StoreError):
+                failed[shard.index] = told
+            elif isinstance(told, BaseException):
+                raise told
+            else:
+                some += told
+        claims += some
+        if not some:
             break
-        claims += [claimed for some in found for claimed in some]
+    if failed and not claims:
+        raise next(iter(failed.values()))
     return claims
 
 
 async def _claim(shards: Shards, shard: Shard, wanted: Wanted) -> list[Claim]:
-    """Lease due runs of one shard, as many scripts as that takes."""
+    """Lease due runs of one shard, as many scripts as that takes; those before one that fails are claimed."""
     claims: list[Claim] = []
-    while len(claims) < wanted.limit:
-        size = min(wanted.limit - len(claims), PIECE)
-        asked = (wanted.queues, wanted.workflows, size, wanted.worker, wanted.now, wanted.until, RECORDS, PIECE_BYTES)
-        answer = await shards.calls.run(shard, "claim", asked, writes=True)
-        if not answer:
-            break
-        some, unread = _claims(answer)
-        if some and not _is_whole(some[-1], unread):
-            some[-1:] = await _completed(shards, shard, some[-1], unread)
-        claims += some
-        if not answer[0] and answer[1] < size:
-            break
+    try:
+        async for some in _claimed(shards, shard, wanted):
+            claims += some
+    except StoreError:
+        if not claims:
+            raise
     if shards.are_many:
         for claimed in claims:
             shards.note(claimed.run.id, shard)
     return claims
+
+
+async def _claimed(shards: Shards, shard: Shard, wanted: Wanted) -> AsyncIterator[list[Claim]]:
+    patience = BRIEF if shards.are_many else None
+    left = wanted.limit
+    while left > 0:
+        size = min(left, PIECE)
+        asked = (wanted.queues, wanted.workflows, size, wanted.worker, wanted.now, wanted.until, RECORDS, PIECE_BYTES)
+        answer = await shards.calls.run(shard, "claim", asked, writes=True, patience=patience)
+        if not answer:
+            return
+        claims, unread = _claims(answer)
+        left -= len(claims)
+        if not claims or _is_whole(claims[-1], unread):
+            yield claims
+        else:
+            yield claims[:-1]
+            yield await _completed(shards, shard, claims[-1], unread)
+        if not answer[0] and answer[1] < size:
+            return
 
 
 def _claims(answer: list[Any]) -> tuple[list[Claim], int]:
@@ -155,7 +183,9 @@ async def _in_one_place(shards: Shards, shard: Shard, decisions: Sequence[Decisi
         if shards.of(decision.run_id) is not shard or not _has_others(decision):
             placed.append(decision)
             continue
-        others = [message.run_id for message in decision.posts] + list(decision.terminate)
+        # a run with the parent's id on another shard is not the parent: that was removed, and its id used again
+        told = [message.run_id for message in decision.posts if message.kind != "child"]
+        others = [*told, *decision.terminate]
         await _require_here(shards, shard, decision, [run_id for run_id in others if shards.of(run_id) is not shard])
         settled = await shards.settle([(child.id, shard) for child in decision.children])
         if all(place is shard for place in settled):
