@@ -25,6 +25,7 @@ _PASSING = (
     exceptions.NoScriptError,
 )
 _PASSING_WORDS = ("BUSY ", "LOADING ", "CLUSTERDOWN ", "MASTERDOWN ", "READONLY ", "TRYAGAIN ", "NOREPLICAS ")
+_NOT_ALLOWED = ("NOPERM", "ACL failure", "The user executing the script")
 _STARTING = ("Loading", "LOADING", "MASTERDOWN", "CLUSTERDOWN")
 
 
@@ -101,7 +102,7 @@ def translated(error: BaseException, where: str, patience: float) -> BaseExcepti
 def _refused(error: exceptions.ResponseError, where: str, patience: float) -> Exception:
     """Return the error for what the server answered."""
     text = _line(error)
-    if isinstance(error, exceptions.NoPermissionError) or "NOPERM" in text:
+    if isinstance(error, exceptions.NoPermissionError) or any(words in text for words in _NOT_ALLOWED):
         return StoreReadOnlyError(
             f"{where} does not allow this user what Perdure does ({text}): give it +@all on "
             "the store's keys and channel"

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from perdure.model.errors import SchemaTooNewError, StoreCorruptError, UsageError
-from perdure.store.redis.calls import Calls
+import asyncio
+import contextlib
+
+from perdure.model.errors import SchemaTooNewError, StoreCorruptError, StoreUnavailableError, UsageError
+from perdure.store.redis.calls import BRIEF, Calls
 from perdure.store.redis.keys import Shard
 from perdure.store.redis.settings import CLUSTER_SHARDS, MOST_SHARDS, Settings
 
@@ -16,6 +19,7 @@ async def opened(calls: Calls, settings: Settings) -> list[Shard]:
 
     Raises:
         SchemaTooNewError: a newer Perdure wrote it. StoreCorruptError: the keys are somebody else's.
+        StoreReadOnlyError: the user lacks a right.
         UsageError: it has another number of shards than was asked for.
     """
     first = Shard(settings.prefix, 0, 1)
@@ -35,4 +39,15 @@ async def opened(calls: Calls, settings: Settings) -> list[Shard]:
         )
     if settings.shards not in {None, int(shards)}:
         raise UsageError(f"store: {place} has {int(shards)} shards, and that stays: leave shards={settings.shards} out")
-    return [Shard(settings.prefix, index, int(shards)) for index in range(int(shards))]
+    found = [Shard(settings.prefix, index, int(shards)) for index in range(int(shards))]
+    await calls.run(found[0], "check", None, writes=False)
+    await calls.command(found[0], "HDEL", found[0].catalog, "\0")
+    await asyncio.gather(*[_checked(calls, shard) for shard in found[1:]])
+    return found
+
+
+async def _checked(calls: Calls, shard: Shard) -> None:
+    """Look whether a shard can be worked with; one that is out of reach now may be there later."""
+    with contextlib.suppress(StoreUnavailableError, TimeoutError):
+        async with asyncio.timeout(BRIEF):
+            await calls.run(shard, "check", None, writes=False)

@@ -28,6 +28,7 @@ _PARTS: dict[str, tuple[str, ...]] = {
     "next_due": ("lanes",),
     "dump": (),
     "ready": ("lanes",),
+    "check": (),
     "place": (),
     "old_places": (),
     "forget_places": (),
