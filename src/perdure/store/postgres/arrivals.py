@@ -123,8 +123,8 @@ LOCK = "SELECT FROM perdure.runs WHERE id = ANY($1::text[]) ORDER BY id FOR UPDA
 _BOXES = "SELECT id, n, status, inbox_seq FROM perdure.runs WHERE id = ANY($1::text[]) ORDER BY id FOR UPDATE"
 
 _KNOWN = """
-SELECT m.n, m.id FROM unnest($1::bigint[], $2::text[]) AS a (n, id)
-JOIN perdure.inbox AS m ON m.n = a.n AND m.id = a.id
+SELECT a.n, a.id FROM unnest($1::bigint[], $2::text[]) AS a (n, id)
+CROSS JOIN LATERAL (SELECT FROM perdure.inbox AS m WHERE m.n = a.n AND m.id = a.id OFFSET 0) AS m
 """
 
 _UNREAD = "SELECT n, count(*) FROM perdure.inbox WHERE n = ANY($1::bigint[]) AND NOT is_read GROUP BY n"
@@ -139,17 +139,18 @@ WITH put AS (
 UPDATE perdure.runs AS r SET
     inbox_seq = t.seq, updated_at = t.now,
     due_at = CASE WHEN r.status = 'running' THEN r.due_at ELSE least(r.due_at, t.due_at) END
-FROM unnest($10::bigint[], $11::bigint[], $12::bigint[], $13::bigint[]) AS t (n, seq, now, due_at)
-WHERE r.n = t.n
+FROM unnest($10::text[], $11::bigint[], $12::bigint[], $13::bigint[]) AS t (id, seq, now, due_at)
+WHERE r.id BETWEEN t.id AND t.id
 """
 
 
 class _Box:
     """A run's inbox while messages are put into it."""
 
-    __slots__ = ("due_at", "is_finished", "n", "now", "seq", "unread")
+    __slots__ = ("due_at", "id", "is_finished", "n", "now", "seq", "unread")
 
     def __init__(self, row: Any) -> None:
+        self.id: str = row[0]
         self.n: int = row[1]
         self.is_finished = row[2] in FINISHED
         self.seq: int = row[3]
@@ -192,7 +193,7 @@ async def post(session: Session, messages: Sequence[tuple[Message, int]], capaci
             told[box.n] = box
             fresh.append((box.n, box.seq, *_stored(message)))
     if fresh:
-        tell = [(box.n, box.seq, box.now, box.due_at) for box in told.values()]
+        tell = [(box.id, box.seq, box.now, box.due_at) for box in told.values()]
         await session.fetch(_PUT, *columns(fresh, 9), *columns(tell, 4))
     return posted
 

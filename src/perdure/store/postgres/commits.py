@@ -59,7 +59,7 @@ WITH kept AS (
         journal_length = d.added + CASE WHEN d.is_renewed THEN 0 ELSE r.journal_length END,
         progress = CASE WHEN NOT d.is_finished AND NOT d.is_renewed THEN r.progress END
     FROM {table(1, _DECISION)} AS d
-    WHERE r.id = d.run_id AND CASE
+    WHERE r.id BETWEEN d.run_id AND d.run_id AND CASE
         WHEN r.status <> 'running' OR r.epoch <> d.epoch OR r.seq <> d.seq - 1 THEN false
         WHEN d.first <> r.journal_length THEN 1 / (d.first - d.first) > 0
         ELSE d.is_judged OR d.status = 'running' OR NOT (r.is_pausing OR (r.inbox_seq > d.seen AND NOT d.is_finished))
@@ -80,7 +80,10 @@ WITH kept AS (
     WHERE k.are_all OR c.place = ANY(k.places)
 ), read AS (
     UPDATE perdure.inbox AS m SET is_read = true, payload = NULL
-    FROM consumed AS c WHERE m.n = c.n AND m.id = c.id AND m.is_read IS NOT TRUE
+    FROM consumed AS c CROSS JOIN LATERAL (
+        SELECT u.ctid FROM perdure.inbox AS u WHERE u.n = c.n AND u.id = c.id AND NOT u.is_read OFFSET 0
+    ) AS unread (place)
+    WHERE m.ctid = unread.place
 )
 SELECT place, inbox_seq, is_pausing FROM kept
 """
@@ -96,7 +99,9 @@ SELECT id, n, status, epoch, seq, journal_length, inbox_seq, is_pausing FROM per
 
 _UNSEEN = """
 SELECT a.place, m.id FROM unnest($1::bigint[], $2::bigint[]) WITH ORDINALITY AS a (n, seen, place)
-JOIN perdure.inbox AS m ON m.n = a.n AND m.seq > a.seen AND NOT m.is_read
+CROSS JOIN LATERAL (
+    SELECT u.id FROM perdure.inbox AS u WHERE u.n = a.n AND u.seq > a.seen AND NOT u.is_read OFFSET 0
+) AS m
 """
 
 _FORGET = """
@@ -109,8 +114,10 @@ DELETE FROM perdure.inbox WHERE kind = 'child' AND n = ANY($1::bigint[])
 
 _ARRIVED = f"""
 SELECT a.place, {MESSAGE} FROM unnest($1::text[], $2::bigint[]) WITH ORDINALITY AS a (run_id, seen, place)
-JOIN perdure.runs AS r ON r.id = a.run_id
-JOIN perdure.inbox AS m ON m.n = r.n AND m.seq > a.seen AND NOT m.is_read
+CROSS JOIN LATERAL (SELECT n FROM perdure.runs WHERE id = a.run_id OFFSET 0) AS r
+CROSS JOIN LATERAL (
+    SELECT u.* FROM perdure.inbox AS u WHERE u.n = r.n AND u.seq > a.seen AND NOT u.is_read OFFSET 0
+) AS m
 ORDER BY a.place, m.seq
 """
 

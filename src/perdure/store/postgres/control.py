@@ -12,6 +12,7 @@ from perdure.store.postgres.connections import Session
 
 
 class _Row(NamedTuple):
+    id: str
     n: int
     status: RunStatus
     is_pausing: bool
@@ -22,29 +23,30 @@ class _Row(NamedTuple):
 
 _FIND = "SELECT n, status, is_pausing, parent_id, parent_key, epoch FROM perdure.runs WHERE id = $1 FOR UPDATE"
 
-_MARK_PAUSING = "UPDATE perdure.runs SET is_pausing = true, updated_at = $2 WHERE n = $1"
-_PAUSE = "UPDATE perdure.runs SET status = 'paused', updated_at = $2 WHERE n = $1"
+_MARK_PAUSING = "UPDATE perdure.runs SET is_pausing = true, updated_at = $2 WHERE id = $1"
+_PAUSE = "UPDATE perdure.runs SET status = 'paused', updated_at = $2 WHERE id = $1"
 _RESUME = """
-UPDATE perdure.runs SET status = 'queued', due_at = coalesce(due_at, $2), updated_at = $2 WHERE n = $1
+UPDATE perdure.runs SET status = 'queued', due_at = coalesce(due_at, $2), updated_at = $2 WHERE id = $1
 """
-_UNMARK_PAUSING = "UPDATE perdure.runs SET is_pausing = false, updated_at = $2 WHERE n = $1"
+_UNMARK_PAUSING = "UPDATE perdure.runs SET is_pausing = false, updated_at = $2 WHERE id = $1"
 
 _FAMILY = """
-WITH RECURSIVE family (n, id) AS (
-    SELECT n, id FROM perdure.runs WHERE n = $1
+WITH RECURSIVE family (n, id, is_unfinished) AS (
+    SELECT n, id, finished_at IS NULL FROM perdure.runs WHERE id = $1
     UNION
-    SELECT child.n, child.id FROM family JOIN perdure.runs AS child ON child.parent_id = family.id
-    WHERE NOT child.is_detached
+    SELECT child.* FROM family CROSS JOIN LATERAL (
+        SELECT r.n, r.id, r.finished_at IS NULL FROM perdure.runs AS r
+        WHERE r.parent_id = family.id AND NOT r.is_detached OFFSET 0
+    ) AS child
 )
-SELECT r.n, r.id, r.finished_at IS NULL FROM family JOIN perdure.runs AS r ON r.n = family.n
-WHERE r.n <> $1 ORDER BY r.n
+SELECT id, is_unfinished FROM family WHERE id <> $1 ORDER BY n
 """
 
 _END = """
 UPDATE perdure.runs SET
     status = 'terminated', epoch = epoch + 1, updated_at = $2, finished_at = $2,
     expires_at = $2 + keep_terminated, due_at = NULL, worker = NULL, is_pausing = false, wait = NULL, progress = NULL
-WHERE n = ANY($1::bigint[])
+WHERE id = ANY($1::text[])
 """
 
 _CUT_BACK = """
@@ -59,19 +61,19 @@ UPDATE perdure.runs SET
     status = 'queued', due_at = $2, updated_at = $2, epoch = epoch + 1, seq = 0, incarnation = incarnation + 1,
     crashes = 0, journal_length = least(journal_length, 1), worker = NULL, is_pausing = false, started_at = NULL,
     finished_at = NULL, expires_at = NULL, wait = NULL, state = NULL, progress = NULL
-WHERE n = $1
+WHERE id = $1
 """
 
 _PRUNE = """
 WITH expired AS MATERIALIZED (
-    SELECT n FROM perdure.runs WHERE expires_at IS NOT NULL AND expires_at <= $1
+    SELECT n, id FROM perdure.runs WHERE expires_at IS NOT NULL AND expires_at <= $1
     ORDER BY expires_at, n LIMIT $2 FOR UPDATE SKIP LOCKED
 ), records_gone AS (
-    DELETE FROM perdure.records AS r USING expired WHERE r.n = expired.n
+    DELETE FROM perdure.records AS r USING expired WHERE r.n BETWEEN expired.n AND expired.n
 ), messages_gone AS (
-    DELETE FROM perdure.inbox AS m USING expired WHERE m.n = expired.n
+    DELETE FROM perdure.inbox AS m USING expired WHERE m.n BETWEEN expired.n AND expired.n
 ), gone AS (
-    DELETE FROM perdure.runs AS r USING expired WHERE r.n = expired.n RETURNING 1
+    DELETE FROM perdure.runs AS r USING expired WHERE r.id BETWEEN expired.id AND expired.id RETURNING 1
 )
 SELECT count(*) FROM gone
 """
@@ -101,13 +103,13 @@ async def _control(session: Session, control: Control, now: int) -> Controlled:
     ended: tuple[str, ...] = ()
     match control.action:
         case Action.PAUSE if run.status is RunStatus.RUNNING:
-            await session.fetch(_MARK_PAUSING, run.n, now)
+            await session.fetch(_MARK_PAUSING, run.id, now)
         case Action.PAUSE if run.status in {RunStatus.QUEUED, RunStatus.WAITING}:
-            await session.fetch(_PAUSE, run.n, now)
+            await session.fetch(_PAUSE, run.id, now)
         case Action.RESUME if run.status is RunStatus.PAUSED:
-            await session.fetch(_RESUME, run.n, now)
+            await session.fetch(_RESUME, run.id, now)
         case Action.RESUME if run.is_pausing:
-            await session.fetch(_UNMARK_PAUSING, run.n, now)
+            await session.fetch(_UNMARK_PAUSING, run.id, now)
         case Action.TERMINATE:
             ended = await terminate(session, control.run_id, now, control.notice)
         case Action.RESTART:
@@ -132,7 +134,7 @@ async def terminate(session: Session, run_id: str, now: int, notice: str | None)
     run = await _find(session, run_id)
     if run is None or run.status.is_finished:
         return ()
-    below = await _end(session, run, now, including=[(run.n, run_id)])
+    below = await _end(session, run, now, including=(run_id,))
     if run.parent_id is not None and run.parent_key is not None:
         message = Message(run.parent_id, run_id, "child", run.parent_key, notice, now, "error", ref=run_id)
         await post(session, [(message, now)])
@@ -140,28 +142,28 @@ async def terminate(session: Session, run_id: str, now: int, notice: str | None)
 
 
 async def _restart(session: Session, run: _Row, now: int) -> tuple[str, ...]:
-    ended = await _end(session, run, now, including=[])
+    ended = await _end(session, run, now, including=())
     await session.fetch(_CUT_BACK, run.n)
-    await session.fetch(_RESTART, run.n, now)
+    await session.fetch(_RESTART, run.id, now)
     return ended
 
 
-async def _end(session: Session, run: _Row, now: int, including: list[tuple[int, str]]) -> tuple[str, ...]:
+async def _end(session: Session, run: _Row, now: int, including: tuple[str, ...]) -> tuple[str, ...]:
     """End the unfinished descendants of a run, and these runs too; return their ids."""
-    ended = including + await _unfinished_below(session, run.n)
+    ended = including + await _unfinished_below(session, run.id)
     if ended:
-        await session.fetch(_END, [n for n, _ in ended], now)
-    return tuple(run_id for _, run_id in ended)
+        await session.fetch(_END, ended, now)
+    return ended
 
 
-async def _unfinished_below(session: Session, n: int) -> list[tuple[int, str]]:
+async def _unfinished_below(session: Session, run_id: str) -> tuple[str, ...]:
     """Return the unfinished descendants of a run, all of them locked: none can end, nor start another, meanwhile."""
     locked: set[str] = set()
     while True:
-        family = await session.fetch(_FAMILY, n)
-        fresh = {run_id for _, run_id, _ in family} - locked
+        family = await session.fetch(_FAMILY, run_id)
+        fresh = {below for below, _ in family} - locked
         if not fresh:
-            return [(below, run_id) for below, run_id, is_unfinished in family if is_unfinished]
+            return tuple(below for below, is_unfinished in family if is_unfinished)
         await session.fetch(LOCK, list(fresh))
         locked |= fresh
 
@@ -171,7 +173,7 @@ async def _find(session: Session, run_id: str) -> _Row | None:
     if not found:
         return None
     n, status, *rest = found[0]
-    return _Row(n, RunStatus(status), *rest)
+    return _Row(run_id, n, RunStatus(status), *rest)
 
 
 async def prune(session: Session, before: int, limit: int) -> int:

@@ -17,9 +17,10 @@ from perdure.store.postgres.turns import CAN_BE_DUE, LEVELS, WANTED
 
 _GET = f"""
 SELECT {run_columns("r", "o.payload")}
-FROM perdure.runs AS r LEFT JOIN perdure.records AS o
-    ON o.n = CASE WHEN r.finished_at IS NOT NULL THEN r.n END AND o.position = r.journal_length - 1
-    AND o.kind = 'output'
+FROM perdure.runs AS r LEFT JOIN LATERAL (
+    SELECT payload FROM perdure.records
+    WHERE n = CASE WHEN r.finished_at IS NOT NULL THEN r.n END AND position = r.journal_length - 1 AND kind = 'output'
+    OFFSET 0) AS o ON true
 WHERE r.id = ANY($1::text[])
 """
 

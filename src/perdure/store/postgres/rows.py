@@ -2,6 +2,11 @@
 
 A batch goes in as one array for each column, which `unnest` turns into rows again: so a statement's text is always the
 same, and it is prepared once for each connection.
+
+Its plan may be made while the tables are all but empty, when every way through them costs the same, and is kept while
+they fill up. So a statement leaves the planner one way, through the index that it is meant for: `LATERAL (… OFFSET 0)`
+looks a row up for each row outside; and what is written is found by its id `BETWEEN x AND x`, because by `=` a join
+could just as well read the whole index in its order, and because no other index has the id in it.
 """
 
 from __future__ import annotations

@@ -29,24 +29,24 @@ WITH RECURSIVE levels (queue, priority) AS (
 WANTED = "($2::text[] IS NULL OR r.workflow = ANY($2::text[]))"
 
 _STILL = "r.status NOT IN ('paused', 'complete', 'errored', 'terminated')"
-"""The same, in words that keep the index `runs_due` out of a look for one run by its number."""
+"""The same, in words that keep the index `runs_due` out of a look for one run by its id."""
 
 _CLAIM = f"""{LEVELS}, candidates AS MATERIALIZED (
-    SELECT c.n, c.due_at, l.priority FROM levels AS l CROSS JOIN LATERAL (
-        SELECT r.n, r.due_at FROM perdure.runs AS r
+    SELECT c.id, c.due_at FROM levels AS l CROSS JOIN LATERAL (
+        SELECT r.n, r.id, r.due_at FROM perdure.runs AS r
         WHERE {CAN_BE_DUE} AND r.queue = l.queue AND r.priority = l.priority AND r.due_at <= $3 AND {WANTED}
         ORDER BY r.due_at, r.n LIMIT $4) AS c
     ORDER BY l.priority DESC, c.due_at, c.n LIMIT $4
 ), picked AS MATERIALIZED (
-    SELECT p.n, c.due_at FROM candidates AS c CROSS JOIN LATERAL (
-        SELECT r.n FROM perdure.runs AS r WHERE r.n = c.n AND {_STILL} AND r.due_at <= $3
+    SELECT p.id, c.due_at FROM candidates AS c CROSS JOIN LATERAL (
+        SELECT r.id FROM perdure.runs AS r WHERE r.id = c.id AND {_STILL} AND r.due_at <= $3
         FOR UPDATE SKIP LOCKED) AS p
     LIMIT $5
 )
 UPDATE perdure.runs AS r SET
     crashes = r.crashes + (r.status = 'running')::int, status = 'running', epoch = r.epoch + 1, seq = 0, worker = $6,
     due_at = $7, updated_at = $3, started_at = coalesce(r.started_at, $3)
-FROM picked WHERE r.n = picked.n
+FROM picked WHERE r.id BETWEEN picked.id AND picked.id
 RETURNING {run_columns("r")}, r.n, picked.due_at
 """
 """Look up what is due in its order, lock it as far as nobody else has, until there is enough, and lease that."""
@@ -101,7 +101,7 @@ UPDATE perdure.runs AS r SET
     progress = coalesce(l.progress, r.progress),
     updated_at = $5
 FROM unnest($1::text[], $2::bigint[], $3::bigint[], $4::text[]) AS l (run_id, epoch, until, progress)
-WHERE r.id = l.run_id AND r.status = 'running' AND r.epoch = l.epoch
+WHERE r.id BETWEEN l.run_id AND l.run_id AND (r.status = 'running' AND r.epoch = l.epoch) IS TRUE
 RETURNING r.id, r.is_pausing OR r.status = 'paused', r.inbox_seq
 """
 """Move the ends of leases; one that was given back is paused afterwards only if it was found pausing."""
