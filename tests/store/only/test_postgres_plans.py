@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import AsyncIterator, Iterator
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from perdure.model.decision import RunFilter
 from perdure.store import open_store
 from perdure.store.postgres import PostgresStore, arrivals, commits, control, reads, turns
 from tests.servers import label, postgres
@@ -60,6 +62,28 @@ async def test_every_row_is_looked_up_by_its_key(store: PostgresStore, tmp_path:
             postgres().sql(f"VACUUM ANALYZE {label(tmp_path)}.{table}", database=DATABASE)
     for name, text in STATEMENTS.items():
         assert not [scan for scan in await scans(store, text) if not is_lookup(scan)], name
+
+
+async def test_what_is_looked_for_is_planned_for_what_it_is(store: PostgresStore, tmp_path: Path):
+    schema = label(tmp_path)
+    await store.create([new("r0")])
+    postgres().sql(
+        f"INSERT INTO {schema}.runs SELECT (jsonb_populate_record(r, jsonb_build_object("
+        f"'n', 100 + at, 'id', md5(at::text), 'created_at', at))).* "
+        f"FROM {schema}.runs AS r, generate_series(1, 20000) AS at",
+        database=DATABASE,
+    )
+    postgres().sql(f"VACUUM ANALYZE {schema}.runs", database=DATABASE)
+    prefix = RunFilter(id_prefix=hashlib.md5(b"7").hexdigest()[:12])
+
+    async def read(session: Any) -> Any:
+        page = await reads.find(session, prefix, 10, None)
+        return page, await session.value("SELECT pg_stat_get_xact_tuples_fetched($1::text::regclass)", f"{schema}.runs")
+
+    (page, fetched) = await store._connections.search(read)
+    assert [run.id for run in page.runs] == [hashlib.md5(b"7").hexdigest()]
+    assert fetched < 100, "rows read"
+    assert (await store.find(prefix, 10)).runs == page.runs
 
 
 async def scans(store: PostgresStore, text: str) -> list[Any]:

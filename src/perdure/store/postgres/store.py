@@ -199,9 +199,10 @@ class PostgresStore:
 
     async def find(self, where: RunFilter, limit: int, cursor: str | None = None) -> RunPage:
         """See the contract."""
-        return await self._connections.once(
-            lambda session: reads.find(session, where, limit, cursor), self._settings.long_timeout
-        )
+        look = functools.partial(reads.find, where=where, limit=limit, cursor=cursor)
+        if where == RunFilter():
+            return await self._connections.once(look, self._settings.long_timeout)
+        return await self._connections.search(look)
 
     async def stats(self, now: int) -> Stats:
         """See the contract."""
