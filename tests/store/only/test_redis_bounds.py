@@ -9,10 +9,11 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from perdure.model.decision import Action, Control, Lease, RunFilter
-from perdure.model.errors import StoreUnavailableError
-from perdure.model.run import Retention
+from perdure.model.errors import StoreUnavailableError, UsageError
+from perdure.model.run import Retention, RunStatus
 from perdure.store import open_store
 from perdure.store.redis.store import RedisStore
 from tests.servers import ValkeyServer, cut, label
@@ -234,6 +235,36 @@ async def test_a_long_run_is_removed_in_pieces(
         0,
     ]
     assert await store.prune(NOW, 10) == 0
+
+
+async def test_a_damaged_run_holds_nobody_up(server: ValkeyServer, store: RedisStore) -> None:
+    await store.create([new(name) for name in ("bad", "worse", "good", "better")])
+    key = store._shards[0].key
+    server.call("HDEL", key("records").decode(), "11:0")
+    server.call("HDEL", key("runs").decode(), "12")
+    claims = await store.claim(["default"], 1, "w", NOW, NOW + 1000)
+    assert [claimed.run.id for claimed in claims] == ["good"]
+    assert (await one(store, "bad")).status is RunStatus.PAUSED
+    assert [claimed.run.id for claimed in await store.claim(["default"], 9, "w", NOW, NOW + 1000)] == ["better"]
+    assert await store.next_due(["default"]) == NOW + 1000
+    assert (await store.find(RunFilter(), 9)).runs[-1].id == "bad"
+
+
+async def test_an_archive_whose_journal_is_not_whole_is_refused(store: RedisStore) -> None:
+    await store.create([new("a")])
+    (archive,) = (await store.dump(1)).archives
+    damaged = replace(archive, run=replace(archive.run, id="b", journal_length=2))
+    with pytest.raises(UsageError, match="run 'b' has 1 records where it says 2"):
+        await store.load([replace(archive, run=replace(archive.run, id="c")), damaged])
+    assert await store.get(["b", "c"]) == [None, None]
+
+
+async def test_looking_for_a_rare_tag_takes_few_scripts(server: ValkeyServer, store: RedisStore) -> None:
+    await store.create([new(f"r{number}", NOW, tags={"order": str(number)}) for number in range(1200)])
+    before = stat(server, "evalsha", "calls")
+    page = await store.find(RunFilter(tags={"order": "3"}), 1)
+    assert [run.id for run in page.runs] == ["r3"]
+    assert stat(server, "evalsha", "calls") - before <= 8
 
 
 async def test_a_server_of_another_language_sorts_alike(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -162,10 +162,12 @@ async def test_nothing_is_left_on_a_node_that_only_begins_to_have_a_slot() -> No
             source.call("DEL", key.decode())
         target.call("CLUSTER", "SETSLOT", shard.slot, "IMPORTING", source.id)
         source.call("CLUSTER", "SETSLOT", shard.slot, "MIGRATING", target.id)
+        asked = [node.info("commandstats").get("cmdstat_cluster|slots") for node in cluster.masters]
         far = next(f"r{number}" for number in range(100) if home_of(f"r{number}", 4) == 3)
         with pytest.raises(StoreUnavailableError, match="was not ready"):
             await store.create([new(far)])
         assert target.call("CLUSTER", "COUNTKEYSINSLOT", shard.slot) == 0
+        assert [node.info("commandstats").get("cmdstat_cluster|slots") for node in cluster.masters] == asked
         await store.close()
 
 

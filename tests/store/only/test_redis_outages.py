@@ -5,14 +5,19 @@ from __future__ import annotations
 import asyncio
 import signal
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
+from redis.exceptions import MovedError, ResponseError
 
 from perdure.model.errors import StoreUnavailableError
 from perdure.store import open_store
+from perdure.store.redis.cluster import ClusterLink
+from perdure.store.redis.errors import is_of_replica
 from perdure.store.redis.keys import home_of
+from perdure.store.redis.settings import Address, settings_of
 from perdure.store.redis.store import RedisStore
-from tests.servers import ClusterNode, ValkeyCluster
+from tests.servers import ClusterNode, ValkeyCluster, cut, label, valkey, valkey_cluster
 from tests.store.making import NOW, new
 
 SHARDS = 6
@@ -73,6 +78,39 @@ async def test_a_shard_that_fails_does_not_lose_what_others_leased(
     assert {claimed.run.id for claimed in claims} == others
     victim.call("ACL", "SETUSER", "default", "+hset")
     assert len(await store.claim(["default"], 100, "w", NOW, NOW + 1000)) == 60 - len(others)
+
+
+async def test_a_node_without_a_name_is_where_it_answered(tmp_path: Path) -> None:
+    url = valkey_cluster().url(prefix=label(tmp_path))
+    link = ClusterLink(settings_of(url.replace("127.0.0.1:", "nowhere.invalid:1,127.0.0.1:"), {}))
+    await link.node(5)
+    await link.moved(MovedError("5 :7777"), Address("127.0.0.1", 7000))
+    assert (await link.node(5)).address == Address("127.0.0.1", 7777)
+    await link.close()
+
+
+def test_a_replica_is_known_by_what_it_says_of_a_script() -> None:
+    said = "Error running script (call to f_1): @user_script:9: -READONLY You can't write against a read only replica."
+    assert is_of_replica(ResponseError(said))
+    assert not is_of_replica(ResponseError("Error running script"))
+
+
+async def test_a_line_that_nobody_ended_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("perdure.store.redis.listening.STILL_THERE", 0.1)
+    monkeypatch.setattr("perdure.store.redis.listening.AGAIN", 0.1)
+    async with cut(valkey().port) as line:
+        store = open_store(line.url(valkey().url(prefix=label(tmp_path), poll="60s")))
+        await store.open()
+        waiting = asyncio.create_task(store.wait(30))
+        await asyncio.sleep(0)
+        line.freeze()
+        made = line.connections
+        async with asyncio.timeout(10):
+            while line.connections == made:
+                await asyncio.sleep(0.01)
+            line.thaw()
+            assert await waiting
+        await store.close()
 
 
 async def test_nobody_there_is_an_error_after_the_patience() -> None:

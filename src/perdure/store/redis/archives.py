@@ -60,7 +60,17 @@ def _archives(answer: list[Any]) -> list[Archive]:
 
 
 async def load(shards: Shards, archives: Sequence[Archive]) -> int:
-    """Keep runs whose ids are free as they are."""
+    """Keep runs whose ids are free as they are.
+
+    Raises:
+        UsageError: a journal is not whole: no worker could do anything with that run.
+    """
+    for archive in archives:
+        if [record.position for record in archive.journal] != list(range(archive.run.journal_length)):
+            raise UsageError(
+                f"run {archive.run.id!r} has {len(archive.journal)} records where it says "
+                f"{archive.run.journal_length}, or not in order: its archive is damaged, dump it again"
+            )
 
     async def ask(shard: Shard, some: Sequence[Archive]) -> list[bytes | None]:
         texts: list[bytes] = []

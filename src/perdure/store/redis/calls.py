@@ -8,11 +8,11 @@ from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
-from redis.exceptions import AskError, BusyLoadingError, MovedError, NoScriptError, ReadOnlyError, RedisError
+from redis.exceptions import AskError, BusyLoadingError, MovedError, NoScriptError, RedisError, TryAgainError
 
 from perdure.model.errors import PerdureError, StoreReadOnlyError, StoreUnavailableError
 from perdure.store.redis.connections import ANSWER_SECONDS, Command, Node, Trip
-from perdure.store.redis.errors import is_out_of_reach, is_passing, is_starting, translated
+from perdure.store.redis.errors import is_of_replica, is_out_of_reach, is_passing, is_starting, translated
 from perdure.store.redis.keys import NAMES, Shard
 from perdure.store.redis.links import Link, answer_of, linked
 from perdure.store.redis.rows import pack
@@ -293,11 +293,11 @@ class Calls:
                 raise
             answer = answers[0]
             if isinstance(answer, MovedError):
-                await link.moved(answer)
+                await link.moved(answer, node.address)
                 node, first = await link.node(slot), []
             elif isinstance(answer, AskError):
                 node, first = link.at(Address(answer.host or node.address.host, answer.port)), [("ASKING",)]
-            elif isinstance(answer, ReadOnlyError):
+            elif is_of_replica(answer):
                 await node.lose()  # its name may lead to another server by now
                 raise answer
             elif isinstance(answer, NoScriptError) and script is not None:
@@ -308,7 +308,7 @@ class Calls:
 
 
 def _is_busy(error: BaseException) -> bool:
-    return "TRYAGAIN" in str(error) or "BUSY " in str(error)
+    return isinstance(error, TryAgainError) or "BUSY " in str(error)
 
 
 def _pause(tried: int) -> float:

@@ -44,9 +44,9 @@ class ClusterLink:
             self._nodes[address] = Node(address, self._settings)
         return self._nodes[address]
 
-    async def moved(self, error: MovedError) -> None:
+    async def moved(self, error: MovedError, told_by: Address) -> None:
         """See `Link`."""
-        self._moved[error.slot_id] = Address(error.host or self._settings.addresses[0].host, error.port)
+        self._moved[error.slot_id] = Address(error.host or told_by.host, error.port)
 
     def look_again(self) -> None:
         """See `Link`."""

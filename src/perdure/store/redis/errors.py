@@ -50,6 +50,13 @@ def is_starting(error: BaseException) -> bool:
     )
 
 
+def is_of_replica(error: object) -> bool:
+    """Return whether an answer says that the server is a replica; older ones say it of a command in a script."""
+    return isinstance(error, exceptions.ReadOnlyError) or (
+        isinstance(error, exceptions.ResponseError) and "READONLY " in str(error)
+    )
+
+
 def is_out_of_reach(error: BaseException) -> bool:
     """Return whether the connection failed, not the call."""
     return isinstance(error, exceptions.ConnectionError | exceptions.TimeoutError | OSError) and not isinstance(
@@ -118,7 +125,7 @@ def _refused(error: exceptions.ResponseError, where: str, patience: float) -> Ex
             f"{where} cannot write to its own disk, so it takes no writes (MISCONF); nothing of the operation was "
             "kept: make room on that disk, and look at the server's log"
         )
-    if isinstance(error, exceptions.ReadOnlyError) or "READONLY" in text:
+    if is_of_replica(error):
         return StoreReadOnlyError(f"{where} is a replica, which cannot be written: give the master's address")
     if "BUSY" in text:
         return StoreUnavailableError(

@@ -23,8 +23,8 @@ class Link(Protocol):
     def at(self, address: Address) -> Node:
         """Return the server at an address that another one gave."""
 
-    async def moved(self, error: MovedError) -> None:
-        """Note that a slot is elsewhere."""
+    async def moved(self, error: MovedError, told_by: Address) -> None:
+        """Note that a slot is elsewhere, as a node told."""
 
     def look_again(self) -> None:
         """Forget who has what: something went wrong."""
@@ -57,7 +57,7 @@ class SingleLink:
             self._nodes[address] = Node(address, self._settings)
         return self._nodes[address]
 
-    async def moved(self, error: MovedError) -> None:
+    async def moved(self, error: MovedError, told_by: Address) -> None:
         """See `Link`."""
         raise error
 

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import Callable
 
+from redis.asyncio.connection import Connection
 from redis.exceptions import RedisError
 
 from perdure.model.errors import StoreError
@@ -14,6 +15,9 @@ from perdure.store.redis.connections import ANSWER_SECONDS
 
 AGAIN = 1.0
 """Seconds between attempts to listen again."""
+
+STILL_THERE = 15.0
+"""Seconds between questions whether the server is there, and for an answer."""
 
 
 class Listener:
@@ -34,6 +38,7 @@ class Listener:
         self._loop = asyncio.get_running_loop()
         self._tried = asyncio.Event()
         self._has_missed = False
+        self._is_silent = False
         self._task = asyncio.create_task(self._listen_on())
 
     async def tried(self) -> None:
@@ -68,13 +73,30 @@ class Listener:
         node = await self._calls.any_node()
         connection = node.connection()
         try:
-            await connection.connect()  # type: ignore[no-untyped-call]  # redis has not typed it
-            await connection.send_command("SUBSCRIBE", self._channel)
-            while True:
-                kind, _, message = await connection.read_response()
-                if kind == b"subscribe":
-                    self._tried.set()
-                if message != self._own and (kind == b"message" or self._has_missed):
-                    self._heard()
+            async with asyncio.timeout(ANSWER_SECONDS):
+                await connection.connect()  # type: ignore[no-untyped-call]  # redis has not typed it
+                await connection.send_command("SUBSCRIBE", self._channel)
+            asking = asyncio.create_task(self._ask(connection))
+            try:
+                while True:
+                    kind, *rest = await connection.read_response()
+                    self._is_silent = False
+                    if kind == b"subscribe":
+                        self._tried.set()
+                    if (kind == b"message" and rest[-1] != self._own) or (kind == b"subscribe" and self._has_missed):
+                        self._heard()
+            finally:
+                asking.cancel()
+                await asyncio.gather(asking, return_exceptions=True)
         finally:
             await connection.disconnect(nowait=True)
+
+    async def _ask(self, connection: Connection) -> None:
+        """Ask now and then whether the server is there: a line that nobody ended is silent for ever."""
+        while True:
+            self._is_silent = True
+            await connection.send_command("PING")
+            await asyncio.sleep(STILL_THERE)
+            if self._is_silent:
+                await connection.disconnect(nowait=True)
+                return

@@ -78,7 +78,8 @@ async def find(shards: Shards, where: RunFilter, limit: int, cursor: str | None)
 
 async def _merged(shards: Shards, where: RunFilter, after: Key | None, limit: int) -> AsyncIterator[tuple[Key, Run]]:
     letters = sorted({_class_of(STATUS[status]) for status in where.status} or {"a", *ENDED})
-    sources = [_Source(shards, shard, letter, where, after, limit + 1) for shard in shards.all for letter in letters]
+    wanted = LOOKED_AT if where.tags else limit + 1  # few of those that a script finds may have the tags
+    sources = [_Source(shards, shard, letter, where, after, wanted) for shard in shards.all for letter in letters]
     await asyncio.gather(*[source.fill() for source in sources])
     heap = [(_descending(source.found[-1][0]), place) for place, source in enumerate(sources) if source.found]
     heapq.heapify(heap)

@@ -11,7 +11,9 @@ end
 know_rows(wanted)
 local found = {}
 for _, number in ipairs(wanted) do
-  found[#found + 1] = number
-  found[#found + 1] = packed[number]
+  if packed[number] then
+    found[#found + 1] = number
+    found[#found + 1] = packed[number]
+  end
 end
 return found

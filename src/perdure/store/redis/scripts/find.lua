@@ -33,7 +33,7 @@ end
 know_rows(wanted)
 local found = { #entries == looked and sub(entries[#entries], 2) or '' }
 for index, number in ipairs(wanted) do
-  if not filtered or matches(row_of(number)) then
+  if packed[number] and (not filtered or matches(row_of(number))) then
     found[#found + 1] = number
     found[#found + 1] = packed[number]
     if #found > 2 * asked[9] then
