@@ -30,6 +30,14 @@ async def test_no_sentinel_answers() -> None:
         await store.open()
 
 
+async def test_a_disk_that_a_replica_does_not_have_is_warned_of(watched: ValkeySentinel) -> None:
+    for durability, warns in (("fsync", True), ("replicated:1", False)):
+        store = open_store(watched.url(), durability=durability)
+        await store.open()
+        assert ("may lack what was acknowledged" in " ".join((await store.describe()).warnings)) == warns
+        await store.close()
+
+
 async def test_a_replica_takes_over_while_a_run_is_held(watched: ValkeySentinel) -> None:
     first = watched.url().replace("127.0.0.1:", "127.0.0.1:1,127.0.0.1:", 1)
     store = open_store(first, durability="replicated:1", patience="30s")

@@ -102,12 +102,11 @@ async def _children(shards: Shards, where: RunFilter, after: Key | None) -> Asyn
         number = ""
         while True:
             asked = (where.parent_id, number, LOOKED_AT)
-            answer = await shards.calls.run(shard, "children", asked, writes=False)
-            some = list(_runs(answer))
-            found += [((run.created_at, n, shard.index), run) for n, run in some if matches(run, where)]
-            if len(some) < LOOKED_AT:
+            stopped, *answer = await shards.calls.run(shard, "children", asked, writes=False)
+            found += [((run.created_at, n, shard.index), run) for n, run in _runs(answer) if matches(run, where)]
+            if not stopped:
                 return found
-            number = number_text(some[-1][0])
+            number = stopped.decode()
 
     everything = [entry for part in await shards.everywhere(ask) for entry in part]
     for entry in sorted(everything, key=lambda entry: entry[0], reverse=True):

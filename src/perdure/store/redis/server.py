@@ -124,6 +124,12 @@ def durability_of(server: Server, settings: Settings) -> tuple[str, str, tuple[s
         warnings.append("The server keeps no append-only file: set appendonly yes, or runs end with the server.")
     if settings.fsync and fsync != "always":
         warnings.append("durability=fsync waits up to a second for each write: set appendfsync always.")
+    may_fail_over = (server.is_cluster or settings.service) and server.info.get("connected_slaves", "0") != "0"
+    if settings.fsync and may_fail_over:
+        warnings.append(
+            "durability=fsync waits for the master's disk alone, and a replica that takes over may lack what was "
+            "acknowledged: set durability=replicated:1."
+        )
     if settings.replicas:
         disk = "on the master's disk within a second" if log else "on no disk"
         return (

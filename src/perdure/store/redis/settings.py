@@ -20,6 +20,8 @@ _PREFIX = re.compile(r"[A-Za-z0-9_.:-]{1,100}")
 _DURABILITY = re.compile(r"server|fsync|replicated:([1-9][0-9]?)")
 _SWITCH = {"on": True, "off": False, True: True, False: False}
 POLL_LISTENING, POLL_ALONE = 5.0, 1.0
+PATIENCE = 20.0
+"""Seconds: a cluster as it is shipped takes fifteen to miss a master, and some more to choose another one."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +105,7 @@ def settings_of(url: str, options: Mapping[str, Any]) -> Settings:
         listen=listen,
         poll=_seconds(known, "poll", POLL_LISTENING if listen else POLL_ALONE),
         pool_size=_number(known, "pool_size", 10, 10_000) or 10,
-        patience=_seconds(known, "patience", 10.0),
+        patience=_seconds(known, "patience", PATIENCE),
     )
 
 

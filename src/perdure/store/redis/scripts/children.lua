@@ -1,6 +1,7 @@
 -- Look at the children of a run.
 --
--- asked: 1 the parent's id, 2 the number after which to begin, '' for the first, 3 how many at most. Returns number, row, …
+-- asked: 1 the parent's id, 2 the number after which to begin, '' for the first, 3 how many at most. Returns the last number
+-- looked at, '' at the end; then number, row, number, row …
 
 local parent = asked[1]
 local after = '(' .. parent .. '\0' .. asked[2]
@@ -9,7 +10,7 @@ for index, entry in ipairs(wanted) do
   wanted[index] = sub(entry, #parent + 2)
 end
 know_rows(wanted)
-local found = {}
+local found = { #wanted == asked[3] and wanted[#wanted] or '' }
 for _, number in ipairs(wanted) do
   if packed[number] then
     found[#found + 1] = number
