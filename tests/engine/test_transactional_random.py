@@ -1,0 +1,247 @@
+"""Random workflows of transactional steps: whatever happens to them, rows and records agree and nothing stays open."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from perdure import (
+    Perdure,
+    Retry,
+    RunFailedError,
+    RunFinishedError,
+    RunStatus,
+    RunTerminatedError,
+    StoreConflictError,
+    flow,
+)
+from perdure.model.decision import Committed, Decision
+from perdure.store.contract import Transaction
+from tests.engine.payments import KINDS, Payments
+from tests.engine.test_transactional_orders import Counted
+from tests.engine.world import until
+
+RUNS = 60
+MILLISECONDS = (0, 0, 1, 2, 5, 10)
+TWICE = Retry(attempts=2, delay=0.005)
+
+Node = list[Any]
+
+
+def key_of(milliseconds: int) -> str:
+    """The running step's key, with a mark for those of a run's second incarnation."""
+    return flow.idempotency_key() + ("~" if milliseconds < 0 else "")
+
+
+class Generator:
+    """Makes random programs, as trees of plain lists."""
+
+    def __init__(self, seed: int) -> None:
+        self.dice = random.Random(seed)
+
+    def program(self) -> Node:
+        ends = self.dice.choices([["return"], ["fail"], ["renew"]], [6, 2, 2])
+        return ["seq", *(self.node(2) for _ in range(self.dice.randint(1, 3))), *ends]
+
+    def node(self, depth: int) -> Node:
+        if depth == 0 or self.dice.random() < 0.2:
+            return self.leaf()
+        parts = [self.node(depth - 1) for _ in range(self.dice.randint(2, 4))]
+        kind = self.dice.choice(["seq", "gather", "group", "race", "leave", "timeout"])
+        return [kind, self.dice.choice(MILLISECONDS), ["gather", *parts]] if kind == "timeout" else [kind, *parts]
+
+    def leaf(self) -> Node:
+        kind = self.dice.choices(["book", "look", "event", "kid", "nested"], [10, 5, 2, 1, 1])[0]
+        fate = self.dice.choices(["ok", "raises", "recovers", "ends it", "conflicts"], [12, 2, 2, 1, 2])[0]
+        return [kind, self.dice.choice(MILLISECONDS), fate]
+
+
+class Bookings:
+    """What interprets the programs, in engine after engine on one store.
+
+    Attributes:
+        attempts: how often each attempt of each step was begun, by run, incarnation and key.
+        counted: the transactions of the engines, one after the other.
+        undone: the runs a transaction of which could not be committed: what runs beside that runs again.
+    """
+
+    def __init__(self, payments: Payments) -> None:
+        self.payments = payments
+        self.attempts: Counter[tuple[str, int]] = Counter()
+        self.counted: list[Counted] = []
+        self.undone: set[str] = set()
+        self._conflicting: set[str] = set()
+
+    def engine(self) -> Perdure:
+        """One more engine."""
+        app = Perdure(self.payments.url, lease=2, drain=30)
+
+        async def body(milliseconds: int, fate: str) -> None:
+            self.attempts[key_of(milliseconds), flow.attempt()] += 1
+            await asyncio.sleep(max(0, milliseconds) / 1000)
+            if fate == "raises" or (fate == "recovers" and flow.attempt() == 1):
+                raise OSError(fate)
+
+        @app.step(tx=True, retry=TWICE)
+        async def book(milliseconds: int, fate: str) -> None:
+            await self.payments.put(flow.transaction(), key_of(milliseconds))
+            await body(milliseconds, fate)
+            if fate in ("conflicts", "ends it"):
+                self.undone.add(flow.run_id())
+            if fate == "conflicts" and flow.attempt() == 1:
+                self._conflicting.add(flow.idempotency_key())
+            elif fate == "ends it":
+                await self.payments.say(flow.transaction(), "ROLLBACK")
+
+        @app.step(retry=TWICE)
+        async def look(milliseconds: int, fate: str) -> None:
+            await body(milliseconds, fate)
+
+        @app.step(retry=TWICE)
+        async def nested(milliseconds: int, fate: str) -> None:
+            await body(milliseconds, "ok")
+            await look(milliseconds, fate)
+
+        @app.workflow(name="kid")
+        async def kid(milliseconds: int, fate: str) -> None:
+            await book(milliseconds, fate)
+
+        async def leaf(kind: str, milliseconds: int, fate: str) -> None:
+            if kind == "event":
+                await flow.wait_for_event("event", type="event")
+            else:
+                await {"book": book, "look": look, "kid": kid, "nested": nested}[kind](milliseconds, fate)
+
+        async def walk(kind: str, *parts: Any) -> None:
+            if kind == "seq":
+                for part in parts:
+                    try:
+                        await walk(*part)
+                    except Exception:
+                        if part[0] == "fail":
+                            raise
+            elif kind == "gather":
+                await asyncio.gather(*(walk(*part) for part in parts))
+            elif kind == "group":
+                async with asyncio.TaskGroup() as group:
+                    for part in parts:
+                        group.create_task(walk(*part))
+            elif kind in ("race", "leave"):
+                tasks = [asyncio.create_task(walk(*part)) for part in parts]
+                _, late = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+                for task in late if kind == "race" else ():
+                    task.cancel()
+                if kind == "race":
+                    await asyncio.gather(*tasks, return_exceptions=True)
+            elif kind == "timeout":
+                async with asyncio.timeout(parts[0] / 1000):
+                    await walk(*parts[1])
+            elif kind == "fail":
+                raise ValueError("as it was told")
+            elif kind == "renew":
+                await flow.continue_as_new(["seq", ["book", -1, "ok"], ["return"]])
+            elif kind != "return":
+                await leaf(kind, *parts)
+
+        @app.workflow(name="w")
+        async def w(program: Node) -> None:
+            await walk(*program)
+
+        self._count(app)
+        return app
+
+    def _count(self, app: Perdure) -> None:
+        counted = Counted(app)
+
+        async def commit(transaction: Transaction, decision: Decision) -> Committed:
+            keys = {f"{decision.run_id}:{record.key}" for record in decision.records}
+            if conflicts := keys & self._conflicting:
+                self._conflicting -= conflicts
+                await transaction.roll_back()
+                raise StoreConflictError("another transaction was in the way")
+            return await transaction.commit(decision)
+
+        counted.commit = commit
+        self.counted.append(counted)
+
+    async def require(self, app: Perdure, *, is_faultless: bool) -> None:
+        """Require what must hold once all runs have ended."""
+        for counted in self.counted:
+            await until(lambda counted=counted: not counted.open)
+        rows = Counter(self.payments.names())
+        assert set(rows.values()) <= {1}
+        runs = (await app.runs(limit=1_000)).runs
+        assert {run.status for run in runs} <= {RunStatus.COMPLETE, RunStatus.ERRORED, RunStatus.TERMINATED}
+        for run in runs:
+            journal = await app.run(run.id).journal()
+            mark = "~" if run.incarnation else ""
+            recorded = {
+                f"{run.id}:{record.key}{mark}"
+                for record in journal
+                if record.key.startswith("book") and record.state == "ok"
+            }
+            assert recorded == {name for name in rows if name.startswith(f"{run.id}:") and ("~" in name) == bool(mark)}
+        if is_faultless:
+            again = [key for (key, _), times in self.attempts.items() if times > 1]
+            assert [key for key in again if key.partition(":")[0] not in self.undone] == []
+
+
+async def disturb(app: Perdure, run_ids: Sequence[str], dice: random.Random, *, loses: bool) -> None:
+    """Send events, pause runs and let them go on, take leases away and end runs, for ever."""
+    left = list(run_ids)
+    while True:
+        await asyncio.sleep(0.005)
+        run_id = dice.choice(left) if left else "none"
+        chance, runner = dice.random(), app.worker.turns.get(run_id) if app.worker else None
+        try:
+            if chance < 0.6 and left:
+                await app.run(run_id).send_event("event")
+            elif chance < 0.9 and left:
+                await app.run(run_id).pause()
+                await app.run(run_id).resume()
+            elif runner is not None and loses and chance < 0.98:
+                runner.lost()
+            elif runner is not None and loses:
+                await app.run(run_id).terminate()
+        except RunFinishedError:
+            left.remove(run_id)
+
+
+@pytest.mark.parametrize("loses", [False, True], ids=["no fault", "lost leases and terminated runs"])
+@pytest.mark.parametrize("kind", KINDS)
+async def test_rows_and_records_agree_whatever_happens(kind: str, loses: bool, tmp_path: Path):
+    payments = Payments(kind, tmp_path)
+    bookings, dice = Bookings(payments), random.Random(RUNS)
+    programs = [Generator(seed).program() for seed in range(RUNS)]
+    waiting = [f"r{number}" for number in range(RUNS)]
+    async with asyncio.timeout(60):
+        for patience in (0.05, 0.2, 0.5, None):
+            async with bookings.engine() as app:
+                if patience == 0.05:
+                    for run_id, program in zip(waiting, programs, strict=True):
+                        await app.start("w", input={"program": program}, id=run_id)
+                disturbing = asyncio.create_task(disturb(app, waiting, dice, loses=loses))
+                try:
+                    await asyncio.wait_for(asyncio.gather(*(ended(app, run_id) for run_id in waiting)), patience)
+                except TimeoutError:
+                    pass
+                finally:
+                    disturbing.cancel()
+                    await asyncio.wait([disturbing])
+                    assert disturbing.cancelled()
+        async with Perdure(payments.url, mode="client") as client:
+            await bookings.require(client, is_faultless=not loses)
+    assert payments.names()
+
+
+async def ended(app: Perdure, run_id: str) -> None:
+    """Wait for a run's end, be it good or bad."""
+    with contextlib.suppress(RunFailedError, RunTerminatedError):
+        await app.run(run_id).result()
