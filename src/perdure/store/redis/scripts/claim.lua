@@ -22,16 +22,14 @@ if #priorities == 0 then
 end
 table.sort(priorities)
 
-local lane_of_entry = {} -- time and number, behind their lane → the lane
-
 local function is_before(one, other)
   local first, second = time_of(one), time_of(other)
   return first < second or (first == second and number_from(sub(one, 13)) < number_from(sub(other, 13)))
 end
 
--- What is due, highest priority first, then longest due.
+-- What is due, highest priority first, then longest due: the numbers, and time and number as they stand in DUE.
 local function first_due(most_entries)
-  local due = {}
+  local due, entries_of_due = {}, {}
   for _, priority in ipairs(priorities) do
     local left, here = most_entries - #due, {}
     if left > 0 then
@@ -39,25 +37,33 @@ local function first_due(most_entries)
         local entries =
           redis.call('ZRANGEBYLEX', DUE, '[' .. lane, '(' .. lane .. time_text(now + 1), 'LIMIT', 0, left)
         for _, entry in ipairs(entries) do
-          local behind = sub(entry, #lane + 1)
-          here[#here + 1] = behind
-          lane_of_entry[behind] = lane
+          here[#here + 1] = sub(entry, #lane + 1)
         end
       end
       if #levels[priority] > 1 then
         table.sort(here, is_before)
       end
       for index = 1, math.min(left, #here) do
-        due[#due + 1] = here[index]
+        entries_of_due[#due + 1] = here[index]
+        due[#due + 1] = sub(here[index], 13)
       end
     end
   end
-  return due
+  return due, entries_of_due
 end
 
 local claimed, journals, messages, bytes, stopped = {}, {}, {}, 0, 0
 local records_of_last, parts_of_last = 0, 0
 local looked_at, damaged, orphaned = {}, 0, {}
+
+-- Take an entry that leads to no run out of whichever lane it is in.
+local function orphan(entry)
+  for _, lanes_of_level in pairs(levels) do
+    for _, lane in ipairs(lanes_of_level) do
+      orphaned[#orphaned + 1] = lane .. entry
+    end
+  end
+end
 
 local function lease(row)
   row.c = row.S == 'r' and (row.c or 0) + 1 or row.c
@@ -75,11 +81,11 @@ local function set_aside(row)
   touch(row)
 end
 
-local function take(entry)
-  local row = row_of(sub(entry, 13))
+local function take(number, entry)
+  local row = row_of(number)
   if not row then
     damaged = damaged + 1
-    orphaned[#orphaned + 1] = lane_of_entry[entry] .. entry
+    orphan(entry)
     return
   end
   if #claimed > 0 and (#journals + #messages / 2 + row.j + (row.u or 0) > most or bytes > most_bytes) then
@@ -104,27 +110,25 @@ local function take(entry)
   records_of_last, parts_of_last = #journals - had, #messages - had_parts
 end
 
-local complete
+local most_entries, had_damaged
 repeat
-  local most_entries = limit + damaged
-  local due = first_due(most_entries)
-  local wanted = {}
-  for index, entry in ipairs(due) do
-    wanted[index] = sub(entry, 13)
-  end
-  know_rows(wanted)
-  local was_damaged = damaged
-  for _, entry in ipairs(due) do
-    if not looked_at[entry] then
-      looked_at[entry] = true
-      take(entry)
+  most_entries, had_damaged = limit + damaged, damaged
+  local due, entries = first_due(most_entries)
+  know_rows(due)
+  for index, number in ipairs(due) do
+    if not looked_at[number] then
+      take(number, entries[index])
       if stopped == 1 then
         break
       end
     end
   end
-  complete = stopped == 1 or damaged == was_damaged or #due < most_entries
-until complete
+  if damaged > had_damaged then -- others come in their place
+    for _, number in ipairs(due) do
+      looked_at[number] = true
+    end
+  end
+until stopped == 1 or damaged == had_damaged or #due < most_entries
 many('ZREM', DUE, orphaned)
 flush()
 

@@ -13,27 +13,28 @@ end
 -- Put records from a position on into a list, about so many or so many bytes at most. Returns the position behind them and
 -- their bytes, or nothing if one is missing.
 local function read_journal(row, position, into, most, most_bytes)
-  local number, first, bytes = number_of[row], position, 0
-  while position < row.j and (position == first or (position - first < most and bytes < most_bytes)) do
+  local prefix, first, bytes, had = number_of[row] .. ':', position, 0, #into
+  local stop = math.min(row.j, position + FIRST)
+  repeat
     local fields = {}
-    for at = position, math.min(row.j, position + next_few(position - first, bytes, most_bytes)) - 1 do
-      fields[#fields + 1] = number .. ':' .. at
+    for at = position, stop - 1 do
+      fields[#fields + 1] = prefix .. at
     end
     local came = fetch(RECORDS, fields)
     for index = 1, #fields do
-      if not came[index] then
-        for _ = 1, position - first do
-          into[#into] = nil
+      local record = came[index]
+      if not record then
+        for place = #into, had + 1, -1 do
+          into[place] = nil
         end
         return
       end
-    end
-    for _, record in ipairs(came) do
-      into[#into + 1] = record
+      into[had + position - first + index] = record
       bytes = bytes + #record
     end
-    position = position + #fields
-  end
+    position = stop
+    stop = math.min(row.j, position + next_few(position - first, bytes, most_bytes))
+  until position >= row.j or position - first >= most or bytes >= most_bytes
   return position, bytes
 end
 
