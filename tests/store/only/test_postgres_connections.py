@@ -189,6 +189,17 @@ class TestReconnecting:
             await store._connections.once(dawdle)
         await store.close()
 
+    async def test_no_other_connection_is_trusted_after_one_that_failed(self, tmp_path: Path):
+        store = store_at(tmp_path, command_timeout="200ms")
+        await store.open()
+        await asyncio.gather(*(store.get(["a"]) for _ in range(3)))
+        pool = await store._connections._pools.get()
+        assert pool._idle
+        with pytest.raises(StoreUnavailableError, match="did not answer in time"):
+            await store._connections.hurriedly(lambda session: session.fetch("SELECT pg_sleep(0.5)"))
+        assert not pool._idle
+        await store.close()
+
     async def test_a_restart_that_may_have_been_committed_is_not_repeated(self, tmp_path: Path):
         async with far_store(tmp_path) as (line, store):
             run = await held(store, "a")
@@ -332,6 +343,68 @@ class TestPool:
                 await pool.acquire()
         pool.release(await pool.acquire(), is_sound=True)
         await pool.close()
+
+    async def test_a_newcomer_does_not_overtake(self):
+        async def connect() -> Connection:
+            return Connection()
+
+        pool = Pool(connect, 2, 5)
+        lent = [await pool.acquire() for _ in range(2)]
+        order: list[str] = []
+
+        async def take(name: str) -> None:
+            connection = await pool.acquire()
+            order.append(name)
+            await asyncio.sleep(0)
+            pool.release(connection, is_sound=True)
+
+        waiting = [asyncio.create_task(take(name)) for name in ("first", "second")]
+        await asyncio.sleep(0)
+        waiting.append(asyncio.create_task(take("late")))  # runs after the two were called, and before they come
+        for connection in lent:
+            pool.release(connection, is_sound=True)
+        await take("newcomer")
+        async with asyncio.timeout(5):
+            await asyncio.gather(*waiting)
+        assert order == ["first", "second", "late", "newcomer"]
+        await pool.close()
+
+    async def test_who_queues_behind_somebody_called_gets_what_is_left(self):
+        async def connect() -> Connection:
+            return Connection()
+
+        pool = Pool(connect, 2, 5)
+        lent = [await pool.acquire() for _ in range(2)]
+        waiting = asyncio.create_task(pool.acquire())
+        await asyncio.sleep(0)
+        for connection in lent:
+            pool.release(connection, is_sound=True)
+        async with asyncio.timeout(5):
+            newcomer = await pool.acquire()  # nothing is given back any more
+        assert {newcomer, await waiting} == set(lent)
+        for connection in lent:
+            pool.release(connection, is_sound=True)
+        await pool.close()
+
+    async def test_nothing_is_made_once_it_is_closed(self):
+        made: list[Connection] = []
+        is_answered = asyncio.Event()
+
+        async def connect() -> Connection:
+            if made:
+                await is_answered.wait()
+            made.append(Connection())
+            return made[-1]
+
+        pool = Pool(connect, 2, 0)
+        await pool.acquire()
+        asking = [asyncio.create_task(pool.acquire()) for _ in range(3)]
+        await asyncio.sleep(0)
+        await pool.close()
+        is_answered.set()
+        for told in await asyncio.gather(*asking, return_exceptions=True):
+            assert isinstance(told, StoreUnavailableError)
+        assert [connection.is_cut for connection in made] == [True, True]
 
 
 class Connection:

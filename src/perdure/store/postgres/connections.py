@@ -288,13 +288,13 @@ class Connections:
                 first_at = first_at if failures > 1 else now
                 is_over = now - first_at >= patience or (pool is not None and not self.is_open)
                 is_stuck = kind is Passing.CONFLICT and failures > CONFLICTS
+                if pool is not None and kind in {Passing.BROKEN, Passing.STANDBY}:
+                    pool.leave()
                 if kind is None or is_over or is_stuck or isinstance(error, gives_up_on):
                     told = translated(error, self.settings)
                     if told is error:
                         raise
                     raise told from error
-            if kind is not Passing.CONFLICT and pool is not None:
-                pool.leave()
             await asyncio.sleep(pause_after(failures))
 
     async def _make_pool(self) -> Pool:

@@ -7,6 +7,8 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from perdure.model.errors import StoreUnavailableError
+
 CLOSING = 5.0
 """Seconds in which a connection has to say good-bye."""
 
@@ -29,29 +31,48 @@ class Pool:
         self._made = len(self._idle)
         self._lent: set[Any] = set()
         self._waiting: deque[asyncio.Future[None]] = deque()
+        self._called = 0  # of those who waited, who have not come yet
         self._change = asyncio.Event()
         self._is_closed = False
 
     async def acquire(self) -> Any:
-        """Return a connection that is nobody else's until `release`."""
+        """Return a connection that is nobody else's until `release`; whoever came first is served first.
+
+        Raises:
+            StoreUnavailableError: it was closed meanwhile. Whatever making a connection raises.
+        """
+        if self._waiting or self._called:
+            await self._turn()
         while True:
+            if self._is_closed:
+                raise StoreUnavailableError("the store was closed before this was its turn: open it, then ask again")
             while self._idle:
                 connection = self._idle.pop()
                 if not connection.is_closed():
-                    self._lent.add(connection)
-                    return connection
+                    return self._lend(connection)
                 self._made -= 1
             if self._made < self._size:
-                self._made += 1
-                try:
-                    connection = await self._connect()
-                except BaseException:
-                    self._made -= 1
-                    self._wake()
-                    raise
-                self._lent.add(connection)
-                return connection
+                return await self._make()
             await self._turn()
+
+    async def _make(self) -> Any:
+        self._made += 1
+        try:
+            connection = await self._connect()
+        except BaseException:
+            self._made -= 1
+            self._wake()
+            raise
+        if self._is_closed:
+            connection.terminate()
+            raise StoreUnavailableError("the store was closed while it connected: open it, then ask again")
+        return self._lend(connection)
+
+    def _lend(self, connection: Any) -> Any:
+        self._lent.add(connection)
+        if self._waiting and (self._idle or self._made < self._size):  # who queued only because others were called
+            self._wake()
+        return connection
 
     def release(self, connection: Any, *, is_sound: bool) -> None:
         """Take a connection back; one that is not sound, or that the pool has been told to leave, is cut off."""
@@ -80,6 +101,8 @@ class Pool:
         except TimeoutError:
             pass
         self._is_closed = True
+        while self._waiting:
+            self._wake()
         for connection in list(self._lent):
             connection.terminate()
         idle, self._idle = self._idle, []
@@ -90,17 +113,19 @@ class Pool:
                 connection.terminate()
 
     async def _turn(self) -> None:
+        """Wait to be called; who is called and goes away instead has the next one called."""
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.append(future)
         try:
             await future
         except BaseException:
             if future.done() and not future.cancelled():
+                self._called -= 1
                 self._wake()
-            raise
-        finally:
-            if future in self._waiting:
+            else:
                 self._waiting.remove(future)
+            raise
+        self._called -= 1
 
     def _wake(self) -> None:
         self._change.set()
@@ -108,5 +133,6 @@ class Pool:
         while self._waiting:
             future = self._waiting.popleft()
             if not future.done():
+                self._called += 1
                 future.set_result(None)
                 return
