@@ -285,7 +285,9 @@ class TestReconnecting:
         await store.open()
         created = await asyncio.gather(*(store.create([new(f"r{at}")]) for at in range(50)))
         assert all(entry.is_new for (entry,) in created)
-        used = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'perdure' AND query NOT ILIKE 'listen%%'"
+        used = (
+            "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'perdure' AND query !~* '^listen|pg_sleep'"
+        )
         ((connections,),) = sql(f"{used} AND datname = %s", DATABASE)
         assert connections <= 2
         await store.close()

@@ -190,6 +190,18 @@ async def test_another_database(store: PostgresStore, driver: str):
             await store.create_in(connection, [new("a")])
 
 
+@pytest.mark.parametrize("driver", ["asyncpg", "psycopg", "sqlalchemy"])
+async def test_another_database_with_a_store_of_that_name(store: PostgresStore, driver: str):
+    twin = open_store(postgres().url("elsewhere", schema=store._settings.schema))
+    await twin.open()
+    async with DRIVERS[driver]("elsewhere") as (connection, end):
+        with pytest.raises(UsageError, match="of this store: give one to the store's database"):
+            await store.create_in(connection, [new("a")])
+        await end("commit")
+    assert await twin.get(["a"]) == [None]
+    await twin.close()
+
+
 async def test_connections_outside_a_transaction(store: PostgresStore):
     not_in_one = pytest.raises(UsageError, match="is in no transaction; begin one first")
     connection = await asyncpg.connect(place())

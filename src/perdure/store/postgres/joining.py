@@ -51,18 +51,22 @@ WITH asked AS MATERIALIZED (
 SELECT id, CAST(pg_notify(CAST('{{channel}}' AS text), '') AS text) FROM made
 """
 
+_SAME = "SELECT 1 FROM perdure.meta WHERE store_id = CAST(CAST({given} AS text) AS uuid)"
+"""Whether the connection's database is the store's own, and not another one with a schema of that name."""
+
 _THERE = """
 SELECT id, fingerprint FROM perdure.runs
 WHERE id IN (SELECT jsonb_array_elements_text(CAST(CAST({given} AS text) AS jsonb)))
 """
 
-_UNKNOWN_TABLES = {"42P01", "3F000"}
+_UNKNOWN_TABLES = {"42P01", "42703", "3F000"}
+_ELSEWHERE = "tx: the connection's database has no schema {schema} of this store: give one to the store's database"
 
 Ask = Callable[[str, str], Awaitable[list[Any]]]
 """Runs a statement with `{given}` for its one argument on somebody's connection, and returns the rows."""
 
 
-async def create_in(connection: Any, runs: Sequence[NewRun], texts: Texts, schema: str) -> list[Created]:
+async def create_in(connection: Any, runs: Sequence[NewRun], texts: Texts, schema: str, store_id: str) -> list[Created]:
     """Create runs in the open transaction of a connection; everybody hears of them once it is committed.
 
     Args:
@@ -70,6 +74,7 @@ async def create_in(connection: Any, runs: Sequence[NewRun], texts: Texts, schem
         runs: to create; see `perdure.store.contract.Store.create_in`.
         texts: for statements of the store's schema.
         schema: which is the channel of hints too.
+        store_id: of the store, as its tables have it.
 
     Raises:
         UsageError: the connection is of no known driver, not in a transaction, or not of this store's database.
@@ -79,6 +84,8 @@ async def create_in(connection: Any, runs: Sequence[NewRun], texts: Texts, schem
     made: set[str] = set()
     missing = first_of_each(runs)
     try:
+        if not await ask(texts[_SAME], store_id):
+            raise UsageError(_ELSEWHERE.format(schema=schema))
         while missing:
             batch = msgspec.json.encode(list(missing.values())).decode()
             made |= {row[0] for row in await ask(texts[_CREATE].replace("{channel}", schema), batch)}
@@ -89,9 +96,7 @@ async def create_in(connection: Any, runs: Sequence[NewRun], texts: Texts, schem
             missing = {run_id: missing[run_id] for run_id in taken if run_id not in there}
     except Exception as error:
         if state(error) in _UNKNOWN_TABLES:
-            raise UsageError(
-                f"tx: the connection's database has no schema {schema} of Perdure's: give one to the store's database"
-            ) from error
+            raise UsageError(_ELSEWHERE.format(schema=schema)) from error
         raise
     return created(runs, made, there)
 

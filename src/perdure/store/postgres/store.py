@@ -61,14 +61,14 @@ class PostgresStore:
         self._settings = Settings(url, options)
         self._connections = Connections(self._settings)
         self._hints = Hints(self._tell, self._settings.poll)
-        self._own = ""
+        self._own = self._store_id = ""
         self._listeners: PerLoop[Listener] = PerLoop(self._settings.shown, self._make_listener, _end_listener)
 
     async def open(self) -> None:
         """See the contract."""
         if self._connections.is_open:
             return
-        self._own, server = await self._connections.first(self._prepare)
+        self._own, self._store_id, server = await self._connections.first(self._prepare)
         await self._connections.open(server.synchronous_commit, looks_for_clients=server.looks_for_clients)
         if self._settings.listen:
             self._listeners.open()
@@ -242,7 +242,8 @@ class PostgresStore:
 
     async def create_in(self, connection: Any, runs: Sequence[NewRun]) -> list[Created]:
         """See the contract. The connection is of asyncpg, psycopg 3 or SQLAlchemy."""
-        return await create_in(connection, runs, self._connections.texts, self._settings.schema)
+        self._connections.require_open()
+        return await create_in(connection, runs, self._connections.texts, self._settings.schema, self._store_id)
 
     async def dump(self, limit: int, cursor: str | None = None) -> ArchivePage:
         """See the contract."""
@@ -257,11 +258,12 @@ class PostgresStore:
             self._hints.changed()
         return loaded
 
-    async def _prepare(self, session: Session) -> tuple[str, schema.Server]:
-        """Bring the tables up to date; return an id of this store object, and what the server is."""
+    async def _prepare(self, session: Session) -> tuple[str, str, schema.Server]:
+        """Bring the tables up to date; return an id of this store object, one of its tables, and what the server is."""
         found = await schema.require_server(session, self._settings)
         await schema.bring_up_to_date(session, self._settings)
-        return str(await session.value("SELECT gen_random_uuid()::text")), found
+        ((own, store_id),) = await session.fetch("SELECT gen_random_uuid()::text, store_id::text FROM perdure.meta")
+        return own, store_id, found
 
     async def _tell(self) -> None:
         with contextlib.suppress(TimeoutError):  # who is not told looks by himself
