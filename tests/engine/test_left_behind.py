@@ -117,6 +117,38 @@ async def test_a_stubborn_inner_step_is_left_behind_too(app, world):
         assert len(stubborn.after) == 2
 
 
+async def test_what_an_inner_step_fails_with_when_nobody_waits_for_it_is_not_complained_of(app, world, caplog):
+    begun, go_on = asyncio.Event(), asyncio.Event()
+
+    @app.step
+    async def inner() -> None:
+        begun.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await go_on.wait()
+            raise OSError("while cleaning up")
+
+    @app.step(timeout=5, retry=ONCE)
+    async def outer() -> None:
+        await inner()
+
+    @app.workflow
+    async def w() -> None:
+        await outer()
+
+    async with app:
+        run = await app.start(w)
+        await begun.wait()
+        await world.advance(5)
+        go_on.set()
+        await world.settle()
+        with pytest.raises(RunFailedError):
+            await run.result(timeout=5)
+        gc.collect()
+    assert "never retrieved" not in caplog.text
+
+
 async def test_a_body_that_cleans_up_in_time_is_not_spoken_of(app, world, caplog):
     @app.step(timeout=5, retry=ONCE)
     async def tidy() -> None:

@@ -357,6 +357,8 @@ def _retrieve(execution: Execution) -> None:
         execution.task.exception()
 
 
-def _tell(over: asyncio.Future[None], _: asyncio.Task[Any]) -> None:
+def _tell(over: asyncio.Future[None], body: asyncio.Task[Any]) -> None:
     if not over.done():
         over.set_result(None)
+    elif not body.cancelled():  # nobody waits for it any more: see `_retrieve`
+        body.exception()
