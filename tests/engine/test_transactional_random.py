@@ -32,6 +32,8 @@ RUNS = 60
 MILLISECONDS = (0, 0, 1, 2, 5, 10)
 TWICE = Retry(attempts=2, delay=0.005)
 
+FATES = {"ok": 12, "raises": 2, "recovers": 2, "ends it": 1, "conflicts": 2, "hangs": 1, "is deaf": 1}
+
 Node = list[Any]
 
 
@@ -59,7 +61,7 @@ class Generator:
 
     def leaf(self) -> Node:
         kind = self.dice.choices(["book", "look", "event", "kid", "nested"], [10, 5, 2, 1, 1])[0]
-        fate = self.dice.choices(["ok", "raises", "recovers", "ends it", "conflicts"], [12, 2, 2, 1, 2])[0]
+        fate = self.dice.choices([*FATES], [*FATES.values()])[0]
         return [kind, self.dice.choice(MILLISECONDS), fate]
 
 
@@ -79,20 +81,34 @@ class Bookings:
         self.undone: set[str] = set()
         self._conflicting: set[str] = set()
 
-    def engine(self) -> Perdure:
-        """One more engine."""
-        app = Perdure(self.payments.url, lease=2, drain=30)
+    def engine(self, drain: float) -> Perdure:
+        """One more engine, which waits this long for its steps when it stops."""
+        app = Perdure(self.payments.url, lease=2, drain=drain)
 
         async def body(milliseconds: int, fate: str) -> None:
             self.attempts[key_of(milliseconds), flow.attempt()] += 1
             await asyncio.sleep(max(0, milliseconds) / 1000)
+            if fate in ("hangs", "is deaf"):
+                try:
+                    await asyncio.Event().wait()
+                except asyncio.CancelledError:
+                    if fate == "hangs":
+                        raise
+                    await asyncio.sleep(0.15)  # longer than stopped bodies have
+                    raise OSError(fate) from None
             if fate == "raises" or (fate == "recovers" and flow.attempt() == 1):
                 raise OSError(fate)
 
-        @app.step(tx=True, retry=TWICE)
+        @app.step(tx=True, retry=TWICE, timeout=0.03)
         async def book(milliseconds: int, fate: str) -> None:
             await self.payments.put(flow.transaction(), key_of(milliseconds))
-            await body(milliseconds, fate)
+            connection = flow.transaction()
+            try:
+                await body(milliseconds, fate)
+            except OSError:
+                if fate == "is deaf":
+                    await self.payments.put(connection, "never")
+                raise
             if fate in ("conflicts", "ends it"):
                 self.undone.add(flow.run_id())
             if fate == "conflicts" and flow.attempt() == 1:
@@ -100,7 +116,7 @@ class Bookings:
             elif fate == "ends it":
                 await self.payments.say(flow.transaction(), "ROLLBACK")
 
-        @app.step(retry=TWICE)
+        @app.step(retry=TWICE, timeout=0.03)
         async def look(milliseconds: int, fate: str) -> None:
             await body(milliseconds, fate)
 
@@ -176,6 +192,7 @@ class Bookings:
         for counted in self.counted:
             await until(lambda counted=counted: not counted.open)
         rows = Counter(self.payments.names())
+        assert "never" not in rows
         assert set(rows.values()) <= {1}
         runs = (await app.runs(limit=1_000)).runs
         assert {run.status for run in runs} <= {RunStatus.COMPLETE, RunStatus.ERRORED, RunStatus.TERMINATED}
@@ -223,7 +240,7 @@ async def test_rows_and_records_agree_whatever_happens(kind: str, loses: bool, t
     waiting = [f"r{number}" for number in range(RUNS)]
     async with asyncio.timeout(60):
         for patience in (0.05, 0.2, 0.5, None):
-            async with bookings.engine() as app:
+            async with bookings.engine(0.02 if loses else 30) as app:
                 if patience == 0.05:
                     for run_id, program in zip(waiting, programs, strict=True):
                         await app.start("w", input={"program": program}, id=run_id)
