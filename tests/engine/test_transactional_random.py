@@ -83,7 +83,7 @@ class Bookings:
 
     def engine(self, drain: float) -> Perdure:
         """One more engine, which waits this long for its steps when it stops."""
-        app = Perdure(self.payments.url, lease=2, drain=drain)
+        app = Perdure(self.payments.url, lease=2, drain=drain, limits=Limits(crashes=1_000))
 
         async def body(milliseconds: int, fate: str) -> None:
             self.attempts[key_of(milliseconds), flow.attempt()] += 1
