@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from perdure import (
+    Limits,
     Perdure,
     Retry,
     RunFailedError,
