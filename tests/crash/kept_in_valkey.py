@@ -26,6 +26,8 @@ STATUS = {
     "t": "terminated",
 }
 CAN_BECOME_DUE = "qwr"
+STAYS = b"\0"
+"""In every key, so that none is ever empty."""
 SETS = ("due", "created", "family", "expires", "mail")
 
 Packed = dict[str, Any]
@@ -107,10 +109,12 @@ def _shards(url: str) -> Iterator[Shard]:
         for name in SETS:
             everything.zrange(_key(tag, name), 0, -1)
         ids, rows, shard.records, shard.inbox, shard.seen, counts, *sets = everything.execute()
+        for members in (ids, rows, shard.records, shard.inbox, shard.seen, counts):
+            members.pop(STAYS, None)
         shard.ids = {run_id.decode(): number.decode() for run_id, number in ids.items()}
         shard.rows = _unpacked(rows)
         shard.counts = {letter.decode(): int(count) for letter, count in counts.items()}
-        shard.sets = dict(zip(SETS, map(set, sets), strict=True))
+        shard.sets = {name: set(members) - {STAYS} for name, members in zip(SETS, sets, strict=True)}
         yield shard
 
 
@@ -119,7 +123,7 @@ def _rows(client: redis.Redis, tag: str) -> dict[str, Packed]:
 
 
 def _unpacked(rows: Mapping[bytes, bytes]) -> dict[str, Packed]:
-    return {number.decode(): msgspec.msgpack.decode(row) for number, row in rows.items()}
+    return {number.decode(): msgspec.msgpack.decode(row) for number, row in rows.items() if number != STAYS}
 
 
 def _key(tag: str, name: str) -> str:

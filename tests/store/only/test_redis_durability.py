@@ -102,7 +102,7 @@ async def test_replicated_acknowledges_what_a_replica_has(tmp_path: Path) -> Non
         assert told.durability == "D3 replicated"
         assert "1 replica(s)" in told.survives
         await store.create([new("a")])
-        assert replica.call("HLEN", "{perdure:0}:ids") == 1
+        assert replica.call("HEXISTS", "{perdure:0}:ids", "a")
         replica.kill()
         with pytest.raises(StoreUnavailableError, match="0 of 1 replicas .* may or may not be kept"):
             await store.create([new("b")])
@@ -116,7 +116,7 @@ async def test_what_is_repeated_waits_for_the_replica_too(tmp_path: Path) -> Non
         plain = open_store(master.url())
         await plain.open()
         run = await held(plain, "a")
-        replica.until(lambda: replica.call("HLEN", "{perdure:0}:ids") == 1, "have the run")
+        replica.until(lambda: replica.call("HEXISTS", "{perdure:0}:ids", "a"), "have the run")
         replica.signal(signal.SIGSTOP)  # it stays connected, and hears nothing
         decision = decide(run, records=(record(1),))
         await plain.commit([decision])

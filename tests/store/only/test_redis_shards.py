@@ -8,7 +8,18 @@ from pathlib import Path
 
 import pytest
 
-from perdure.model.decision import Action, CatalogEntry, Control, Decision, Lease, Posted, RunFilter
+from perdure.model.archive import ArchivePage
+from perdure.model.decision import (
+    Action,
+    CatalogEntry,
+    Control,
+    Decision,
+    Lease,
+    Posted,
+    RunFilter,
+    RunPage,
+    Stats,
+)
 from perdure.model.errors import UsageError
 from perdure.model.run import NewRun, Retention, Run, RunStatus
 from perdure.store import Store, open_store
@@ -293,7 +304,7 @@ async def test_pruned_children_leave_a_place_that_is_forgotten_later(
 
     async def entries() -> set[str]:
         kept = [valkey().call("HKEYS", shard.key("places").decode()) for shard in store._shards]
-        return {run_id for ids in kept for run_id in ids}
+        return {run_id for ids in kept for run_id in ids if run_id != "\0"}
 
     assert await store.prune(NOW, 10) == 1
     assert await entries() == {own, lasting}
@@ -320,10 +331,24 @@ async def test_nothing_is_kept_outside_the_documented_keys(store: RedisStore) ->
     await store.prune(NOW + 10**12, 100)
     await store.control([Control(claims[0].run.id, Action.TERMINATE), Control(claims[1].run.id, Action.TERMINATE)], NOW)
     await store.prune(NOW + 10**12, 100)
-    left = {key.rpartition(":")[2] for key in valkey().call("KEYS", f"*{store._settings.prefix}*")}
-    assert left <= {"meta", "counts", "catalog", "places"}
+    for shard in store._shards:
+        for name in set(NAMES) - {"meta", "counts", "places"}:
+            count = "ZCARD" if name in {"due", "family", "created", "expires", "mail"} else "HLEN"
+            assert valkey().call(count, shard.key(name).decode()) == 1  # what stays in each
     for shard in store._shards:
         assert set(valkey().call("HVALS", shard.key("counts").decode())) <= {"0"}
+
+
+async def test_no_key_is_ever_gone(store: RedisStore) -> None:
+    expected = {shard.key(name).decode() for shard in store._shards for name in NAMES}
+    run = await held(store, "a", retention=Retention(0, 0, 0))
+    await store.post([event("a", "m")], NOW, CAPACITY)
+    await store.commit([decide(run, consumed=("m",), seen=1, renew=(record(0, "input"),))])
+    await store.control([Control("a", Action.TERMINATE)], NOW)
+    assert await store.prune(NOW, 1) == 1
+    assert set(valkey().call("KEYS", f"{{{store._settings.prefix}:*")) == expected
+    assert await store.stats(NOW) == Stats({}, [])
+    assert (await store.find(RunFilter(), 9), await store.dump(9)) == (RunPage([], None), ArchivePage([], None))
 
 
 async def test_a_long_list_is_worked_on_in_order(store: RedisStore, tmp_path: Path) -> None:

@@ -29,6 +29,9 @@ Each key is `{<prefix>:<shard>}:<name>`:
     counts   hash   letter of a status: how many runs have it
     places   hash   on the home shard of an id whose run is elsewhere: id: `<shard>:<when, in milliseconds>`
 
+Every key has one more member, <0>, which is never removed. A key without members would be gone, and while its slot is
+moved to another node, a script may not use a key that is gone: it would end half way.
+
 A zset is sorted by its text, all scores being 0, but for `expires`. On shard 0 there is one more key, `catalog`, a hash
 of workflow <0> version: the entry (JSON). Changes are announced on the channel `<prefix>:changed`.
 

@@ -1,10 +1,10 @@
 -- Try every command that any script uses, changing nothing but the mark: rights that are missing, and keys that are something
--- else, show before half of an operation is done.
+-- else, show before half of an operation is done. And see that no key is ever empty (see keys.py).
 --
 -- asked: nothing. Returns the first error.
 
 local PASSING = { 'OOM', 'MISCONF', 'NOREPLICAS' } -- a store that takes nothing new can be opened all the same
-local NONE = '\0'
+local NONE, STAY = '\1', '\0'
 local failed = false
 
 local function try(...)
@@ -22,10 +22,11 @@ end
 for _, key in ipairs({ META, IDS, RUNS, RECORDS, INBOX, SEEN, COUNTS, PLACES }) do
   try('HDEL', key, NONE)
   try('HGET', key, NONE)
+  try('HSET', key, STAY, key == PLACES and '0:999999999999999' or key == COUNTS and '0' or '')
 end
 for _, key in ipairs({ DUE, FAMILY, CREATED, EXPIRES, MAIL }) do
   try('ZREM', key, NONE)
-  try('ZADD', key, 'XX', 0, NONE)
+  try('ZADD', key, key == EXPIRES and '+inf' or 0, STAY)
 end
 try('HSET', META, 'mark', 1)
 try('HINCRBY', META, 'n', 0)

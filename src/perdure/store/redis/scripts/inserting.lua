@@ -10,7 +10,7 @@ local function insert(list)
     ids[index] = new[1]
   end
   know_ids(ids)
-  local elsewhere = redis.call('HLEN', PLACES) > 0 and fetch(PLACES, ids) or {}
+  local elsewhere = redis.call('HLEN', PLACES) > 1 and fetch(PLACES, ids) or {}
   for index, id in ipairs(ids) do
     if numbers[id] then
       there[index] = numbers[id]

@@ -4,7 +4,7 @@
 -- entries that are due, due_at of the first.
 
 local found = {}
-lanes('-', '+', function(lane, of, first)
+lanes('(\0', '+', function(lane, of, first)
   local last = '(' .. lane .. '\255'
   found[#found + 1] = {
     of.queue,
