@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import threading
 import time
 from collections.abc import AsyncIterator
@@ -279,6 +280,23 @@ class TestReconnecting:
             await asyncio.gather(task, return_exceptions=True)
         async with asyncio.timeout(5):
             await asyncio.gather(*(store.get(["a"]) for _ in range(30)))
+
+    async def test_who_gives_up_while_it_connects_leaves_it_to_others(self, tmp_path: Path):
+        said: list[object] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, told: said.append(told))
+        store = store_at(tmp_path, pool_size="1", listen="off")
+        await store.open()
+        for ticks in range(40):
+            (await store._connections._pools.get()).leave()
+            task = asyncio.create_task(store.get(["a"]))
+            for _ in range(ticks):
+                await asyncio.sleep(0)
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+            assert await store.get(["a"]) == [None]
+        gc.collect()
+        assert said == []
+        await store.close()
 
     async def test_more_callers_than_connections_take_turns(self, tmp_path: Path):
         store = store_at(tmp_path, pool_size="2")

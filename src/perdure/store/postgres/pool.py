@@ -12,6 +12,9 @@ from perdure.model.errors import StoreUnavailableError
 CLOSING = 5.0
 """Seconds in which a connection has to say good-bye."""
 
+MAKING = 0.5
+"""Seconds in which one that is being made may still come, to be ended properly; after that it is cut off on arrival."""
+
 
 class Pool:
     """Up to `size` connections, made when they are needed.
@@ -30,6 +33,7 @@ class Pool:
         self._idle: list[Any] = [] if first is None else [first]
         self._made = len(self._idle)
         self._lent: set[Any] = set()
+        self._making: set[asyncio.Future[Any]] = set()
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._called = 0  # of those who waited, who have not come yet
         self._change = asyncio.Event()
@@ -57,8 +61,15 @@ class Pool:
 
     async def _make(self) -> Any:
         self._made += 1
+        making = asyncio.ensure_future(self._connect())
+        self._making.add(making)
+        making.add_done_callback(self._making.discard)
         try:
-            connection = await self._connect()
+            # Who gives up leaves it to others; the driver does not like to be stopped while it connects.
+            connection = await asyncio.shield(making)
+        except asyncio.CancelledError:
+            making.add_done_callback(self._keep)
+            raise
         except BaseException:
             self._made -= 1
             self._wake()
@@ -67,6 +78,15 @@ class Pool:
             connection.terminate()
             raise StoreUnavailableError("the store was closed while it connected: open it, then ask again")
         return self._lend(connection)
+
+    def _keep(self, making: asyncio.Future[Any]) -> None:
+        """Keep the connection that nobody waits for any more."""
+        if making.cancelled() or making.exception() is not None:
+            self._made -= 1
+        else:
+            self._lent.add(making.result())
+            self.release(making.result(), is_sound=True)
+        self._wake()
 
     def _lend(self, connection: Any) -> Any:
         self._lent.add(connection)
@@ -105,6 +125,8 @@ class Pool:
             self._wake()
         for connection in list(self._lent):
             connection.terminate()
+        if self._making:
+            await asyncio.wait(self._making, timeout=MAKING)
         idle, self._idle = self._idle, []
         for connection in idle:
             try:
