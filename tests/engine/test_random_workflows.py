@@ -156,6 +156,8 @@ class Mortal:
 
     def __getattr__(self, name: str) -> Any:
         method = getattr(self.store, name)
+        if not callable(method):
+            return method
 
         async def call(*args: Any) -> Any:
             self.require_life()
@@ -230,8 +232,8 @@ class Theatre:
         stage: Any = app.store
         stage.is_dead = True
         self.commits += stage.commits
-        writer = worker.commits._writer
-        for task in [*worker._tasks, *([writer] if writer is not None else [])]:
+        worker.commits.drop()
+        for task in worker._tasks:
             task.cancel()
         for runner in list(worker.turns.values()):
             runner.lost()

@@ -246,6 +246,11 @@ class Turn:
         return self._due[0][0] if self._due else None
 
     @property
+    def is_gathering(self) -> bool:
+        """Whether other steps run, which may end in the same moment as the one that was just settled."""
+        return bool(self._running) and not self.replay.is_over
+
+    @property
     def is_idle(self) -> bool:
         """Whether no step runs or is about to."""
         return not (self._running or self._ready or self._covered or self._cleared)

@@ -1,4 +1,8 @@
-"""Group commit: while one write is under way, what comes in piles up, and the next write takes it all."""
+"""Group commit: while writes are under way, what comes in piles up, and the next write takes it all.
+
+A store on a server works beside this process. With several writes under way it does not wait while this process takes
+in the answers to the last one, nor the other way round.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +20,9 @@ A = TypeVar("A")
 BATCH = 500
 """How many items one write takes at most."""
 
+WORTH_HALVING = 32
+"""From how many items on the half is left to another write, if one more may be under way."""
+
 RETRY_DELAY = 0.25
 RETRY_DELAY_MAX = 5.0
 
@@ -30,21 +37,31 @@ class Batch(Generic[T, A]):
         env: for the time between retries.
         insists: whether a write that the store could not do is repeated until it can, as commits are: they are safe
             to repeat, and their runs have nowhere else to go. Otherwise the error goes to whoever added the item.
+        at_once: how many writes may be under way.
     """
 
-    def __init__(self, operation: Callable[[Sequence[T]], Awaitable[list[A]]], env: Env, *, insists: bool) -> None:
+    def __init__(
+        self,
+        operation: Callable[[Sequence[T]], Awaitable[list[A]]],
+        env: Env,
+        *,
+        insists: bool,
+        at_once: int = 1,
+    ) -> None:
         self._operation = operation
         self._env = env
         self._insists = insists
         self._waiting: list[tuple[T, Callable[[A | None, Exception | None], None]]] = []
-        self._writer: asyncio.Task[None] | None = None
+        self._at_once = at_once
+        self._writers: set[asyncio.Task[None] | None] = set()
+        self._is_beginning = False
         self._is_closed = False
 
     def add(self, item: T, done: Callable[[A | None, Exception | None], None]) -> None:
         """Have an item written soon; `done` is called with its answer or with an error."""
         self._waiting.append((item, done))
-        if self._writer is None:
-            self._writer = asyncio.get_running_loop().create_task(self._write())
+        if not self._is_beginning and len(self._writers) < self._at_once:
+            self._begin()
 
     async def call(self, item: T) -> A:
         """Write an item and return its answer; when the wait is cancelled, the write goes on."""
@@ -61,19 +78,40 @@ class Batch(Generic[T, A]):
         self.add(item, done)
         return await future
 
+    def drop(self) -> None:
+        """Write nothing more and answer nobody, as the end of the process would have it."""
+        self._waiting.clear()
+        for writer in self._writers:
+            if writer is not None:
+                writer.cancel()
+
     async def close(self) -> None:
         """Wait for what was added, without insisting any longer."""
         self._is_closed = True
-        while self._writer is not None:
-            await asyncio.wait([self._writer])
+        while writers := [writer for writer in self._writers if writer is not None]:
+            await asyncio.wait(writers)
+
+    def _begin(self) -> None:
+        """Begin to write, in the next round of the loop, so that what this round brings goes along."""
+        self._is_beginning = True
+        self._writers.add(asyncio.get_running_loop().create_task(self._write()))
 
     async def _write(self) -> None:
+        self._is_beginning = False
         try:
             while self._waiting:
-                batch, self._waiting = self._waiting[:BATCH], self._waiting[BATCH:]
-                await self._write_one(batch)
+                await self._write_one(self._take())
         finally:
-            self._writer = None
+            self._writers.discard(asyncio.current_task())
+
+    def _take(self) -> list[tuple[T, Callable[[A | None, Exception | None], None]]]:
+        """Return what is to be written next; where it is much, another write takes the rest."""
+        count = BATCH
+        if len(self._waiting) >= WORTH_HALVING and len(self._writers) < self._at_once:
+            count = min(BATCH, (len(self._waiting) + 1) // 2)
+            self._begin()
+        batch, self._waiting = self._waiting[:count], self._waiting[count:]
+        return batch
 
     async def _write_one(self, batch: list[tuple[T, Callable[[A | None, Exception | None], None]]]) -> None:
         answers: Sequence[A | None] = [None] * len(batch)

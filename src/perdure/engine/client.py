@@ -63,7 +63,7 @@ class Client:
         self.endings = endings
         self.worker: Worker | None = None
         self.announced = Announced(store, registry, env)
-        self._creates: Batch[NewRun, Created] = Batch(store.create, env, insists=False)
+        self._creates: Batch[NewRun, Created] = Batch(store.create, env, insists=False, at_once=store.writes_at_once)
         self._posts: Batch[Message, Posted] = Batch(self._post, env, insists=False)
         self._controls: Batch[Control, Controlled] = Batch(self._control, env, insists=False)
         self._gets: Batch[str, Run | None] = Batch(store.get, env, insists=False)

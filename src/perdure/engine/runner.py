@@ -77,6 +77,7 @@ class Runner:
         self._acknowledging: list[asyncio.Future[None]] = []
         self._timer: Timer | None = None
         self._timer_at: int | None = None
+        self._is_gathering = False
 
     # What the worker says.
 
@@ -249,6 +250,20 @@ class Runner:
                 due_at=due_at,
                 progress=self.progress.get(step.key),
             )
+        if self.turn.is_gathering:
+            self._gather()
+        else:
+            self._go_on()
+
+    def _gather(self) -> None:
+        """Go on once every step that ends in this very moment has been settled, so that one decision tells of all."""
+        if not self._is_gathering:
+            self._is_gathering = True
+            self.worker.loop.call_soon(self._gathered)
+
+    @_guarded
+    def _gathered(self) -> None:
+        self._is_gathering = False
         self._go_on()
 
     def _outcome(self, step: StepRun, execution: Execution, now: int) -> tuple[State, str | None, int | None]:

@@ -67,7 +67,7 @@ class Worker:
         self.env = env
         self.endings = endings
         self.loop = asyncio.get_running_loop()
-        self.commits: Batch[Decision, Committed] = Batch(store.commit, env, insists=True)
+        self.commits: Batch[Decision, Committed] = Batch(store.commit, env, insists=True, at_once=store.writes_at_once)
         self.executor = Executor(env, settings.threads, settings.processes)
         self.keeper = Keeper(store, env, settings, self.loop, self._extended)
         self.lookout = Lookout(store, env, self.loop, self._extended)

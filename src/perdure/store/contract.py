@@ -71,7 +71,14 @@ class Transaction(Protocol):
 
 
 class Store(Protocol):
-    """See the module's text for what holds for every operation."""
+    """See the module's text for what holds for every operation.
+
+    Attributes:
+        writes_at_once: how many batches of a kind are worth having under way at the same time: 1 where there is one
+            writer in any case.
+    """
+
+    writes_at_once: int
 
     async def open(self) -> None:
         """Connect; create the schema, or bring an older one up to date.

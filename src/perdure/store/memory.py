@@ -54,6 +54,8 @@ class MemoryStore:
         name: stores of one name in one process hold the same runs; empty for a store of its own.
     """
 
+    writes_at_once = 1
+
     def __init__(self, name: str = "") -> None:
         self._name = name
         self._shared = _BY_NAME.setdefault(name, _Shared()) if name else _Shared()

@@ -87,9 +87,7 @@ class VirtualWorker(Worker):
             self._timer.cancel()
         for task in self._tasks:
             task.cancel()
-        self.commits._waiting.clear()
-        if self.commits._writer is not None:
-            self.commits._writer.cancel()
+        self.commits.drop()
         for runner in list(self.turns.values()):
             runner.lost()
         self.keeper.stop()

@@ -57,6 +57,8 @@ class PostgresStore:
         UsageError: an option is unknown or out of its range.
     """
 
+    writes_at_once = 3
+
     def __init__(self, url: str, **options: Any) -> None:
         self._settings = Settings(url, options)
         self._connections = Connections(self._settings)

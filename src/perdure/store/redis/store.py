@@ -56,6 +56,8 @@ class RedisStore:
         UsageError: the URL or an option is wrong.
     """
 
+    writes_at_once = 3
+
     def __init__(self, url: str, **options: Any) -> None:
         self._settings = settings_of(url, options)
         self._shards: list[Shard] = []

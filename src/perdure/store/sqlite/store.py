@@ -70,6 +70,8 @@ class SqliteStore:
         UsageError: an option is out of its range.
     """
 
+    writes_at_once = 1
+
     def __init__(self, path: str, synchronous: str = "full", busy_timeout: Duration = 10.0) -> None:
         self._settings = Settings(path, synchronous, busy_timeout)
         self._threads: tuple[Writer, ConnectionThread] | None = None
