@@ -63,7 +63,6 @@ class Pool:
         self._made += 1
         making = asyncio.ensure_future(self._connect())
         self._making.add(making)
-        making.add_done_callback(self._making.discard)
         try:
             # Who gives up leaves it to others; the driver does not like to be stopped while it connects.
             connection = await asyncio.shield(making)
@@ -71,9 +70,11 @@ class Pool:
             making.add_done_callback(self._keep)
             raise
         except BaseException:
+            self._making.discard(making)
             self._made -= 1
             self._wake()
             raise
+        self._making.discard(making)
         if self._is_closed:
             connection.terminate()
             raise StoreUnavailableError("the store was closed while it connected: open it, then ask again")
@@ -81,6 +82,7 @@ class Pool:
 
     def _keep(self, making: asyncio.Future[Any]) -> None:
         """Keep the connection that nobody waits for any more."""
+        self._making.discard(making)
         if making.cancelled() or making.exception() is not None:
             self._made -= 1
         else:
@@ -116,7 +118,7 @@ class Pool:
         """End every connection, once what is under way has come to its end, or has had the time to."""
         try:
             async with asyncio.timeout(self._finishing):
-                while self._lent or self._waiting:
+                while self._lent or self._waiting or self._called or self._making:
                     await self._change.wait()
         except TimeoutError:
             pass
