@@ -15,17 +15,12 @@ from perdure.core.ask import Ask, ChildAsk, EventAsk, Program, StepAsk, TimerAsk
 from perdure.core.child import child_failure, child_run
 from perdure.core.inbox import Inbox
 from perdure.core.replay import Replay
-from perdure.core.wait import Wait, encode_waits, waits_of
+from perdure.core.wait import DEADLOCK, Wait, encode_waits, waits_of
 from perdure.model import codec
 from perdure.model.decision import Claim, Committed, Decision, Message
 from perdure.model.limits import Limits
 from perdure.model.record import Record, State
 from perdure.model.run import NewRun, RunStatus
-
-_DEADLOCK = (
-    "its code waits for itself: for a future, lock or queue of its own, while no step, timer, event or child of it "
-    "is under way"
-)
 
 
 class Launch(NamedTuple):
@@ -246,8 +241,8 @@ class Turn:
         return self._due[0][0] if self._due else None
 
     @property
-    def is_gathering(self) -> bool:
-        """Whether other steps run, which may end in the same moment as the one that was just settled."""
+    def is_busy(self) -> bool:
+        """Whether steps run, whose ends may come in this very moment."""
         return bool(self._running) and not self.replay.is_over
 
     @property
@@ -338,9 +333,8 @@ class Turn:
     def _adopt(self, ask: ChildAsk, now: int) -> None:
         """Begin a child, unless it was begun in an earlier turn."""
         self.inbox.children[ask.key] = ask
-        if ask.key in self.replay.history.opened:
-            return
-        self._new_children.append(child_run(self.run, ask, now))
+        if ask.key not in self.replay.history.opened:
+            self._new_children.append(child_run(self.run, ask, now))
 
     def _fate(self, now: int, hold: int) -> tuple[RunStatus, int | None, str | None]:
         """Return what becomes of the run: its status, when it is due and why it waits."""
@@ -362,7 +356,7 @@ class Turn:
         if not self.is_idle or (due is not None and due - now <= hold and not self._is_leaving):
             return RunStatus.RUNNING, None, None
         if not replay.asks:
-            return RunStatus.PAUSED, None, encode_waits([Wait("parked", detail=_DEADLOCK)])
+            return RunStatus.PAUSED, None, encode_waits([Wait("parked", detail=DEADLOCK)])
         return RunStatus.WAITING, due, self._waits()
 
     def _waits(self) -> str:

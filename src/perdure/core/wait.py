@@ -14,6 +14,12 @@ from perdure.model.record import Record
 SHOWN = 20
 """How many of the things a run waits for are stored; the rest is counted."""
 
+DEADLOCK = (
+    "its code waits for itself: for a future, lock or queue of its own, while no step, timer, event or child of it "
+    "is under way"
+)
+"""Why a run is parked that nothing can move."""
+
 WaitKind = Literal["timer", "event", "child", "retry", "parked"]
 
 

@@ -250,7 +250,7 @@ class Runner:
                 due_at=due_at,
                 progress=self.progress.get(step.key),
             )
-        if self.turn.is_gathering:
+        if self.turn.is_busy:
             self._gather()
         else:
             self._go_on()

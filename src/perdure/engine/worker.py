@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import functools
+import gc
 import logging
 from collections.abc import Sequence
 
@@ -87,6 +89,7 @@ class Worker:
     async def start(self) -> None:
         """Announce the workflows and begin to claim."""
         guard.install()
+        _freeze()
         self.keeper.start()
         await self._require_transactions()
         await self._announce()
@@ -369,3 +372,13 @@ class Worker:
                 await self.store.extend(leases, now)
             except StoreError as error:
                 _log.warning("%d runs could not be given back and wait for their leases to end: %s", len(leases), error)
+
+
+@functools.cache
+def _freeze() -> None:
+    """Once in a process, leave what was there before its first worker out of all later garbage collections.
+
+    Modules, classes and caches are most of what a full collection looks at, and short runs call for many of them.
+    """
+    gc.collect()
+    gc.freeze()

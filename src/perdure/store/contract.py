@@ -1,9 +1,13 @@
 """The promises of a store, operation by operation. The memory store is their shortest form.
 
 Every operation is one transaction: it happens whole or not at all, and once its coroutine returns it is durable to the
-class that `describe` states. Operations are safe to repeat: an answer that was lost costs a second call, never a
-second effect. Operations take lists and work on them as one. `now` and every other time is milliseconds since the
-epoch, UTC, and comes from the caller. No rule lives in a store: stores fence, append and enqueue.
+class that `describe` states. A long list may be cut into several transactions; what is asked about one run stays whole.
+
+Operations are safe to repeat: an answer that was lost costs a second call, never a second effect. Only a restart that is
+repeated begins the run anew once more, so no store repeats one by itself.
+
+Operations take lists and work on them as one. `now` and every other time is milliseconds since the epoch, UTC, and
+comes from the caller. No rule lives in a store: stores fence, append and enqueue.
 
 A store may be used from any event loop of the process, and from several at once: the engine keeps its leases on a
 thread of its own.
