@@ -378,7 +378,7 @@ class Worker:
 def _freeze() -> None:
     """Once in a process, leave what was there before its first worker out of all later garbage collections.
 
-    Modules, classes and caches are most of what a full collection looks at, and short runs call for many of them.
+    Modules, classes and caches are most of what a full collection looks at, and short runs call for many.
     """
     gc.collect()
     gc.freeze()
