@@ -3,8 +3,8 @@
 Every operation is one transaction: it happens whole or not at all, and once its coroutine returns it is durable to the
 class that `describe` states. A long list may be cut into several transactions; what is asked about one run stays whole.
 
-Operations are safe to repeat: an answer that was lost costs a second call, never a second effect. Only a restart that is
-repeated begins the run anew once more, so no store repeats one by itself.
+Operations are safe to repeat: an answer that was lost costs a second call, never a second effect. Only a restart that
+is repeated begins the run anew once more, so no store repeats one by itself.
 
 Operations take lists and work on them as one. `now` and every other time is milliseconds since the epoch, UTC, and
 comes from the caller. No rule lives in a store: stores fence, append and enqueue.
