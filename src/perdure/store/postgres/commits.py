@@ -7,7 +7,7 @@ the row alone: what depends on the inbox, or on an operator who asked for a paus
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import msgspec
@@ -15,6 +15,7 @@ import msgspec
 from perdure.model.decision import Committed, Decision, Message
 from perdure.model.run import RunStatus
 from perdure.store.journal import refusal, require_following
+from perdure.store.pieces import independent
 from perdure.store.postgres.arrivals import LOCK, create, post
 from perdure.store.postgres.connections import Session
 from perdure.store.postgres.control import terminate
@@ -195,8 +196,8 @@ async def commit(session: Session, decisions: Sequence[Decision]) -> list[Commit
     committed: list[Committed] = []
     reached = {run_id for decision in decisions for run_id in _reached(decision)}
     await session.fetch(LOCK, list(reached))
-    for independent in _independent(decisions):
-        committed += await _commit(session, independent)
+    for piece in independent(decisions):
+        committed += await _commit(session, piece)
     return committed
 
 
@@ -326,21 +327,3 @@ async def _answers(session: Session, outcomes: Sequence[tuple[Decision, Outcome]
         else Committed(decision.run_id, arrived=tuple(arrived.get(decision.run_id, ())), is_pausing=outcome.is_pausing)
         for decision, outcome in outcomes
     ]
-
-
-def _independent(decisions: Sequence[Decision]) -> Iterator[Sequence[Decision]]:
-    """Cut the decisions, in their order, where one meets what an earlier one of the same piece does."""
-    piece: list[Decision] = []
-    decided: set[str] = set()
-    reached: set[str] = set()
-    for decision in decisions:
-        born = {child.id for child in decision.children}
-        reaches = born | {message.run_id for message in decision.posts}
-        meets = decision.run_id in decided | reached or not reaches.isdisjoint(decided) or not born.isdisjoint(reached)
-        if piece and (meets or decision.terminate or piece[-1].terminate):
-            yield piece
-            piece, decided, reached = [], set(), set()
-        piece.append(decision)
-        decided.add(decision.run_id)
-        reached |= reaches
-    yield piece

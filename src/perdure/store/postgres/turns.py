@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple, Protocol, TypeVar
+from collections.abc import Sequence
+from typing import NamedTuple
 
 from perdure.model.decision import Claim, Extended, Lease, Message
 from perdure.model.record import Record
+from perdure.store.pieces import distinct
 from perdure.store.postgres.connections import Session
 from perdure.store.postgres.rows import MESSAGE, RECORD, WIDTH, message_of, record_of, run_columns, run_of
 
@@ -107,14 +108,6 @@ RETURNING r.id, r.is_pausing OR r.status = 'paused', r.inbox_seq
 """Move the ends of leases; one that was given back is paused afterwards only if it was found pausing."""
 
 
-class _About(Protocol):
-    @property
-    def run_id(self) -> str: ...
-
-
-L = TypeVar("L", bound=_About)
-
-
 async def extend(session: Session, leases: Sequence[Lease], now: int) -> list[Extended]:
     """Move the ends of leases; in a transaction, if a run is among them twice."""
     extended: list[Extended] = []
@@ -124,15 +117,3 @@ async def extend(session: Session, leases: Sequence[Lease], now: int) -> list[Ex
         kept = {run_id: Extended(run_id, False, is_pausing, seq) for run_id, is_pausing, seq in rows}
         extended += [kept.get(lease.run_id) or Extended(lease.run_id, is_lost=True) for lease in piece]
     return extended
-
-
-def distinct(items: Sequence[L]) -> Iterator[Sequence[L]]:
-    """Cut a list, in its order, so that no run is in a piece twice."""
-    piece: dict[str, L] = {}
-    for item in items:
-        if item.run_id in piece:
-            yield list(piece.values())
-            piece = {}
-        piece[item.run_id] = item
-    if piece:
-        yield list(piece.values())

@@ -11,6 +11,7 @@ from typing import Any
 from perdure.model.decision import RunFilter, RunPage
 from perdure.model.errors import UsageError
 from perdure.model.run import Run
+from perdure.store.finding import matches
 from perdure.store.redis.keys import Shard, number_of, number_text, time_text
 from perdure.store.redis.rows import ENDED, STATUS, row_of, run_from
 from perdure.store.redis.shards import Shards
@@ -112,20 +113,6 @@ async def _children(shards: Shards, where: RunFilter, after: Key | None) -> Asyn
     for entry in sorted(everything, key=lambda entry: entry[0], reverse=True):
         if after is None or entry[0] < after:
             yield entry
-
-
-def matches(run: Run, where: RunFilter) -> bool:
-    """Return whether a run is wanted; some of it the scripts have looked at before."""
-    return (
-        (not where.status or run.status in where.status)
-        and where.workflow in {None, run.workflow}
-        and where.queue in {None, run.queue}
-        and where.parent_id in {None, run.parent_id}
-        and (where.id_prefix is None or run.id.startswith(where.id_prefix))
-        and all(run.tags.get(tag) == value for tag, value in where.tags.items())
-        and (where.created_from is None or run.created_at >= where.created_from)
-        and (where.created_until is None or run.created_at < where.created_until)
-    )
 
 
 def _runs(answer: Sequence[Any]) -> list[tuple[int, Run]]:

@@ -5,8 +5,8 @@ See `arrivals` for how a batch goes in, and `rows` for how it comes out.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple, Protocol, TypeVar
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import apsw
 import msgspec
@@ -14,6 +14,7 @@ import msgspec
 from perdure.model.decision import Claim, Committed, Decision, Extended, Lease, Message
 from perdure.model.run import RunStatus
 from perdure.store.journal import refusal, require_following
+from perdure.store.pieces import distinct, independent
 from perdure.store.sqlite.arrivals import create, post
 from perdure.store.sqlite.control import terminate
 from perdure.store.sqlite.rows import RECORD, message_json, run_json
@@ -189,8 +190,8 @@ FROM jsonb_each(?) AS j CROSS JOIN inbox AS m ON m.n = j.value->>0 AND m.seq > j
 def commit(connection: apsw.Connection, decisions: Sequence[Decision]) -> list[Committed]:
     """Carry decisions out, those that do not touch each other in one go."""
     committed: list[Committed] = []
-    for independent in _independent(decisions):
-        committed += _commit(connection, independent)
+    for piece in independent(decisions):
+        committed += _commit(connection, piece)
     return committed
 
 
@@ -285,36 +286,6 @@ def _arrived(
     return arrived
 
 
-def _independent(decisions: Sequence[Decision]) -> Iterator[Sequence[Decision]]:
-    """Cut the decisions, in their order, where one meets what an earlier one of the same piece does."""
-    if len({decision.run_id for decision in decisions}) == len(decisions) and not any(
-        decision.children or decision.posts or decision.terminate for decision in decisions
-    ):
-        yield decisions
-        return
-    piece: list[Decision] = []
-    decided: set[str] = set()
-    reached: set[str] = set()
-    for decision in decisions:
-        born = {child.id for child in decision.children}
-        reaches = born | {message.run_id for message in decision.posts}
-        meets = decision.run_id in decided | reached or not reaches.isdisjoint(decided) or not born.isdisjoint(reached)
-        if piece and (meets or decision.terminate or piece[-1].terminate):
-            yield piece
-            piece, decided, reached = [], set(), set()
-        piece.append(decision)
-        decided.add(decision.run_id)
-        reached |= reaches
-    yield piece
-
-
-class _About(Protocol):
-    @property
-    def run_id(self) -> str: ...
-
-
-L = TypeVar("L", bound=_About)
-
 _LEASES = """
 SELECT json_group_array(json_array(
     r.n, r.status = 'running' AND r.epoch = j.value->>'$.epoch', ifnull(r.inbox_seq, 0), ifnull(r.is_pausing, 0))
@@ -337,31 +308,19 @@ FROM jsonb_each(:leases) AS j WHERE runs.n = j.value->>0
 def extend(connection: apsw.Connection, leases: Sequence[Lease], now: int) -> list[Extended]:
     """Move the ends of leases."""
     extended: list[Extended] = []
-    for distinct in _distinct(leases):
-        found = connection.execute(_LEASES, (_json(distinct),)).get
+    for piece in distinct(leases):
+        found = connection.execute(_LEASES, (_json(piece),)).get
         states = msgspec.json.decode(found, type=list[tuple[int | None, int | None, int, int]])
-        kept = [(n, lease) for lease, (n, holds, _, _) in zip(distinct, states, strict=True) if holds]
+        kept = [(n, lease) for lease, (n, holds, _, _) in zip(piece, states, strict=True) if holds]
         if kept:
             connection.execute(_EXTEND, {"leases": _json(kept), "now": now})
         extended += [
             Extended(lease.run_id, is_pausing=bool(is_pausing), inbox_seq=inbox_seq)
             if holds
             else Extended(lease.run_id, is_lost=True)
-            for lease, (_, holds, inbox_seq, is_pausing) in zip(distinct, states, strict=True)
+            for lease, (_, holds, inbox_seq, is_pausing) in zip(piece, states, strict=True)
         ]
     return extended
-
-
-def _distinct(items: Sequence[L]) -> Iterator[Sequence[L]]:
-    """Cut a list, in its order, so that no run is in a piece twice."""
-    piece: dict[str, L] = {}
-    for item in items:
-        if item.run_id in piece:
-            yield list(piece.values())
-            piece = {}
-        piece[item.run_id] = item
-    if piece:
-        yield list(piece.values())
 
 
 def _json(batch: object) -> str:
