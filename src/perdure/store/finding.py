@@ -32,5 +32,10 @@ def place(cursor: str, numbers: int) -> tuple[int, ...]:
     except ValueError:
         found = ()
     if len(found) != numbers:
-        raise UsageError(f"cursor: {cursor!r} is none; pass back the `cursor` of a page")
+        raise not_a_cursor(cursor)
     return found
+
+
+def not_a_cursor(text: str) -> UsageError:
+    """Return the error of a cursor that no page came with."""
+    return UsageError(f"cursor: {text!r} is none; pass back the `cursor` of a page")

@@ -9,6 +9,7 @@ from typing import Any
 from perdure.model.archive import Archive, ArchivedMessage, ArchivePage
 from perdure.model.errors import UsageError
 from perdure.model.run import RunStatus
+from perdure.store.finding import not_a_cursor, place
 from perdure.store.redis.keys import Shard, lane, time_text
 from perdure.store.redis.rows import (
     LETTER,
@@ -113,10 +114,7 @@ def _letter(kept: ArchivedMessage) -> str:
 
 
 def _parsed(cursor: str, shards: int) -> tuple[int, int]:
-    try:
-        index, n = map(int, cursor.split(":"))
-    except ValueError:
-        index, n = -1, 0
+    index, n = place(cursor, 2)
     if not 0 <= index < shards:
-        raise UsageError(f"cursor: {cursor!r} is none; pass back the `cursor` of a page")
+        raise not_a_cursor(cursor)
     return index, n

@@ -9,9 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from perdure.model.decision import RunFilter, RunPage
-from perdure.model.errors import UsageError
 from perdure.model.run import Run
-from perdure.store.finding import matches
+from perdure.store.finding import matches, place
 from perdure.store.redis.keys import Shard, number_of, number_text, time_text
 from perdure.store.redis.rows import ENDED, STATUS, row_of, run_from
 from perdure.store.redis.shards import Shards
@@ -136,10 +135,5 @@ def _entry_before(after: Key | None, shard: int) -> str | None:
 
 
 def _parsed(cursor: str, parts: int) -> Key:
-    try:
-        found = list(map(int, cursor.split(":")))
-    except ValueError:
-        found = []
-    if len(found) != parts:
-        raise UsageError(f"cursor: {cursor!r} is none; pass back the `cursor` of a page")
-    return found[0], found[1], found[2] if parts > 2 else 0
+    created_at, n, *shard = place(cursor, parts)
+    return created_at, n, shard[0] if shard else 0
