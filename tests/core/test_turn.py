@@ -47,6 +47,38 @@ def test_a_step_starts_only_when_what_led_to_it_is_durable():
     assert list(run.running) == ["b"]
 
 
+def test_a_turn_is_busy_while_steps_run_whose_ends_may_come():
+    run = Driver(two_chains, is_manual=True)
+    assert run.turn.is_busy
+    run.end("a")
+    assert run.turn.is_busy
+    run.end("c")
+    assert not run.turn.is_busy
+
+
+def test_a_turn_that_is_over_is_not_busy_whatever_still_runs():
+    async def work() -> None:
+        await asyncio.wait([asyncio.ensure_future(a()), asyncio.ensure_future(b())], return_when="FIRST_COMPLETED")
+
+    run = Driver(work, is_manual=True)
+    run.end("a")
+    assert not run.turn.is_busy
+
+
+def test_where_it_stands_is_a_decision_that_hands_the_run_back_and_decides_nothing():
+    run = Driver(two_chains, is_manual=True)
+    run.end("a")
+    run.acknowledge()
+    run.turn.step_ended("b", "ok", "1", BEGAN + 1, attempt=1, started_at=BEGAN)
+    stands = run.turn.as_it_stands(BEGAN + 2)
+    assert [record.key for record in stands.records] == ["b"]
+    assert (stands.status, stands.due_at, stands.seq) == (RunStatus.QUEUED, BEGAN + 2, 2)
+    assert run.turn.as_it_stands(BEGAN + 2) == stands
+    decided = run.turn.decide(BEGAN + 2, 0)
+    assert decided is not None
+    assert (decided.seq, decided.records) == (2, stands.records)
+
+
 def test_a_value_is_durable_before_the_step_that_may_use_it_starts():
     async def work() -> None:
         await a(flow.random())
