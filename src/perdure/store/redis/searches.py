@@ -38,28 +38,34 @@ class _Source:
         self.at = _entry_before(self.after, self.shard.index)
         self.is_done = False
 
-    async def fill(self) -> None:
-        """Look until there is something, or the end."""
+    @property
+    def next(self) -> Key | None:
+        """The greatest key that may still come: of what was found, or of where it stopped to look; None at the end."""
+        if self.found:
+            return self.found[-1][0]
+        if self.is_done or self.at is None:
+            return None
+        return int(self.at[:12], 16), number_of(self.at[12:]), self.shard.index
+
+    async def look(self) -> None:
+        """Look at some more."""
         where = self.where
-        while not self.found and not self.is_done:
-            asked = (
-                self.letter,
-                self.at,
-                where.created_until,
-                where.created_from,
-                [STATUS[status] for status in where.status] or None,
-                where.workflow,
-                where.queue,
-                where.id_prefix,
-                self.limit,
-                LOOKED_AT,
-            )
-            stopped, *found = await self.shards.calls.run(self.shard, "find", asked, writes=False)
-            self.at, self.is_done = stopped.decode(), not stopped
-            self.found = [
-                ((run.created_at, n, self.shard.index), run) for n, run in _runs(found) if matches(run, where)
-            ]
-            self.found.reverse()
+        asked = (
+            self.letter,
+            self.at,
+            where.created_until,
+            where.created_from,
+            [STATUS[status] for status in where.status] or None,
+            where.workflow,
+            where.queue,
+            where.id_prefix,
+            self.limit,
+            LOOKED_AT,
+        )
+        stopped, *found = await self.shards.calls.run(self.shard, "find", asked, writes=False)
+        self.at, self.is_done = stopped.decode(), not stopped
+        self.found = [((run.created_at, n, self.shard.index), run) for n, run in _runs(found) if matches(run, where)]
+        self.found.reverse()
 
 
 async def find(shards: Shards, where: RunFilter, limit: int, cursor: str | None) -> RunPage:
@@ -80,18 +86,20 @@ async def _merged(shards: Shards, where: RunFilter, after: Key | None, limit: in
     letters = sorted({_class_of(STATUS[status]) for status in where.status} or {"a", *ENDED})
     wanted = LOOKED_AT if where.tags else limit + 1  # few of those that a script finds may have the tags
     sources = [_Source(shards, shard, letter, where, after, wanted) for shard in shards.all for letter in letters]
-    await asyncio.gather(*[source.fill() for source in sources])
-    heap = [(_descending(source.found[-1][0]), place) for place, source in enumerate(sources) if source.found]
+    await asyncio.gather(*[source.look() for source in sources])
+    heap = [(_descending(key), at) for at, source in enumerate(sources) if (key := source.next) is not None]
     heapq.heapify(heap)
     while heap:
-        _, place = heap[0]
-        source = sources[place]
-        yield source.found.pop()
-        await source.fill()
+        at = heap[0][1]
+        source = sources[at]
         if source.found:
-            heapq.heapreplace(heap, (_descending(source.found[-1][0]), place))
-        else:
+            yield source.found.pop()
+        else:  # only as far as anything there could come before what the others have found
+            await source.look()
+        if (key := source.next) is None:
             heapq.heappop(heap)
+        else:
+            heapq.heapreplace(heap, (_descending(key), at))
 
 
 async def _children(shards: Shards, where: RunFilter, after: Key | None) -> AsyncIterator[tuple[Key, Run]]:
