@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from perdure.model.decision import Decision, Message
 from perdure.model.errors import UsageError
-from perdure.model.run import NewRun
+from perdure.model.run import Created, NewRun
 
 
 def require_following(decision: Decision, journal_length: int) -> None:
@@ -29,6 +31,27 @@ def refusal(run_id: str, child: NewRun, now: int) -> Message:
     return Message(
         run_id, f"{child.id}!{child.parent_key}", "child", child.parent_key or "", child.refusal, now, "error", child.id
     )
+
+
+def posts_of(
+    decisions: Sequence[Decision], children: Sequence[tuple[Decision, NewRun]], created: Sequence[Created]
+) -> list[tuple[Message, int]]:
+    """Return what decisions tell others: first of children that are refused, then what they post themselves.
+
+    Args:
+        decisions: that were carried out, in their order.
+        children: all of theirs, each with its decision.
+        created: what became of each child.
+
+    Returns:
+        Each message with the time at which its run becomes due, in milliseconds since the epoch.
+    """
+    refused = [
+        (refusal(decision.run_id, child, decision.at), decision.at)
+        for (decision, child), made in zip(children, created, strict=True)
+        if not made.is_new
+    ]
+    return refused + [(message, decision.at) for decision in decisions for message in decision.posts]
 
 
 def no_transactions(store: str) -> UsageError:

@@ -14,7 +14,7 @@ import msgspec
 
 from perdure.model.decision import Committed, Decision, Message
 from perdure.model.run import RunStatus
-from perdure.store.journal import refusal, require_following
+from perdure.store.journal import posts_of, require_following
 from perdure.store.pieces import independent
 from perdure.store.postgres.arrivals import LOCK, create, post
 from perdure.store.postgres.connections import Session
@@ -274,15 +274,8 @@ async def _carry_out(session: Session, kept: Sequence[tuple[_Fence, Decision]]) 
     unseen = await _unseen(session, kept)
     await session.fetch(_CARRY_OUT, *_arguments([_judged(fence, decision, unseen) for fence, decision in kept]))
     children = [(decision, child) for _, decision in kept for child in decision.children]
-    posts: list[tuple[Message, int]] = []
-    if children:
-        created = await create(session, [child for _, child in children])
-        posts = [
-            (refusal(decision.run_id, child, decision.at), decision.at)
-            for (decision, child), made in zip(children, created, strict=True)
-            if not made.is_new
-        ]
-    posts += [(message, decision.at) for _, decision in kept for message in decision.posts]
+    created = await create(session, [child for _, child in children]) if children else []
+    posts = posts_of([decision for _, decision in kept], children, created)
     if posts:
         await post(session, posts)
     for _, decision in kept:

@@ -13,7 +13,7 @@ import msgspec
 
 from perdure.model.decision import Claim, Committed, Decision, Extended, Lease, Message
 from perdure.model.run import RunStatus
-from perdure.store.journal import refusal, require_following
+from perdure.store.journal import posts_of, require_following
 from perdure.store.pieces import distinct, independent
 from perdure.store.sqlite.arrivals import create, post
 from perdure.store.sqlite.control import terminate
@@ -236,15 +236,8 @@ def _carry_out(connection: apsw.Connection, kept: Sequence[tuple[int | None, Dec
     if records:
         connection.execute(_APPEND, (_json(records),))
     children = [(decision, child) for _, decision in kept for child in decision.children]
-    posts = []
-    if children:
-        created = create(connection, [child for _, child in children])
-        posts = [
-            (refusal(decision.run_id, child, decision.at), decision.at)
-            for (decision, child), made in zip(children, created, strict=True)
-            if not made.is_new
-        ]
-    posts += [(message, decision.at) for _, decision in kept for message in decision.posts]
+    created = create(connection, [child for _, child in children]) if children else []
+    posts = posts_of([decision for _, decision in kept], children, created)
     if posts:
         post(connection, posts)
     for _, decision in kept:
