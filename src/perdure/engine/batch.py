@@ -53,7 +53,7 @@ class Batch(Generic[T, A]):
         self._insists = insists
         self._waiting: list[tuple[T, Callable[[A | None, Exception | None], None]]] = []
         self._at_once = at_once
-        self._writers: set[asyncio.Task[None] | None] = set()
+        self._writers: set[asyncio.Task[None]] = set()
         self._is_beginning = False
         self._is_closed = False
 
@@ -82,14 +82,13 @@ class Batch(Generic[T, A]):
         """Write nothing more and answer nobody, as the end of the process would have it."""
         self._waiting.clear()
         for writer in self._writers:
-            if writer is not None:
-                writer.cancel()
+            writer.cancel()
 
     async def close(self) -> None:
         """Wait for what was added, without insisting any longer."""
         self._is_closed = True
-        while writers := [writer for writer in self._writers if writer is not None]:
-            await asyncio.wait(writers)
+        while self._writers:
+            await asyncio.wait(self._writers)
 
     def _begin(self) -> None:
         """Begin to write, in the next round of the loop, so that what this round brings goes along."""
@@ -98,11 +97,13 @@ class Batch(Generic[T, A]):
 
     async def _write(self) -> None:
         self._is_beginning = False
+        writer = asyncio.current_task()
+        assert writer is not None
         try:
             while self._waiting:
                 await self._write_one(self._take())
         finally:
-            self._writers.discard(asyncio.current_task())
+            self._writers.discard(writer)
 
     def _take(self) -> list[tuple[T, Callable[[A | None, Exception | None], None]]]:
         """Return what is to be written next; where it is much, another write takes the rest."""
