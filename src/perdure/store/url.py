@@ -31,3 +31,15 @@ def require_known(store: str, options: Mapping[str, Any], known: Iterable[str]) 
     if unknown := sorted(set(options) - set(names)):
         has = f"{', '.join(names[:-1])} and {names[-1]}"
         raise UsageError(f"store: {store} has no option {', '.join(unknown)}; it has {has}")
+
+
+def count(option: str, value: object, most: int) -> int:
+    """Return an option that is a whole number from 1 on.
+
+    Raises:
+        UsageError: it is none, or above `most`.
+    """
+    text = str(value)
+    if isinstance(value, bool) or not text.isdecimal() or not 1 <= int(text) <= most:
+        raise UsageError(f"store: {option}={value!r} must be a whole number from 1 to {most}")
+    return int(text)

@@ -11,8 +11,9 @@ from urllib.parse import urlencode, urlsplit
 
 from perdure.model.duration import Duration, seconds
 from perdure.model.errors import UsageError
-from perdure.store.url import redacted, require_known
+from perdure.store.url import count, redacted, require_known
 
+MOST_CONNECTIONS = 1000
 SYNCHRONOUS_COMMIT = ("on", "remote_apply", "remote_write", "local", "off")
 _SSLMODE = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
 _OF_THE_DRIVER = ("sslmode", "sslrootcert", "sslcert", "sslkey", "sslcrl", "passfile", "host")
@@ -74,7 +75,7 @@ class Settings:
         self.url = _with_driver_options(url, options)
         self.schema = _schema(options.get("schema", "perdure"))
         self.synchronous_commit = _chosen("synchronous_commit", options.get("synchronous_commit", "on"))
-        self.pool_size = _count("pool_size", options.get("pool_size", 10))
+        self.pool_size = count("pool_size", options.get("pool_size", 10), MOST_CONNECTIONS)
         self.pgbouncer = _flag("pgbouncer", options.get("pgbouncer", False))
         self.listen = _flag("listen", options.get("listen", not self.pgbouncer))
         if self.listen and self.pgbouncer:
@@ -144,13 +145,6 @@ def _chosen(option: str, value: object) -> str:
     if value not in SYNCHRONOUS_COMMIT:
         raise UsageError(f"store: {option}={value!r} must be one of {', '.join(SYNCHRONOUS_COMMIT)}")
     return str(value)
-
-
-def _count(option: str, value: object) -> int:
-    text = str(value)
-    if isinstance(value, bool) or not text.isdecimal() or not 1 <= int(text) <= 1000:
-        raise UsageError(f"store: {option}={value!r} must be a whole number from 1 to 1000")
-    return int(text)
 
 
 def _flag(option: str, value: object) -> bool:

@@ -10,7 +10,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 from perdure.model.duration import Duration, seconds
 from perdure.model.errors import UsageError
-from perdure.store.url import redacted, require_known
+from perdure.store.url import count, redacted, require_known
 
 OPTIONS = ("prefix", "shards", "durability", "evicting", "listen", "poll", "pool_size", "patience")
 
@@ -140,9 +140,7 @@ def _number(options: Mapping[str, Any], name: str, default: int | None, most: in
     value = options.get(name, default)
     if value is None:
         return None
-    if not str(value).isdecimal() or not 1 <= int(value) <= most:
-        raise UsageError(f"store: {name}={value!r} must be a whole number from 1 to {most}")
-    return int(value)
+    return count(name, value, most)
 
 
 def _seconds(options: Mapping[str, Any], name: str, default: Duration) -> float:
