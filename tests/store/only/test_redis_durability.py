@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from perdure.model.decision import Action, Control
-from perdure.model.errors import StoreFullError, StoreUnavailableError
+from perdure.model.errors import StoreError, StoreFullError, StoreUnavailableError
 from perdure.model.run import Retention, RunStatus
 from perdure.store import Store, open_store
 from perdure.store.redis.keys import home_of
@@ -84,6 +84,26 @@ async def test_fsync_waits_for_the_disk_where_the_server_does_not_by_itself(
     assert (await one(store, "a")).id == "a"
     assert server.info("commandstats")["cmdstat_waitaof"] == waited
     await store.close()
+
+
+async def test_fsync_holds_when_a_server_that_syncs_always_is_told_not_to(tmp_path: Path) -> None:
+    with ValkeyServer(appendfsync="always") as server:
+        store = open_store(server.url(durability="fsync"))
+        await store.open()
+        await store.create([new("a")])
+        assert "cmdstat_waitaof" not in server.info("commandstats"), "it answers only after an fsync"
+        server.call("CONFIG", "SET", "appendfsync", "everysec")
+        await store.create([new("b")])
+        waited = server.info("commandstats")["cmdstat_waitaof"]
+        await store.create([new("c")])
+        assert server.info("commandstats")["cmdstat_waitaof"] != waited
+        server.kill()
+        server.start()
+        assert [(await one(store, name)).id for name in "abc"] == ["a", "b", "c"]
+        server.call("CONFIG", "SET", "appendonly", "no")
+        with pytest.raises(StoreError, match="appendonly"):
+            await store.create([new("d")])
+        await store.close()
 
 
 async def test_fsync_needs_an_append_only_file() -> None:

@@ -28,6 +28,8 @@ BRIEF = 1.0
 ABSENT = 2.0
 """Seconds for which a shard is waited for where others will do, and for which it is not asked again if none came."""
 _SHORTEST_ANSWER = 1.0
+_SYNCING: Command = ("CONFIG", "GET", "appendonly", "appendfsync")
+_ALWAYS = {b"appendonly": b"yes", b"appendfsync": b"always"}
 _SCRIPTS = load_scripts()
 
 
@@ -245,37 +247,50 @@ class Calls:
     ) -> Any:
         """Send a call to the server that has the slot, with what makes sure that it is kept."""
         settings = self._settings
-        commands = [call]
         seconds = min(ANSWER_SECONDS, max(settings.patience, _SHORTEST_ANSWER))
-        milliseconds = int(settings.patience * 1000) or 1
-        if writes and settings.fsync:
-            commands.append(("WAITAOF", 1, 0, milliseconds))
-        elif writes and settings.replicas:
-            commands.append(("WAIT", settings.replicas, milliseconds))
-        if len(commands) > 1:
+        if writes and (settings.fsync or settings.replicas):
             seconds += settings.patience
-        answers = list(map(answer_of, await self._delivered(slot, commands, script, seconds, trip)))
-        if len(answers) > 1:
-            self._require_kept(answers[-1])
-        return answers[0]
+        node, answers = await self._delivered(slot, call, script, seconds, writes=writes, trip=trip)
+        answer, *kept = map(answer_of, answers)
+        if kept:
+            self._require_kept(node, kept[0])
+        return answer
 
-    def _require_kept(self, kept: Any) -> None:
+    def _asks_to_keep(self, node: Node, trip: Trip | None) -> list[Command]:
+        """Return what makes sure that the write before it is kept.
+
+        A server that syncs always answers when it has, which is sooner than `WAITAOF` does: so it is only asked
+        whether it still does. If not, the write has to be made again, which some must not.
+        """
         settings = self._settings
-        if settings.fsync and kept[0] < 1:
+        milliseconds = int(settings.patience * 1000) or 1
+        if settings.fsync and node.syncs_always and not (trip and trip.is_only_one):
+            return [_SYNCING]
+        if settings.fsync:
+            return [("WAITAOF", 1, 0, milliseconds)]
+        return [("WAIT", settings.replicas, milliseconds)] if settings.replicas else []
+
+    def _require_kept(self, node: Node, kept: Any) -> None:
+        settings = self._settings
+        if settings.fsync and isinstance(kept[0], bytes):
+            node.syncs_always = dict(zip(kept[::2], kept[1::2], strict=True)) == _ALWAYS
+            if not node.syncs_always:
+                raise ConnectionError(f"{self._where} was told to sync no longer before it answers")
+        elif settings.fsync and kept[0] < 1:
             raise StoreUnavailableError(
                 f"{self._where} did not say within {settings.patience:g} s that the write is on its disk; it may "
                 "or may not be kept: look at the server's disk"
             )
-        if settings.replicas and kept < settings.replicas:
+        elif settings.replicas and kept < settings.replicas:
             raise StoreUnavailableError(
                 f"{self._where}: {kept} of {settings.replicas} replicas had the write within {settings.patience:g} s; "
                 "it may or may not be kept: look at the replicas"
             )
 
     async def _delivered(
-        self, slot: int, commands: list[Command], script: Script | None, seconds: float, trip: Trip | None
-    ) -> list[Any]:
-        """Send commands to the server that has the slot, and to where it sends us."""
+        self, slot: int, call: Command, script: Script | None, seconds: float, *, writes: bool, trip: Trip | None
+    ) -> tuple[Node, list[Any]]:
+        """Send a call to the server that has the slot, and to where it sends us, with what makes sure it is kept."""
         link = self._linked()
         node, first = await link.node(slot), list[Command]()
         for _ in range(_REDIRECTIONS):
@@ -283,6 +298,7 @@ class Calls:
             try:
                 if not node.is_known:
                     await examine(node, self._settings)
+                commands = [call, *(self._asks_to_keep(node, trip) if writes else ())]
                 sent = [each for command in commands for each in (*first, command)]
                 answers = (await node.send(sent, seconds, trip))[len(first) :: 1 + len(first)]
             except (RedisError, OSError) as error:
@@ -303,7 +319,7 @@ class Calls:
             elif isinstance(answer, NoScriptError) and script is not None:
                 answer_of((await node.send([("SCRIPT", "LOAD", script.text)]))[0])
             else:
-                return answers
+                return node, answers
         raise StoreUnavailableError(f"{self._where}: the nodes send each other's calls in circles: try again")
 
 

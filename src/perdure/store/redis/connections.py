@@ -78,12 +78,14 @@ class Node:
 
     Attributes:
         is_known: whether it was looked at since it was last out of reach (see `server.examine`).
+        syncs_always: whether it is known to answer only after an fsync; else it may, or it may not.
         logs_in: whether it is given user and password.
     """
 
     def __init__(self, address: Address, settings: Settings, *, is_sentinel: bool = False) -> None:
         self.address = address
         self.is_known = False
+        self.syncs_always = False
         self.logs_in = not is_sentinel
         self._settings = settings
         self._is_sentinel = is_sentinel

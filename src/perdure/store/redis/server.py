@@ -66,6 +66,7 @@ async def examine(node: Node, settings: Settings) -> Server:
     server = Server(info, config)
     _require(server, settings, str(node.address))
     node.is_known = True
+    node.syncs_always = server.keeps_a_log and config["appendfsync"] == "always"
     return server
 
 
