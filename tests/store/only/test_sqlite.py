@@ -30,7 +30,7 @@ from perdure.model.errors import (
     StoreUnavailableError,
 )
 from perdure.model.run import RunStatus
-from perdure.store.sqlite import SqliteStore
+from perdure.store.sqlite import SqliteStore, connection
 from perdure.store.sqlite.schema import APPLICATION_ID, migrations
 from perdure.store.sqlite.threads import ConnectionThread
 from perdure.store.sqlite.turns import _PICK
@@ -208,6 +208,27 @@ class TestFile:
             await store.create([new(f"r{number}")])
         assert sum((await stores[0].stats(NOW)).status.values()) == 8
         await asyncio.gather(*(store.close() for store in stores))
+
+    async def test_one_waits_while_another_program_creates_the_file(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        path = str(tmp_path / "store.db")
+        other = apsw.Connection(path)
+        other.execute("BEGIN IMMEDIATE")
+
+        def patience(_timeout: float) -> Callable[[int], bool]:
+            def wait(_attempt: int) -> bool:
+                if other.in_transaction:
+                    other.execute("ROLLBACK")
+                return True
+
+            return wait
+
+        monkeypatch.setattr(connection, "_patience", patience)
+        store = SqliteStore(path)
+        await store.open()
+        assert not other.in_transaction
+        await store.close()
 
 
 class TestPlans:

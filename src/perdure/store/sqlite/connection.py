@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import time
 from collections.abc import Callable
@@ -65,16 +66,30 @@ def connect(settings: Settings, *, is_reader: bool = False) -> apsw.Connection:
     except apsw.Error as error:
         raise _cannot_open(settings.path, error) from error
     try:
-        connection.set_busy_handler(_patience(seconds(settings.busy_timeout)))
+        patience = _patience(seconds(settings.busy_timeout))
+        connection.set_busy_handler(patience)
         if connection.readonly("main"):
             raise StoreReadOnlyError(f"{settings.path} cannot be written: give this user write access to it")
         if is_reader:
             connection.pragma("query_only", True)
+        _keep_ahead_log(connection, patience)
         _configure(connection, settings)
     except BaseException as error:
         connection.close()
         raise translated(error, settings) from error
     return connection
+
+
+def _keep_ahead_log(connection: apsw.Connection, patience: Callable[[int], bool]) -> None:
+    """Switch a new file to write-ahead logging; SQLite does not wait by itself while others do the same."""
+    for attempt in itertools.count():
+        try:
+            connection.pragma("journal_mode", "wal")
+        except apsw.BusyError:
+            if patience(attempt):
+                continue
+            raise
+        return
 
 
 def _configure(connection: apsw.Connection, settings: Settings) -> None:
