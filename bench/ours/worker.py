@@ -19,9 +19,11 @@ executed = 0
 """How many steps this process has executed."""
 
 
-def application(url: str, mode: Literal["client", "worker"]) -> tuple[Perdure, Workflow[[], int]]:
-    """An application and its workflow of three steps in sequence."""
-    app = Perdure(url, mode=mode)
+def application(
+    url: str, mode: Literal["client", "worker"], queue: str = "default"
+) -> tuple[Perdure, Workflow[[], int]]:
+    """An application that works one queue, and its workflow of three steps in sequence."""
+    app = Perdure(url, mode=mode, queues=(queue,))
 
     @app.step
     async def add_step(value: int) -> int:
@@ -43,7 +45,7 @@ def application(url: str, mode: Literal["client", "worker"]) -> tuple[Perdure, W
 
 async def main() -> None:
     """Work until told to stop, then say how many steps that were."""
-    app, _ = application(os.environ["STORE"], "worker")
+    app, _ = application(os.environ["STORE"], "worker", os.environ["QUEUE"])
     async with app:
         print(json.dumps({"ready": True}), flush=True)
         await asyncio.to_thread(sys.stdin.readline)
