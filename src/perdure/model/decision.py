@@ -64,8 +64,8 @@ class Decision(msgspec.Struct, frozen=True, gc=False):
         run_id, epoch, seq: the fence: the claim's epoch, and the number of this commit within it, from 1.
         at: when it was decided, in milliseconds since the epoch.
         records: to append, their positions following the journal's.
-        status: `running` keeps the lease; every other status gives it up.
-        due_at: when the run is due next; None for never by itself. Nothing for `running`: the lease stays as it is.
+        status: `running` keeps the lease, and so does `compensating` without a `due_at`; everything else gives it up.
+        due_at: when the run is due next; None for never by itself. Nothing where the lease is kept: it stays as it is.
         seen: the greatest `Message.seq` the turn has been given.
         consumed: ids of messages that are now read.
         children: runs to create; where an id is taken, that run is left as it is and the child is refused.
@@ -91,6 +91,12 @@ class Decision(msgspec.Struct, frozen=True, gc=False):
     wait: str | None = None
     state: str | None = None
     renew: tuple[Record, ...] | None = None
+
+    @property
+    def keeps_lease(self) -> bool:
+        """Whether the worker has the run afterwards."""
+        status = self.status
+        return status is RunStatus.RUNNING or (status is RunStatus.COMPENSATING and self.due_at is None)
 
 
 class Committed(msgspec.Struct, frozen=True, gc=False):
@@ -134,6 +140,7 @@ class Action(str, Enum):
     RESUME = "resume"
     TERMINATE = "terminate"
     RESTART = "restart"
+    DISCARD = "discard"
 
 
 class Control(msgspec.Struct, frozen=True, gc=False):
@@ -217,6 +224,7 @@ class CatalogEntry(msgspec.Struct, frozen=True):
         input_schema: JSON Schema of the input, as JSON text.
         seen_at: when a worker last announced it, in milliseconds since the epoch.
         worker: which one that was.
+        details: more about it, as the JSON text of an object: what kind it is of, what it is subscribed to.
     """
 
     workflow: str
@@ -225,6 +233,22 @@ class CatalogEntry(msgspec.Struct, frozen=True):
     input_schema: str
     seen_at: int
     worker: str
+    details: str = "{}"
+
+
+class StoredDefinition(msgspec.Struct, frozen=True):
+    """A workflow that is written as data; a version never changes.
+
+    Attributes:
+        name, version: which; unique together.
+        text: the definition, as JSON text.
+        created_at: when it was published, in milliseconds since the epoch.
+    """
+
+    name: str
+    version: str
+    text: str
+    created_at: int
 
 
 class StoreInfo(msgspec.Struct, frozen=True):

@@ -11,7 +11,11 @@ from perdure.model.record import Record
 
 
 class RunStatus(str, Enum):
-    """The state of a run; the values are those of Cloudflare-style engines."""
+    """The state of a run: those of Cloudflare-style engines, and three of a saga that is undone.
+
+    A compensating run undoes its steps: it is leased, or waits for its next attempt. One whose compensation failed
+    waits for an operator, who has the failed undos tried again or marks them done; it has not ended yet.
+    """
 
     QUEUED = "queued"
     RUNNING = "running"
@@ -20,6 +24,9 @@ class RunStatus(str, Enum):
     COMPLETE = "complete"
     ERRORED = "errored"
     TERMINATED = "terminated"
+    COMPENSATING = "compensating"
+    COMPENSATED = "compensated"
+    COMPENSATION_FAILED = "compensation_failed"
 
     def __str__(self) -> str:
         return self.value
@@ -30,22 +37,32 @@ class RunStatus(str, Enum):
         return self in FINISHED
 
 
-FINISHED = frozenset({RunStatus.COMPLETE, RunStatus.ERRORED, RunStatus.TERMINATED})
+FINISHED = frozenset({RunStatus.COMPLETE, RunStatus.ERRORED, RunStatus.TERMINATED, RunStatus.COMPENSATED})
+
+_ENDED = frozenset({RunStatus.QUEUED})
+_UNDOING = frozenset({RunStatus.COMPENSATING, RunStatus.COMPENSATED, RunStatus.COMPENSATION_FAILED})
 
 MOVES: dict[RunStatus, frozenset[RunStatus]] = {
     RunStatus.QUEUED: frozenset({RunStatus.RUNNING, RunStatus.PAUSED, RunStatus.TERMINATED}),
     RunStatus.RUNNING: frozenset(RunStatus) - {RunStatus.RUNNING},
     RunStatus.WAITING: frozenset({RunStatus.RUNNING, RunStatus.QUEUED, RunStatus.PAUSED, RunStatus.TERMINATED}),
     RunStatus.PAUSED: frozenset({RunStatus.QUEUED, RunStatus.TERMINATED}),
-    RunStatus.COMPLETE: frozenset({RunStatus.QUEUED}),
-    RunStatus.ERRORED: frozenset({RunStatus.QUEUED}),
-    RunStatus.TERMINATED: frozenset({RunStatus.QUEUED}),
+    RunStatus.COMPLETE: _ENDED,
+    RunStatus.ERRORED: _ENDED,
+    RunStatus.TERMINATED: _ENDED,
+    RunStatus.COMPENSATING: _UNDOING - {RunStatus.COMPENSATING}
+    | {RunStatus.PAUSED, RunStatus.QUEUED, RunStatus.TERMINATED},
+    RunStatus.COMPENSATED: _ENDED,
+    RunStatus.COMPENSATION_FAILED: frozenset({RunStatus.COMPENSATING, RunStatus.QUEUED, RunStatus.TERMINATED}),
 }
 """The legal moves. A finished run moves only by a restart, which makes it queued again."""
 
 
 class Retention(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """How long an ended run is kept, per outcome, in milliseconds; None keeps it for ever."""
+    """How long an ended run is kept, per outcome, in milliseconds; None keeps it for ever.
+
+    A compensated run is kept like an errored one.
+    """
 
     complete: int | None = 3 * 86_400_000
     errored: int | None = 90 * 86_400_000
@@ -81,7 +98,7 @@ class Run(msgspec.Struct, frozen=True, gc=False):
         crashes: claims in a row that ended without a commit.
         journal_length: the number of records.
         inbox_seq: the number of messages it was ever sent.
-        worker: who holds the lease; None for nobody.
+        worker: who holds the lease; None for nobody. A run is leased if and only if it has a worker.
         is_pausing: a pause was asked for while a worker held it.
         parent_id, parent_key: the run and record key that wait for it; None for a run started from outside.
         is_detached: it goes on when its parent ends.
@@ -89,6 +106,8 @@ class Run(msgspec.Struct, frozen=True, gc=False):
         fingerprint: what it was started with, hashed, to tell a repeated start from another run of the same id.
         tags: labels to find it by.
         retention: how long it is kept after it ends.
+        limit_key: what it counts as under its queue's limits per key (a tenant, say); empty for none.
+        is_admitted: its lease came from `admit`, so it counts under its queue's limits.
         wait: why it is not moving, as JSON text (see `perdure.core.wait`); None for no particular reason.
         state: what `flow.set` made readable, as the JSON text of an object; None for nothing.
         progress: the last heartbeat of each running step, as the JSON text of an object; None for nothing.
@@ -122,10 +141,30 @@ class Run(msgspec.Struct, frozen=True, gc=False):
     fingerprint: str = ""
     tags: dict[str, str] = {}
     retention: Retention = Retention()
+    limit_key: str = ""
+    is_admitted: bool = False
     wait: str | None = None
     state: str | None = None
     progress: str | None = None
     output: str | None = None
+
+
+class Dedup(msgspec.Struct, frozen=True, gc=False):
+    """What keeps a second run of one kind from being created.
+
+    Attributes:
+        key: of what is not to be there twice; unique in the store, so it begins with what the run is of.
+        until: to when, in milliseconds since the epoch, the first run stands for all of this key; None for as long as
+            it has not ended.
+        is_replacing: it stands for them only until it has been claimed for the first time, and takes over their input
+            and their due time.
+        latest_due_at: for one that is replacing, the latest due time that later ones may give the first; None for any.
+    """
+
+    key: str
+    until: int | None = None
+    is_replacing: bool = False
+    latest_due_at: int | None = None
 
 
 class NewRun(msgspec.Struct, frozen=True, gc=False):
@@ -134,6 +173,8 @@ class NewRun(msgspec.Struct, frozen=True, gc=False):
     Attributes:
         records: the journal it begins with: its input record, and for a fork what it takes over.
         worker: who claims it at once, until `due_at`, with epoch 1; None leaves it queued for anyone at `due_at`.
+        dedup: what it must not be there twice as; None for nothing. Runs with one dedup key have ids that are alike up
+            to their first `/`.
         refusal: for a child, the `ErrorInfo` as JSON text that its parent is sent if the id is taken.
     """
 
@@ -153,6 +194,8 @@ class NewRun(msgspec.Struct, frozen=True, gc=False):
     fingerprint: str = ""
     tags: dict[str, str] = {}
     retention: Retention = Retention()
+    limit_key: str = ""
+    dedup: Dedup | None = None
     refusal: str | None = None
 
 
@@ -160,11 +203,13 @@ class Created(msgspec.Struct, frozen=True, gc=False):
     """What became of one `NewRun`.
 
     Attributes:
-        id: the run.
-        is_new: False when a run of that id was there already; it is left as it was.
+        id: the run; with a dedup that was in force, the one that stands for it.
+        is_new: False when a run of that id, or one that stands for it, was there already.
         fingerprint: the stored run's.
+        is_leased: it was new, and is leased to the worker that it was created for.
     """
 
     id: str
     is_new: bool
     fingerprint: str
+    is_leased: bool = False

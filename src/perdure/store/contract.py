@@ -17,9 +17,10 @@ that is spread over several servers keeps each tree in one place. There an opera
 for each place, `claim` keeps its order within each, and the `children`, `posts` and `terminate` of a decision belong to
 the tree of its run.
 
-Words: a run is *due* when its status is `queued`, `waiting` or `running` and its `due_at` is not later than now. A
-running run's `due_at` is the end of its lease, so that a crashed worker's runs become due by themselves. A run is
-*leased* while it is `running`.
+Words: a run is *due* when it has neither ended nor is paused and its `due_at` is not later than now. It is *leased*
+while it has a worker, which only `running` and `compensating` runs have. A leased run's `due_at` is the end of its
+lease, so that a crashed worker's runs become due by themselves. A queue is *gated* while it is paused or has limits
+(`QueueState.is_gated`); a queue without a state is not.
 
 Whatever changes a run sets its `updated_at` to the operation's time. Where order is not given otherwise, runs come in
 the order of their creation.
@@ -45,8 +46,10 @@ from perdure.model.decision import (
     RunFilter,
     RunPage,
     Stats,
+    StoredDefinition,
     StoreInfo,
 )
+from perdure.model.queue import Admission, QueueState, QueueView
 from perdure.model.record import Record
 from perdure.model.run import Created, NewRun, Run
 
@@ -99,8 +102,17 @@ class Store(Protocol):
         """Create each run with its records, or, where its id is taken, leave that run and say so; in the given order.
 
         A new run is `queued` and due at `due_at`; with a `worker` it is `running`, leased to it until `due_at`, with
-        epoch 1, seq 0 and `started_at` set to `created_at`. A repeated `create` of a run with a worker says
-        `is_new` is False. Two of one id in one call: the first is created.
+        epoch 1, seq 0 and `started_at` set to `created_at`; if its queue is gated it is queued all the same, due at
+        `created_at`. A repeated `create` of a run with a worker says `is_new` is False. Two of one id in one call: the
+        first is created.
+
+        Where the id is free and the run has a `dedup`, the last run created with that key stands for it if it is in
+        the store and the key is in force: if it is replacing, while that run is `queued` and was never claimed; else
+        until `Dedup.until`, as the earlier run had it, or as long as that run has not ended. Then nothing is created,
+        and that run is named, `is_new` False. If the *new* dedup is replacing, and the run that stands is `queued` and
+        was never claimed, that run gets the new one's records (they replace its journal), fingerprint, `updated_at`
+        (from `created_at`) and `due_at`, this not later than the `latest_due_at` that it was first created with. The
+        key is then the new run's, or stays with the run that stands; a key whose run is gone is not in force.
         """
 
     async def post(self, messages: Sequence[Message], now: int, capacity: int) -> list[Posted]:
@@ -123,15 +135,16 @@ class Store(Protocol):
     ) -> list[Claim]:
         """Lease up to `limit` due runs of these queues, and of these workflows unless None, to `worker` until `until`.
 
-        Highest priority first, then longest due. Each becomes `running` under its epoch plus one, with seq 0 and a
-        first `started_at`; `crashes` goes up by one if it was leased, and a pausing run stays pausing. Comes with the
+        Highest priority first, then longest due; nothing of a gated queue. Each becomes `running`, or `compensating`
+        if it was that or its compensation had failed, under its epoch plus one, with seq 0 and a first `started_at`;
+        `crashes` goes up by one if it was leased, and a pausing run stays pausing; it is not admitted. Comes with the
         whole journal and the unread messages by `seq`. Where nothing is due it writes nothing.
         """
 
     async def commit(self, decisions: Sequence[Decision]) -> list[Committed]:
         """Carry each decision out whole, or, if its lease is lost, not at all.
 
-        The fence holds if the run is `running`, under this epoch, and its seq is the decision's less one; then its
+        The fence holds if the run is leased, under this epoch, and its seq is the decision's less one; then its
         seq becomes the decision's and `crashes` zero. A decision whose seq the run has reached under this epoch was
         carried out before: it is acknowledged, and nothing changes. Anything else is lost. The decisions of one call
         are carried out in order.
@@ -139,9 +152,10 @@ class Store(Protocol):
         First the run: records are appended (`renew` replaces the whole journal and raises `incarnation`; `records`
         then follow it); consumed messages are read; status, `wait` and `state` are set, and `due_at`, unless the lease
         is kept: then its end stays what it is. `renew` and a finished status clear `progress`, and `renew` forgets the
-        messages from children. A lease given up while unread messages above `seen` wait leaves the run due at once. A
-        finished status sets `finished_at`, and `expires_at` by the run's retention, and the run is never due. A status
-        other than `running` ends the pausing, which makes `queued` and `waiting` into `paused`.
+        messages from children. A lease given up (see `Decision.keeps_lease`) leaves the run due at once while unread
+        messages above `seen` wait, ends the pausing, which makes `queued`, `waiting` and `compensating` into `paused`,
+        and the run is not admitted any more. A finished status sets `finished_at`, and `expires_at` by the run's
+        retention, and the run is never due.
 
         Then the others: children are created as by `create`; where the id of one is taken, this run is posted the
         child's `refusal` as a `child` message (see `perdure.store.journal.refusal`). Posts are
@@ -154,18 +168,19 @@ class Store(Protocol):
         """
 
     async def extend(self, leases: Sequence[Lease], now: int) -> list[Extended]:
-        """Move the end of each lease to `until`; one that is not `running` under this epoch is lost.
+        """Move the end of each lease to `until`; one of a run that is not leased under this epoch is lost.
 
-        An `until` not later than now gives the run back: `queued` (`paused` if it was pausing) and due now, not
-        counted as a crash. `progress` is kept where it is given. Whether the run is pausing is told as it was found.
+        An `until` not later than now gives the run back: `queued`, or `compensating` if it was that (`paused` if it was
+        pausing), and due now, not admitted, not counted as a crash. `progress` is kept where it is given. Whether the
+        run is pausing is told as it was found.
         """
 
     async def control(self, actions: Sequence[Control], now: int) -> list[Controlled]:
         """Do each action where the run's status allows it; else change nothing (before equals after).
 
-        `pause`: a leased run is marked as pausing, and goes on until its worker commits; `queued` and `waiting` runs
-        are paused and keep their `due_at`. `resume`: a paused run is queued, due as before, or now if it had no
-        `due_at`; a pausing run goes on.
+        `pause`: a leased run is marked as pausing, and goes on until its worker commits; `queued` and `waiting` runs,
+        and `compensating` ones that are not leased, are paused and keep their `due_at`. `resume`: a paused run is
+        queued, due as before, or now if it had no `due_at`; a pausing run goes on.
 
         `terminate`: the run, if it has not ended, and every unfinished descendant that is not detached (nor below a
         detached one) ends `terminated`, unleased, its epoch plus one, with `finished_at` and `expires_at`; `due_at`,
@@ -176,7 +191,9 @@ class Store(Protocol):
         `restart`: any run begins anew: epoch and incarnation plus one, seq and `crashes` zero, the journal cut back to
         the input record, read messages and messages from children forgotten, unread events kept, `queued` and due now,
         `started_at`, `finished_at`, `expires_at`, `wait`, `state`, `progress`, `worker` and pausing cleared;
-        unfinished descendants end as by `terminate`, and nobody is told.
+        unfinished descendants end as by `terminate`, and nobody is told. No dedup key stands for it any more.
+
+        `discard`: an ended run's `expires_at` becomes now, so that `prune` removes it.
 
         `ended` names the run first, if it ended, then the descendants.
         """
@@ -184,7 +201,7 @@ class Store(Protocol):
     async def prune(self, before: int, limit: int) -> int:
         """Remove up to `limit` whole runs whose `expires_at` is not later than `before`; say how many.
 
-        Longest expired first; their children stay.
+        Longest expired first; their children stay. What is kept of dedup keys that are not in force goes with them.
         """
 
     async def get(self, run_ids: Sequence[str]) -> list[Run | None]:
@@ -209,7 +226,7 @@ class Store(Protocol):
         """Count runs per status and queue; statuses and queues without runs are left out, queues sorted by name.
 
         A queue's runs are those that can become due: `due` ones, a lease that has run out among them, `leased` ones
-        whose lease still holds, and the rest, which is `later`.
+        whose lease still holds, and the rest, which is `later`. A gated queue's are counted alike.
         """
 
     async def publish(self, entries: Sequence[CatalogEntry]) -> None:
@@ -218,8 +235,47 @@ class Store(Protocol):
     async def catalog(self) -> list[CatalogEntry]:
         """Return the catalog, sorted by workflow and version."""
 
+    async def define(self, definitions: Sequence[StoredDefinition]) -> list[StoredDefinition]:
+        """Keep each definition, unless its name and version are taken; return what is kept under them, in order."""
+
+    async def definitions(self) -> list[StoredDefinition]:
+        """Return every definition, sorted by `created_at`, then name and version."""
+
+    # Queues with limits.
+
+    async def queues(self) -> list[QueueState]:
+        """Return the state of every queue that has one, sorted by name."""
+
+    async def set_queue(self, state: QueueState) -> bool:
+        """Keep a queue's state if its version is one more than the kept one's, or 1 and there is none; say whether.
+
+        `turns` stays what it is in the store. A repeated call, whose state is kept already, says True.
+        """
+
+    async def look_into(
+        self, queue: str, now: int, keys: int, each: int, after: str | None, workflows: Sequence[str] | None = None
+    ) -> QueueView | None:
+        """Return what to choose from in a queue, of these workflows unless None; None for a queue without a state.
+
+        Candidates are due runs of up to `keys` limit keys that have some, in the order of the keys as UTF-8 bytes, from
+        behind `after` on (None for the first, which the empty key is), and of each key the first `each` by priority,
+        then age. A store may stop sooner, if it says so by `last_key`, and has looked at one key at least.
+        """
+
+    async def admit(self, admission: Admission, worker: str, now: int, until: int) -> list[Claim] | None:
+        """Lease runs of a gated queue as `claim` would, admitted, if nobody else has admitted any since they were seen.
+
+        The fence holds if the queue's `turns` is the admission's; then it goes up by one, and the paces are kept; paces
+        of keys that are not later than `now` may be forgotten. Those of the runs that are due and of this queue are
+        leased and returned, in the admission's order; the others are left out. None if the fence does not hold, or
+        the queue is paused.
+        """
+
     async def next_due(self, queues: Sequence[str], workflows: Sequence[str] | None = None) -> int | None:
-        """Return the earliest `due_at` among the runs that `claim` could take with these arguments; None for none."""
+        """Return the earliest `due_at` among the runs that `claim` could take with these arguments; None for none.
+
+        Whether a queue is gated makes no difference here.
+        """
 
     async def wait(self, timeout: float) -> bool:
         """Return True as soon as something may have become due or ended, False after `timeout` seconds.
