@@ -1,0 +1,108 @@
+"""Queues with limits: how they are set, what a worker sees in one, and what it asks to be given of it."""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class Rate(msgspec.Struct, frozen=True, gc=False):
+    """So many first claims of runs per period, evenly: `count` at once at most, then one each `period_ms / count`."""
+
+    count: int
+    period_ms: int
+
+
+class QueueLimits(msgspec.Struct, frozen=True, gc=False):
+    """What a queue bounds.
+
+    Attributes:
+        concurrency: how many of its runs are leased at once, on all workers; None for any number.
+        per_key: how many of each `Run.limit_key` that is not empty; None for any number.
+        rate: how fast runs of each `limit_key`, the empty one too, are begun; None for any rate.
+        is_fair: runs of the same priority are taken from the keys in turn.
+    """
+
+    concurrency: int | None = None
+    per_key: int | None = None
+    rate: Rate | None = None
+    is_fair: bool = False
+
+    @property
+    def are_any(self) -> bool:
+        """Whether anything is bounded."""
+        return self != QueueLimits()
+
+
+class QueueState(msgspec.Struct, frozen=True, gc=False):
+    """A queue that was ever paused or limited.
+
+    Attributes:
+        name: of the queue.
+        version: 1, 2, 3, … with each change of what is here.
+        is_paused: nothing of it is claimed.
+        limits: what holds now.
+        declared: what code last declared; what an operator set since then holds until code declares something else.
+        turns: how often runs were admitted: the fence of `admit`.
+    """
+
+    name: str
+    version: int = 1
+    is_paused: bool = False
+    limits: QueueLimits = QueueLimits()
+    declared: QueueLimits = QueueLimits()
+    turns: int = 0
+
+    @property
+    def is_gated(self) -> bool:
+        """Whether `claim` leaves its runs alone, so that they go through `look_into` and `admit`."""
+        return self.is_paused or self.limits.are_any
+
+
+class Candidate(msgspec.Struct, frozen=True, gc=False):
+    """A due run, as it is chosen by.
+
+    Attributes:
+        run_id, priority, due_at, limit_key: the run's.
+        is_first: it was never claimed, so it counts under the rate.
+    """
+
+    run_id: str
+    priority: int
+    due_at: int
+    limit_key: str
+    is_first: bool
+
+
+class QueueView(msgspec.Struct, frozen=True, gc=False):
+    """What is to be known to choose from a gated queue.
+
+    Attributes:
+        state: how it is set.
+        admitted: how many admitted runs are leased, by limit key.
+        paces: for each limit key of the candidates that has one, the time in milliseconds at which its rate allows one
+            more (the theoretical arrival time of the GCRA).
+        candidates: due runs, by priority then age within each limit key.
+        last_key: the last limit key looked at; None when that was the last there is.
+    """
+
+    state: QueueState
+    admitted: dict[str, int]
+    paces: dict[str, int]
+    candidates: list[Candidate]
+    last_key: str | None
+
+
+class Admission(msgspec.Struct, frozen=True, gc=False):
+    """Runs of one gated queue that are to be leased.
+
+    Attributes:
+        queue: whose they are.
+        turns: `QueueState.turns` as it was seen: the fence.
+        run_ids: to lease, in this order.
+        paces: the new ones, by limit key.
+    """
+
+    queue: str
+    turns: int
+    run_ids: tuple[str, ...]
+    paces: dict[str, int]

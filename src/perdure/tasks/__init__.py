@@ -1,0 +1,1 @@
+"""Tasks that come with Perdure: HTTP calls, e-mail, PDF, data."""
