@@ -78,10 +78,10 @@ class QueueView(msgspec.Struct, frozen=True, gc=False):
 
     Attributes:
         state: how it is set.
-        admitted: how many admitted runs are leased, by limit key.
+        admitted: how many admitted runs have a lease that holds, by limit key; a key without any is left out.
         paces: for each limit key of the candidates that has one, the time in milliseconds at which its rate allows one
             more (the theoretical arrival time of the GCRA).
-        candidates: due runs, by priority then age within each limit key.
+        candidates: due runs in the order of their limit keys, by priority then age within each.
         last_key: the last limit key looked at; None when that was the last there is.
     """
 

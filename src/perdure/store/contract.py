@@ -19,7 +19,9 @@ the tree of its run.
 
 Words: a run is *due* when it has neither ended nor is paused and its `due_at` is not later than now. It is *leased*
 while it has a worker, which only `running` and `compensating` runs have. A leased run's `due_at` is the end of its
-lease, so that a crashed worker's runs become due by themselves. A queue is *gated* while it is paused or has limits
+lease, so that a crashed worker's runs become due by themselves; a lease *holds* as long as `due_at` is later than now.
+It was *never claimed* while its epoch is 0. A run that is not leased is not admitted: whatever ends a lease, ends that.
+The limit key of a run never changes. A queue is *gated* while it is paused or has limits
 (`QueueState.is_gated`); a queue without a state is not.
 
 Whatever changes a run sets its `updated_at` to the operation's time. Where order is not given otherwise, runs come in
@@ -107,12 +109,14 @@ class Store(Protocol):
         first is created.
 
         Where the id is free and the run has a `dedup`, the last run created with that key stands for it if it is in
-        the store and the key is in force: if it is replacing, while that run is `queued` and was never claimed; else
-        until `Dedup.until`, as the earlier run had it, or as long as that run has not ended. Then nothing is created,
-        and that run is named, `is_new` False. If the *new* dedup is replacing, and the run that stands is `queued` and
-        was never claimed, that run gets the new one's records (they replace its journal), fingerprint, `updated_at`
-        (from `created_at`) and `due_at`, this not later than the `latest_due_at` that it was first created with. The
-        key is then the new run's, or stays with the run that stands; a key whose run is gone is not in force.
+        the store and the key is in force. What counts is the dedup as that run had it: if it is replacing, the key is
+        in force while that run is `queued` and was never claimed; else, with an `until`, while the new `created_at` is
+        earlier than that, whatever became of that run; else as long as that run has not ended. Then nothing is
+        created, and that run is named, `is_new` False, with its fingerprint, and keeps the key as it was. If the *new*
+        dedup is replacing, and the run that stands is `queued` and was never claimed, that run gets the new one's
+        records (they replace its journal), fingerprint, `updated_at` (from `created_at`) and `due_at` (`created_at` if
+        the new one has a worker), this not later than the `latest_due_at` that it was first created with. Where no run
+        stands, the run is created and has the key from then on. A key whose run was removed is not in force.
         """
 
     async def post(self, messages: Sequence[Message], now: int, capacity: int) -> list[Posted]:
@@ -249,7 +253,7 @@ class Store(Protocol):
     async def set_queue(self, state: QueueState) -> bool:
         """Keep a queue's state if its version is one more than the kept one's, or 1 and there is none; say whether.
 
-        `turns` stays what it is in the store. A repeated call, whose state is kept already, says True.
+        `turns` stays what it is in the store, 0 at first. A repeated call, whose state is kept already, says True.
         """
 
     async def look_into(
@@ -258,8 +262,11 @@ class Store(Protocol):
         """Return what to choose from in a queue, of these workflows unless None; None for a queue without a state.
 
         Candidates are due runs of up to `keys` limit keys that have some, in the order of the keys as UTF-8 bytes, from
-        behind `after` on (None for the first, which the empty key is), and of each key the first `each` by priority,
-        then age. A store may stop sooner, if it says so by `last_key`, and has looked at one key at least.
+        behind `after` on (None for the first, which the empty key is), and of each key the first `each`, highest
+        priority first, then longest due. A store may stop sooner, if it says so by `last_key`, and has looked at one
+        key at least. `admitted` counts the runs of this queue, of every key and workflow, that are admitted under a
+        lease that holds: a run whose lease has run out is a candidate like any other. A queue that is paused, or not
+        gated any more, is looked into alike.
         """
 
     async def admit(self, admission: Admission, worker: str, now: int, until: int) -> list[Claim] | None:
@@ -267,8 +274,8 @@ class Store(Protocol):
 
         The fence holds if the queue's `turns` is the admission's; then it goes up by one, and the paces are kept; paces
         of keys that are not later than `now` may be forgotten. Those of the runs that are due and of this queue are
-        leased and returned, in the admission's order; the others are left out. None if the fence does not hold, or
-        the queue is paused.
+        leased and returned, once each, in the admission's order; the others are left out. None, with nothing changed,
+        if the fence does not hold, or the queue is paused or has no state.
         """
 
     async def next_due(self, queues: Sequence[str], workflows: Sequence[str] | None = None) -> int | None:
