@@ -68,3 +68,8 @@ def test_a_class_is_made_from_a_message(name):
 
 def test_a_locked_store_counts_as_unavailable():
     assert issubclass(errors.StoreLockedError, errors.StoreUnavailableError)
+
+
+def test_a_wish_for_a_later_attempt_is_kept_apart_from_the_message():
+    error = errors.RetryAfterError("busy", 30)
+    assert (str(error), error.after, error.args) == ("busy", 30, ("busy", 30))

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from perdure.model.errors import NonRetryableError, UsageError
+from perdure.model.errors import NonRetryableError, RetryAfterError, UsageError
 from perdure.model.retry import NO_RETRY, Retry
 
 
@@ -112,6 +112,13 @@ def test_an_error_may_have_a_policy_of_its_own():
 
 def test_non_retryable_wins_over_a_policy_for_it():
     assert Retry(by_error={CardDeclinedError: Retry(attempts=9)}).next_delay(1, CardDeclinedError(), 0.0) is None
+
+
+@pytest.mark.parametrize(("after", "delay"), [(0.5, 2), (30, 30), (-1, 2), (float("nan"), 2), (float("inf"), 604_800)])
+def test_an_error_may_ask_for_a_longer_wait(after, delay):
+    policy = Retry(attempts=3, delay=2, jitter=0)
+    assert policy.next_delay(1, RetryAfterError("busy", after), 0.0) == delay
+    assert policy.next_delay(3, RetryAfterError("busy", after), 0.0) is None, "it gives no further attempt"
 
 
 @pytest.mark.parametrize(

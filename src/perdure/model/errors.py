@@ -14,6 +14,7 @@ PerdureError
 │   └── RunFailedError · RunTerminatedError · RunParkedError
 ├── StepError                  raised into workflow code
 │   ├── NonRetryableError      raise it in a step: no further attempt is made
+│   ├── RetryAfterError        raise it in a step: the next attempt is made later
 │   ├── StepTimeoutError       an attempt outran its timeout
 │   ├── StepRetriesExceededError
 │   ├── EventTimeoutError      no event came in time
@@ -118,6 +119,17 @@ class StepError(PerdureError):
 
 class NonRetryableError(StepError):
     """Raise it, or a subclass, in a step: the step fails at once, with no further attempt."""
+
+
+class RetryAfterError(StepError):
+    """Raise it, or a subclass, in a step: the next attempt is made no sooner than `after` seconds later."""
+
+    def __init__(self, message: str, after: float = 0.0) -> None:
+        super().__init__(message, after)
+        self.after = after
+
+    def __str__(self) -> str:
+        return str(self.args[0])
 
 
 class StepTimeoutError(StepError):

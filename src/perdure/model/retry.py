@@ -7,9 +7,12 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from perdure.model.duration import Duration, seconds
-from perdure.model.errors import NonRetryableError, UsageError
+from perdure.model.errors import NonRetryableError, RetryAfterError, UsageError
 
 Backoff = Literal["constant", "linear", "exponential"]
+
+RETRY_AFTER_LONGEST = 7 * 86_400.0
+"""The longest wait, in seconds, that a `RetryAfterError` can ask for."""
 
 _CAP = 300.0
 
@@ -20,6 +23,7 @@ class Retry:
 
     The delay after failed attempt `n` (1, 2, …) is `delay` for constant, `delay * n` for linear and
     `delay * 2 ** (n - 1)` for exponential backoff, as in Cloudflare Workflows; then capped, then shortened by jitter.
+    It is longer where a `RetryAfterError` asks for that.
 
     Args:
         attempts: how many times the step may run in all, the first included; at least 1.
@@ -66,7 +70,8 @@ class Retry:
         if isinstance(error, (NonRetryableError, *policy.unless)) or attempt >= policy.attempts:
             return None
         delay = min(policy._backed_off(attempt), policy._cap())
-        return delay * (1 - policy.jitter * roll)
+        delay *= 1 - policy.jitter * roll
+        return max(delay, min(error.after, RETRY_AFTER_LONGEST)) if isinstance(error, RetryAfterError) else delay
 
     def policy_for(self, error: BaseException) -> Retry:
         """Return the policy that governs this error: one of `by_error`, or this one."""
