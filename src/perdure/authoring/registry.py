@@ -10,11 +10,20 @@ from perdure.model.errors import DefinitionError
 
 
 class Registry:
-    """What an application has registered. `workflows` and `steps` are by name."""
+    """What an application has registered, and the definitions that it has read from its store.
+
+    Attributes:
+        workflows: by name; of a definition, the newest version.
+        steps: by name.
+        built_in: workflows that every application has, by name; they are worked, but not announced.
+    """
 
     def __init__(self) -> None:
         self.workflows: dict[str, Workflow[..., Any]] = {}
         self.steps: dict[str, Step[..., Any]] = {}
+        self.built_in: dict[str, Workflow[..., Any]] = {}
+        self._definitions: dict[tuple[str, str], Workflow[..., Any]] = {}
+        self._defined: set[str] = set()
 
     def add_workflow(self, workflow: Workflow[..., Any]) -> None:
         """Register a workflow.
@@ -35,3 +44,33 @@ class Registry:
         if step.name in self.steps:
             raise DefinitionError(f"a step {step.name!r} is registered already; give one of them name='...'")
         self.steps[step.name] = step
+
+    def add_definition(self, workflow: Workflow[..., Any]) -> bool:
+        """Take in one version of a definition, newer than those of its name so far.
+
+        Returns:
+            Whether it was taken: not if a workflow of that name is written in code here, which then counts.
+        """
+        if workflow.name not in self._defined and workflow.name in self.workflows:
+            return False
+        self._defined.add(workflow.name)
+        self._definitions[workflow.name, workflow.version] = workflow
+        self.workflows[workflow.name] = workflow
+        return True
+
+    def has_defined(self, name: str) -> bool:
+        """Return whether a name is that of a definition."""
+        return name in self._defined
+
+    def program(self, name: str, version: str) -> Workflow[..., Any] | None:
+        """Return what works a run of that name and version; None for a version of a definition that is not here.
+
+        Whatever its version, a run of a workflow that is written in code is worked by today's code.
+        """
+        if name in self._defined:
+            return self._definitions.get((name, version))
+        return self.workflows.get(name) or self.built_in.get(name)
+
+    def names(self) -> tuple[str, ...]:
+        """Return the names of all workflows whose runs can be worked here."""
+        return (*self.workflows, *self.built_in)
