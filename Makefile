@@ -29,7 +29,7 @@ PYTEST ?=
 STORE ?=
 ON = $(if $(STORE),--store $(STORE))
 
-.PHONY: help demo test check lint core contract bench bench-peers bench-large bench-contention lock format clean venv
+.PHONY: help demo test check lint core contract bench bench-peers bench-large bench-contention bench-queues lock format clean venv
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
@@ -69,6 +69,9 @@ bench-large: $(READY) ## what a claim, a commit and a look cost beside a million
 
 bench-contention: $(READY) ## one to eight worker processes on one store
 	@$(BIN)/python -m bench.contention $(ON)
+
+bench-queues: $(READY) ## tasks on queues, beside the queues in use today
+	@$(BIN)/python -m bench.queues
 
 format: $(READY) ## format, and repair what can be repaired
 	@$(BIN)/ruff check --fix --quiet . || true
