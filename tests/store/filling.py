@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from perdure.model.archive import Archive
 from perdure.model.decision import Action, Control, Lease, Message
+from perdure.model.queue import Admission, QueueLimits, QueueState
 from perdure.model.record import Record
 from perdure.model.run import Retention
 from perdure.store import Store, open_store
@@ -33,7 +34,7 @@ async def memory() -> Store:
 
 async def fill(store: Store) -> None:
     """Make runs in every state and with everything that a run can have."""
-    for status in ("complete", "errored", "terminated"):
+    for status in ("complete", "errored", "terminated", "compensated"):
         await finish(store, status, status, retention=Retention(DAY, None, 2 * DAY))
     await finish(store, "for ever", retention=Retention(None, None, None))
     await held(store, "crashed")
@@ -50,6 +51,13 @@ async def fill(store: Store) -> None:
     await store.post([forgotten, event("renewed", "behind-a-gap")], NOW, CAPACITY)
     renew = (record(0, "input", '"again"'),)
     await store.commit([decide(renewed, "queued", due_at=None, renew=renew)])
+    for status, due_at in (("compensating", None), ("compensation_failed", None)):
+        await store.commit([decide(await held(store, status), status, due_at=due_at)])
+    between = await held(store, "between two undos", limit_key=ODD)
+    await store.commit([decide(between, "compensating", due_at=NOW + 3)])
+    await store.create([new("admitted", queue="few", limit_key="tenant"), new("in line", queue="few", limit_key=ODD)])
+    await store.set_queue(QueueState("few", limits=QueueLimits(concurrency=1)))
+    await store.admit(Admission("few", 0, ("admitted",), {}), "chooser", NOW, NOW + 11)
     await store.create([new("made-leased", worker="creator", due_at=NOW + 7)])
     run = await held(store, "waiting", tags={"k": "1", ODD: ODD}, fingerprint="f", priority=-3, version="v2")
     failed = Record(1, "a/b#2", "step", "open", NOW, '{"type": "m:E"}', 3, NOW - 5, NOW + 9, '{"n": 1}', 0)

@@ -1,4 +1,4 @@
-"""What stores do alike: check that a decision leaves no gaps, say which child is refused, and what they cannot do."""
+"""What stores do alike: check that a decision leaves no gaps, say who stands for whom, and what they cannot do."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from perdure.model.decision import Decision, Message
 from perdure.model.errors import UsageError
-from perdure.model.run import Created, NewRun
+from perdure.model.run import Created, Dedup, NewRun, Run, RunStatus
 
 
 def require_following(decision: Decision, journal_length: int) -> None:
@@ -23,6 +23,23 @@ def require_following(decision: Decision, journal_length: int) -> None:
                 f"decision {decision.seq} of run {decision.run_id!r}: record {record.key!r} has position "
                 f"{record.position}, but {expected} is next"
             )
+
+
+def queued_due_at(new: NewRun) -> int:
+    """Return when a new run is due if it is left for anyone; one that was meant for a worker, at once."""
+    return new.due_at if new.worker is None else new.created_at
+
+
+def is_unclaimed(run: Run) -> bool:
+    """Return whether a run is queued as it was created, so that it can still take over another input."""
+    return run.status is RunStatus.QUEUED and run.epoch == 0
+
+
+def stands(run: Run, dedup: Dedup, at: int) -> bool:
+    """Return whether a run stands for what is created with its dedup key at a time, in milliseconds since the epoch."""
+    if dedup.is_replacing:
+        return is_unclaimed(run)
+    return not run.status.is_finished if dedup.until is None else at < dedup.until
 
 
 def refusal(run_id: str, child: NewRun, now: int) -> Message:

@@ -22,9 +22,11 @@ from perdure.model.decision import (
     RunFilter,
     RunPage,
     Stats,
+    StoredDefinition,
     StoreInfo,
 )
 from perdure.model.errors import StoreUnavailableError
+from perdure.model.queue import Admission, QueueState, QueueView
 from perdure.model.record import Record
 from perdure.model.run import Created, NewRun, Run
 from perdure.store.contract import Transaction
@@ -135,6 +137,32 @@ class MemoryStore:
         """See the contract."""
         return self._read(lambda rows: rows.catalog())
 
+    async def define(self, definitions: Sequence[StoredDefinition]) -> list[StoredDefinition]:
+        """See the contract."""
+        return self._write(lambda rows: [rows.define(definition) for definition in definitions])
+
+    async def definitions(self) -> list[StoredDefinition]:
+        """See the contract."""
+        return self._read(lambda rows: rows.definitions())
+
+    async def queues(self) -> list[QueueState]:
+        """See the contract."""
+        return self._read(lambda rows: rows.queues())
+
+    async def set_queue(self, state: QueueState) -> bool:
+        """See the contract."""
+        return self._write(lambda rows: rows.set_queue(state))
+
+    async def look_into(
+        self, queue: str, now: int, keys: int, each: int, after: str | None, workflows: Sequence[str] | None = None
+    ) -> QueueView | None:
+        """See the contract."""
+        return self._read(lambda rows: rows.look_into(queue, workflows, now, keys, each, after))
+
+    async def admit(self, admission: Admission, worker: str, now: int, until: int) -> list[Claim] | None:
+        """See the contract."""
+        return self._write(lambda rows: rows.admit(admission, worker, now, until))
+
     async def next_due(self, queues: Sequence[str], workflows: Sequence[str] | None = None) -> int | None:
         """See the contract."""
         return self._read(lambda rows: rows.next_due(queues, workflows))
@@ -200,7 +228,7 @@ class MemoryStore:
         with self._shared.lock:
             self._require_open()
             result = work(self._shared.rows)
-            if result == []:  # a claim that took nothing: two idle workers must not keep each other awake
+            if result == [] or result is None:  # nothing was taken: two idle workers must not keep each other awake
                 return result
             self._shared.changes += 1
             self._own_changes += 1

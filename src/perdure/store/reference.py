@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 
 from msgspec.structs import replace
 
-from perdure.model.archive import Archive, ArchivedMessage, ArchivePage
 from perdure.model.decision import (
     Action,
-    CatalogEntry,
     Claim,
     Committed,
     Control,
@@ -20,46 +17,40 @@ from perdure.model.decision import (
     Lease,
     Message,
     Posted,
-    QueueStats,
-    RunFilter,
-    RunPage,
-    Stats,
 )
-from perdure.model.record import Record
-from perdure.model.run import Created, NewRun, Run, RunStatus
-from perdure.store.finding import matches, place
-from perdure.store.journal import refusal, require_following
+from perdure.model.queue import Admission, QueueState, QueueView
+from perdure.model.run import Created, Dedup, NewRun, Run, RunStatus
+from perdure.store.journal import is_unclaimed, queued_due_at, refusal, require_following, stands
+from perdure.store.reference_queues import Queues
+from perdure.store.reference_rows import Rows, copied
 
 QUEUED, RUNNING, WAITING = RunStatus.QUEUED, RunStatus.RUNNING, RunStatus.WAITING
 PAUSED, TERMINATED = RunStatus.PAUSED, RunStatus.TERMINATED
+COMPENSATING, COMPENSATION_FAILED = RunStatus.COMPENSATING, RunStatus.COMPENSATION_FAILED
 
 
-class Reference:
-    """Runs, journals and inboxes in dictionaries. One caller at a time.
-
-    The values are frozen but for the tags of a run, which are copied on the way in and on the way out.
-    """
+class Reference(Rows):
+    """The operations that change something. One caller at a time."""
 
     def __init__(self) -> None:
-        self._runs: dict[str, Run] = {}
-        self._order: dict[str, int] = {}
-        self._active: set[str] = set()
-        self._journals: dict[str, list[Record]] = {}
-        self._unread: dict[str, dict[str, Message]] = {}
-        self._read: dict[str, dict[str, Message]] = {}
-        self._catalog: dict[tuple[str, str], CatalogEntry] = {}
-        self._created = 0
+        super().__init__()
+        self._queues = Queues()
+        self._dedups: dict[str, tuple[str, Dedup]] = {}
 
     def create(self, new: NewRun) -> Created:
         """Create one run, or say who has its id."""
         there = self._runs.get(new.id)
         if there is not None:
             return Created(there.id, is_new=False, fingerprint=there.fingerprint)
+        if new.dedup is not None:
+            if (run := self._standing(new.dedup.key, new.created_at)) is not None:
+                return self._stand(run, new, new.dedup)
+            self._dedups[new.dedup.key] = (new.id, new.dedup)
         self._created += 1
         self._order[new.id] = self._created
         self._journals[new.id] = list(new.records)
         self._unread[new.id], self._read[new.id] = {}, {}
-        is_leased = new.worker is not None
+        is_leased = new.worker is not None and not self._queues.is_gated(new.queue)
         self._put(
             Run(
                 id=new.id,
@@ -71,10 +62,10 @@ class Reference:
                 created_at=new.created_at,
                 updated_at=new.created_at,
                 started_at=new.created_at if is_leased else None,
-                due_at=new.due_at,
+                due_at=new.due_at if is_leased else queued_due_at(new),
                 epoch=1 if is_leased else 0,
                 journal_length=len(new.records),
-                worker=new.worker,
+                worker=new.worker if is_leased else None,
                 parent_id=new.parent_id,
                 parent_key=new.parent_key,
                 is_detached=new.is_detached,
@@ -82,9 +73,28 @@ class Reference:
                 fingerprint=new.fingerprint,
                 tags=dict(new.tags),
                 retention=new.retention,
+                limit_key=new.limit_key,
             )
         )
-        return Created(new.id, is_new=True, fingerprint=new.fingerprint)
+        return Created(new.id, is_new=True, fingerprint=new.fingerprint, is_leased=is_leased)
+
+    def _standing(self, key: str, at: int) -> Run | None:
+        """Return the run that stands for a dedup key at a time."""
+        if key not in self._dedups:
+            return None
+        run_id, dedup = self._dedups[key]
+        run = self._runs[run_id]
+        return run if stands(run, dedup, at) else None
+
+    def _stand(self, run: Run, new: NewRun, dedup: Dedup) -> Created:
+        """Have a run stand for a new one, and begin with what that brings if it replaces."""
+        if dedup.is_replacing and is_unclaimed(run):
+            self._journals[run.id] = list(new.records)
+            latest = self._dedups[dedup.key][1].latest_due_at
+            due_at = queued_due_at(new) if latest is None else min(queued_due_at(new), latest)
+            run = replace(run, fingerprint=new.fingerprint, updated_at=new.created_at, due_at=due_at)
+            self._put(replace(run, journal_length=len(new.records)))
+        return Created(run.id, is_new=False, fingerprint=run.fingerprint)
 
     def post(self, message: Message, now: int, capacity: int | None) -> Posted:
         """Put one message into its run's inbox."""
@@ -100,7 +110,7 @@ class Reference:
             return Posted.FULL
         seq = run.inbox_seq + 1
         unread[message.id] = replace(message, seq=seq)
-        due_at = run.due_at if run.status is RUNNING else _earliest(run.due_at, now)
+        due_at = _earliest(run.due_at, now) if run.worker is None else run.due_at
         self._put(replace(run, inbox_seq=seq, due_at=due_at, updated_at=now))
         return Posted.NEW
 
@@ -114,24 +124,49 @@ class Reference:
         until: int,
     ) -> list[Claim]:
         """Lease due runs to a worker."""
-        waiting = self._waiting_for_time(queues, workflows)
-        due = [(-run.priority, at, self._order[run.id], run) for at, run in waiting if at <= now]
-        claims = []
-        for _, _, _, run in sorted(due, key=lambda entry: entry[:3])[:limit]:
-            leased = replace(
-                run,
-                status=RUNNING,
-                worker=worker,
-                due_at=until,
-                updated_at=now,
-                started_at=now if run.started_at is None else run.started_at,
-                epoch=run.epoch + 1,
-                seq=0,
-                crashes=run.crashes + (run.status is RUNNING),
-            )
-            self._put(leased)
-            claims.append(Claim(_copy(leased), self.journal(run.id), self.inbox(run.id)))
-        return claims
+        ungated = [queue for queue in queues if not self._queues.is_gated(queue)]
+        due = self._due(ungated, workflows, now)
+        return [self._lease(run, worker, now, until) for run in due[:limit]]
+
+    def _lease(self, run: Run, worker: str, now: int, until: int, *, is_admitted: bool = False) -> Claim:
+        leased = replace(
+            run,
+            status=COMPENSATING if run.status in {COMPENSATING, COMPENSATION_FAILED} else RUNNING,
+            worker=worker,
+            is_admitted=is_admitted,
+            due_at=until,
+            updated_at=now,
+            started_at=now if run.started_at is None else run.started_at,
+            epoch=run.epoch + 1,
+            seq=0,
+            crashes=run.crashes + (run.worker is not None),
+        )
+        self._put(leased)
+        return Claim(copied(leased), self.journal(run.id), self.inbox(run.id))
+
+    def queues(self) -> list[QueueState]:
+        """Return the state of every queue that has one."""
+        return self._queues.states()
+
+    def set_queue(self, state: QueueState) -> bool:
+        """Keep a queue's state, if its version is the next one."""
+        return self._queues.set(state)
+
+    def look_into(
+        self, queue: str, workflows: Sequence[str] | None, now: int, keys: int, each: int, after: str | None
+    ) -> QueueView | None:
+        """Return what to choose from in a queue."""
+        timed = self._waiting_for_time([queue], None)
+        admitted = [run for at, run in timed if run.is_admitted and at > now]
+        return self._queues.view(queue, self._due([queue], workflows, now), admitted, keys, each, after)
+
+    def admit(self, admission: Admission, worker: str, now: int, until: int) -> list[Claim] | None:
+        """Lease what was chosen, if nobody else has chosen meanwhile."""
+        if not self._queues.take_turn(admission, now):
+            return None
+        due = {run.id: run for run in self._due([admission.queue], None, now)}
+        chosen = [due.pop(run_id) for run_id in admission.run_ids if run_id in due]
+        return [self._lease(run, worker, now, until, is_admitted=True) for run in chosen]
 
     def commit(self, decision: Decision) -> Committed:
         """Carry one decision out, acknowledge it again, or refuse it."""
@@ -139,7 +174,7 @@ class Reference:
         if run is None or run.epoch != decision.epoch:
             return Committed(decision.run_id, is_lost=True)
         if run.seq < decision.seq:
-            if run.status is not RUNNING or run.seq != decision.seq - 1:
+            if run.worker is None or run.seq != decision.seq - 1:
                 return Committed(decision.run_id, is_lost=True)
             require_following(decision, run.journal_length)
             self._carry_out(run, decision)
@@ -156,8 +191,8 @@ class Reference:
             if (message := unread.pop(message_id, None)) is not None:
                 known = replace(message, type="", payload=None, at=0, state="ok", ref=None)
                 self._read[run.id][message_id] = known
-        is_leased, is_finished = decision.status is RUNNING, decision.status.is_finished
-        is_paused = run.is_pausing and decision.status in {QUEUED, WAITING}
+        is_leased, is_finished = decision.keeps_lease, decision.status.is_finished
+        is_paused = run.is_pausing and not is_leased and decision.status in {QUEUED, WAITING, COMPENSATING}
         due_at = run.due_at if is_leased else None if is_finished else decision.due_at
         if not is_leased and not is_finished and any(message.seq > decision.seen for message in unread.values()):
             due_at = _earliest(due_at, decision.at)
@@ -174,6 +209,7 @@ class Reference:
                 incarnation=run.incarnation + (decision.renew is not None),
                 journal_length=len(journal),
                 worker=run.worker if is_leased else None,
+                is_admitted=run.is_admitted and is_leased,
                 is_pausing=run.is_pausing and is_leased,
                 wait=decision.wait,
                 state=run.state if decision.state is None else decision.state,
@@ -191,15 +227,15 @@ class Reference:
     def extend(self, lease: Lease, now: int) -> Extended:
         """Move the end of one lease."""
         run = self._runs.get(lease.run_id)
-        if run is None or run.status is not RUNNING or run.epoch != lease.epoch:
+        if run is None or run.worker is None or run.epoch != lease.epoch:
             return Extended(lease.run_id, is_lost=True)
         progress = run.progress if lease.progress is None else lease.progress
         if lease.until > now:
             self._put(replace(run, due_at=lease.until, updated_at=now, progress=progress))
         else:
-            status = PAUSED if run.is_pausing else QUEUED
-            back = replace(run, status=status, due_at=now, updated_at=now, progress=progress, worker=None)
-            self._put(replace(back, is_pausing=False))
+            status = PAUSED if run.is_pausing else COMPENSATING if run.status is COMPENSATING else QUEUED
+            back = replace(run, status=status, due_at=now, updated_at=now, progress=progress)
+            self._put(replace(back, worker=None, is_admitted=False, is_pausing=False))
         return Extended(run.id, is_pausing=run.is_pausing, inbox_seq=run.inbox_seq)
 
     def control(self, control: Control, now: int) -> Controlled:
@@ -209,9 +245,9 @@ class Reference:
             return Controlled(control.run_id)
         ended: tuple[str, ...] = ()
         match control.action:
-            case Action.PAUSE if run.status is RUNNING:
+            case Action.PAUSE if run.worker is not None:
                 self._put(replace(run, is_pausing=True, updated_at=now))
-            case Action.PAUSE if run.status in {QUEUED, WAITING}:
+            case Action.PAUSE if run.status in {QUEUED, WAITING, COMPENSATING}:
                 self._put(replace(run, status=PAUSED, updated_at=now))
             case Action.RESUME if run.status is PAUSED:
                 due_at = now if run.due_at is None else run.due_at
@@ -222,6 +258,8 @@ class Reference:
                 ended = self._terminate(run.id, now, control.notice)
             case Action.RESTART:
                 ended = self._restart(run, now)
+            case Action.DISCARD if run.status.is_finished:
+                self._put(replace(run, expires_at=now, updated_at=now))
             case _:
                 pass
         after = self._runs[run.id]
@@ -241,6 +279,7 @@ class Reference:
     def _restart(self, run: Run, now: int) -> tuple[str, ...]:
         ended = self._end_descendants(run.id, now)
         self._forget_children(run.id)
+        self._forget_dedup(run.id)
         self._read[run.id] = {}
         del self._journals[run.id][1:]
         cleared = replace(run, started_at=None, finished_at=None, expires_at=None, wait=None, state=None, progress=None)
@@ -256,10 +295,15 @@ class Reference:
                 crashes=0,
                 journal_length=len(self._journals[run.id]),
                 worker=None,
+                is_admitted=False,
                 is_pausing=False,
             )
         )
         return ended
+
+    def _forget_dedup(self, run_id: str) -> None:
+        for key in [key for key, (standing, _) in self._dedups.items() if standing == run_id]:
+            del self._dedups[key]
 
     def _forget_children(self, run_id: str) -> None:
         for box in (self._unread[run_id], self._read[run_id]):
@@ -281,7 +325,8 @@ class Reference:
     def _end(self, run: Run, now: int) -> None:
         expires_at = _expiry(run, TERMINATED, now)
         over = replace(run, status=TERMINATED, updated_at=now, finished_at=now, expires_at=expires_at, due_at=None)
-        self._put(replace(over, epoch=run.epoch + 1, worker=None, is_pausing=False, wait=None, progress=None))
+        over = replace(over, epoch=run.epoch + 1, worker=None, is_admitted=False, is_pausing=False)
+        self._put(replace(over, wait=None, progress=None))
 
     def prune(self, before: int, limit: int) -> int:
         """Remove expired runs."""
@@ -295,100 +340,8 @@ class Reference:
             for rows in (self._runs, self._order, self._journals, self._unread, self._read):
                 del rows[run_id]
             self._active.discard(run_id)
+            self._forget_dedup(run_id)
         return len(gone)
-
-    def get(self, run_id: str) -> Run | None:
-        """Return one run with its output."""
-        run = self._runs.get(run_id)
-        if run is None or not run.status.is_finished:
-            return run and _copy(run)
-        last = self._journals[run_id][-1:]
-        return replace(_copy(run), output=next((record.payload for record in last if record.kind == "output"), None))
-
-    def journal(self, run_id: str, after: int = -1, limit: int | None = None) -> list[Record]:
-        """Return a run's records behind a position."""
-        return self._journals.get(run_id, [])[after + 1 :][:limit]
-
-    def inbox(self, run_id: str) -> list[Message]:
-        """Return a run's unread messages by seq."""
-        return list(self._unread.get(run_id, {}).values())
-
-    def find(self, where: RunFilter, limit: int, cursor: str | None) -> RunPage:
-        """Return a page of runs, latest created first."""
-        before = None if cursor is None else place(cursor, 2)
-        keyed = [((run.created_at, self._order[run.id]), run) for run in self._runs.values() if matches(run, where)]
-        keyed.sort(key=lambda entry: entry[0], reverse=True)
-        rest = [entry for entry in keyed if before is None or entry[0] < before]
-        page = rest[:limit]
-        last = f"{page[-1][0][0]}:{page[-1][0][1]}" if page and len(rest) > limit else None
-        return RunPage([_copy(run) for _, run in page], last)
-
-    def stats(self, now: int) -> Stats:
-        """Count runs."""
-        queues = []
-        timed = [(at, run) for at, run in self._waiting_for_time({run.queue for run in self._runs.values()}, None)]
-        for queue in sorted({run.queue for _, run in timed}):
-            here = [(at, run.status) for at, run in timed if run.queue == queue]
-            due = [at for at, _ in here if at <= now]
-            later = sum(1 for at, status in here if at > now and status is not RUNNING)
-            queues.append(QueueStats(queue, len(due), later, len(here) - len(due) - later, min(due, default=None)))
-        return Stats(dict(Counter(run.status for run in self._runs.values())), queues)
-
-    def publish(self, entries: Sequence[CatalogEntry]) -> None:
-        """Put workflows into the catalog."""
-        self._catalog.update({(entry.workflow, entry.version): entry for entry in entries})
-
-    def catalog(self) -> list[CatalogEntry]:
-        """Return the catalog."""
-        return [entry for _, entry in sorted(self._catalog.items(), key=lambda item: item[0])]
-
-    def dump(self, limit: int, cursor: str | None) -> ArchivePage:
-        """Return a page of whole runs, first created first."""
-        (after,) = (0,) if cursor is None else place(cursor, 1)
-        rest = sorted((order, run_id) for run_id, order in self._order.items() if order > after)
-        page = rest[:limit]
-        archives = [self._archive(self._runs[run_id]) for _, run_id in page]
-        return ArchivePage(archives, str(page[-1][0]) if len(rest) > len(page) > 0 else None)
-
-    def _archive(self, run: Run) -> Archive:
-        unread = [ArchivedMessage(message) for message in self._unread[run.id].values()]
-        read = [ArchivedMessage(message, is_read=True) for message in self._read[run.id].values()]
-        messages = sorted(unread + read, key=lambda kept: kept.message.seq)
-        return Archive(_copy(run), self.journal(run.id), messages)
-
-    def load(self, archive: Archive) -> bool:
-        """Keep one whole run, unless its id is here; say whether it was new."""
-        run = archive.run
-        if run.id in self._runs:
-            return False
-        self._created += 1
-        self._order[run.id] = self._created
-        self._journals[run.id] = list(archive.journal)
-        self._unread[run.id] = {kept.message.id: kept.message for kept in archive.messages if not kept.is_read}
-        self._read[run.id] = {kept.message.id: kept.message for kept in archive.messages if kept.is_read}
-        self._put(_copy(run))
-        return True
-
-    def next_due(self, queues: Iterable[str], workflows: Iterable[str] | None) -> int | None:
-        """Return when something becomes due."""
-        return min((at for at, _ in self._waiting_for_time(queues, workflows)), default=None)
-
-    def _put(self, run: Run) -> None:
-        self._runs[run.id] = run
-        if run.status in {QUEUED, WAITING, RUNNING} and run.due_at is not None:
-            self._active.add(run.id)
-        else:
-            self._active.discard(run.id)
-
-    def _waiting_for_time(self, queues: Iterable[str], workflows: Iterable[str] | None) -> Iterator[tuple[int, Run]]:
-        served, known = set(queues), None if workflows is None else set(workflows)
-        for run in map(self._runs.__getitem__, self._active):
-            if run.queue in served and (known is None or run.workflow in known) and run.due_at is not None:
-                yield run.due_at, run
-
-
-def _copy(run: Run) -> Run:
-    return replace(run, tags=dict(run.tags)) if run.tags else run
 
 
 def _earliest(due_at: int | None, now: int) -> int:
@@ -396,5 +349,7 @@ def _earliest(due_at: int | None, now: int) -> int:
 
 
 def _expiry(run: Run, status: RunStatus, finished_at: int) -> int | None:
-    age: int | None = getattr(run.retention, status.value)
+    kept = run.retention
+    ages = {RunStatus.COMPLETE: kept.complete, TERMINATED: kept.terminated}
+    age = ages.get(status, kept.errored)
     return None if age is None else finished_at + age
