@@ -7,17 +7,21 @@ from collections.abc import Callable, Coroutine, Mapping
 from types import FrameType
 from typing import Any, ParamSpec, Protocol, TypeVar, overload
 
+from perdure.authoring.enqueuing import Batch
 from perdure.authoring.purity import warn_of_impure_calls
 from perdure.authoring.registry import Registry
 from perdure.authoring.step import Step, step_spec
+from perdure.authoring.task import Task, Undoing
 from perdure.authoring.workflow import Workflow
 from perdure.core.ask import RunIn
 from perdure.model.duration import Duration
+from perdure.model.errors import DefinitionError
 from perdure.model.retry import Retry
 from perdure.model.run import Retention
 
 P = ParamSpec("P")
 R = TypeVar("R")
+T = TypeVar("T")
 
 
 class StepDecorator(Protocol):
@@ -34,6 +38,24 @@ class WorkflowDecorator(Protocol):
 
     def __call__(self, function: Callable[P, Coroutine[Any, Any, R]], /) -> Workflow[P, R]:
         """Register the function."""
+
+
+class TaskDecorator(Protocol):
+    """What `@app.task(...)` returns."""
+
+    @overload
+    def __call__(self, function: Callable[P, Coroutine[Any, Any, R]], /) -> Task[P, R]: ...
+    @overload
+    def __call__(self, function: Callable[P, R], /) -> Task[P, R]: ...
+
+
+class BatchTaskDecorator(Protocol):
+    """What `@app.task(batch=...)` returns: the function takes a list, the task one item."""
+
+    @overload
+    def __call__(self, function: Callable[[list[T]], Coroutine[Any, Any, R]], /) -> Task[[T], R]: ...
+    @overload
+    def __call__(self, function: Callable[[list[T]], R], /) -> Task[[T], R]: ...
 
 
 class Decorators:
@@ -133,6 +155,70 @@ class Decorators:
             return workflow
 
         return register if function is None else register(function)
+
+    @overload
+    def task(self, function: Callable[P, Coroutine[Any, Any, R]], /) -> Task[P, R]: ...
+    @overload
+    def task(self, function: Callable[P, R], /) -> Task[P, R]: ...
+    @overload
+    def task(
+        self, *, name: str | None = ..., version: str = ..., queue: str = ..., priority: int = ...,
+        retry: Retry | None = ..., timeout: Duration | None = ..., expires: Duration | None = ...,
+        run_in: RunIn | None = ..., retention: Retention | None = ...,
+        limit_key: Callable[..., str | None] | None = ..., batch: Batch,
+    ) -> BatchTaskDecorator: ...  # fmt: skip
+    @overload
+    def task(
+        self, *, name: str | None = ..., version: str = ..., queue: str = ..., priority: int = ...,
+        retry: Retry | None = ..., timeout: Duration | None = ..., expires: Duration | None = ...,
+        run_in: RunIn | None = ..., tx: bool = ..., retention: Retention | None = ...,
+        limit_key: Callable[..., str | None] | None = ..., undo: Undoing | None = ...,
+    ) -> TaskDecorator: ...  # fmt: skip
+    def task(  # type: ignore[misc]  # see step
+        self, function: Callable[..., Any] | None = None, /, **options: Any
+    ) -> Any:
+        """Make a function a task: a workflow whose one step is the function, each call a run of its own on a queue.
+
+        Args:
+            function: an `async def`, which runs on the worker's loop, or a plain `def`, which runs in a thread.
+            options: those below.
+            name: its name in the store; the function's by default.
+            version: a label of its code, recorded with each run.
+            queue: where its runs go.
+            priority: higher is claimed first; 0 by default.
+            retry: when it is attempted again; three attempts by default.
+            timeout: of one attempt (a duration), after which it is stopped; None for none.
+            expires: a run that is not begun within this duration after it became due fails instead; None for no bound.
+            run_in: `"process"` runs a plain `def` in a process of its own.
+            tx: its own SQL, on the connection that `flow.transaction()` returns, is committed together with its result.
+            retention: how long its ended runs are kept; the engine's by default.
+            limit_key: called with a run's arguments, it says what the run counts as under its queue's limits per key.
+            undo: what undoes it, in a saga.
+            batch: the function takes a list of what a call takes one of; calls are gathered.
+
+        Raises:
+            DefinitionError: the name is taken, or parameters or result cannot be stored.
+        """
+        scope = caller_scope(sys._getframe(1))
+
+        def register(function: Callable[..., Any]) -> Task[..., Any]:
+            task: Task[..., Any] = Task(function, local_names=scope, **options)
+            self.add(task)
+            return task
+
+        return register if function is None else register(function)
+
+    def add(self, *workflows: Workflow[..., Any]) -> None:
+        """Register workflows that were made without a decorator: tasks by `Task.of`, graphs, tasks that come along.
+
+        Raises:
+            DefinitionError: a name is taken, or something is no workflow.
+        """
+        for workflow in workflows:
+            if not isinstance(workflow, Workflow):
+                raise DefinitionError(f"{workflow!r} is no workflow; make a function a task with Task.of(function)")
+            self.registry.add_workflow(workflow)
+            workflow.joined(self)
 
 
 def caller_scope(frame: FrameType) -> Mapping[str, Any]:

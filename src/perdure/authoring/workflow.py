@@ -8,7 +8,7 @@ import inspect
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, Generic, ParamSpec, TypeVar
 
-from perdure.core.ask import ChildSpec
+from perdure.core.ask import ChildSpec, StepSpec
 from perdure.core.loop import running
 from perdure.model.codec import Parameters, Shape, annotations_of
 from perdure.model.errors import DefinitionError
@@ -33,7 +33,15 @@ class Workflow(Generic[P, R]):
         retention: how long its ended runs are kept; None takes the engine's.
         function: the plain function.
         parameters, result: how its input and output are stored.
+        leaf: for a task, the step that is all of it; None for code of its own.
+        priority: of its runs, unless they are given another one.
+        expires_ms: how long after it is due a run may be begun, in milliseconds; None for ever.
+        registered: what an application knows it as: itself, or what it was made of by giving it options.
     """
+
+    leaf: StepSpec | None = None
+    priority: int = 0
+    expires_ms: int | None = None
 
     def __init__(
         self,
@@ -46,10 +54,10 @@ class Workflow(Generic[P, R]):
         local_names: Mapping[str, Any] | None = None,
     ) -> None:
         what = f"workflow {check_name(name, 'workflow name')!r}"
-        if not inspect.iscoroutinefunction(function):
-            raise DefinitionError(f"{what} must be an `async def` function")
+        self._require_callable(function, what)
         if len(version) > NAME_LENGTH:
             raise DefinitionError(f"{what}: its version is longer than {NAME_LENGTH} characters")
+        self.registered = self
         self.name = name
         self.version = version
         self.queue = check_name(queue, f"{what}, queue")
@@ -73,8 +81,27 @@ class Workflow(Generic[P, R]):
 
     def begin(self, payload: str, run: Run) -> Coroutine[Any, Any, Any]:
         """Return the coroutine of a run over an input payload."""
-        args, kwargs = self.parameters.decode(payload)
+        args, kwargs = self.arguments(payload)
         return self.function(*args, **kwargs)
+
+    def arguments(self, payload: str) -> tuple[list[Any], dict[str, Any]]:
+        """Return the positional and keyword arguments of an input payload.
+
+        Raises:
+            SerializationError: the payload does not fit the parameters.
+        """
+        return self.parameters.decode(payload)
+
+    def limit_key(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
+        """Return what a run of these arguments counts as under its queue's limits per key; empty for none."""
+        return ""
+
+    def joined(self, app: Any) -> None:
+        """Take note that it was registered with an application."""
+
+    def details(self) -> dict[str, Any]:
+        """Return what workers announce of it beside its name, version, queue and input, as JSON data."""
+        return {"kind": "workflow"}
 
     def renew(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], limit: int) -> str:
         """Return the input payload of these arguments."""
@@ -96,6 +123,10 @@ class Workflow(Generic[P, R]):
     async def _as_child(self, loop: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         replay = loop.replay
         return await replay.wait_for(replay.ask_child(self.child(args, kwargs, replay.limits.payload_bytes)))
+
+    def _require_callable(self, function: Callable[..., Any], what: str) -> None:
+        if not inspect.iscoroutinefunction(function):
+            raise DefinitionError(f"{what} must be an `async def` function")
 
     def _parameters(self, function: Callable[..., Any], hints: Mapping[str, Any], what: str) -> Parameters:
         return Parameters(inspect.signature(function), hints, what)

@@ -3,23 +3,32 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Protocol
 
 from perdure.model.codec import Shape
 from perdure.model.record import Kind
 from perdure.model.retry import Retry
-from perdure.model.run import Run
+from perdure.model.run import Retention, Run
 
 RunIn = Literal["loop", "thread", "process"]
 
 
 class Program(Protocol):
-    """A workflow, as the core sees it."""
+    """A workflow, as the core sees it; a task is one that has a `leaf`, the step that is all of it."""
 
     name: str
     result: Shape
+    leaf: StepSpec | None
+
+    def arguments(self, payload: str) -> tuple[Sequence[Any], Mapping[str, Any]]:
+        """Return the positional and keyword arguments of an input payload.
+
+        Raises:
+            SerializationError: the payload does not fit the parameters.
+        """
+        ...
 
     def begin(self, payload: str, run: Run) -> Coroutine[Any, Any, Any]:
         """Return the coroutine of a run over this input payload.
@@ -70,7 +79,10 @@ class ChildSpec:
         result: how its output is read back.
         run_id: the id it is to have; None for one derived from the parent's.
         is_detached: it goes on when its parent ends.
-        priority, tags: as for a run.
+        priority, tags, limit_key: as for a run.
+        retention: how long it is kept after it ended; None takes the parent's.
+        delay_ms: how long after it was asked for it is due, in milliseconds.
+        expires_ms: how long after that it may be begun, in milliseconds; None for ever.
     """
 
     workflow: str
@@ -83,6 +95,10 @@ class ChildSpec:
     is_detached: bool = False
     priority: int = 0
     tags: Mapping[str, str] = field(default_factory=dict)
+    limit_key: str = ""
+    retention: Retention | None = None
+    delay_ms: int = 0
+    expires_ms: int | None = None
 
 
 @dataclass(slots=True, eq=False)

@@ -24,21 +24,24 @@ def child_failure(ask: ChildAsk, payload: str | None) -> str:
 def child_run(run: Run, ask: ChildAsk, now: int) -> NewRun:
     """Return the run that a child's ask wants to exist."""
     spec = ask.spec
+    due_at = now + spec.delay_ms
+    expires_at = None if spec.expires_ms is None else due_at + spec.expires_ms
     return NewRun(
         id=ask.run_id,
         workflow=spec.workflow,
         version=spec.version,
         queue=spec.queue,
         created_at=now,
-        due_at=now,
+        due_at=due_at,
         priority=spec.priority or run.priority,
-        records=(Record(0, "input", "input", "ok", now, spec.payload),),
+        records=(Record(0, "input", "input", "ok", now, spec.payload, due_at=expires_at),),
         parent_id=run.id,
         parent_key=ask.key,
         is_detached=spec.is_detached,
         depth=run.depth + 1,
         fingerprint=spec.fingerprint,
         tags=dict(spec.tags),
-        retention=run.retention,
+        retention=spec.retention or run.retention,
+        limit_key=spec.limit_key,
         refusal=failure.encode_error(failure.describe(RunExistsError(f"a run {ask.run_id!r} exists already"))),
     )

@@ -14,6 +14,7 @@ from typing import NamedTuple
 from perdure.core.ask import Ask, ChildAsk, EventAsk, Program, StepAsk, TimerAsk
 from perdure.core.child import child_failure, child_run
 from perdure.core.inbox import Inbox
+from perdure.core.leaf import Leaf
 from perdure.core.replay import Replay
 from perdure.core.wait import DEADLOCK, Wait, encode_waits, waits_of
 from perdure.model import codec
@@ -42,7 +43,8 @@ class Turn:
 
     def __init__(self, claim: Claim, program: Program, limits: Limits, entropy: Callable[[int], bytes]) -> None:
         self.run = claim.run
-        self.replay = Replay(program, claim.run, claim.journal, limits, entropy)
+        follow = Replay if program.leaf is None else Leaf
+        self.replay = follow(program, claim.run, claim.journal, limits, entropy)
         self.limits = limits
         self.is_pausing = claim.run.is_pausing
         self.is_ended = False

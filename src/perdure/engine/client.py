@@ -100,7 +100,7 @@ class Client:
         ending = self._create(new, future)
         created = await future
         self._check(created, new)
-        return ending
+        return ending if created.id == new.id else self.endings.of(created.id)
 
     async def create_many(self, runs: Sequence[NewRun], tx: Any = None) -> list[Ending]:
         """Create runs, in batches of `START_BATCH`; see `create`."""
@@ -115,17 +115,20 @@ class Client:
             futures: list[asyncio.Future[Created]] = [loop.create_future() for _ in part]
             endings += [self._create(new, future) for new, future in zip(part, futures, strict=True)]
             answers = await asyncio.gather(*futures, return_exceptions=True)  # all, so that no error is left behind
-            for new, answer in zip(part, answers, strict=True):
+            for place, (new, answer) in enumerate(zip(part, answers, strict=True), first):
                 if isinstance(answer, BaseException):
                     raise answer
                 self._check(answer, new)
+                if answer.id != new.id:
+                    endings[place] = self.endings.of(answer.id)
         return endings
 
     async def _create_in(self, tx: Any, runs: Sequence[NewRun]) -> list[Ending]:
         """Create runs in somebody's own transaction: they are nobody's until it is committed."""
-        for new, created in zip(runs, await self.store.create_in(tx, runs), strict=True):
+        every = await self.store.create_in(tx, runs)
+        for new, created in zip(runs, every, strict=True):
             self._check(created, new)
-        return [self.endings.of(new.id) for new in runs]
+        return [self.endings.of(created.id) for created in every]
 
     def _create(self, new: NewRun, future: asyncio.Future[Created]) -> Ending:
         worker = self.worker
@@ -136,7 +139,7 @@ class Client:
 
         def done(created: Created | None, error: Exception | None) -> None:
             if worker is not None and is_ours:
-                loop.call_soon(lambda: worker.created(new, is_ours=created is not None and created.is_new))
+                loop.call_soon(lambda: worker.created(new, is_ours=created is not None and created.is_leased))
             elif worker is not None:
                 worker.wake()
             if future.done():
@@ -151,7 +154,7 @@ class Client:
         return ending
 
     def _check(self, created: Created, new: NewRun) -> None:
-        if not created.is_new and created.fingerprint != new.fingerprint:
+        if not created.is_new and new.dedup is None and created.fingerprint != new.fingerprint:
             raise RunExistsError(
                 f"run {new.id!r} exists with another workflow or another input; "
                 "use another id, or give the same input to get the run that is there"

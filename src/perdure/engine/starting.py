@@ -5,28 +5,36 @@ A workflow that is given by name and not registered here is looked up among what
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any
 
+import msgspec
+
+from perdure.authoring.enqueuing import check_limit_key, check_priority
 from perdure.authoring.registry import Registry
 from perdure.authoring.workflow import Workflow, fingerprint
 from perdure.engine.env import Env, new_id
 from perdure.engine.settings import Settings
 from perdure.model import codec
 from perdure.model.decision import CatalogEntry
-from perdure.model.duration import milliseconds
+from perdure.model.duration import Duration, milliseconds
 from perdure.model.errors import UnknownWorkflowError, UsageError
 from perdure.model.limits import NAME_LENGTH, TAGS
 from perdure.model.name import check_name
 from perdure.model.record import Record
-from perdure.model.run import NewRun
+from perdure.model.run import Dedup, NewRun
 from perdure.store.contract import Store
 
-_OPTIONS = {"id", "priority", "delay", "tags", "retention", "queue", "input", "anyway", "tx"}
+_OPTIONS = {
+    "id", "priority", "delay", "tags", "retention", "queue", "input", "anyway", "tx",
+    "expires", "limit_key", "dedup", "debounce",
+}  # fmt: skip
 
-HIGHEST_PRIORITY = 1_000_000
+DEDUP_SHOWN = 60
+"""How many characters of a workflow's name the id of a deduplicated run begins with."""
 
 CATALOG_KEPT_MS = 5_000
 """How long the store's catalog is believed, in milliseconds, for what it has."""
@@ -126,23 +134,71 @@ def new_run(
         raise UsageError("mode='worker' only works runs; start them from mode='client' or 'all'")
     if unknown := set(options) - _OPTIONS:
         raise UsageError(f"start: unknown option {min(unknown)!r}; known: {', '.join(sorted(_OPTIONS))}")
-    name, found, payload = _what(registry, settings.limits.payload_bytes, workflow, args, options.get("input") or {})
+    given = options.get("input") or {}
+    name, found, payload = _what(registry, settings.limits.payload_bytes, workflow, args, given)
     about = found or announced
     now = env.now()
-    delay = options.get("delay")
+    due_at, dedup = _when(name, options, now)
+    expires_at = _expiry(options.get("expires"), found, announced, due_at)
     return found, NewRun(
-        id=_run_id(options.get("id"), env),
+        id=_run_id(options.get("id"), env, dedup),
         workflow=name,
         created_at=now,
-        due_at=now if delay is None else now + milliseconds(delay, field="delay"),
-        records=(Record(0, "input", "input", "ok", now, payload),),
+        due_at=due_at,
+        records=(Record(0, "input", "input", "ok", now, payload, due_at=expires_at),),
         version=about.version if about else "",
         queue=check_name(options.get("queue") or (about.queue if about else "default"), "queue"),
-        priority=_priority(options.get("priority", 0)),
+        priority=_priority(options.get("priority"), found, announced),
         fingerprint=fingerprint(name, payload),
         tags=_tags(options.get("tags")),
         retention=options.get("retention") or (found and found.retention) or settings.retention,
+        limit_key=_limit_key(options.get("limit_key"), found, args, given),
+        dedup=dedup,
     )
+
+
+def _when(name: str, options: Mapping[str, Any], now: int) -> tuple[int, Dedup | None]:
+    """Return when a run is due, and what it must not be there twice as."""
+    delay, once, pause = (options.get(option) for option in ("delay", "dedup", "debounce"))
+    if (once is not None or pause is not None) and options.get("id") is not None:
+        raise UsageError("id: it cannot go with dedup or debounce, by whose key the run is found")
+    if pause is not None:
+        if once is not None or delay is not None:
+            raise UsageError("debounce: it cannot go with dedup, nor with delay; it says when the run is due itself")
+        wait = milliseconds(pause.wait, field="debounce wait")
+        longest = None if pause.max_wait is None else now + milliseconds(pause.max_wait, field="debounce max_wait")
+        return now + wait, Dedup(_dedup_key(name, pause.key), is_replacing=True, latest_due_at=longest)
+    due_at = now if delay is None else now + milliseconds(delay, field="delay")
+    if once is None:
+        return due_at, None
+    until = None if once.within is None else now + milliseconds(once.within, field="dedup within")
+    return due_at, Dedup(_dedup_key(name, once.key), until)
+
+
+def _dedup_key(name: str, key: str) -> str:
+    return f"{name}/{key}"
+
+
+def _expiry(
+    expires: Duration | None, found: Workflow[..., Any] | None, announced: CatalogEntry | None, due_at: int
+) -> int | None:
+    """Return until when a run has to be begun, in milliseconds since the epoch; None for no bound."""
+    if expires is not None:
+        return due_at + milliseconds(expires, field="expires")
+    age = found.expires_ms if found is not None else _told(announced).get("expires_ms")
+    return None if age is None else due_at + age
+
+
+def _told(announced: CatalogEntry | None) -> dict[str, Any]:
+    return {} if announced is None else msgspec.json.decode(announced.details, type=dict[str, Any])
+
+
+def _limit_key(
+    key: str | None, found: Workflow[..., Any] | None, args: tuple[Any, ...], given: Mapping[str, Any]
+) -> str:
+    if key is not None:
+        return check_limit_key(key, "limit_key")
+    return "" if found is None else found.limit_key(args, given)
 
 
 def _what(
@@ -156,7 +212,7 @@ def _what(
         found = registry.workflows.get(name)
         if found is None:
             return name, None, codec.encode(given, f"the input of workflow {name!r}", limit)
-    elif isinstance(workflow, Workflow) and registry.workflows.get(workflow.name) is workflow:
+    elif isinstance(workflow, Workflow) and registry.workflows.get(workflow.name) is workflow.registered:
         name, found = workflow.name, workflow
     else:
         raise UsageError(f"start: {workflow!r} is no workflow of this engine; decorate it with @app.workflow")
@@ -168,7 +224,11 @@ def _what(
         raise
 
 
-def _run_id(value: object, env: Env) -> str:
+def _run_id(value: object, env: Env, dedup: Dedup | None) -> str:
+    if dedup is not None:  # what has one key has ids that are alike up to the first `/`
+        workflow = dedup.key.partition("/")[0]
+        digest = hashlib.blake2b(dedup.key.encode(), digest_size=12).hexdigest()
+        return f"{workflow[:DEDUP_SHOWN]}~{digest}/{new_id(env)}"
     if value is None:
         return new_id(env)
     if not isinstance(value, str) or not 0 < len(value) <= NAME_LENGTH or not value.isprintable():
@@ -176,10 +236,10 @@ def _run_id(value: object, env: Env) -> str:
     return value
 
 
-def _priority(value: object) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or abs(value) > HIGHEST_PRIORITY:
-        raise UsageError(f"priority: {value!r} must be a whole number of at most {HIGHEST_PRIORITY:,}, either way")
-    return value
+def _priority(value: object, found: Workflow[..., Any] | None, announced: CatalogEntry | None) -> int:
+    if value is None:
+        value = found.priority if found is not None else _told(announced).get("priority", 0)
+    return check_priority(value, "priority")
 
 
 def _tags(tags: Mapping[str, str] | None) -> dict[str, str]:

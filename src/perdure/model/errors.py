@@ -11,7 +11,8 @@ PerdureError
 │       └── NestingTooDeepError · InboxFullError · BatchTooLargeError
 ├── RunError                   about one run
 │   ├── RunNotFoundError · RunExistsError · RunFinishedError · RunNotFinishedError
-│   └── RunFailedError · RunTerminatedError · RunParkedError
+│   ├── RunFailedError · RunTerminatedError · RunParkedError
+│   └── TaskExpiredError       a task was not begun in time
 ├── StepError                  raised into workflow code
 │   ├── NonRetryableError      raise it in a step: no further attempt is made
 │   ├── RetryAfterError        raise it in a step: the next attempt is made later
@@ -105,12 +106,24 @@ class RunFailedError(RunError):
     """The run ended `errored`; `__cause__` is the error its workflow raised, rebuilt where it can be."""
 
 
+class RunCompensatedError(RunFailedError):
+    """The run failed and what it did was undone; `__cause__` is the error its workflow raised, or why it was ended."""
+
+
+class CompensationFailedError(RunError):
+    """The run failed, and some of what it did could not be undone; an operator is asked. `__cause__`: why it failed."""
+
+
 class RunTerminatedError(RunError):
     """The run was ended by an operator or by its parent."""
 
 
 class RunParkedError(RunError):
     """The run is parked: its code and its journal disagree, or it keeps crashing. See `run.explain()`."""
+
+
+class TaskExpiredError(RunError):
+    """A task was not begun within its `expires`; a restart has it run all the same."""
 
 
 class StepError(PerdureError):

@@ -6,8 +6,12 @@ from typing import Literal
 
 import msgspec
 
-Kind = Literal["input", "step", "timer", "event", "child", "value", "patch", "output"]
-"""What a record is about. A run's first record is its input; an ended run's last one is its output."""
+Kind = Literal["input", "step", "timer", "event", "child", "value", "patch", "undo", "output"]
+"""What a record is about. A run's first record is its input; an ended run's last one is its output.
+
+An open `undo` says that something can be undone once it has completed, and stands before it runs. A settled one says
+that the run's code is over, and is undone: because of its error, or (`ok`) because an operator wished it.
+"""
 
 Outcome = Literal["ok", "error"]
 """How something that was asked for ended."""
@@ -28,7 +32,8 @@ class Record(msgspec.Struct, frozen=True, array_like=True, gc=False):
         payload: the value or the error (an `ErrorInfo`) as JSON text; None for nothing.
         attempt: the number of the attempt that it reports, from 1.
         started_at: when that attempt began, in milliseconds; None where nothing ran.
-        due_at: for a failed attempt, when the next one is due, in milliseconds.
+        due_at: for a failed attempt, when the next one is due, in milliseconds; for an input, until when the run has to
+            be begun, if that is bounded.
         ref: the id of the event message, or of the child run, it is about; for a failed attempt, the progress it had
             made, as JSON text.
         before: the position of the record that this one must be replayed ahead of; None for its own place. Set when

@@ -1,0 +1,83 @@
+"""A task's part of a turn: one step that is all of its run, so that no code of its own is replayed for it.
+
+Its journal is the input, the attempts that failed, the steps inside the step, and the output, which is the step's own
+result: what a task stores is stored once. A transactional step is recorded beside it all the same, because the record
+is what tells whether its transaction was committed.
+"""
+
+from __future__ import annotations
+
+from perdure.core.ask import StepAsk
+from perdure.core.drift import Drift
+from perdure.core.replay import Replay
+from perdure.model import failure
+from perdure.model.errors import TaskExpiredError, UsageError
+from perdure.model.record import State
+
+
+class Leaf(Replay):
+    """See the module's text; the arguments are those of `Replay`, for a program with a `leaf`."""
+
+    def start(self, now: int) -> None:
+        """Ask for the step, unless the run comes too late, or the journal has its end."""
+        self.now = now
+        step = self.program.leaf
+        assert step is not None
+        settled = self.history.next()
+        if settled is not None:
+            if settled.kind != "step" or settled.key != step.name:
+                self.drift = Drift.between(settled, [], has_ended=False, error=None)
+                return
+            self.history.advance()
+            self.loop.at = max(self.loop.at, settled.at)
+            self._leave(settled.state, settled.payload, settled.attempt, settled.started_at)
+            return
+        if self._is_late():
+            late = TaskExpiredError(f"task {self.program.name!r} was not begun in time; restart the run to have it run")
+            self._leave("error", failure.encode_error(failure.describe(late)), 1, None)
+            return
+        try:
+            args, kwargs = self.program.arguments(self._input.payload or "{}")
+        except UsageError as error:
+            self._leave("error", failure.encode_error(failure.describe(error)), 1, None)
+            return
+        ask = StepAsk(step.name, None, step, tuple(args), kwargs)
+        self.asks[ask.key] = ask
+        self.fresh.append(ask)
+
+    def settle(
+        self,
+        key: str,
+        state: State,
+        payload: str | None,
+        now: int,
+        *,
+        attempt: int = 1,
+        started_at: int | None = None,
+        ref: str | None = None,
+    ) -> None:
+        """End the run with what its step came to."""
+        ask = self.asks.pop(key, None)
+        if ask is None:
+            return
+        self.now = now
+        self.loop.at = max(self.loop.at, now)
+        if state == "ok":
+            try:
+                self.program.result.decode(payload)
+            except UsageError as unfit:
+                state, payload = "error", failure.encode_error(failure.describe(unfit, attempts=attempt))
+        assert isinstance(ask, StepAsk)
+        if ask.spec.tx:
+            self.record(key, "step", state, payload, attempt=attempt, started_at=started_at)
+        self._leave(state, payload, attempt, started_at)
+
+    def _is_late(self) -> bool:
+        """Return whether the run was first claimed after it had expired; a restart makes up for that."""
+        until, began = self._input.due_at, self.run.started_at
+        return until is not None and began is not None and began > until and not self.run.incarnation
+
+    def _leave(self, state: State, payload: str | None, attempt: int, started_at: int | None) -> None:
+        payload = payload or "null"
+        self.outcome = ("ok" if state == "ok" else "error", payload)
+        self.record("output", "output", state, payload, attempt=attempt, started_at=started_at)
