@@ -218,15 +218,19 @@ class Parameters:
         hints: its resolved annotations.
         what: whose parameters, for errors.
 
+    Attributes:
+        signature: the function's.
+        shapes: how the value of each is read back.
+
     Raises:
         DefinitionError: `*args` or `**kwargs`, or a type without a JSON form.
     """
 
     def __init__(self, signature: inspect.Signature, hints: Mapping[str, Any], what: str) -> None:
         self.what = what
-        self._signature = signature
+        self.signature = signature
         self._names = tuple(signature.parameters)
-        self._shapes: dict[str, Shape] = {}
+        self.shapes: dict[str, Shape] = {}
         fields: list[tuple[str, Any, Any]] = []
         self._positional_only: list[str] = []
         for name, parameter in signature.parameters.items():
@@ -235,7 +239,7 @@ class Parameters:
             if parameter.kind is parameter.POSITIONAL_ONLY:
                 self._positional_only.append(name)
             shape = Shape(hints.get(name, Any), f"{what}, parameter {name!r},")
-            self._shapes[name] = shape
+            self.shapes[name] = shape
             native: Any = shape.native
             if parameter.default is parameter.empty:
                 fields.append((name, native, msgspec.NODEFAULT))
@@ -243,7 +247,7 @@ class Parameters:
                 fields.append((name, native | msgspec.UnsetType if native is not Any else Any, msgspec.UNSET))
         self._struct = msgspec.defstruct("Input", fields, kw_only=True, forbid_unknown_fields=True)
         self._decoder = msgspec.json.Decoder(self._struct, dec_hook=_from_builtin)
-        self._adapted = [name for name, shape in self._shapes.items() if shape.is_adapted]
+        self._adapted = [name for name, shape in self.shapes.items() if shape.is_adapted]
         self._in_order = all(
             p.kind is p.POSITIONAL_OR_KEYWORD and p.default is p.empty for p in signature.parameters.values()
         )
@@ -258,7 +262,7 @@ class Parameters:
             bound: Mapping[str, Any] = dict(zip(self._names, args, strict=True))
         else:
             try:
-                bound = self._signature.bind(*args, **kwargs).arguments
+                bound = self.signature.bind(*args, **kwargs).arguments
             except TypeError as error:
                 raise TypeError(f"{self.what}: {error}") from None
         payload = encode(bound, f"the input of {self.what}", limit)
@@ -288,7 +292,7 @@ class Parameters:
             ) from error
         for name in self._adapted:
             if (value := getattr(values, name)) is not msgspec.UNSET:
-                setattr(values, name, self._shapes[name].adapt(value))
+                setattr(values, name, self.shapes[name].adapt(value))
         return values
 
 
