@@ -77,6 +77,7 @@ class Decorators:
         timeout: Duration | None = ...,
         run_in: RunIn | None = ...,
         tx: bool = ...,
+        undo: Callable[..., Any] | None = ...,
     ) -> StepDecorator: ...
     def step(  # type: ignore[misc]  # mypy does not match ParamSpec overloads with their implementation
         self,
@@ -88,6 +89,7 @@ class Decorators:
         timeout: Duration | None = None,
         run_in: RunIn | None = None,
         tx: bool = False,
+        undo: Callable[..., Any] | None = None,
     ) -> Any:
         """Make a function a step: its result is journaled when workflow code calls it.
 
@@ -98,9 +100,11 @@ class Decorators:
             timeout: of one attempt (a duration), after which it is stopped; None for none.
             run_in: `"process"` runs a plain `def` in a process of its own.
             tx: its own SQL, on the connection that `flow.transaction()` returns, is committed together with its record.
+            undo: what undoes it if the run, or its `flow.saga()` block, fails later: a function, a step, a task or a
+                workflow that takes the same arguments, or fewer, and `result=` if it has such a parameter.
 
         Raises:
-            DefinitionError: the name is taken, or the annotations cannot be stored.
+            DefinitionError: the name is taken, the annotations cannot be stored, or the undo takes something else.
         """
         scope = caller_scope(sys._getframe(1))
 
@@ -109,7 +113,7 @@ class Decorators:
             spec = step_spec(
                 function, name=title, retry=retry, timeout=timeout, run_in=run_in, tx=tx, local_names=scope
             )
-            step: Step[..., Any] = Step(function, spec)
+            step: Step[..., Any] = Step(function, spec, undo)
             self.registry.add_step(step)
             return step
 
@@ -119,8 +123,9 @@ class Decorators:
     def workflow(self, function: Callable[P, Coroutine[Any, Any, R]], /) -> Workflow[P, R]: ...
     @overload
     def workflow(
-        self, *, name: str | None = ..., version: str = ..., queue: str = ..., retention: Retention | None = ...
-    ) -> WorkflowDecorator: ...
+        self, *, name: str | None = ..., version: str = ..., queue: str = ..., retention: Retention | None = ...,
+        undo: Callable[..., Any] | None = ...,
+    ) -> WorkflowDecorator: ...  # fmt: skip
     def workflow(  # type: ignore[misc]  # see step
         self,
         function: Callable[..., Any] | None = None,
@@ -130,6 +135,7 @@ class Decorators:
         version: str = "",
         queue: str = "default",
         retention: Retention | None = None,
+        undo: Callable[..., Any] | None = None,
     ) -> Any:
         """Make an `async def` function a workflow.
 
@@ -139,16 +145,17 @@ class Decorators:
             version: a label of its code, recorded with each run.
             queue: where its runs go.
             retention: how long its ended runs are kept; the engine's by default.
+            undo: what undoes a completed run of it that another workflow called as a child; see `step`.
 
         Raises:
-            DefinitionError: the name is taken, or parameters or result cannot be stored.
+            DefinitionError: the name is taken, parameters or result cannot be stored, or the undo takes something else.
         """
         scope = caller_scope(sys._getframe(1))
 
         def register(function: Callable[..., Any]) -> Workflow[..., Any]:
             title = name or str(getattr(function, "__name__", ""))
             workflow: Workflow[..., Any] = Workflow(
-                function, name=title, version=version, queue=queue, retention=retention, local_names=scope
+                function, name=title, version=version, queue=queue, retention=retention, local_names=scope, undo=undo
             )
             warn_of_impure_calls(function, f"workflow {title!r}")
             self.registry.add_workflow(workflow)

@@ -56,19 +56,33 @@ class WorkflowStep:
     """What `run` does its durable work with."""
 
     @overload
-    async def do(self, name: str, callback: Callable[[], Awaitable[T]], /) -> T: ...
+    async def do(
+        self, name: str, callback: Callable[[], Awaitable[T]], /, *, rollback: Callable[..., Any] | None = ...
+    ) -> T: ...
     @overload
-    async def do(self, name: str, callback: Callable[[], T], /) -> T: ...
+    async def do(self, name: str, callback: Callable[[], T], /, *, rollback: Callable[..., Any] | None = ...) -> T: ...
     @overload
-    async def do(self, name: str, config: StepConfig, callback: Callable[[], Awaitable[T]], /) -> T: ...
+    async def do(
+        self,
+        name: str,
+        config: StepConfig,
+        callback: Callable[[], Awaitable[T]],
+        /,
+        *,
+        rollback: Callable[..., Any] | None = ...,
+    ) -> T: ...
     @overload
-    async def do(self, name: str, config: StepConfig, callback: Callable[[], T], /) -> T: ...
-    async def do(self, name: str, *rest: Any) -> Any:
+    async def do(
+        self, name: str, config: StepConfig, callback: Callable[[], T], /, *, rollback: Callable[..., Any] | None = ...
+    ) -> T: ...
+    async def do(self, name: str, *rest: Any, rollback: Callable[..., Any] | None = None) -> Any:
         """Run a callback as a step: `do(name, callback)` or `do(name, config, callback)`.
 
         Args:
             name: the step's name in the journal; a second step of the same name has a result of its own.
             rest: the callback, an async function or a plain one (which runs in a thread), after its `StepConfig`.
+            rollback: what undoes it if the run fails later; it gets the callback's result if it has a parameter
+                `result`.
 
         Raises:
             StepError: the step failed for good. UsageError: the config has an unknown field or a bad value.
@@ -77,7 +91,7 @@ class WorkflowStep:
         if unknown := set(config) - {"retries", "timeout"}:
             raise UsageError(f"step {name!r}: unknown config field {min(unknown)!r}; known: retries, timeout")
         retry = _retry(name, config["retries"]) if "retries" in config else None
-        return await flow.do(name, callback, retry=retry, timeout=config.get("timeout"))
+        return await flow.do(name, callback, retry=retry, timeout=config.get("timeout"), undo=rollback)
 
     @overload
     async def sleep(self, duration: Duration, /) -> None: ...

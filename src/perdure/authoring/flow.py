@@ -11,10 +11,12 @@ import datetime as dt
 import random as _random
 import uuid as _uuid
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, Generic, NoReturn, ParamSpec, TypeVar, cast, overload
+from typing import Any, Generic, NoReturn, ParamSpec, TypeAlias, TypeVar, cast, overload
 
 from perdure.authoring.context import replay_or_raise, step_or_raise
-from perdure.authoring.step import Step, perform, step_spec
+from perdure.authoring.saga import SagaBlock
+from perdure.authoring.step import Step, perform, step_spec, undoing
+from perdure.authoring.undo import signature_of
 from perdure.authoring.workflow import Workflow
 from perdure.core.ask import ChildAsk, RunIn
 from perdure.core.loop import running
@@ -28,6 +30,7 @@ from perdure.model.retry import Retry
 
 P = ParamSpec("P")
 T = TypeVar("T")
+Undo: TypeAlias = Callable[..., Any]
 
 EVENT_TIMEOUT: Duration = "2 minutes"
 """How long an event is waited for by default, as in Cloudflare-style engines."""
@@ -40,37 +43,47 @@ _SHAPES: dict[Any, Shape] = {}
 @overload
 async def do(
     name: str, function: Callable[..., Awaitable[T]], /, *args: Any, retry: Retry | None,
-    timeout: Duration | None = ..., run_in: RunIn | None = ..., tx: bool = ..., **kwargs: Any,
+    timeout: Duration | None = ..., run_in: RunIn | None = ..., tx: bool = ..., undo: Undo | None = ..., **kwargs: Any,
 ) -> T: ...  # fmt: skip
 @overload
 async def do(
     name: str, function: Callable[..., T], /, *args: Any, retry: Retry | None, timeout: Duration | None = ...,
-    run_in: RunIn | None = ..., tx: bool = ..., **kwargs: Any,
+    run_in: RunIn | None = ..., tx: bool = ..., undo: Undo | None = ..., **kwargs: Any,
 ) -> T: ...  # fmt: skip
 @overload
 async def do(
     name: str, function: Callable[..., Awaitable[T]], /, *args: Any, retry: Retry | None = ...,
-    timeout: Duration | None, run_in: RunIn | None = ..., tx: bool = ..., **kwargs: Any,
+    timeout: Duration | None, run_in: RunIn | None = ..., tx: bool = ..., undo: Undo | None = ..., **kwargs: Any,
 ) -> T: ...  # fmt: skip
 @overload
 async def do(
     name: str, function: Callable[..., T], /, *args: Any, retry: Retry | None = ..., timeout: Duration | None,
-    run_in: RunIn | None = ..., tx: bool = ..., **kwargs: Any,
+    run_in: RunIn | None = ..., tx: bool = ..., undo: Undo | None = ..., **kwargs: Any,
 ) -> T: ...  # fmt: skip
 @overload
 async def do(
     name: str, function: Callable[..., T], /, *args: Any, retry: Retry | None = ..., timeout: Duration | None = ...,
-    run_in: RunIn | None, tx: bool = ..., **kwargs: Any,
+    run_in: RunIn | None, tx: bool = ..., undo: Undo | None = ..., **kwargs: Any,
 ) -> T: ...  # fmt: skip
 @overload
 async def do(
     name: str, function: Callable[..., Awaitable[T]], /, *args: Any, retry: Retry | None = ...,
-    timeout: Duration | None = ..., run_in: RunIn | None = ..., tx: bool, **kwargs: Any,
+    timeout: Duration | None = ..., run_in: RunIn | None = ..., tx: bool, undo: Undo | None = ..., **kwargs: Any,
 ) -> T: ...  # fmt: skip
 @overload
 async def do(
     name: str, function: Callable[..., T], /, *args: Any, retry: Retry | None = ..., timeout: Duration | None = ...,
-    run_in: RunIn | None = ..., tx: bool, **kwargs: Any,
+    run_in: RunIn | None = ..., tx: bool, undo: Undo | None = ..., **kwargs: Any,
+) -> T: ...  # fmt: skip
+@overload
+async def do(
+    name: str, function: Callable[..., Awaitable[T]], /, *args: Any, retry: Retry | None = ...,
+    timeout: Duration | None = ..., run_in: RunIn | None = ..., tx: bool = ..., undo: Undo | None, **kwargs: Any,
+) -> T: ...  # fmt: skip
+@overload
+async def do(
+    name: str, function: Callable[..., T], /, *args: Any, retry: Retry | None = ..., timeout: Duration | None = ...,
+    run_in: RunIn | None = ..., tx: bool = ..., undo: Undo | None, **kwargs: Any,
 ) -> T: ...  # fmt: skip
 @overload
 async def do(name: str, function: Callable[P, Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs) -> T: ...
@@ -85,6 +98,7 @@ async def do(  # type: ignore[misc]  # mypy does not match ParamSpec overloads w
     timeout: Duration | None = None,  # stops the step, not the waiting
     run_in: RunIn | None = None,
     tx: bool = False,
+    undo: Undo | None = None,
     **kwargs: Any,
 ) -> Any:
     """Run any callable as a step.
@@ -96,6 +110,8 @@ async def do(  # type: ignore[misc]  # mypy does not match ParamSpec overloads w
         timeout: of one attempt (a duration); None for none.
         run_in: `loop`, `thread` or `process`; by default the loop for async functions, a thread for others.
         tx: its own SQL, on the connection that `flow.transaction()` returns, is committed together with its record.
+        undo: what undoes it if the run, or its `flow.saga()` block, fails later: a function or a step that takes the
+            same arguments, or fewer, and `result=` if it has such a parameter.
 
     Returns:
         The result, rebuilt as the callable's return annotation says.
@@ -105,7 +121,25 @@ async def do(  # type: ignore[misc]  # mypy does not match ParamSpec overloads w
     """
     plain = function.function if isinstance(function, Step) else function
     spec = step_spec(plain, name=name, retry=retry, timeout=timeout, run_in=run_in, tx=tx)
-    return await perform(spec, args, kwargs)
+    undoable = None if undo is None else undoing(undo, signature_of(plain), f"step {name!r}")
+    return await perform(spec, args, kwargs, undoable)
+
+
+def saga() -> SagaBlock:
+    """Return a block that undoes what completed in it if an exception leaves it: `async with flow.saga(): ...`.
+
+    The exception then goes on. What is undone here is not undone again if the run fails; an undo that failed stays
+    with the run, and is one of its failed ones if that fails too.
+    """
+    return SagaBlock()
+
+
+def pivot() -> None:
+    """Say that there is no way back from here: nothing that completed is undone any more, nor what comes later.
+
+    In a `flow.saga()` block that holds for the block and those around it; one that is begun later is undone by itself.
+    """
+    replay_or_raise("flow.pivot").begin_saga().pivot()
 
 
 async def sleep(duration: Duration, *, name: str = "sleep") -> None:
@@ -227,7 +261,8 @@ async def start(  # type: ignore[misc]  # see do
     spec = workflow.child(
         args, kwargs, limit, run_id=id, is_detached=is_detached, priority=priority, tags=dict(tags or {})
     )
-    return Child(replay, replay.ask_child(spec))
+    undo = None if workflow.undoing is None else workflow.undoing.of(args, kwargs)
+    return Child(replay, replay.ask_child(spec, undo=undo))
 
 
 def now() -> dt.datetime:
@@ -275,7 +310,8 @@ def patched(patch: str) -> bool:
 async def continue_as_new(*args: Any, **kwargs: Any) -> NoReturn:
     """End this execution and begin anew under the same run id, with these arguments and an empty journal.
 
-    Unread events are kept. Code behind the call is not reached, and `finally` blocks cannot change that.
+    Unread events are kept. Code behind the call is not reached, and `finally` blocks cannot change that. What was done
+    so far cannot be undone from there, so where something has an undo, a `flow.pivot()` comes first.
     """
     await replay_or_raise("flow.continue_as_new").renew(args, kwargs)
     raise AssertionError("a renewed run goes on")

@@ -7,12 +7,13 @@ import inspect
 from collections.abc import Callable, Coroutine, Hashable, Mapping
 from typing import Any, Generic, ParamSpec, TypeVar
 
-from perdure.authoring.context import current_step
+from perdure.authoring.context import current_step, replay_or_raise
+from perdure.authoring.undo import Durable, Undoing, signature_of
 from perdure.core.ask import RunIn, StepSpec
 from perdure.core.loop import running
 from perdure.model.codec import Shape, annotations_of
 from perdure.model.duration import Duration, seconds
-from perdure.model.errors import DefinitionError
+from perdure.model.errors import DefinitionError, UsageError
 from perdure.model.name import check_name
 from perdure.model.retry import Retry
 
@@ -32,12 +33,15 @@ class Step(Generic[P, R]):
         name: its name in the journal.
         function: the plain function.
         spec: how it runs.
+        undo: how it is undone; None for not at all.
     """
 
-    def __init__(self, function: Callable[P, Any], spec: StepSpec) -> None:
+    def __init__(self, function: Callable[P, Any], spec: StepSpec, undo: Callable[..., Any] | None = None) -> None:
         self.name = spec.name
         self.function = function
         self.spec = spec
+        self.undo = undo
+        self._undoing = undoing(undo, signature_of(function), f"step {spec.name!r}")
         functools.update_wrapper(self, function)
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[object, None, R]:
@@ -46,7 +50,16 @@ class Step(Generic[P, R]):
         Raises:
             NonRetryableError, StepTimeoutError, StepRetriesExceededError: when awaited, if the step failed for good.
         """
-        return perform(self.spec, args, kwargs)
+        return perform(self.spec, args, kwargs, self._undoing)
+
+    def signature(self) -> inspect.Signature | None:
+        """Return what its function takes; None where that is not known."""
+        return signature_of(self.function)
+
+    async def called_as(self, key: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        """Call it in workflow code, recorded under a key of its own, and without its undo."""
+        replay = replay_or_raise("an undo")
+        return await replay.wait_for(replay.ask_step(self.spec, args, kwargs, name=key))
 
     def options(
         self,
@@ -56,6 +69,7 @@ class Step(Generic[P, R]):
         timeout: Duration | None = None,
         run_in: RunIn | None = None,
         tx: bool | None = None,
+        undo: Callable[..., Any] | None = None,
     ) -> Step[P, R]:
         """Return the same step with other options; see `Perdure.step`."""
         spec = self.spec
@@ -68,23 +82,49 @@ class Step(Generic[P, R]):
             tx=spec.tx if tx is None else tx,
             result=spec.result,
         )
-        return Step(self.function, changed)
+        return Step(self.function, changed, undo or self.undo)
 
 
-def perform(spec: StepSpec, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Coroutine[Any, Any, Any]:
+def perform(
+    spec: StepSpec, args: tuple[Any, ...], kwargs: Mapping[str, Any], undoing: Undoing | None = None
+) -> Coroutine[Any, Any, Any]:
     """Return the coroutine of a step's result, for wherever the running code stands."""
     loop = running()
     if loop is not None:
-        return _durable(loop, spec, args, kwargs)
+        return _durable(loop, spec, args, kwargs, undoing)
     step = current_step.get()
     if step is not None:
-        return step.nested(spec, args, dict(kwargs))
+        return _refused(spec.name, step.key) if undoing is not None else step.nested(spec, args, dict(kwargs))
     return _plain(spec, args, kwargs)
 
 
-async def _durable(loop: Any, spec: StepSpec, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+def undoing(undo: Callable[..., Any] | None, signature: inspect.Signature | None, what: str) -> Undoing | None:
+    """Return how something is undone, checked against what it takes itself; None for not at all.
+
+    Raises:
+        DefinitionError: the undo cannot be called, or takes what is not known.
+    """
+    if undo is None:
+        return None
+    title = f"the undo of {what}"
+    if isinstance(undo, Durable):
+        return Undoing(undo, signature, title)
+    return Undoing(Step(undo, step_spec(undo, name=title)), signature, title)
+
+
+async def _durable(
+    loop: Any, spec: StepSpec, args: tuple[Any, ...], kwargs: Mapping[str, Any], undoing: Undoing | None
+) -> Any:
     replay = loop.replay
-    return await replay.wait_for(replay.ask_step(spec, args, kwargs))
+    undo = None if undoing is None else undoing.of(args, kwargs)
+    return await replay.wait_for(replay.ask_step(spec, args, kwargs, undo))
+
+
+async def _refused(name: str, key: str) -> Any:
+    raise UsageError(
+        f"step {name!r} has an undo and was called in step {key!r}, where it could not be found to be undone; call it "
+        "in workflow code, or its plain function here"
+    )
 
 
 async def _plain(spec: StepSpec, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:

@@ -106,14 +106,13 @@ class Task(Workflow[P, R], Generic[P, R]):
         title = name or str(getattr(function, "__name__", ""))
         self.batch = batch
         super().__init__(
-            function, name=title, version=version, queue=queue, retention=retention, local_names=local_names
+            function, name=title, version=version, queue=queue, retention=retention, local_names=local_names, undo=undo
         )
         self.leaf = step_spec(
             function, name=title, retry=retry, timeout=timeout, run_in=run_in, tx=tx, local_names=local_names
         )
         self.priority = check_priority(priority, f"task {title!r}, priority")
         self.expires_ms = None if expires is None else milliseconds(expires, field=f"task {title!r}, expires")
-        self.undo = undo
         self.given: EnqueueOptions = {}
         self._limit_key = limit_key
         self._apps: weakref.WeakSet[Any] = weakref.WeakSet()

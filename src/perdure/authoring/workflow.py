@@ -8,6 +8,8 @@ import inspect
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, Generic, ParamSpec, TypeVar
 
+from perdure.authoring.context import replay_or_raise
+from perdure.authoring.step import undoing
 from perdure.core.ask import ChildSpec, StepSpec
 from perdure.core.loop import running
 from perdure.model.codec import Parameters, Shape, annotations_of
@@ -33,6 +35,7 @@ class Workflow(Generic[P, R]):
         retention: how long its ended runs are kept; None takes the engine's.
         function: the plain function.
         parameters, result: how its input and output are stored.
+        undo: how a child run of it is undone; None for not at all.
         leaf: for a task, the step that is all of it; None for code of its own.
         priority: of its runs, unless they are given another one.
         expires_ms: how long after it is due a run may be begun, in milliseconds; None for ever.
@@ -52,6 +55,7 @@ class Workflow(Generic[P, R]):
         queue: str = "default",
         retention: Retention | None = None,
         local_names: Mapping[str, Any] | None = None,
+        undo: Callable[..., Any] | None = None,
     ) -> None:
         what = f"workflow {check_name(name, 'workflow name')!r}"
         self._require_callable(function, what)
@@ -66,6 +70,8 @@ class Workflow(Generic[P, R]):
         hints = annotations_of(function, what, local_names)
         self.parameters = self._parameters(function, hints, what)
         self.result = Shape(hints.get("return", Any), f"the result of {what}")
+        self.undo = undo
+        self.undoing = undoing(undo, self.signature(), what)
         functools.update_wrapper(self, function)
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[object, None, R]:
@@ -120,9 +126,21 @@ class Workflow(Generic[P, R]):
             **options,
         )
 
+    def signature(self) -> inspect.Signature | None:
+        """Return what it takes."""
+        return self.parameters.signature
+
+    async def called_as(self, key: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        """Call it in workflow code as a child, recorded under a key of its own, and without its undo."""
+        replay = replay_or_raise("an undo")
+        spec = self.child(args, kwargs, replay.limits.payload_bytes)
+        return await replay.wait_for(replay.ask_child(spec, name=key))
+
     async def _as_child(self, loop: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         replay = loop.replay
-        return await replay.wait_for(replay.ask_child(self.child(args, kwargs, replay.limits.payload_bytes)))
+        undo = None if self.undoing is None else self.undoing.of(args, kwargs)
+        spec = self.child(args, kwargs, replay.limits.payload_bytes)
+        return await replay.wait_for(replay.ask_child(spec, undo=undo))
 
     def _require_callable(self, function: Callable[..., Any], what: str) -> None:
         if not inspect.iscoroutinefunction(function):

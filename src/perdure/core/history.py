@@ -18,6 +18,7 @@ class History:
         opened: the last unsettled record of each key: a failed attempt, a started child.
         nested: settled records of steps inside steps, by key.
         begun: the keys of what was begun and neither settled nor, so far, asked for again.
+        undos: the keys of what has an undo, as registered.
     """
 
     def __init__(self, journal: Sequence[Record]) -> None:
@@ -25,6 +26,7 @@ class History:
         self.opened: dict[str, Record] = {}
         self.nested: dict[str, Record] = {}
         self.begun: set[str] = set()
+        self.undos: set[str] = set()
         self._next = 0
         self._used: set[str] = set()
         self._order = self._sorted(journal)
@@ -59,6 +61,9 @@ class History:
         for record in journal[1:]:
             if record.kind in ("value", "patch"):
                 self.values[record.key] = record
+            elif record.state == "open" and record.kind == "undo":
+                self.undos.add(record.key.removeprefix("undo:"))
+                continue
             elif record.state == "open":
                 self.opened[record.key] = record
                 self.begun.add(record.key.partition("/")[0])

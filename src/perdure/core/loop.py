@@ -130,6 +130,11 @@ class ReplayLoop(asyncio.AbstractEventLoop):
             self._ready.clear()
             self._tasks.clear()
 
+    def clear(self) -> None:
+        """Drop everything, as `dispose` does, and stay open for what comes then."""
+        self.dispose()
+        self._is_closed = False
+
     def _enter(self) -> Outer:
         """Make this the thread's running loop; return what was, for `_leave`."""
         outer = events._get_running_loop(), sys.get_asyncgen_hooks().finalizer

@@ -23,6 +23,7 @@ from perdure.core.ask import Ask, ChildAsk, ChildSpec, EventAsk, Program, StepAs
 from perdure.core.drift import Drift
 from perdure.core.history import History
 from perdure.core.loop import LATEST, ReplayLoop
+from perdure.core.saga import Saga, Undo
 from perdure.core.settlement import read
 from perdure.model import codec, failure
 from perdure.model.codec import Shape
@@ -31,6 +32,7 @@ from perdure.model.errors import (
     JournalTooLongError,
     NestingTooDeepError,
     NotDurableError,
+    RunTerminatedError,
     SerializationError,
     UsageError,
 )
@@ -60,6 +62,8 @@ class Replay:
         dropped: asks that workflow code cancelled since they were last taken.
         records: records made here and not yet taken.
         outcome: the run's output, once its code has ended: `("ok", payload)` or `("error", payload)`.
+        saga: what can be undone; None as long as nothing can.
+        cause: once the run's code is over and it is being undone, the error that it will end with, as a payload.
         renewal: the input payload of the next incarnation, once the code asked for it.
         drift: how code and journal differ, once that is known.
         state: what `flow.set` made readable, as payloads by name.
@@ -80,6 +84,8 @@ class Replay:
         self.dropped: list[Ask] = []
         self.records: list[Record] = []
         self.outcome: tuple[Outcome, str] | None = None
+        self.saga: Saga | None = None
+        self.cause: str | None = None
         self.renewal: str | None = None
         self.drift: Drift | None = None
         self.state: dict[str, str] = {}
@@ -130,7 +136,14 @@ class Replay:
         if error is not None and state == "ok":
             state, payload = "error", failure.encode_error(failure.describe(error))
         self.record(key, ask.kind, state, payload, attempt=attempt, started_at=started_at, ref=ref)
-        self._deliver(ask, value, error)
+        self._deliver(ask, value, error, payload)
+        self._advance()
+
+    def turn_back(self, now: int, ref: str) -> None:
+        """Drop the code where it stands, and undo what it did, because the message `ref` says so."""
+        self.now = now
+        self.loop.at = max(self.loop.at, now)
+        self._undo(self.record("undo", "undo", "ok", None, ref=ref))
         self._advance()
 
     def record(self, key: str, kind: Kind, state: State, payload: str | None, **details: Any) -> Record:
@@ -153,8 +166,8 @@ class Replay:
         """Drop the code; nothing it still does reaches the journal."""
         self.loop.dispose()
         self.asks.clear()
-        self._main = None
-        del self.loop.replay  # the one circle, so that a run is freed at once rather than by the collector
+        self._main = self.saga = None
+        del self.loop.replay  # with the saga, the only circles, so that a run is freed at once, not by the collector
 
     @property
     def is_replaying(self) -> bool:
@@ -179,10 +192,22 @@ class Replay:
                 self.cancel(ask.key)
             raise
 
-    def ask_step(self, spec: StepSpec, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> StepAsk:
-        """Ask for a step; its future is that of its result."""
-        ask = StepAsk(self.key(spec.name), self.loop.create_future(), spec, args, kwargs)
+    def ask_step(
+        self,
+        spec: StepSpec,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        undo: Undo | None = None,
+        name: str | None = None,
+    ) -> StepAsk:
+        """Ask for a step, recorded under a name other than its own if one is given; its future is that of its result.
+
+        Once it has completed, `undo` can undo it.
+        """
+        ask = StepAsk(self.key(name or spec.name), self.loop.create_future(), spec, args, kwargs)
         self._ask(ask)
+        if undo is not None or self.history.undos:
+            self._register(ask.key, undo)
         return ask
 
     def ask_timer(self, name: str, due_at: int, fire: Callable[[], None], *, is_guard: bool) -> TimerAsk:
@@ -203,20 +228,31 @@ class Replay:
         self._ask(ask)
         return ask
 
-    def ask_child(self, spec: ChildSpec) -> ChildAsk:
-        """Ask for a child run; its future is that of its output."""
+    def ask_child(self, spec: ChildSpec, name: str | None = None, undo: Undo | None = None) -> ChildAsk:
+        """Ask for a child run, recorded under its workflow's name or another; its future is that of its output.
+
+        Once it has completed, `undo` can undo it.
+        """
         if self.run.depth + 1 > self.limits.nesting:
             raise NestingTooDeepError(
                 f"workflow {spec.workflow!r} would be the child number {self.run.depth + 1} in a row, "
                 f"over Limits.nesting = {self.limits.nesting}"
             )
-        key = self.key(spec.workflow)
+        key = self.key(name or spec.workflow)
         lineage = f"~{self.run.incarnation}" if self.run.incarnation else ""
         ask = ChildAsk(key, self.loop.create_future(), spec, spec.run_id or f"{self.run.id}{lineage}/{key}")
         self._ask(ask)
         if key not in self.history.opened:
             self.record(key, "child", "open", None, ref=ask.run_id)
+        if undo is not None or self.history.undos:
+            self._register(key, undo)
         return ask
+
+    def begin_saga(self) -> Saga:
+        """Return the saga of the run, from now on if it had none."""
+        if self.saga is None:
+            self.saga = Saga(self)
+        return self.saga
 
     def value(self, name: str, make: Callable[[], object]) -> Any:
         """Return a value that is made once and recorded."""
@@ -249,8 +285,17 @@ class Replay:
         self.state[name] = codec.encode(value, f"state {name!r}", self.limits.payload_bytes)
 
     def renew(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> asyncio.Future[Any]:
-        """Ask to begin anew with other arguments; the future never comes, the code is dropped instead."""
+        """Ask to begin anew with other arguments; the future never comes, the code is dropped instead.
+
+        Raises:
+            UsageError: what was done so far could not be undone from there.
+        """
         self._refuse_closed()
+        if self.saga is not None and (kept := self.saga.kept()):
+            raise UsageError(
+                f"flow.continue_as_new: {kept[0]!r} has an undo, which a renewed run does not know of any more; "
+                "call flow.pivot() first if there is no way back from here"
+            )
         self.renewal = self.program.renew(args, kwargs, self.limits.payload_bytes)
         return self.loop.create_future()
 
@@ -259,6 +304,8 @@ class Replay:
         ask = self.asks.pop(key, None)
         if ask is not None:
             self.dropped.append(ask)
+            if self.saga is not None:
+                self.saga.cancelled(key)
 
     def key(self, name: str) -> str:
         """Return the journal key of the next use of a name."""
@@ -291,8 +338,13 @@ class Replay:
         if begun is not None and begun.kind != ask.kind:
             self._part(begun, ask)
 
+    def _register(self, key: str, undo: Undo | None) -> None:
+        """Register how something is undone, unless neither the code nor the journal says that it can be."""
+        if undo is not None or key in self.history.undos:
+            self.begin_saga().register(key, undo)
+
     def _require_room(self) -> None:
-        if self._count + len(self.asks) >= self.limits.journal_records:
+        if self.cause is None and self._count + len(self.asks) >= self.limits.journal_records:
             raise JournalTooLongError(
                 f"run {self.run.id!r} reached Limits.journal_records = {self.limits.journal_records:,}; "
                 "use flow.continue_as_new to go on with a fresh journal"
@@ -309,6 +361,12 @@ class Replay:
         """Drain the loop, then deliver recorded settlements one by one, draining in between."""
         self._drain()
         while not self.is_over and (record := self.history.next()) is not None:
+            if record.kind == "undo":
+                self.history.advance()
+                self._count += 1
+                self.loop.at = max(self.loop.at, record.at)
+                self._undo(record)
+                continue
             ask = self.asks.get(record.key)
             if ask is None or ask.kind != record.kind:
                 if ask is not None or not self._has_live_asks():
@@ -321,7 +379,7 @@ class Replay:
             if error is not None and record.state == "ok":
                 self.drift = Drift.unreadable(record, error)
                 return
-            self._deliver(ask, value, error)
+            self._deliver(ask, value, error, record.payload)
             self._drain()
 
     def _drain(self) -> None:
@@ -330,14 +388,17 @@ class Replay:
                 self.loop.drain()
                 break
             except NotDurableError as error:
-                self._end("error", failure.encode_error(failure.describe(error)))
+                if self.cause is not None:
+                    raise
+                self._fail(error)
                 return
             except SystemExit:  # its task keeps it as its error, and so the run ends with it, not the worker
                 continue
         main, left = self._main, self.history.next()
         if self.renewal is not None and left is not None:
             self.renewal = None
-            self._part(left, None)
+            if left.kind != "undo":
+                self._part(left, None)
         elif main is not None and main.done() and not self.is_over:
             self._finish(main)
 
@@ -345,9 +406,15 @@ class Replay:
         error: BaseException | None = asyncio.CancelledError() if main.cancelled() else main.exception()
         left = self.history.next()
         if left is not None:
-            self._part(left, None, error)
+            if left.kind != "undo":
+                self._part(left, None, error)
             return
         self.loop.at = max(self.loop.at, self.now)
+        if self.cause is not None:
+            if error is not None:
+                raise RuntimeError(f"run {self.run.id!r} cannot be undone: {error}") from error
+            self._end("error", self.cause)
+            return
         if error is None:
             what = f"the result of workflow {self.program.name!r}"
             try:
@@ -357,11 +424,33 @@ class Replay:
                 return
             except UsageError as unfit:
                 error = unfit
-        self._end("error", failure.encode_error(failure.describe(error)))
+        self._fail(error)
+
+    def _fail(self, error: BaseException) -> None:
+        """End with an error, once what can be undone is; a replay comes to that by the journal."""
+        left = self.history.next()
+        if left is not None and left.kind == "undo":
+            return
+        payload = failure.encode_error(failure.describe(error))
+        if self.saga is not None and self.saga.has_work:
+            self._undo(self.record("undo", "undo", "error", payload))
+        else:
+            self._end("error", payload)
 
     def _end(self, state: Outcome, payload: str) -> None:
         self.outcome = (state, payload)
         self.record("output", "output", state, payload)
+
+    def _undo(self, record: Record) -> None:
+        """Drop the code, as a record says, and undo in its place what it did."""
+        ended = RunTerminatedError(f"run {self.run.id!r} was terminated")
+        self.cause = record.payload or failure.encode_error(failure.describe(ended))
+        self.loop.clear()
+        self.dropped += self.asks.values()
+        self.asks.clear()
+        self._refusals = 0
+        self._main = self.loop.create_task(self.begin_saga().compensate(), context=contextvars.Context())
+        self._drain()
 
     def _has_live_asks(self) -> bool:
         """Return whether something was asked for that no record settles, so that new code can go on."""
@@ -375,8 +464,10 @@ class Replay:
         has_ended = self._main is not None and self._main.done()
         self.drift = Drift.between(record, asked, has_ended=has_ended, error=error)
 
-    def _deliver(self, ask: Ask, value: Any, error: Exception | None) -> None:
+    def _deliver(self, ask: Ask, value: Any, error: Exception | None, payload: str | None) -> None:
         del self.asks[ask.key]
+        if self.saga is not None:
+            self.saga.settled(ask, payload, is_ok=error is None)
         if isinstance(ask, TimerAsk):
             ask.fire()
         future = ask.future

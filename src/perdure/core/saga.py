@@ -1,0 +1,322 @@
+"""Sagas: what can be undone, in which order that is done, and what becomes of undos that fail.
+
+Whatever has an undo is registered in the journal before it runs, and counts from when it has completed. When the run's
+code ends with an error, or the run is to be terminated and undone, a record says so; the code is dropped where it
+stands, and `Saga.compensate` runs in its place, on the same loop and over the same journal. So it goes on after a
+crash like all code does, and newer code cannot take it back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import msgspec
+
+from perdure.core.ask import Ask, StepSpec
+from perdure.core.settlement import read
+from perdure.core.wait import Wait
+from perdure.model import codec, failure
+from perdure.model.codec import Shape
+from perdure.model.errors import CompensationFailedError, UsageError
+from perdure.model.record import ErrorInfo, Record
+from perdure.model.retry import NO_RETRY
+
+if TYPE_CHECKING:
+    from perdure.core.replay import Replay
+
+CANCEL = "perdure:cancel"
+"""The type of the message that has a run terminated and undone."""
+
+DECISION = "perdure:undo"
+"""The type of the message that says what becomes of failed undos: `{"key": which or None for all, "verb": ...}`."""
+
+Undo = Callable[[Any], Coroutine[Any, Any, object]]
+"""Given the result of what it undoes, returns workflow code that undoes it, under the key `undo_key()`."""
+
+UndoState = Literal["registered", "completed", "undone", "failed"]
+
+_ANY = Shape(Any, "an operator's decision")
+_key: ContextVar[str | None] = ContextVar("perdure_undo", default=None)
+_scope: ContextVar[Scope | None] = ContextVar("perdure_saga", default=None)
+
+
+class Scope:
+    """What is undone together: a `flow.saga()` block, or the run as a whole.
+
+    Attributes:
+        parent: the block around it; None for the run.
+        is_left: the code has left it, so that what completed in it belongs to its parent.
+        is_final: it is past its pivot: nothing in it is undone any more.
+    """
+
+    __slots__ = ("is_final", "is_left", "parent")
+
+    def __init__(self, parent: Scope | None) -> None:
+        self.parent = parent
+        self.is_left = False
+        self.is_final = False
+
+    def home(self) -> Scope:
+        """Return the scope that what completed in this one belongs to now."""
+        scope = self
+        while scope.is_left and scope.parent is not None:
+            scope = scope.parent
+        return scope
+
+    def around(self) -> Iterator[Scope]:
+        """Return this scope and those around it."""
+        scope: Scope | None = self
+        while scope is not None:
+            yield scope
+            scope = scope.parent
+
+
+@dataclass(slots=True, eq=False)
+class Undoable:
+    """Something with an undo: not yet completed, completed, undone, or in need of an operator.
+
+    Attributes:
+        key: the record key of the step or child.
+        undo: how it is undone; None where today's code does not say.
+        scope: what it is undone with.
+        ask, payload: what completed, and its result.
+        tries: how often undoing it was begun.
+        is_busy: it is being undone.
+        error: what the last try failed with; None unless it did.
+        is_settled: it is undone, or an operator said so.
+    """
+
+    key: str
+    undo: Undo | None
+    scope: Scope
+    ask: Ask | None = None
+    payload: str | None = None
+    tries: int = 0
+    is_busy: bool = False
+    error: str | None = None
+    is_settled: bool = False
+
+
+class UndoInfo(msgspec.Struct, frozen=True):
+    """An undo of a run, as its journal tells of it.
+
+    Attributes:
+        key: the record key of the step or child that it undoes.
+        state: `registered` before that completed, `completed` when it could be undone, `undone` (by its undo, or as
+            an operator said), or `failed`: an operator is asked for.
+        error: what the undo failed with, at last; None unless it did.
+    """
+
+    key: str
+    state: UndoState
+    error: ErrorInfo | None = None
+
+
+class Saga:
+    """The undos of one run.
+
+    Args:
+        replay: of the run.
+
+    Attributes:
+        is_stuck: undos failed, and an operator is waited for.
+        has_undone: something was undone, or had to be.
+    """
+
+    def __init__(self, replay: Replay) -> None:
+        self.is_stuck = False
+        self.has_undone = False
+        self._replay = replay
+        self._run = Scope(None)
+        self._open: dict[str, Undoable] = {}
+        self._completed: list[Undoable] = []
+
+    # What workflow code does.
+
+    def register(self, key: str, undo: Undo | None) -> None:
+        """Note how something that was asked for is undone, in the journal too; nothing past a pivot, or in an undo."""
+        scope = (_scope.get() or self._run).home()
+        if scope.is_final or _key.get() is not None:
+            return
+        self._open[key] = Undoable(key, undo, scope)
+        undos = self._replay.history.undos
+        if key not in undos:
+            undos.add(key)
+            self._replay.record(f"undo:{key}", "undo", "open", None)
+
+    def settled(self, ask: Ask, payload: str | None, *, is_ok: bool) -> None:
+        """Something that was asked for ended."""
+        undoable = self._open.pop(ask.key, None)
+        if undoable is not None and is_ok:
+            undoable.ask, undoable.payload = ask, payload
+            self._completed.append(undoable)
+
+    def cancelled(self, key: str) -> None:
+        """Something that was asked for was taken back."""
+        self._open.pop(key, None)
+
+    def enter(self) -> Scope:
+        """Begin a block; return its scope."""
+        scope = Scope((_scope.get() or self._run).home())
+        _scope.set(scope)
+        return scope
+
+    async def leave(self, scope: Scope, *, is_failed: bool) -> None:
+        """End a block; undo what completed in it if it failed, which no cancellation interrupts."""
+        _scope.set(scope.parent)
+        undoables = self._undoable(scope) if is_failed else []
+        scope.is_left = True
+        if not undoables:
+            return
+        undoing = self._replay.loop.create_task(self._undo_each(undoables))
+        cancelled: asyncio.CancelledError | None = None
+        while not undoing.done():
+            try:
+                await asyncio.wait([undoing])
+            except asyncio.CancelledError as error:
+                cancelled = error
+        undoing.result()
+        if cancelled is not None:
+            raise cancelled
+
+    def pivot(self) -> None:
+        """Give up the way back, for the block that the code is in, and those around it."""
+        for scope in (_scope.get() or self._run).around():
+            scope.is_final = True
+
+    def kept(self) -> list[str]:
+        """Return the keys of what could still have to be undone."""
+        under_way = [undoable for undoable in self._open.values() if not undoable.scope.home().is_final]
+        return [undoable.key for undoable in (*under_way, *self._undoable(self._run), *self.failed())]
+
+    # What is done in place of the code.
+
+    @property
+    def has_work(self) -> bool:
+        """Whether anything has to be undone, or could not be."""
+        return bool(self.failed() or self._undoable(self._run))
+
+    def failed(self) -> list[Undoable]:
+        """Return what could not be undone, latest completed first."""
+        return [undoable for undoable in reversed(self._completed) if undoable.error is not None]
+
+    def waits(self) -> list[Wait]:
+        """Return what an operator is asked for."""
+        return [
+            Wait("undo", undoable.key, detail=undoable.error or "", attempt=undoable.tries)
+            for undoable in self.failed()
+        ]
+
+    def failure(self, cause: str) -> str:
+        """Return what a parent is told when undos failed, as a payload, with the error the run failed with."""
+        return failure.encode_error(
+            compensation_failure(self._replay.run.id, self.waits(), failure.decode_error(cause))
+        )
+
+    async def compensate(self) -> None:
+        """Undo what completed, latest first; have an operator decide on what cannot be undone."""
+        self._open.clear()
+        for undoable in self._completed:
+            undoable.is_busy = False  # that was the code's own way, and is dropped with it
+        self.has_undone = self.has_work
+        await self._undo_each(self._undoable(self._run))
+        replay = self._replay
+        while failed := self.failed():
+            self.is_stuck = True
+            decision: Mapping[str, Any] = await replay.wait_for(replay.ask_event(DECISION, DECISION, None, _ANY))
+            self.is_stuck = False
+            chosen = [undoable for undoable in failed if decision["key"] in (None, undoable.key)]
+            if decision["verb"] == "done":
+                for undoable in chosen:
+                    undoable.error, undoable.is_settled = None, True
+            else:
+                await self._undo_each(chosen)
+
+    def _undoable(self, scope: Scope) -> list[Undoable]:
+        """Return what completed in a scope and is to be undone, latest completed first."""
+        return [
+            undoable
+            for undoable in reversed(self._completed)
+            if not (undoable.is_settled or undoable.is_busy or undoable.error is not None)
+            and not (home := undoable.scope.home()).is_final
+            and scope in home.around()
+        ]
+
+    async def _undo_each(self, undoables: Sequence[Undoable]) -> None:
+        for undoable in undoables:
+            await self._undo(undoable)
+
+    async def _undo(self, undoable: Undoable) -> None:
+        assert undoable.ask is not None
+        undoable.tries += 1
+        undoable.is_busy, undoable.error = True, None
+        number = "" if undoable.tries == 1 else f"#{undoable.tries}"
+        _key.set(f"undo{number}:{undoable.key}")
+        value, _ = read(undoable.ask, "ok", undoable.payload)
+        try:
+            await (undoable.undo or self._gone(undoable.key))(value)
+            undoable.is_settled = True
+        except Exception as error:
+            undoable.error = failure.describe(error).message
+        undoable.is_busy = False
+        _key.set(None)
+
+    def _gone(self, key: str) -> Undo:
+        """Return an undo that fails; a step, so that the journal has it and newer code may be tried again."""
+
+        async def fail() -> None:
+            raise UsageError(f"the undo of {key!r} is gone from the code; deploy code that has it, then retry")
+
+        async def undo(_: object) -> None:
+            spec = StepSpec(f"undo:{key}", fail, "loop", NO_RETRY, None, _ANY, is_native=True)
+            await self._replay.wait_for(self._replay.ask_step(spec, (), {}, name=undo_key()))
+
+        return undo
+
+
+def undo_key() -> str:
+    """Return, in an undo, the record key that it is to be found under."""
+    key = _key.get()
+    assert key is not None
+    return key
+
+
+def compensation_failure(run_id: str, waits: Sequence[Wait], cause: ErrorInfo | None) -> ErrorInfo:
+    """Return the error of a run whose undos failed, described."""
+    told = ", ".join(f"{wait.key!r} ({wait.detail})" for wait in waits)
+    error = CompensationFailedError(
+        f"run {run_id!r} failed and could not be undone: {told}; mend it, then retry the undo or mark it done"
+    )
+    return msgspec.structs.replace(failure.describe(error), cause=cause)
+
+
+def undos_of(journal: Sequence[Record]) -> list[UndoInfo]:
+    """Return the undos that a journal tells of, in the order in which they were registered."""
+    found: dict[str, UndoInfo] = {}
+    for record in journal:
+        key = record.key
+        if record.kind == "undo" and record.state == "open":
+            key = key.removeprefix("undo:")
+            found[key] = UndoInfo(key, "registered")
+        elif record.state == "open":
+            continue
+        elif key in found and record.kind in ("step", "child"):
+            if record.state == "ok":
+                found[key] = UndoInfo(key, "completed")
+            else:
+                del found[key]
+        elif key.startswith("undo") and (undone := key.partition(":")[2]) in found:
+            if record.state == "ok":
+                found[undone] = UndoInfo(undone, "undone")
+            else:
+                found[undone] = UndoInfo(undone, "failed", failure.decode_error(record.payload or "{}"))
+        elif record.kind == "event" and key.partition("#")[0] == DECISION:
+            decision = codec.decode_any(record.payload)
+            for info in list(found.values()):
+                if decision["verb"] == "done" and info.state == "failed" and decision["key"] in (None, info.key):
+                    found[info.key] = UndoInfo(info.key, "undone")
+    return list(found.values())
