@@ -4,12 +4,32 @@ from __future__ import annotations
 
 import msgspec
 
+from perdure.model.duration import Duration, milliseconds
+from perdure.model.errors import UsageError
+
+MOST_PER_PERIOD = 1_000_000
+"""How many runs a rate may allow per period."""
+
 
 class Rate(msgspec.Struct, frozen=True, gc=False):
     """So many first claims of runs per period, evenly: `count` at once at most, then one each `period_ms / count`."""
 
     count: int
     period_ms: int
+
+    @classmethod
+    def of(cls, count: int, per: Duration) -> Rate:
+        """Return a rate of so many per duration, as in `Rate.of(100, per="1m")`.
+
+        Raises:
+            UsageError: the count is not from 1 to a million, or the duration is shorter than a millisecond.
+        """
+        if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= MOST_PER_PERIOD:
+            raise UsageError(f"rate: {count!r} must be a whole number from 1 to {MOST_PER_PERIOD:,}")
+        period = milliseconds(per, field="rate per")
+        if not period:
+            raise UsageError(f"rate per: {per!r} must be at least a millisecond")
+        return cls(count, period)
 
 
 class QueueLimits(msgspec.Struct, frozen=True, gc=False):
