@@ -10,15 +10,23 @@ from perdure.model.run import FINISHED, MOVES, Retention, Run, RunStatus
 
 QUEUED, RUNNING, WAITING, PAUSED = RunStatus.QUEUED, RunStatus.RUNNING, RunStatus.WAITING, RunStatus.PAUSED
 COMPLETE, ERRORED, TERMINATED = RunStatus.COMPLETE, RunStatus.ERRORED, RunStatus.TERMINATED
+COMPENSATING, COMPENSATED = RunStatus.COMPENSATING, RunStatus.COMPENSATED
+COMPENSATION_FAILED = RunStatus.COMPENSATION_FAILED
 
 TABLE = {
     QUEUED: {RUNNING, PAUSED, TERMINATED},
-    RUNNING: {QUEUED, WAITING, PAUSED, COMPLETE, ERRORED, TERMINATED},
+    RUNNING: {
+        *(QUEUED, WAITING, PAUSED, COMPLETE, ERRORED, TERMINATED),
+        *(COMPENSATING, COMPENSATED, COMPENSATION_FAILED),
+    },
     WAITING: {RUNNING, QUEUED, PAUSED, TERMINATED},
     PAUSED: {QUEUED, TERMINATED},
     COMPLETE: {QUEUED},
     ERRORED: {QUEUED},
     TERMINATED: {QUEUED},
+    COMPENSATING: {QUEUED, PAUSED, TERMINATED, COMPENSATED, COMPENSATION_FAILED},
+    COMPENSATED: {QUEUED},
+    COMPENSATION_FAILED: {COMPENSATING, QUEUED, TERMINATED},
 }
 
 
@@ -50,6 +58,10 @@ def test_every_unfinished_run_can_be_terminated(status):
 def test_only_a_running_run_completes_or_errs():
     for outcome in (COMPLETE, ERRORED):
         assert [status for status in RunStatus if outcome in MOVES[status]] == [RUNNING]
+
+
+def test_only_what_runs_or_undoes_is_compensated():
+    assert [status for status in RunStatus if COMPENSATED in MOVES[status]] == [RUNNING, COMPENSATING]
 
 
 def test_every_status_can_be_reached():

@@ -8,15 +8,18 @@ from perdure.store import Store
 from tests.store.making import CAPACITY, DAY, NOW, decide, event, finish, held, leased, new, one, record
 
 PAUSE, RESUME, TERMINATE, RESTART = Action.PAUSE, Action.RESUME, Action.TERMINATE, Action.RESTART
+DISCARD = Action.DISCARD
 QUEUED, RUNNING, WAITING, PAUSED = RunStatus.QUEUED, RunStatus.RUNNING, RunStatus.WAITING, RunStatus.PAUSED
 COMPLETE, ERRORED, TERMINATED = RunStatus.COMPLETE, RunStatus.ERRORED, RunStatus.TERMINATED
+COMPENSATING, COMPENSATION_FAILED = RunStatus.COMPENSATING, RunStatus.COMPENSATION_FAILED
 
 # What each action makes of each status; RUNNING stays what it is while it is pausing.
 AFTER: dict[Action, dict[RunStatus, RunStatus]] = {
-    PAUSE: {QUEUED: PAUSED, WAITING: PAUSED},
+    PAUSE: {QUEUED: PAUSED, WAITING: PAUSED, COMPENSATING: PAUSED},
     RESUME: {PAUSED: QUEUED},
-    TERMINATE: dict.fromkeys([QUEUED, RUNNING, WAITING, PAUSED], TERMINATED),
+    TERMINATE: dict.fromkeys([status for status in RunStatus if not status.is_finished], TERMINATED),
     RESTART: dict.fromkeys(RunStatus, QUEUED),
+    DISCARD: {status: status for status in RunStatus if status.is_finished},
 }
 
 
@@ -35,8 +38,9 @@ async def in_status(store: Store, status: RunStatus, id: str = "a", **more: obje
         await finish(store, id, status.value, **more)
     else:
         run = await held(store, id, **more)
-        if status is WAITING:
-            await store.commit([decide(run, WAITING, due_at=NOW + 9)])
+        if status is not RUNNING:
+            due_at = None if status is COMPENSATION_FAILED else NOW + 9
+            await store.commit([decide(run, status, due_at=due_at)])
 
 
 @pytest.mark.parametrize("action", list(Action))
@@ -236,3 +240,21 @@ async def test_what_a_terminate_ends_below_is_fenced_too(store: Store) -> None:
     await act(store, "p", TERMINATE)
     assert (await one(store, "c")).epoch == child.epoch + 1
     assert (await act(store, "nobody", TERMINATE)).epoch == 0
+
+
+class TestDiscard:
+    @pytest.mark.parametrize("retention", [Retention(), Retention(None, None, None), Retention(0, 0, 0)])
+    async def test_an_ended_run_is_removed_with_the_next_prune(self, store: Store, retention: Retention) -> None:
+        for status in ("complete", "errored", "terminated", "compensated"):
+            await finish(store, status, status, retention=retention)
+            await act(store, status, DISCARD, NOW + 5)
+            run = await one(store, status)
+            assert (run.status, run.expires_at, run.updated_at, run.finished_at) == (status, NOW + 5, NOW + 5, NOW)
+        assert await store.prune(NOW + 4, 10) == 0
+        assert await store.prune(NOW + 5, 10) == 4
+
+    async def test_restarted_it_stays(self, store: Store) -> None:
+        await finish(store, "a")
+        await store.control([Control("a", DISCARD), Control("a", RESTART)], NOW)
+        assert await store.prune(NOW + DAY, 10) == 0
+        assert (await one(store, "a")).expires_at is None
