@@ -12,16 +12,28 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
+from msgspec.structs import replace
 
 from perdure.model.archive import Archive
-from perdure.model.decision import Action, CatalogEntry, Control, Decision, Lease, Message, RunFilter
+from perdure.model.decision import (
+    Action,
+    CatalogEntry,
+    Control,
+    Decision,
+    Lease,
+    Message,
+    RunFilter,
+    StoredDefinition,
+)
+from perdure.model.queue import Admission, QueueLimits, QueueState, QueueView, Rate
 from perdure.model.record import Record
-from perdure.model.run import NewRun, Retention, RunStatus
+from perdure.model.run import Dedup, NewRun, Retention, RunStatus
 from perdure.store import Store
 from tests.store.making import REOPENABLE, store_at
 
 IDS = ["a", "b", "c", "d", "e'%_é", "f"]
 QUEUES = ["default", "other"]
+LIMIT_KEYS = ["", "t1", "t1", "é'"]
 START = 1_000_000
 
 ids = st.sampled_from(IDS)
@@ -34,7 +46,7 @@ EXAMPLES = {"sqlite": 40, "postgres": 25, "redis": 40, "cluster": 10}
 """How many sequences the gate tries on each store: as many as it does in some ten seconds."""
 
 # Runs that ended are dull, so few do.
-RESULTS = [RunStatus.RUNNING] * 4 + [RunStatus.WAITING] * 4 + list(RunStatus)
+RESULTS = [RunStatus.RUNNING] * 4 + [RunStatus.WAITING] * 3 + [RunStatus.COMPENSATING] * 2 + list(RunStatus)
 actions = st.sampled_from([*Action, Action.RESTART, Action.RESTART])
 # Mostly what a worker would do, and now and then what only a confused one does.
 epochs = st.sampled_from([0, 0, 0, 0, 0, -1, 1])
@@ -49,6 +61,12 @@ def new_runs(draw: st.DrawFn, now: int) -> NewRun:
         for position in range(draw(st.integers(1, 3)))
     )
     parent = draw(st.none() | ids)
+    dedup = Dedup(
+        key=draw(st.sampled_from(["once", "daily'é"])),
+        until=draw(st.none() | st.integers(now - 5, now + 20)),
+        is_replacing=draw(st.booleans()),
+        latest_due_at=draw(st.none() | st.integers(now, now + 20)),
+    )
     return NewRun(
         id=draw(ids),
         workflow=draw(st.sampled_from(["w", "v"])),
@@ -64,6 +82,25 @@ def new_runs(draw: st.DrawFn, now: int) -> NewRun:
         fingerprint=draw(st.sampled_from(["", "f1"])),
         tags=draw(st.dictionaries(st.sampled_from(["k", "q\"%'é"]), st.sampled_from(["1", "2"]), max_size=2)),
         retention=draw(st.sampled_from([Retention(), Retention(None, 0, 20), Retention(0, 5, 0)])),
+        limit_key=draw(st.sampled_from(LIMIT_KEYS)),
+        dedup=draw(st.sampled_from([None, None, dedup])),
+    )
+
+
+@st.composite
+def queue_states(draw: st.DrawFn, known: dict[str, int]) -> QueueState:
+    """Mostly the next version of a queue's state; gated about every second time."""
+    name = draw(queues)
+    limits = st.sampled_from(
+        [QueueLimits(), QueueLimits(), QueueLimits(2), QueueLimits(None, 1, Rate(3, 1000), is_fair=True)]
+    )
+    return QueueState(
+        name,
+        version=known.get(name, 0) + draw(st.sampled_from([1, 1, 1, 0, 2])),
+        is_paused=draw(st.sampled_from([False, False, True])),
+        limits=draw(limits),
+        declared=draw(limits),
+        turns=draw(st.integers(0, 1)),
     )
 
 
@@ -79,6 +116,21 @@ def messages(draw: st.DrawFn, now: int) -> Message:
         state=draw(st.sampled_from(["ok", "error"])),
         ref=draw(st.none() | ids),
     )
+
+
+async def looked_into(store: Store, queue: str, now: int, keys: int, each: int, known: Any) -> QueueView | None:
+    """All that is seen of a queue, however a store cuts it into pages, without paces that may be forgotten."""
+    whole, after = None, None
+    while True:
+        view = await store.look_into(queue, now, keys, each, after, known)
+        if view is None:
+            return whole
+        before = [] if whole is None else whole.candidates
+        paces = ({} if whole is None else whole.paces) | {key: at for key, at in view.paces.items() if at > now}
+        whole = replace(view, candidates=before + view.candidates, paces=paces)
+        after = view.last_key
+        if after is None:
+            return whole
 
 
 async def dumped(store: Store) -> list[Archive]:
@@ -159,7 +211,7 @@ class Differential(RuleBasedStateMachine):
     def commit_drawn(self, data: st.DataObject) -> None:
         runs = {run.id: run for run in self.both(lambda store: store.get(IDS)) if run is not None}
         decisions: list[Decision] = []
-        running = [run_id for run_id, run in runs.items() if run.status is RunStatus.RUNNING]
+        running = [run_id for run_id, run in runs.items() if run.worker is not None]
         likely = st.sampled_from(running * 4 + IDS)
         for run_id in data.draw(st.lists(likely, min_size=1, max_size=4)):
             run = runs.get(run_id)
@@ -187,9 +239,9 @@ class Differential(RuleBasedStateMachine):
                 renew=None if renew is None else self.records(data, 0, renew),
             )
             decisions.append(decision)
-            if run and epoch == run.epoch and seq == run.seq + 1 and run.status is RunStatus.RUNNING:
-                changed: dict[str, Any] = {"seq": seq, "journal_length": first + written, "status": decision.status}
-                runs[run_id] = type(run)(**{name: getattr(run, name) for name in run.__struct_fields__} | changed)
+            if run and epoch == run.epoch and seq == run.seq + 1 and run.worker is not None:
+                worker = run.worker if decision.keeps_lease else None
+                runs[run_id] = replace(run, seq=seq, journal_length=first + written, worker=worker)
         committed = self.both(lambda store: store.commit(decisions))
         if not any(done.is_lost for done in committed):
             again = self.both(lambda store: store.commit(decisions))
@@ -233,6 +285,32 @@ class Differential(RuleBasedStateMachine):
     def publish(self, workflow: str, version: str, schema: str) -> None:
         entry = CatalogEntry(workflow, version, "default", schema, self.now, "worker")
         self.both(lambda store: store.publish([entry]))
+
+    @rule(
+        name=st.sampled_from(["w", "v'é"]), version=st.sampled_from(["1", "2"]), text=st.sampled_from(["{}", "1e400"])
+    )
+    def define(self, name: str, version: str, text: str) -> None:
+        definition = StoredDefinition(name, version, text, self.now)
+        self.both(lambda store: store.define([definition]))
+
+    @rule(data=st.data())
+    def set_queue(self, data: st.DataObject) -> None:
+        known = {state.name: state.version for state in self.both(lambda store: store.queues())}
+        state = data.draw(queue_states(known))
+        self.both(lambda store: store.set_queue(state))
+
+    @rule(data=st.data(), lasting=st.integers(0, 20), known=st.sampled_from([None, None, ["w"], []]))
+    def admit(self, data: st.DataObject, lasting: int, known: list[str] | None) -> None:
+        queue, keys, each = data.draw(queues), data.draw(st.integers(1, 3)), data.draw(st.integers(1, 3))
+        view = self.both(lambda store: looked_into(store, queue, self.now, keys, each, known))
+        likely = IDS if view is None else [candidate.run_id for candidate in view.candidates] * 4 + IDS
+        admission = Admission(
+            queue,
+            turns=(0 if view is None else view.state.turns) + data.draw(st.sampled_from([0, 0, 0, 0, 1])),
+            run_ids=tuple(data.draw(st.lists(st.sampled_from(likely), max_size=4))),
+            paces=data.draw(st.dictionaries(st.sampled_from(LIMIT_KEYS), st.integers(self.now, self.now + 20))),
+        )
+        self.both(lambda store: store.admit(admission, "chooser", self.now, self.now + lasting))
 
     @rule()
     def keep(self) -> None:
@@ -293,6 +371,9 @@ class Differential(RuleBasedStateMachine):
                 [await store.next_due(QUEUES, known) for known in (["w"], [])],
                 await dumped(store),
                 await store.catalog(),
+                await store.definitions(),
+                await store.queues(),
+                [await looked_into(store, queue, self.now, 2, 2, None) for queue in QUEUES],
             ]
 
         self.both(snapshot)
