@@ -130,8 +130,7 @@ def plan(schedule: Schedule, after: int, now: int) -> Plan:
         if following is None or due_at(schedule, following) > now:
             if schedule.catch_up is None:
                 break
-            due = None if following is None else due_at(schedule, following)
-            return Plan(None, due, missed + 1, fire)
+            return Plan(None, None if following is None else due_at(schedule, following), missed + 1, fire)
         missed += 1
         after, fire = fire, following
         if missed % COUNTED == 0:
