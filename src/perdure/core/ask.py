@@ -83,6 +83,7 @@ class ChildSpec:
         retention: how long it is kept after it ended; None takes the parent's.
         delay_ms: how long after it was asked for it is due, in milliseconds.
         expires_ms: how long after that it may be begun, in milliseconds; None for ever.
+        overrides: what is wanted otherwise for the step of a task, as text (see `perdure.core.overrides`).
     """
 
     workflow: str
@@ -99,6 +100,7 @@ class ChildSpec:
     retention: Retention | None = None
     delay_ms: int = 0
     expires_ms: int | None = None
+    overrides: str | None = None
 
 
 @dataclass(slots=True, eq=False)

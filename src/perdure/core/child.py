@@ -34,7 +34,7 @@ def child_run(run: Run, ask: ChildAsk, now: int) -> NewRun:
         created_at=now,
         due_at=due_at,
         priority=spec.priority or run.priority,
-        records=(Record(0, "input", "input", "ok", now, spec.payload, due_at=expires_at),),
+        records=(Record(0, "input", "input", "ok", now, spec.payload, due_at=expires_at, ref=spec.overrides),),
         parent_id=run.id,
         parent_key=ask.key,
         is_detached=spec.is_detached,

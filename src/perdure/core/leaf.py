@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from perdure.core.ask import StepAsk
 from perdure.core.drift import Drift
+from perdure.core.overrides import overridden
 from perdure.core.replay import Replay
 from perdure.model import failure
 from perdure.model.errors import TaskExpiredError, UsageError
@@ -41,6 +42,8 @@ class Leaf(Replay):
         except UsageError as error:
             self._leave("error", failure.encode_error(failure.describe(error)), 1, None)
             return
+        if self._input.ref is not None:
+            step = overridden(step, self._input.ref)
         ask = StepAsk(step.name, None, step, tuple(args), kwargs)
         self.asks[ask.key] = ask
         self.fresh.append(ask)
