@@ -176,7 +176,7 @@ async def test_a_replica(guarded: ValkeyServer) -> None:
 async def test_a_store_of_a_newer_perdure(guarded: ValkeyServer, store: Store, tmp_path: Path) -> None:
     guarded.call("HSET", f"{{{label(tmp_path)}:0}}:meta", "schema", "99")
     message = await refusal(SchemaTooNewError, guarded.url(prefix=label(tmp_path)))
-    assert "has schema 99, and this Perdure knows up to 1: upgrade this program" in message
+    assert "has schema 99, and this Perdure knows up to 2: upgrade this program" in message
 
 
 async def test_a_prefix_that_holds_something_else(guarded: ValkeyServer, store: Store, tmp_path: Path) -> None:
@@ -247,7 +247,7 @@ async def test_a_missing_right_shows_before_half_of_something_is_done(
         assert guarded.call("HLEN", f"{{{label(tmp_path)}{shards}:0}}:ids") <= 1
 
 
-@pytest.mark.parametrize("name", [*NAMES, "catalog"])
+@pytest.mark.parametrize("name", [*NAMES, "catalog", "definitions"])
 async def test_every_key_is_looked_at(guarded: ValkeyServer, tmp_path: Path, name: str) -> None:
     guarded.call("SET", f"{{{label(tmp_path)}:0}}:{name}", "mine")
     assert "give another one with ?prefix=" in await refusal(StoreCorruptError, guarded.url(prefix=label(tmp_path)))

@@ -29,6 +29,7 @@ from tests.servers import label, valkey
 from tests.store.making import CAPACITY, NOW, decide, event, held, leased, new, one, record
 
 SHARDS = 5
+ZSETS = {"due", "family", "created", "expires", "mail", "limited", "paces"}
 
 
 @pytest.fixture
@@ -326,14 +327,14 @@ async def test_nothing_is_kept_outside_the_documented_keys(store: RedisStore) ->
     await store.commit([decide(claims[0], children=(child(own, claims[0].run),)), *decisions])
     await store.extend([Lease(claims[0].run.id, claims[0].run.epoch, NOW + 5)], NOW)
     await store.control([Control(claims[1].run.id, Action.RESTART)], NOW)
-    documented = {shard.key(name).decode() for shard in store._shards for name in (*NAMES, "catalog")}
+    documented = {shard.key(name).decode() for shard in store._shards for name in (*NAMES, "catalog", "definitions")}
     assert set(valkey().call("KEYS", f"*{store._settings.prefix}*")) <= documented
     await store.prune(NOW + 10**12, 100)
     await store.control([Control(claims[0].run.id, Action.TERMINATE), Control(claims[1].run.id, Action.TERMINATE)], NOW)
     await store.prune(NOW + 10**12, 100)
     for shard in store._shards:
-        for name in set(NAMES) - {"meta", "counts", "places"}:
-            count = "ZCARD" if name in {"due", "family", "created", "expires", "mail"} else "HLEN"
+        for name in set(NAMES) - {"meta", "counts", "places", "queues"}:
+            count = "ZCARD" if name in ZSETS else "HLEN"
             assert valkey().call(count, shard.key(name).decode()) == 1  # what stays in each
     for shard in store._shards:
         assert set(valkey().call("HVALS", shard.key("counts").decode())) <= {"0"}

@@ -12,6 +12,7 @@ from perdure.model.run import RunStatus
 from perdure.store.finding import not_a_cursor, place
 from perdure.store.redis.keys import Shard, lane, time_text
 from perdure.store.redis.rows import (
+    CLASS_OF,
     LETTER,
     STATUS,
     message_of,
@@ -27,8 +28,6 @@ from perdure.store.redis.shards import PIECE_BYTES, Shards, are_too_long, in_hal
 RECORDS = 5000
 NUMBERS = 1000
 """How many records and messages one script hands out, but for those of its first run; how many numbers it looks at."""
-
-_CAN_BE_DUE = {RunStatus.QUEUED, RunStatus.WAITING, RunStatus.RUNNING}
 
 
 async def dump(shards: Shards, limit: int, cursor: str | None) -> ArchivePage:
@@ -93,18 +92,22 @@ def _loaded(archive: Archive, texts: list[bytes]) -> tuple[Any, ...]:
     texts += map(pack, archive.journal)
     texts += [b"" if kept.is_read else message_text(kept.message) for kept in archive.messages]
     due = None
-    if run.status in _CAN_BE_DUE and run.due_at is not None:
-        is_leased = run.status is RunStatus.RUNNING
-        due = lane(run.queue, run.priority, run.workflow, is_leased=is_leased) + time_text(run.due_at)
+    if run.due_at is not None and run.status is not RunStatus.PAUSED and not run.status.is_finished:
+        is_leased, has_key = run.worker is not None, bool(run.limit_key)
+        of = lane(run.queue, run.priority, run.workflow, is_leased=is_leased, has_key=has_key)
+        due = of + time_text(run.due_at)
     return (
         run.id,
         STATUS[run.status],
         due,
-        (STATUS[run.status] if run.status.is_finished else "a") + time_text(run.created_at),
+        CLASS_OF.get(STATUS[run.status], "a") + time_text(run.created_at),
         run.parent_id,
         len(archive.journal),
         run.expires_at,
         [(kept.message.seq, _letter(kept), kept.message.id) for kept in archive.messages],
+        run.limit_key or None,
+        None,
+        run.due_at if run.is_admitted else None,
     )
 
 

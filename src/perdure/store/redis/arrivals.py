@@ -7,8 +7,9 @@ from typing import Any
 
 from perdure.model.decision import Message, Posted
 from perdure.model.run import Created, NewRun
+from perdure.store.journal import queued_due_at
 from perdure.store.redis.keys import Shard, lane, time_text
-from perdure.store.redis.rows import LETTER, fingerprint_of, message_text, new_row, pack
+from perdure.store.redis.rows import LETTER, message_text, name_of, new_row, pack
 from perdure.store.redis.shards import Shards, are_too_long, in_halves
 
 POSTED = {
@@ -20,24 +21,38 @@ POSTED = {
 }
 """What the script's letters mean."""
 
+_WITHOUT_WORKER = b"-"
+
 
 def inserted(new: NewRun, texts: list[bytes]) -> tuple[Any, ...]:
     """Return what `insert` (inserting.lua) takes for a run, and add what goes with it to `texts`."""
     texts.append(new_row(new))
     texts += map(pack, new.records)
-    is_leased = new.worker is not None
-    return (
+    is_leased, has_key = new.worker is not None, bool(new.limit_key)
+    plain = (
         new.id,
         "r" if is_leased else "q",
-        lane(new.queue, new.priority, new.workflow, is_leased=is_leased) + time_text(new.due_at),
+        lane(new.queue, new.priority, new.workflow, is_leased=is_leased, has_key=has_key) + time_text(new.due_at),
         "a" + time_text(new.created_at),
         new.parent_id,
         len(new.records),
     )
+    dedup = new.dedup
+    if dedup is None and not has_key:
+        return plain
+    asked = dedup and (
+        dedup.key,
+        dedup.until,
+        dedup.is_replacing,
+        dedup.latest_due_at,
+        queued_due_at(new),
+        new.fingerprint,
+    )
+    return (*plain, None, None, new.limit_key or None, asked)
 
 
 async def create(shards: Shards, runs: Sequence[NewRun]) -> list[Created]:
-    """Create the runs whose ids are free."""
+    """Create the runs whose ids are free and for which no other stands."""
 
     async def ask(shard: Shard, some: Sequence[NewRun]) -> list[bytes | None]:
         texts: list[bytes] = []
@@ -48,10 +63,15 @@ async def create(shards: Shards, runs: Sequence[NewRun]) -> list[Created]:
         return there or [None] * len(some)
 
     there = await shards.keep(runs, lambda run: run.id, lambda run: run.parent_id, ask)
-    return [
-        Created(run.id, is_new=row is None, fingerprint=run.fingerprint if row is None else fingerprint_of(row))
-        for run, row in zip(runs, there, strict=True)
-    ]
+    return [_created(run, told) for run, told in zip(runs, there, strict=True)]
+
+
+def _created(new: NewRun, told: bytes | None) -> Created:
+    if told is None or told == _WITHOUT_WORKER:
+        is_leased = new.worker is not None and told is None
+        return Created(new.id, is_new=True, fingerprint=new.fingerprint, is_leased=is_leased)
+    run_id, fingerprint = name_of(told)
+    return Created(run_id, is_new=False, fingerprint=fingerprint)
 
 
 async def post(shards: Shards, messages: Sequence[Message], now: int, capacity: int) -> list[Posted]:

@@ -31,6 +31,7 @@ _SHORTEST_ANSWER = 1.0
 _SYNCING: Command = ("CONFIG", "GET", "appendonly", "appendfsync")
 _ALWAYS = {b"appendonly": b"yes", b"appendfsync": b"always"}
 _SCRIPTS = load_scripts()
+_LEASING = {"claim", "admit"}
 
 
 class Calls:
@@ -92,9 +93,9 @@ class Calls:
         script = _SCRIPTS[name]
         is_awaited = self._settings.fsync or self._settings.replicas
         # nobody is told what a claim does that finds nothing
-        mark = b"1" if writes and is_awaited and name != "claim" else b""
+        mark = b"1" if writes and is_awaited and name not in _LEASING else b""
         call: Command = ("EVALSHA", script.sha, len(NAMES), *shard.keys, pack(asked), mark, *texts)
-        if name != "claim" and not is_only_one:
+        if name not in _LEASING and not is_only_one:
             attempt = partial(self._acknowledged, shard.slot, call, script, writes=writes)
             return await self._patiently(attempt, patience=patience)
         trip = Trip(is_only_one=is_only_one)
@@ -170,9 +171,12 @@ class Calls:
             return await self.look(shards, name, asked)
         return [answers.get(shard.index) for shard in shards]
 
-    async def command(self, shard: Shard, *command: bytes | str | int, writes: bool = False) -> Any:
-        """Send a plain command that has keys of one shard, and return its answer."""
-        return await self._patiently(lambda: self._acknowledged(shard.slot, command, None, writes=writes))
+    async def command(
+        self, shard: Shard, *command: bytes | str | int, writes: bool = False, patience: float | None = None
+    ) -> Any:
+        """Send a plain command that has keys of one shard, and return its answer; `patience` as in `run`."""
+        attempt = partial(self._acknowledged, shard.slot, command, None, writes=writes)
+        return await self._patiently(attempt, patience=patience)
 
     async def publish(self, channel: str, message: str) -> None:
         """Tell everybody who listens on a channel; not again if it fails."""

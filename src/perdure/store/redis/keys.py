@@ -22,9 +22,17 @@ Each key is `{<prefix>:<shard>}:<name>`:
                     written like a number
     due      zset   what can become due: queue <0> priority <0> workflow <0> `r` (leased) or `w` (not) <0> due_at
                     number; for the priority 2^31 less it, as eight hexadecimal digits. All but the last two are a
-                    *lane*: who looks for what is due leaps from lane to lane
+                    *lane*: who looks for what is due leaps from lane to lane. A run with a limit key has `R` or `W`
+    limited  zset   `l` queue <0> limit key <0> and the rest of the entry in `due`, for each run with a limit key; `a`
+                    queue <0> limit key <0> due_at number, for each admitted run
+    queues   hash   queue: `p` (paused), `g` (limited) or `-` (neither), version, `:`, its state (JSON without `turns`),
+                    on every shard; queue <0> `turns`: how many were taken, on the queue's home; queue <0> `hold`:
+                    `<turn>:<its end, in milliseconds>`, there too, while somebody admits runs on several shards;
+                    queue <0> `over`: the last turn that was given up: nothing more of it may happen on this shard
+    paces    zset   queue <0> limit key, with its pace as score; on the queue's home
+    dedup    hash   dedup key: number of the run that has it, `:` until, `:` 1 if replacing or 0, `:` latest_due_at
     family   zset   id of the parent <0> number of the child
-    created  zset   `a` (unfinished), `c`, `e` or `t` (complete, errored, terminated), created_at, number
+    created  zset   `a` (unfinished), `c`, `e` or `t` (complete, errored or compensated, terminated), created_at, number
     expires  zset   number, with expires_at as its score
     counts   hash   letter of a status: how many runs have it
     places   hash   on the home shard of an id whose run is elsewhere: id: `<shard>:<when, in milliseconds>`
@@ -32,8 +40,9 @@ Each key is `{<prefix>:<shard>}:<name>`:
 Every key has one more member, <0>, which is never removed. A key without members would be gone, and while its slot is
 moved to another node, a script may not use a key that is gone: it would end half way.
 
-A zset is sorted by its text, all scores being 0, but for `expires`. On shard 0 there is one more key, `catalog`, a hash
-of workflow <0> version: the entry (JSON). Changes are announced on the channel `<prefix>:changed`.
+A zset is sorted by its text, all scores being 0, but for `expires` and `paces`. On shard 0 there are two more keys:
+`catalog`, a hash of workflow <0> version: the entry (JSON), and `definitions`, name <0> version: the definition (JSON).
+Changes are announced on the channel `<prefix>:changed`.
 
 A run's home follows from its id: from what is before the first `/`, so that children, whose ids begin with their
 parent's, are where the parent is. A child with an id of its own is kept with its parent all the same; what finds it
@@ -41,6 +50,8 @@ is an entry in `places` at its home, made before the run is. Who comes first mak
 follows it, and nobody changes where it leads: so there are never two runs of one id. An entry that leads to no run,
 because that was pruned or its parent's decision was never carried out, is removed once nobody has asked for that place
 for an hour: by then nothing can still be on its way.
+
+A queue's home follows from its name. What its runs need in common is there: its turns, and who has one.
 """
 
 from __future__ import annotations
@@ -66,6 +77,10 @@ NAMES = (
     "counts",
     "places",
     "mail",
+    "limited",
+    "queues",
+    "dedup",
+    "paces",
 )
 """The keys that every script is given, in their order."""
 
@@ -95,6 +110,11 @@ class Shard:
         return self.key("catalog")
 
     @cached_property
+    def definitions(self) -> bytes:
+        """The key of the definitions; see the module."""
+        return self.key("definitions")
+
+    @cached_property
     def meta(self) -> bytes:
         """The key of what is known of the shard itself."""
         return self.key("meta")
@@ -103,6 +123,11 @@ class Shard:
 def home_of(run_id: str, shards: int) -> int:
     """Return the shard on which a run of this id is, unless its parent is elsewhere."""
     return 0 if shards == 1 else zlib.crc32(run_id.partition("/")[0].encode()) % shards
+
+
+def home_of_queue(queue: str, shards: int) -> int:
+    """Return the shard on which the turns of a queue are taken."""
+    return 0 if shards == 1 else zlib.crc32(queue.encode()) % shards
 
 
 def slot_of(tag: str) -> int:
@@ -141,7 +166,8 @@ def number_of(text: str | bytes) -> int:
     return int(text[1:], 16)
 
 
-def lane(queue: str, priority: int, workflow: str, *, is_leased: bool) -> str:
-    """Return the beginning of an entry in `due`."""
+def lane(queue: str, priority: int, workflow: str, *, is_leased: bool, has_key: bool) -> str:
+    """Return the beginning of an entry in `due`; `has_key` is whether the run has a limit key."""
     bounded = max(-0x7FFFFFFF, min(priority, 0x7FFFFFFF))
-    return f"{queue}\0{0x80000000 - bounded:08x}\0{workflow}\0{'r' if is_leased else 'w'}\0"
+    letter = "r" if is_leased else "w"
+    return f"{queue}\0{0x80000000 - bounded:08x}\0{workflow}\0{letter.upper() if has_key else letter}\0"

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from perdure.model.decision import CatalogEntry, Message, QueueStats, Stats
+from perdure.model.decision import CatalogEntry, Message, QueueStats, Stats, StoredDefinition
 from perdure.model.record import Record
 from perdure.model.run import Run
 from perdure.store.redis.keys import Shard
@@ -16,6 +16,7 @@ from perdure.store.redis.rows import STATUS_OF, messages_of, output_of, record_o
 from perdure.store.redis.shards import Shards
 
 _entry_of = msgspec.json.Decoder(CatalogEntry).decode
+_definition_of = msgspec.json.Decoder(StoredDefinition).decode
 
 
 async def get(shards: Shards, run_ids: Sequence[str]) -> list[Run | None]:
@@ -70,8 +71,8 @@ def _queue_stats(queue: str, lanes: list[Any]) -> QueueStats:
     return QueueStats(
         queue,
         due=sum(due for _, _, due, _ in lanes),
-        later=sum(total - due for letter, total, due, _ in lanes if letter == b"w"),
-        leased=sum(total - due for letter, total, due, _ in lanes if letter == b"r"),
+        later=sum(total - due for letter, total, due, _ in lanes if letter in b"wW"),
+        leased=sum(total - due for letter, total, due, _ in lanes if letter in b"rR"),
         oldest_due_at=min((first for _, _, due, first in lanes if due), default=None),
     )
 
@@ -99,3 +100,22 @@ async def catalog(shards: Shards) -> list[CatalogEntry]:
     first = shards.all[0]
     entries = map(_entry_of, await shards.calls.command(first, "HVALS", first.catalog))
     return sorted(entries, key=lambda entry: (entry.workflow, entry.version))
+
+
+async def define(shards: Shards, definitions: Sequence[StoredDefinition]) -> list[StoredDefinition]:
+    """Keep definitions whose names and versions are free, and return what is kept under them."""
+    if not definitions:
+        return []
+    first = shards.all[0]
+    fields = [f"{definition.name}\0{definition.version}" for definition in definitions]
+    for field, definition in zip(fields, definitions, strict=True):
+        text = msgspec.json.encode(definition)
+        await shards.calls.command(first, "HSETNX", first.definitions, field, text, writes=True)
+    return list(map(_definition_of, await shards.calls.command(first, "HMGET", first.definitions, *fields)))
+
+
+async def definitions(shards: Shards) -> list[StoredDefinition]:
+    """Return every definition, the earliest first."""
+    first = shards.all[0]
+    kept = map(_definition_of, await shards.calls.command(first, "HVALS", first.definitions))
+    return sorted(kept, key=lambda definition: (definition.created_at, definition.name, definition.version))

@@ -19,9 +19,13 @@ STATUS = {
     RunStatus.COMPLETE: "c",
     RunStatus.ERRORED: "e",
     RunStatus.TERMINATED: "t",
+    RunStatus.COMPENSATING: "u",
+    RunStatus.COMPENSATED: "d",
+    RunStatus.COMPENSATION_FAILED: "f",
 }
 STATUS_OF = {letter: status for status, letter in STATUS.items()}
-ENDED = frozenset("cet")
+CLASS_OF = {"c": "c", "e": "e", "t": "t", "d": "e"}
+"""The classes by which ended runs are found, by letter; those that have not ended are `a`."""
 
 LETTER = {"event": "e", "child": "c"}
 _KIND: dict[int, MessageKind] = {ord("e"): "event", ord("c"): "child", ord("E"): "event", ord("C"): "child"}
@@ -67,6 +71,9 @@ _NAMES = {
     "state": "T",
     "progress": "g",
     "is_gone": "G",
+    "limit_key": "L",
+    "is_admitted": "A",
+    "dedup": "U",
 }
 
 
@@ -80,6 +87,8 @@ class Row(msgspec.Struct, omit_defaults=True, gc=False, rename=_NAMES):
         unread: how many unread messages there are.
         from_children: at least how many messages of children there are.
         is_gone: whether it was pruned, and not all of what belongs to it is removed yet.
+        limit_key: None for an empty one.
+        dedup: the dedup key that it was created with; another run may have it by now.
     """
 
     id: str
@@ -112,6 +121,9 @@ class Row(msgspec.Struct, omit_defaults=True, gc=False, rename=_NAMES):
     state: str | None = None
     progress: str | None = None
     is_gone: bool = False
+    limit_key: str | None = None
+    is_admitted: bool = False
+    dedup: str | None = None
 
 
 class _Content(msgspec.Struct, array_like=True, gc=False):
@@ -153,6 +165,8 @@ def new_row(new: NewRun) -> bytes:
             new.created_at if is_leased else None,
             epoch=1 if is_leased else 0,
             worker=new.worker,
+            limit_key=new.limit_key or None,
+            dedup=None if new.dedup is None else new.dedup.key,
         )
     )
 
@@ -190,6 +204,8 @@ def row_from(run: Run, unread: Sequence[Message], messages: Sequence[Message]) -
             wait=run.wait,
             state=run.state,
             progress=run.progress,
+            limit_key=run.limit_key or None,
+            is_admitted=run.is_admitted,
         )
     )
 
@@ -225,6 +241,8 @@ def run_from(row: Row, output: str | None = None) -> Run:
         static.fingerprint,
         static.tags,
         _retention(row.retention),
+        row.limit_key or "",
+        row.is_admitted,
         row.wait,
         row.state,
         row.progress,
@@ -232,9 +250,10 @@ def run_from(row: Row, output: str | None = None) -> Run:
     )
 
 
-def fingerprint_of(packed: bytes) -> str:
-    """Return the fingerprint in a packed row."""
-    return _static_of(row_of(packed).static).fingerprint
+def name_of(packed: bytes) -> tuple[str, str]:
+    """Return the id and the fingerprint in a packed row."""
+    row = row_of(packed)
+    return row.id, _static_of(row.static).fingerprint
 
 
 def output_of(packed: bytes | None) -> str | None:

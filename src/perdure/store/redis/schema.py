@@ -10,8 +10,8 @@ from perdure.store.redis.calls import BRIEF, Calls
 from perdure.store.redis.keys import Shard
 from perdure.store.redis.settings import CLUSTER_SHARDS, MOST_SHARDS, Settings
 
-SCHEMA = 1
-"""The version of the keys and of what is in them."""
+SCHEMA = 2
+"""The version of the keys and of what is in them. 2 has more keys and more in a row; all of 1 means what it meant."""
 
 
 async def opened(calls: Calls, settings: Settings) -> list[Shard]:
@@ -41,8 +41,11 @@ async def opened(calls: Calls, settings: Settings) -> list[Shard]:
         raise UsageError(f"store: {place} has {int(shards)} shards, and that stays: leave shards={settings.shards} out")
     found = [Shard(settings.prefix, index, int(shards)) for index in range(int(shards))]
     await calls.run(found[0], "check", None, writes=False)
-    await calls.command(found[0], "HDEL", found[0].catalog, "\0")
+    for key in (found[0].catalog, found[0].definitions):
+        await calls.command(found[0], "HDEL", key, "\0")
     await asyncio.gather(*[_checked(calls, shard) for shard in found[1:]])
+    if int(schema) < SCHEMA:
+        await calls.command(first, "HSET", first.meta, "schema", SCHEMA, writes=True)
     return found
 
 

@@ -12,7 +12,7 @@ from perdure.model.decision import RunFilter, RunPage
 from perdure.model.run import Run
 from perdure.store.finding import matches, place
 from perdure.store.redis.keys import Shard, number_of, number_text, time_text
-from perdure.store.redis.rows import ENDED, STATUS, row_of, run_from
+from perdure.store.redis.rows import CLASS_OF, STATUS, row_of, run_from
 from perdure.store.redis.shards import Shards
 
 LOOKED_AT = 500
@@ -83,7 +83,7 @@ async def find(shards: Shards, where: RunFilter, limit: int, cursor: str | None)
 
 
 async def _merged(shards: Shards, where: RunFilter, after: Key | None, limit: int) -> AsyncIterator[tuple[Key, Run]]:
-    letters = sorted({_class_of(STATUS[status]) for status in where.status} or {"a", *ENDED})
+    letters = sorted({_class_of(STATUS[status]) for status in where.status} or {"a", *CLASS_OF.values()})
     wanted = LOOKED_AT if where.tags else limit + 1  # few of those that a script finds may have the tags
     sources = [_Source(shards, shard, letter, where, after, wanted) for shard in shards.all for letter in letters]
     await asyncio.gather(*[source.look() for source in sources])
@@ -127,7 +127,7 @@ def _runs(answer: Sequence[Any]) -> list[tuple[int, Run]]:
 
 
 def _class_of(letter: str) -> str:
-    return letter if letter in ENDED else "a"
+    return CLASS_OF.get(letter, "a")
 
 
 def _descending(key: Key) -> Key:

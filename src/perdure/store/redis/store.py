@@ -23,16 +23,18 @@ from perdure.model.decision import (
     RunFilter,
     RunPage,
     Stats,
+    StoredDefinition,
     StoreInfo,
 )
 from perdure.model.errors import StoreUnavailableError
+from perdure.model.queue import Admission, QueueState, QueueView
 from perdure.model.record import Record
 from perdure.model.run import Created, NewRun, Run
 from perdure.store.contract import Transaction
 from perdure.store.hints import Hints
 from perdure.store.journal import no_transactions
 from perdure.store.loops import PerLoop
-from perdure.store.redis import archives, arrivals, control, reads, searches, turns
+from perdure.store.redis import archives, arrivals, control, queues, reads, searches, turns
 from perdure.store.redis.calls import Calls
 from perdure.store.redis.keys import Shard
 from perdure.store.redis.listening import Listener
@@ -97,7 +99,7 @@ class RedisStore:
     async def create(self, runs: Sequence[NewRun]) -> list[Created]:
         """See the contract."""
         created = await arrivals.create(await self._opened(), runs)
-        self._tell_if(any(run.is_new for run in created))
+        self._tell_if(any(made.is_new or run.dedup is not None for made, run in zip(created, runs, strict=True)))
         return created
 
     async def post(self, messages: Sequence[Message], now: int, capacity: int) -> list[Posted]:
@@ -170,6 +172,35 @@ class RedisStore:
     async def catalog(self) -> list[CatalogEntry]:
         """See the contract."""
         return await reads.catalog(await self._opened())
+
+    async def define(self, definitions: Sequence[StoredDefinition]) -> list[StoredDefinition]:
+        """See the contract."""
+        return await reads.define(await self._opened(), definitions)
+
+    async def definitions(self) -> list[StoredDefinition]:
+        """See the contract."""
+        return await reads.definitions(await self._opened())
+
+    async def queues(self) -> list[QueueState]:
+        """See the contract."""
+        return await queues.queues(await self._opened())
+
+    async def set_queue(self, state: QueueState) -> bool:
+        """See the contract."""
+        is_kept = await queues.set_queue(await self._opened(), state)
+        self._tell_if(is_kept)
+        return is_kept
+
+    async def look_into(
+        self, queue: str, now: int, keys: int, each: int, after: str | None, workflows: Sequence[str] | None = None
+    ) -> QueueView | None:
+        """See the contract."""
+        known = None if workflows is None else list(workflows)
+        return await queues.look_into(await self._opened(), queue, known, now, keys, each, after)
+
+    async def admit(self, admission: Admission, worker: str, now: int, until: int) -> list[Claim] | None:
+        """See the contract."""
+        return await queues.admit(await self._opened(), admission, worker, now, until)
 
     async def next_due(self, queues: Sequence[str], workflows: Sequence[str] | None = None) -> int | None:
         """See the contract."""

@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from perdure.model.decision import Claim, Committed, Decision, Extended, Lease
 from perdure.model.errors import StoreError, UsageError
 from perdure.model.record import Record
-from perdure.model.run import RunStatus
+from perdure.model.run import NewRun
 from perdure.store.journal import refusal, require_following
 from perdure.store.redis.arrivals import inserted
 from perdure.store.redis.calls import BRIEF
@@ -22,6 +22,9 @@ from perdure.store.redis.shards import PIECE, PIECE_BYTES, Shards, are_too_long,
 
 RECORDS = 5000
 """How many records and messages one script hands out; bytes see `PIECE_BYTES`."""
+
+_INSERTED = 11
+"""How many values `insert` (inserting.lua) takes of a run at most."""
 
 
 class Wanted(NamedTuple):
@@ -96,11 +99,11 @@ async def _claimed(shards: Shards, shard: Shard, wanted: Wanted) -> AsyncIterato
             return
         claims, unread = _claims(answer)
         left -= len(claims)
-        if not claims or _is_whole(claims[-1], unread):
+        if not claims or is_whole(claims[-1], unread):
             yield claims
         else:
             yield claims[:-1]
-            yield await _completed(shards, shard, claims[-1], unread)
+            yield await completed(shards, shard, claims[-1], unread)
         if not answer[0] and answer[1] < size:
             return
 
@@ -121,14 +124,15 @@ def _claims(answer: list[Any]) -> tuple[list[Claim], int]:
     return list(map(Claim, map(run_from, rows), journals, inboxes)), rows[-1].unread
 
 
-def _is_whole(claimed: Claim, unread: int) -> bool:
+def is_whole(claimed: Claim, unread: int) -> bool:
+    """Return whether all of a run, and so many unread messages, were handed out."""
     return len(claimed.journal) == claimed.run.journal_length and len(claimed.inbox) == unread
 
 
-async def _completed(shards: Shards, shard: Shard, claimed: Claim, unread: int) -> list[Claim]:
+async def completed(shards: Shards, shard: Shard, claimed: Claim, unread: int) -> list[Claim]:
     """Look at the rest of a run that is too long for one script; return none if its lease is lost meanwhile."""
     run, records, messages = claimed.run, claimed.journal, claimed.inbox
-    while not _is_whole(claimed, unread):
+    while not is_whole(claimed, unread):
         after = messages[-1].seq if messages else 0
         asked = (run.id, run.epoch, len(records), after, run.inbox_seq, RECORDS, PIECE_BYTES)
         answer = await shards.calls.run(shard, "held", asked, writes=False)
@@ -230,10 +234,15 @@ def _decided(decision: Decision, texts: list[bytes]) -> tuple[Any, ...]:
     )
     if not (decision.consumed or decision.children or decision.posts or decision.terminate):
         return plain
-    children = [(*inserted(child, texts), None, None, child.parent_key, child.refusal) for child in decision.children]
+    children = [_child(child, texts) for child in decision.children]
     texts += map(message_text, decision.posts)
     posts = [(message.run_id, LETTER[message.kind], message.id) for message in decision.posts]
     return (*plain, decision.consumed, children or None, posts or None, decision.terminate or None)
+
+
+def _child(child: NewRun, texts: list[bytes]) -> tuple[Any, ...]:
+    asked = inserted(child, texts)
+    return (*asked, *(None,) * (_INSERTED - len(asked)), child.parent_key, child.refusal)
 
 
 def _first_position(records: Sequence[Record]) -> int | None:
@@ -266,5 +275,4 @@ def _extended(run_id: str, state: int) -> Extended:
 def concerns_others(decisions: Sequence[Decision]) -> Iterator[bool]:
     """Yield, for each decision, whether other processes may have something to do because of it."""
     for decision in decisions:
-        lets_go = decision.status is not RunStatus.RUNNING
-        yield lets_go or _has_others(decision)
+        yield not decision.keeps_lease or _has_others(decision)

@@ -9,16 +9,21 @@ import hashlib
 from importlib import resources
 
 _ENDING = ("inbox", "ending")
+_INSERTING = ("dedup", "inserting")
+_LOOKING = ("lanes", "first_due")
+_LEASING = ("inbox", "reading", "leasing")
 _PARTS: dict[str, tuple[str, ...]] = {
-    "create": ("inserting",),
-    "load": ("inserting",),
+    "create": _INSERTING,
+    "load": _INSERTING,
     "post": ("inbox",),
-    "claim": ("inbox", "reading", "lanes"),
+    "claim": (*_LEASING, *_LOOKING),
+    "admit": _LEASING,
+    "look_into": _LOOKING,
     "held": ("inbox", "reading"),
-    "commit": (*_ENDING, "inserting"),
+    "commit": (*_ENDING, *_INSERTING),
     "extend": (),
-    "control": _ENDING,
-    "prune": (),
+    "control": (*_ENDING, "dedup"),
+    "prune": ("dedup",),
     "get": (),
     "journal": (),
     "unread": ("inbox",),
@@ -32,6 +37,10 @@ _PARTS: dict[str, tuple[str, ...]] = {
     "place": (),
     "old_places": (),
     "forget_places": (),
+    "queues": (),
+    "set_queue": (),
+    "end_turns": (),
+    "end_hold": (),
 }
 """Of what each script is made, between the prelude and its own file."""
 

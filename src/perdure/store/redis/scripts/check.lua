@@ -19,14 +19,14 @@ local function try(...)
   end
 end
 
-for _, key in ipairs({ META, IDS, RUNS, RECORDS, INBOX, SEEN, COUNTS, PLACES }) do
+for _, key in ipairs({ META, IDS, RUNS, RECORDS, INBOX, SEEN, COUNTS, PLACES, QUEUES, DEDUP }) do
   try('HDEL', key, NONE)
   try('HGET', key, NONE)
   try('HSET', key, STAY, key == PLACES and '0:999999999999999' or key == COUNTS and '0' or '')
 end
-for _, key in ipairs({ DUE, FAMILY, CREATED, EXPIRES, MAIL }) do
+for _, key in ipairs({ DUE, FAMILY, CREATED, EXPIRES, MAIL, LIMITED, PACES }) do
   try('ZREM', key, NONE)
-  try('ZADD', key, key == EXPIRES and '+inf' or 0, STAY)
+  try('ZADD', key, (key == EXPIRES or key == PACES) and '+inf' or 0, STAY)
 end
 try('HSET', META, 'mark', 1)
 try('HINCRBY', META, 'n', 0)
@@ -38,6 +38,7 @@ try('HSCAN', PLACES, '0', 'COUNT', 1)
 try('ZRANGEBYLEX', DUE, '-', '+', 'LIMIT', 0, 1)
 try('ZREVRANGEBYLEX', CREATED, '+', '-', 'LIMIT', 0, 1)
 try('ZRANGEBYSCORE', EXPIRES, 0, 0, 'LIMIT', 0, 1)
+try('ZMSCORE', PACES, NONE)
 try('ZLEXCOUNT', DUE, '-', '-')
 try('TIME')
 return failed

@@ -1,4 +1,4 @@
--- Lease due runs.
+-- Lease due runs of queues that are not gated.
 --
 -- asked: 1 queues, 2 workflows or nil, 3 how many at most, 4 worker, 5 now, 6 until, 7 how many records and messages and 8 how
 -- many bytes of them at most. Returns nothing, or: whether it stopped for them, how many runs, how many records and how many
@@ -6,50 +6,14 @@
 -- after the other. What the last one has more than that is left for `held`.
 
 local limit, now, most, most_bytes = asked[3], asked[5], asked[7], asked[8]
-local levels, priorities = {}, {}
-wanted_lanes(asked[1], asked[2], function(lane, of, first)
+local levels = new_levels()
+wanted_lanes(open_queues(asked[1]), asked[2], function(lane, of, first)
   if first <= math.max(now, 0) then
-    local priority = tonumber(of.priority, 16)
-    if not levels[priority] then
-      levels[priority] = {}
-      priorities[#priorities + 1] = priority
-    end
-    table.insert(levels[priority], lane)
+    add_lane(levels, lane, of)
   end
 end)
-if #priorities == 0 then
+if #levels.priorities == 0 then
   return {}
-end
-table.sort(priorities)
-
-local function is_before(one, other)
-  local first, second = time_of(one), time_of(other)
-  return first < second or (first == second and number_from(sub(one, 13)) < number_from(sub(other, 13)))
-end
-
--- What is due, highest priority first, then longest due: the numbers, and time and number as they stand in DUE.
-local function first_due(most_entries)
-  local due, entries_of_due = {}, {}
-  for _, priority in ipairs(priorities) do
-    local left, here = most_entries - #due, {}
-    if left > 0 then
-      for _, lane in ipairs(levels[priority]) do
-        local entries =
-          redis.call('ZRANGEBYLEX', DUE, '[' .. lane, '(' .. lane .. time_text(now + 1), 'LIMIT', 0, left)
-        for _, entry in ipairs(entries) do
-          here[#here + 1] = sub(entry, #lane + 1)
-        end
-      end
-      if #levels[priority] > 1 then
-        table.sort(here, is_before)
-      end
-      for index = 1, math.min(left, #here) do
-        entries_of_due[#due + 1] = here[index]
-        due[#due + 1] = sub(here[index], 13)
-      end
-    end
-  end
-  return due, entries_of_due
 end
 
 local claimed, journals, messages, bytes, stopped = {}, {}, {}, 0, 0
@@ -58,27 +22,11 @@ local looked_at, damaged, orphaned = {}, 0, {}
 
 -- Take an entry that leads to no run out of whichever lane it is in.
 local function orphan(entry)
-  for _, lanes_of_level in pairs(levels) do
+  for _, lanes_of_level in pairs(levels.by) do
     for _, lane in ipairs(lanes_of_level) do
       orphaned[#orphaned + 1] = lane .. entry
     end
   end
-end
-
-local function lease(row)
-  row.c = row.S == 'r' and (row.c or 0) + 1 or row.c
-  row.S, row.o, row.d, row.t = 'r', asked[4], asked[6], now
-  row.b = row.b or now
-  row.e = (row.e or 0) + 1
-  row.i = nil
-  touch(row)
-  claimed[#claimed + 1] = row
-end
-
--- A run whose journal is not whole would fail every worker: it waits for somebody to look at it.
-local function set_aside(row)
-  row.S, row.o, row.z, row.t = 'p', nil, nil, now
-  touch(row)
 end
 
 local function take(number, entry)
@@ -96,11 +44,12 @@ local function take(number, entry)
   local position, read = read_journal(row, 0, journals, most - #journals, most_bytes - bytes)
   if not position then
     damaged = damaged + 1
-    set_aside(row)
+    set_aside(row, now)
     return
   end
   bytes = bytes + read
-  lease(row)
+  lease(row, asked[4], now, asked[6])
+  claimed[#claimed + 1] = row
   if position < row.j then
     stopped = 1
   elseif (row.u or 0) > 0 then
@@ -113,7 +62,7 @@ end
 local most_entries, had_damaged
 repeat
   most_entries, had_damaged = limit + damaged, damaged
-  local due, entries = first_due(most_entries)
+  local due, entries = first_due(levels, DUE, now, most_entries)
   know_rows(due)
   for index, number in ipairs(due) do
     if not looked_at[number] then

@@ -3,15 +3,19 @@
 -- asked: a list of decisions, each a list: 1 run's id, 2 epoch, 3 seq, 4 at, 5 status, 6 due_at or nil, 7 seen, 8 the position
 -- of its first record, nil for none, -1 if they leave gaps, 9 how many records, 10 whether they replace the journal,
 -- 11 wait or nil, 12 state or nil, and unless nil 13 ids consumed, 14 children: what `insert` takes, and behind it
--- 9 parent_key or nil and 10 refusal or nil, 15 posts: run's id, letter, message's id, 16 ids to terminate. The texts of each:
+-- 12 parent_key or nil and 13 refusal or nil, 15 posts: run's id, letter, message's id, 16 ids to terminate. The texts of each:
 -- its records, what its children need, its posts.
 --
 -- Returns a list with nothing of decisions that were carried out and have no news, and of the others: place in the list, 1 if
 -- it is lost, 1 if the run is pausing, unread messages (seq, message, …). Where positions are wrong nothing is kept, and
 -- what returns is 'position', place in the list, length of the journal.
 
-local function holds(epoch, seq, status, decision)
-  return epoch == decision[2] and status == 'r' and seq == decision[3] - 1
+local function keeps_lease(decision)
+  return decision[5] == 'r' or (decision[5] == 'u' and not decision[6])
+end
+
+local function holds(epoch, seq, is_leased, decision)
+  return epoch == decision[2] and is_leased and seq == decision[3] - 1
 end
 
 -- The place of the first decision that does not continue its journal, and the length of that.
@@ -20,13 +24,13 @@ local function gap()
   for index, decision in ipairs(asked) do
     local id = decision[1]
     local row = find(id)
-    local now = ahead[id] or (row and { row.e or 0, row.i or 0, row.S, row.j })
+    local now = ahead[id] or (row and { row.e or 0, row.i or 0, row.o, row.j })
     if now and holds(now[1], now[2], now[3], decision) then
       local length = decision[10] and 0 or now[4]
       if decision[8] and decision[8] ~= length then
         return index, now[4]
       end
-      ahead[id] = { decision[2], decision[3], decision[5], length + decision[9] }
+      ahead[id] = { decision[2], decision[3], keeps_lease(decision), length + decision[9] }
     end
   end
 end
@@ -69,15 +73,17 @@ local function change(row, decision)
   if decision[10] or ENDED[status] then
     row.g = nil
   end
-  if status ~= 'r' then
+  if keeps_lease(decision) then
+    row.S = status
+  else
     row.d = decision[6]
     if ENDED[status] then
       row.d, row.f, row.x = nil, at, expiry(row, status, at)
     elseif has_unread(row, decision[7]) then
       row.d = math.min(row.d or at, at)
     end
-    row.S = row.z and (status == 'q' or status == 'w') and 'p' or status
-    row.o, row.z = nil, nil
+    row.S = row.z and (status == 'q' or status == 'w' or status == 'u') and 'p' or status
+    row.o, row.A, row.z = nil, nil, nil
   end
   touch(row)
 end
@@ -88,9 +94,9 @@ local function tell_others(row, decision)
     local there = insert(children)
     for index, child in ipairs(children) do
       if there[index] then
-        local key = child[9] or ''
-        local id = child[1] .. '!' .. (child[9] or 'None')
-        post(row.y, 'c', id, message_text(key, child[10], at, 'error', child[1]), at, nil)
+        local key = child[12] or ''
+        local id = child[1] .. '!' .. (child[12] or 'None')
+        post(row.y, 'c', id, message_text(key, child[13], at, 'error', child[1]), at, nil)
       end
     end
   end
@@ -115,7 +121,7 @@ end
 local news, carried_out = {}, {}
 for index, decision in ipairs(asked) do
   local row = find(decision[1])
-  local is_fresh = row and holds(row.e or 0, row.i or 0, row.S, decision)
+  local is_fresh = row and holds(row.e or 0, row.i or 0, row.o, decision)
   local pausing = row and row.z and 1 or 0
   -- a descendant that an earlier decision of this call ended, or a run that it created, may differ from what `gap` saw
   if is_fresh and decision[8] and decision[8] ~= (decision[10] and 0 or row.j) then

@@ -9,6 +9,10 @@ local function restart(row)
   local ended = end_descendants(row, now)
   local number, old = number_of[row], {}
   forget(row, true)
+  if row.U then
+    forget_dedup({ row })
+    row.U = nil
+  end
   for position = 1, row.j - 1 do
     old[#old + 1] = number .. ':' .. position
   end
@@ -18,7 +22,7 @@ local function restart(row)
   row.e = (row.e or 0) + 1
   row.I = (row.I or 0) + 1
   row.i, row.c = nil, nil
-  row.o, row.z, row.b, row.f, row.x, row.W, row.T, row.g = nil, nil, nil, nil, nil, nil, nil, nil
+  row.o, row.A, row.z, row.b, row.f, row.x, row.W, row.T, row.g = nil, nil, nil, nil, nil, nil, nil, nil, nil
   touch(row)
   return ended
 end
@@ -29,14 +33,16 @@ local function act(row, action, notice)
     return terminate(row.y, now, notice)
   elseif action == 'restart' then
     return restart(row)
-  elseif action == 'pause' and status == 'r' then
+  elseif action == 'pause' and row.o then
     row.z = true
-  elseif action == 'pause' and (status == 'q' or status == 'w') then
+  elseif action == 'pause' and (status == 'q' or status == 'w' or status == 'u') then
     row.S = 'p'
   elseif action == 'resume' and status == 'p' then
     row.S, row.d = 'q', row.d or now
   elseif action == 'resume' and row.z then
     row.z = nil
+  elseif action == 'discard' and ENDED[status] then
+    row.x = now
   else
     return {}
   end

@@ -1,11 +1,12 @@
 -- Create runs.
 --
--- asked: a list of what `insert` takes. Returns nothing if all were created; else, by place in the list, nil for one that was,
--- the row of the run that has the id, or '@' and the shard on which it is.
+-- asked: a list of what `insert` takes. Returns nothing if all were created as they are; else, by place in the list, nil for one
+-- that was, '-' for one that was left without its worker, the row of the run that has the id or stands for it, or '@' and the
+-- shard on which it is.
 
-local there = insert(asked)
+local there, waiting = insert(asked)
 flush()
-if next(there) == nil then
+if next(there) == nil and #waiting == 0 then
   return {}
 end
 local found = {}
@@ -15,5 +16,8 @@ for index = 1, #asked do
     know_rows({ there[index] })
     found[index] = packed[there[index]]
   end
+end
+for _, index in ipairs(waiting) do
+  found[index] = '-'
 end
 return found

@@ -15,7 +15,7 @@ end
 local function end_run(row, now)
   row.S, row.t, row.f, row.x = 't', now, now, expiry(row, 't', now)
   row.e = (row.e or 0) + 1
-  row.d, row.o, row.z, row.W, row.g = nil, nil, nil, nil, nil
+  row.d, row.o, row.A, row.z, row.W, row.g = nil, nil, nil, nil, nil, nil
   touch(row)
 end
 

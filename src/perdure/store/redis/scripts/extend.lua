@@ -10,7 +10,7 @@ end
 know(ids)
 for index, lease in ipairs(asked[2]) do
   local row = find(lease[1])
-  if not row or row.S ~= 'r' or (row.e or 0) ~= lease[2] then
+  if not row or not row.o or (row.e or 0) ~= lease[2] then
     extended[index] = -1
   else
     extended[index] = 2 * (row.m or 0) + (row.z and 1 or 0)
@@ -19,8 +19,8 @@ for index, lease in ipairs(asked[2]) do
     if lease[3] > now then
       row.d = lease[3]
     else
-      row.S, row.d, row.o = row.z and 'p' or 'q', now, nil
-      row.z = nil
+      row.S = row.z and 'p' or row.S == 'u' and 'u' or 'q'
+      row.d, row.o, row.A, row.z = now, nil, nil, nil
     end
     touch(row)
   end

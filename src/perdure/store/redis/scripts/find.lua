@@ -1,4 +1,4 @@
--- Look for runs of one class (a unfinished, c complete, e errored, t terminated), latest created first.
+-- Look for runs of one class (a unfinished, c complete, e errored or compensated, t terminated), latest created first.
 --
 -- asked: 1 class, 2 the entry in CREATED, without its class, before which to begin, or nil, 3 created_until or nil, 4 created_from
 -- or nil, 5 statuses or nil, 6 workflow or nil, 7 queue or nil, 8 beginning of the id or nil, 9 how many at most, 10 how many to

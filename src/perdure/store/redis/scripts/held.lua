@@ -5,7 +5,7 @@
 -- when those are all the unread messages (seq, message, …).
 
 local row = find(asked[1])
-if not row or row.S ~= 'r' or (row.e or 0) ~= asked[2] then
+if not row or not row.o or (row.e or 0) ~= asked[2] then
   return {}
 end
 local records_read, messages = {}, {}

@@ -32,7 +32,7 @@ local function post(id, letter, message_id, message, now, capacity)
   else
     redis.call('ZADD', MAIL, 0, mail_entry(number, 'u', row.m))
   end
-  if row.S ~= 'r' then
+  if not row.o then
     row.d = math.min(row.d or now, now)
   end
   row.t = now

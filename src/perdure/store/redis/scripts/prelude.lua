@@ -1,6 +1,6 @@
 -- What every script begins with: the rows of runs, and what follows from changing them.
 --
--- KEYS    the thirteen keys of one shard, in the order of perdure/store/redis/keys.py
+-- KEYS    the keys of one shard, in the order of perdure/store/redis/keys.py
 -- ARGV[1] what is asked, as MessagePack; ARGV[2] 1 if `marking.lua` is to leave its mark, else empty; ARGV[3], ARGV[4] … texts
 --         that are kept as they are, in the order they are needed
 --
@@ -8,15 +8,16 @@
 -- after the first write: Redis does not undo what a script has done.
 --
 -- Letters: a row's fields are listed in rows.py. Status: q queued, r running, w waiting, p paused, c complete, e errored,
--- t terminated. Messages: e event, c child; capitals once they are read.
+-- t terminated, u compensating, d compensated, f compensation_failed. Messages: e event, c child; capitals once they are read.
 
 local META, IDS, RUNS, RECORDS, INBOX, SEEN, DUE, FAMILY, CREATED, EXPIRES, COUNTS, PLACES, MAIL = unpack(KEYS)
+local LIMITED, QUEUES, DEDUP, PACES = unpack(KEYS, 14)
 local asked = cmsgpack.unpack(ARGV[1])
 local format, sub = string.format, string.sub
 
 local MANY = 4000 -- arguments of one command: Lua's stack ends at 8000
-local ENDED = { c = 1, e = 2, t = 3 } -- and the place of its retention in a row's h
-local LEASED_OR_NOT = { q = 'w', w = 'w', r = 'r' } -- the last letter of a lane; none cannot become due
+local ENDED = { c = 1, e = 2, t = 3, d = 2 } -- and the place of its retention in a row's h
+local CLASS = { c = 'c', e = 'e', t = 't', d = 'e' } -- in CREATED; all others are a
 
 local taken = 2
 local function text()
@@ -72,7 +73,7 @@ end
 local numbers = {} -- id → number as text, or false
 local packed = {} -- number → row as it is stored
 local rows = {} -- number → row, or false
-local number_of, before = {}, {} -- row → its number; row → status, due_at and expires_at as they are indexed
+local number_of, before = {}, {} -- row → its number; row → what of it is indexed
 local touched = {}
 local changes = {} -- status → how many runs more or fewer have it
 local records = {} -- field, record, field, record …: still to be written
@@ -112,6 +113,16 @@ local function know(ids)
   know_rows(wanted)
 end
 
+-- The last letter of a run's lane: r leased or w not, capitals with a limit key; nil if it cannot become due.
+local function letter_of(row)
+  if ENDED[row.S] or row.S == 'p' then
+    return nil
+  elseif row.L then
+    return row.o and 'R' or 'W'
+  end
+  return row.o and 'r' or 'w'
+end
+
 local function row_of(number)
   local row = rows[number]
   if row == nil then
@@ -122,7 +133,7 @@ local function row_of(number)
     rows[number] = row
     if row then
       number_of[row] = number
-      before[row] = { row.S, row.d, row.x }
+      before[row] = { row.S, row.d, row.x, letter_of(row), row.A }
     end
   end
   return row
@@ -167,8 +178,8 @@ local function under(tree, key)
   return branch
 end
 
-local function lane_of(row, status)
-  local letter, priority = LEASED_OR_NOT[status], math.max(-2147483647, math.min(row.p or 0, 2147483647))
+local function lane_of(row, letter)
+  local priority = math.max(-2147483647, math.min(row.p or 0, 2147483647))
   local known = under(under(under(known_lanes, row.q), row.w), priority)
   if not known[letter] then
     known[letter] = row.q .. '\0' .. format('%08x', 2147483648 - priority) .. '\0' .. row.w .. '\0' .. letter .. '\0'
@@ -176,12 +187,21 @@ local function lane_of(row, status)
   return known[letter]
 end
 
-local function due_entry(row, status, due)
-  return due and LEASED_OR_NOT[status] and lane_of(row, status) .. time_text(due) .. number_of[row]
+local function due_entry(row, letter, due)
+  return due and letter and lane_of(row, letter) .. time_text(due) .. number_of[row]
+end
+
+-- What stands in LIMITED: beside an entry in DUE of a run with a limit key, and for an admitted run.
+local function line_entry(queue, key, entry)
+  return entry and 'l' .. queue .. '\0' .. key .. sub(entry, #queue + 1)
+end
+
+local function admitted_entry(queue, key, due, number)
+  return 'a' .. queue .. '\0' .. (key or '') .. '\0' .. time_text(due) .. number
 end
 
 local function created_entry(row, status)
-  return (ENDED[status] and status or 'a') .. time_text(row.a) .. number_of[row]
+  return (CLASS[status] or 'a') .. time_text(row.a) .. number_of[row]
 end
 
 local function move(gone, added, old, new)
@@ -205,13 +225,23 @@ end
 local function flush()
   flush_records()
   local put, undue, due, uncreated, created, unexpired, expiring = {}, {}, {}, {}, {}, {}, {}
+  local unlimited, limited = {}, {}
   for _, row in ipairs(touched) do
     local number, old = number_of[row], before[row]
     packed[number] = cmsgpack.pack(row)
     put[#put + 1] = number
     put[#put + 1] = packed[number]
-    if old[1] ~= row.S or old[2] ~= row.d then
-      move(undue, due, due_entry(row, old[1], old[2]), due_entry(row, row.S, row.d))
+    local letter = letter_of(row)
+    if old[4] ~= letter or old[2] ~= row.d then
+      local was, is = due_entry(row, old[4], old[2]), due_entry(row, letter, row.d)
+      move(undue, due, was, is)
+      if row.L then
+        move(unlimited, limited, line_entry(row.q, row.L, was), line_entry(row.q, row.L, is))
+      end
+    end
+    if old[5] or row.A then
+      local was = old[5] and old[2] and admitted_entry(row.q, row.L, old[2], number)
+      move(unlimited, limited, was, row.A and row.d and admitted_entry(row.q, row.L, row.d, number))
     end
     if old[1] ~= row.S then
       count(old[1], -1)
@@ -232,6 +262,8 @@ local function flush()
   many('HSET', RUNS, put)
   many('ZREM', DUE, undue)
   many('ZADD', DUE, due)
+  many('ZREM', LIMITED, unlimited)
+  many('ZADD', LIMITED, limited)
   many('ZREM', CREATED, uncreated)
   many('ZADD', CREATED, created)
   many('ZREM', EXPIRES, unexpired)
@@ -241,4 +273,26 @@ local function flush()
       redis.call('HINCRBY', COUNTS, status, by)
     end
   end
+end
+
+-- Queues.
+
+-- Which of some queues are gated; what is kept of a queue begins with p (paused), g (limited) or - (neither).
+local function gated(queues)
+  local found = {}
+  for index, kept in ipairs(fetch(QUEUES, queues)) do
+    found[queues[index]] = kept and sub(kept, 1, 1) ~= '-'
+  end
+  return found
+end
+
+-- The queues of a list that are not gated.
+local function open_queues(queues)
+  local is_gated, open = gated(queues), {}
+  for _, queue in ipairs(queues) do
+    if not is_gated[queue] then
+      open[#open + 1] = queue
+    end
+  end
+  return open
 end

@@ -10,12 +10,16 @@ local expired = redis.call('ZRANGEBYSCORE', EXPIRES, '-inf', format('%.0f', aske
 know_rows(expired)
 local left, pruned, stopped = asked[3], 0, 0
 local old, inbox, seen, mail, ids, numbers_gone, created, family = {}, {}, {}, {}, {}, {}, {}, {}
+local deduped = {}
 
 local function hide(row)
   ids[#ids + 1] = row.y
   created[#created + 1] = created_entry(row, row.S)
   if row.P then
     family[#family + 1] = row.P .. '\0' .. number_of[row]
+  end
+  if row.U then
+    deduped[#deduped + 1] = row
   end
   count(row.S, -1)
   row.G = true
@@ -73,6 +77,7 @@ many('HDEL', INBOX, inbox)
 many('HDEL', SEEN, seen)
 many('ZREM', MAIL, mail)
 many('HDEL', IDS, ids)
+forget_dedup(deduped)
 many('HDEL', RUNS, numbers_gone)
 many('ZREM', CREATED, created)
 many('ZREM', FAMILY, family)

@@ -1,10 +1,10 @@
 -- Count runs.
 --
--- asked: 1 now. Returns the counts per status (status, count, …), and for each lane: queue, letter (r leased, w not), entries,
+-- asked: 1 now. Returns the counts per status (status, count, …), and for each lane: queue, letter (r or R leased), entries,
 -- entries that are due, due_at of the first.
 
 local found = {}
-lanes('(\0', '+', function(lane, of, first)
+lanes(DUE, '(\0', '+', nil, function(lane, of, first)
   local last = '(' .. lane .. '\255'
   found[#found + 1] = {
     of.queue,

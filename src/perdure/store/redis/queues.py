@@ -1,0 +1,225 @@
+"""Queues with limits: how they are set, what there is to choose from in one, and the leases of what was chosen.
+
+The runs of a queue may be on all shards, while who chooses next is decided on the queue's home. Where one script
+cannot reach all that was chosen, the home is held meanwhile: nobody else is shown any candidates. Who does not end a
+hold in time has lost it: whoever looks next tells every shard that its turn is over, and nothing of it is done later.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Sequence
+from itertools import islice
+from typing import Any
+
+import msgspec
+from msgspec.structs import replace
+
+from perdure.model.decision import Claim
+from perdure.model.errors import StoreError
+from perdure.model.queue import Admission, Candidate, QueueState, QueueView
+from perdure.store.redis.calls import BRIEF
+from perdure.store.redis.keys import Shard, home_of_queue
+from perdure.store.redis.rows import messages_of, record_of, row_of, run_from
+from perdure.store.redis.shards import PIECE_BYTES, Shards, pieces
+from perdure.store.redis.turns import RECORDS, completed, is_whole
+
+KEYS_LOOKED_AT = 1000
+"""How many limit keys one script looks at: other clients wait for it."""
+
+HOLD = 5_000
+"""Milliseconds for which a queue is held for whoever leases what was chosen on several shards."""
+
+_state_of = msgspec.json.Decoder(QueueState).decode
+
+
+async def queues(shards: Shards) -> list[QueueState]:
+    """Return every state, by name; shards that are behind, as nobody came to tell them, get the latest."""
+    answers = await shards.calls.look_around(shards.all, "queues", None)
+    kept = {
+        index: dict(zip(fields[::2], fields[1::2], strict=True))
+        for index, fields in enumerate(answers)
+        if fields is not None
+    }
+    states = []
+    for name in sorted({name for fields in kept.values() for name in fields if b"\0" not in name}):
+        text = max((fields.get(name, b"-0:") for fields in kept.values()), key=_version)
+        state = _parsed(text, kept.get(home_of_queue(name.decode(), len(shards.all)), {}).get(name + b"\0turns"))
+        behind = [shards.all[index] for index, fields in kept.items() if fields.get(name) != text]
+        await asyncio.gather(*[_keep(shards, shard, state, text) for shard in behind])
+        states.append(state)
+    return states
+
+
+async def set_queue(shards: Shards, state: QueueState) -> bool:
+    """Keep a state, if its version is the next one: at home, then everywhere."""
+    text = _text(state)
+    home = _home(shards, state.name)
+    if not await _keep(shards, home, state, text, is_home=True):
+        return False
+    await asyncio.gather(*[_keep(shards, shard, state, text) for shard in shards.all if shard is not home])
+    return True
+
+
+async def _keep(shards: Shards, shard: Shard, state: QueueState, text: bytes, *, is_home: bool = False) -> bool:
+    asked = (state.name, state.version, text.decode(), is_home)
+    return bool(await shards.calls.run(shard, "set_queue", asked, writes=True))
+
+
+def _text(state: QueueState) -> bytes:
+    letter = "p" if state.is_paused else "g" if state.is_gated else "-"
+    return f"{letter}{state.version}:".encode() + msgspec.json.encode(replace(state, turns=0))
+
+
+def _version(text: bytes) -> int:
+    return int(text[1:].partition(b":")[0])
+
+
+def _parsed(text: bytes, turns: bytes | None) -> QueueState:
+    return replace(_state_of(text.partition(b":")[2]), turns=int(turns or 0))
+
+
+def _home(shards: Shards, queue: str) -> Shard:
+    return shards.all[home_of_queue(queue, len(shards.all))]
+
+
+async def look_into(
+    shards: Shards, queue: str, workflows: Sequence[str] | None, now: int, keys: int, each: int, after: str | None
+) -> QueueView | None:
+    """Return what to choose from."""
+    home = _home(shards, queue)
+    # the turns first: if anybody takes one while we look, nothing can be admitted by what we saw
+    fields = (queue, f"{queue}\0turns", f"{queue}\0hold")
+    patience = BRIEF if shards.are_many else None
+    text, turns, hold = await shards.calls.command(home, "HMGET", home.key("queues"), *fields, patience=patience)
+    if text is None:
+        return None
+    state = _parsed(text, turns)
+    nothing = QueueView(state, {}, {}, [], None)
+    if hold is not None and not await _is_over(shards, home, queue, hold):
+        return nothing
+    asked = (queue, workflows, now, keys, each, after, KEYS_LOOKED_AT)
+    found = await shards.calls.look_around(shards.all, "look_into", asked)
+    if None in found and (state.limits.concurrency is not None or state.limits.per_key is not None):
+        return nothing  # nobody knows what is leased on a shard that is out of reach
+    admitted, candidates, last_key = _gathered(shards, found, keys, each)
+    paces = await _paces(shards, home, queue, list(dict.fromkeys(candidate.limit_key for candidate in candidates)))
+    return QueueView(state, admitted, paces, candidates, last_key)
+
+
+async def _is_over(shards: Shards, home: Shard, queue: str, hold: bytes) -> bool:
+    """Return whether a hold was not ended in time; then its turn is over everywhere, and it is ended."""
+    turn, ends = map(int, hold.split(b":"))
+    seconds, microseconds = await shards.calls.command(home, "TIME")
+    if int(seconds) * 1000 + int(microseconds) // 1000 < ends:
+        return False
+
+    async def end(shard: Shard) -> None:
+        await shards.calls.run(shard, "end_turns", (queue, turn), writes=True, patience=BRIEF)
+
+    try:
+        await shards.everywhere(end)
+    except StoreError:
+        return False
+    await shards.calls.run(home, "end_hold", (queue, turn), writes=True)
+    return True
+
+
+def _gathered(
+    shards: Shards, found: Sequence[Any], keys: int, each: int
+) -> tuple[dict[str, int], list[Candidate], str | None]:
+    """Put together what shards have told: admitted runs, candidates, and the last key looked at."""
+    admitted: dict[str, int] = {}
+    by_key: dict[bytes, list[Candidate]] = {}
+    ends: list[bytes] = []
+    for shard, told in zip(shards.all, found, strict=True):
+        if told is None:
+            continue
+        last_key, counts, candidates = told
+        if last_key is not None:
+            ends.append(last_key)
+        for key, count in zip(counts[::2], counts[1::2], strict=True):
+            admitted[key.decode()] = admitted.get(key.decode(), 0) + count
+        for run_id, priority, due_at, key, is_first in candidates:
+            run = Candidate(run_id.decode(), priority, due_at, key.decode(), bool(is_first))
+            by_key.setdefault(key, []).append(run)
+            if shards.are_many:
+                shards.note(run.run_id, shard)
+    # behind the first end there may be more than what was told
+    end = min(ends, default=None)
+    known = sorted(key for key in by_key if end is None or key <= end)
+    if len(known) > keys:
+        known, end = known[:keys], known[keys - 1]
+    chosen = [run for key in known for run in sorted(by_key[key], key=_order)[:each]]
+    return admitted, chosen, None if end is None else end.decode()
+
+
+def _order(run: Candidate) -> tuple[int, int]:
+    return -run.priority, run.due_at
+
+
+async def _paces(shards: Shards, home: Shard, queue: str, keys: Sequence[str]) -> dict[str, int]:
+    if not keys:
+        return {}
+    members = [f"{queue}\0{key}" for key in keys]
+    scores = await shards.calls.command(home, "ZMSCORE", home.key("paces"), *members)
+    return {key: int(float(score)) for key, score in zip(keys, scores, strict=True) if score is not None}
+
+
+async def admit(shards: Shards, admission: Admission, worker: str, now: int, until: int) -> list[Claim] | None:
+    """Lease what was chosen, if nobody else has chosen meanwhile."""
+    home = _home(shards, admission.queue)
+    groups = await _by_shard(shards, home, admission.run_ids)
+    (_, at_home), *others = groups
+    turn = admission.turns + 1
+    paces = [part for pace in admission.paces.items() for part in pace]
+
+    async def lease(shard: Shard, run_ids: Sequence[str], *fence: Any) -> list[Claim] | None:
+        paces_and_hold = fence or (None, None)
+        asked = (admission.queue, worker, now, until, run_ids, turn, *paces_and_hold, RECORDS, PIECE_BYTES)
+        patience = BRIEF if shards.are_many else None
+        answer = await shards.calls.run(shard, "admit", asked, writes=True, patience=patience)
+        return None if answer is None else await _claims(shards, shard, answer)
+
+    claims = await lease(home, at_home, paces, HOLD if others else None)
+    if claims is None or not others:
+        return claims
+    told = await asyncio.gather(*[lease(shard, run_ids) for shard, run_ids in others], return_exceptions=True)
+    failed = [answer for answer in told if isinstance(answer, BaseException)]
+    for answer in told:
+        if isinstance(answer, list):
+            claims += answer
+    for failure in failed:
+        if not isinstance(failure, StoreError):
+            raise failure
+    if not failed:  # else something may still be on its way: then the hold is left to end by itself
+        with contextlib.suppress(StoreError):
+            await shards.calls.run(home, "end_hold", (admission.queue, turn), writes=True, patience=BRIEF)
+    order = {run_id: place for place, run_id in enumerate(admission.run_ids)}
+    return sorted(claims, key=lambda claimed: order[claimed.run.id])
+
+
+async def _by_shard(shards: Shards, home: Shard, run_ids: Sequence[str]) -> list[tuple[Shard, Sequence[str]]]:
+    """Return which runs are on which shard, in pieces; first those at home, of which there may be none."""
+    unique = list(dict.fromkeys(run_ids))
+    if not shards.are_many:
+        found: dict[int, list[str]] = {home.index: unique}
+    else:
+        await shards.look_up(shards.unknown(unique))
+        found = {home.index: []}
+        for run_id in unique:
+            found.setdefault(shards.of(run_id).index, []).append(run_id)
+    return [(shards.all[index], piece) for index, some in found.items() for piece in (list(pieces(some)) or [[]])]
+
+
+async def _claims(shards: Shards, shard: Shard, answer: list[Any]) -> list[Claim]:
+    parts = iter(answer[1:])
+    heads = [(row_of(next(parts)), next(parts), next(parts)) for _ in range(answer[0])]
+    journals = [[record_of(record) for record in islice(parts, records)] for _, records, _ in heads]
+    inboxes = [messages_of(row.id, list(islice(parts, length))) for row, _, length in heads]
+    claims: list[Claim] = []
+    for (row, _, _), journal, inbox in zip(heads, journals, inboxes, strict=True):
+        claimed = Claim(run_from(row), journal, inbox)
+        claims += [claimed] if is_whole(claimed, row.unread) else await completed(shards, shard, claimed, row.unread)
+    return claims

@@ -1,0 +1,87 @@
+-- Look for what to choose from in a gated queue.
+--
+-- asked: 1 queue, 2 workflows or nil, 3 now, 4 how many limit keys, 5 how many runs of each, 6 the limit key behind which to
+-- begin, or nil, 7 how many limit keys to look at. Returns: the last key looked at, nil at the end; the admitted runs under
+-- a lease that holds (key, count, …); and candidates, each a list: id, priority, due_at, limit key, 1 if it was never claimed.
+
+local queue, now, most_keys, each, after = asked[1], asked[3], asked[4], asked[5], asked[6]
+local known, candidates, found = asked[2] and as_set(asked[2]), {}, 0
+
+local function admitted()
+  local counts, keys, told = {}, {}, {}
+  for _, entry in ipairs(redis.call('ZRANGEBYLEX', LIMITED, '[a' .. queue .. '\0', '(a' .. queue .. '\1')) do
+    local key, due = string.match(entry, '^([^%z]*)%z(%x+)', #queue + 3)
+    if tonumber(sub(due, 1, 12), 16) > now then
+      if not counts[key] then
+        keys[#keys + 1] = key
+      end
+      counts[key] = (counts[key] or 0) + 1
+    end
+  end
+  for _, key in ipairs(keys) do
+    told[#told + 1] = key
+    told[#told + 1] = counts[key]
+  end
+  return told
+end
+
+-- The first of what is due in some lanes, but for entries that lead to no run.
+local function present(levels, key)
+  local missing, had, numbers = 0, nil, nil
+  repeat
+    local all = first_due(levels, key, now, each + missing)
+    know_rows(all)
+    had, numbers = missing, {}
+    for _, number in ipairs(all) do
+      if packed[number] then
+        numbers[#numbers + 1] = number
+      end
+    end
+    missing = #all - #numbers
+  until missing == had
+  return numbers
+end
+
+-- Put what is due of one limit key on the list; whether there is anything, but no more room for it.
+local function is_one_too_many(key, first, last, head)
+  local levels, has_key = new_levels(), key == DUE and { r = true, w = true }
+  lanes(key, first, last, head, function(lane, of, due)
+    if due <= now and (not known or known[of.workflow]) and (not has_key or has_key[of.letter]) then
+      add_lane(levels, lane, of)
+    end
+  end)
+  local numbers = #levels.priorities > 0 and present(levels, key) or {}
+  if #numbers == 0 or found == most_keys then
+    return #numbers > 0
+  end
+  found = found + 1
+  for _, number in ipairs(numbers) do
+    local row = row_of(number)
+    candidates[#candidates + 1] = { row.y, row.p or 0, row.d, row.L or '', (row.e or 0) == 0 and 1 or 0 }
+  end
+  return false
+end
+
+local start = 'l' .. queue .. '\0'
+local first, last_key, looked = '[' .. start, after or '', 0
+if after then
+  first = '(' .. start .. after .. '\1'
+else
+  is_one_too_many(DUE, '[' .. queue .. '\0', '(' .. queue .. '\1', queue .. '\0')
+end
+while true do
+  local entry = redis.call('ZRANGEBYLEX', LIMITED, first, '(l' .. queue .. '\1', 'LIMIT', 0, 1)[1]
+  if not entry then
+    last_key = false
+    break
+  end
+  local key = string.match(entry, '^[^%z]*', #start + 1)
+  local head = start .. key .. '\0'
+  first = '(' .. start .. key .. '\1'
+  looked = looked + 1
+  if looked > asked[7] or is_one_too_many(LIMITED, '[' .. head, first, head) then
+    break
+  end
+  last_key = key
+end
+return { last_key, admitted(), candidates }
