@@ -1,0 +1,164 @@
+"""`pdf.render`: a PDF from a Typst template and data."""
+
+from __future__ import annotations
+
+import base64
+import importlib.util
+import json as json_text
+import math
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from perdure.authoring.task import Task
+from perdure.model.duration import Duration, seconds
+from perdure.model.errors import NonRetryableError, StepError, UsageError
+from perdure.model.retry import Retry
+
+PDF_BYTES = 700_000
+"""How long a PDF may be, in bytes; base64 makes it a third longer, which fits `Limits.payload_bytes`."""
+
+PDF_MEMORY = 2 << 30
+"""How much address space the typesetting of one document may take, in bytes."""
+
+PDF_RETRY = Retry(attempts=3, delay="1s")
+
+_SCRIPT = Path(__file__).with_name("typesetting.py")
+_TOLD = 2_000
+
+
+class RenderedPdf(msgspec.Struct, frozen=True):
+    """A PDF.
+
+    Attributes:
+        pdf: the file, in base64.
+        pages: how many it has.
+        bytes: how long it is.
+    """
+
+    pdf: str
+    pages: int
+    bytes: int
+
+
+class TemplateError(NonRetryableError):
+    """A template is not there or does not compile."""
+
+
+class PdfTooLargeError(NonRetryableError):
+    """A PDF is longer than the task allows."""
+
+
+class PdfError(StepError):
+    """A PDF was not made in time, or its process was ended."""
+
+
+def pdf_render_task(
+    *,
+    templates: str | os.PathLike[str] | None = None,
+    fonts: Sequence[str | os.PathLike[str]] = (),
+    name: str = "pdf.render",
+    queue: str = "default",
+    timeout: Duration = "1m",
+    max_bytes: int = PDF_BYTES,
+    retry: Retry = PDF_RETRY,
+) -> Task[..., RenderedPdf]:
+    """Return a task that makes PDFs.
+
+    Args:
+        templates: the folder of templates, with what they include; templates can read nothing outside it.
+        fonts: folders of fonts beside those that come with Typst; those of the system are not used.
+        name: the task's name.
+        queue, retry: of the task.
+        timeout: for one document (a duration).
+        max_bytes: how long a PDF may be.
+
+    Raises:
+        UsageError: the folder is not there, an option is out of its range, or Typst is not installed.
+    """
+    if importlib.util.find_spec("typst") is None:
+        raise UsageError(f"{name} needs Typst: pip install 'perdure[pdf]'")
+    folder = None if templates is None else Path(templates).resolve()
+    for field, path in (("templates", folder), *(("fonts", Path(each)) for each in fonts)):
+        if path is not None and not path.is_dir():
+            raise UsageError(f"{field}: {os.fspath(path)!r} is no folder")
+    within = seconds(timeout, field="timeout")
+    if within == 0 or max_bytes < 1:
+        raise UsageError(f"timeout={timeout!r}, max_bytes={max_bytes}: both must be above 0")
+    font_paths = [str(Path(each).resolve()) for each in fonts]
+
+    def pdf_render(template: str | None = None, source: str | None = None, data: Any = None) -> RenderedPdf:
+        """Make a PDF.
+
+        Args:
+            template: the name of a file in the folder of templates.
+            source: a template's own text, in place of a name.
+            data: what the template reads with `json(bytes(sys.inputs.data))`.
+
+        Raises:
+            TemplateError: there is no such template, or it does not compile; with the line.
+            PdfTooLargeError: the PDF is longer than allowed. PdfError: it was not made in time, and is tried again.
+        """
+        if (template is None) == (source is None):
+            raise TemplateError("template, source: give one of them, a file's name or a template's text")
+        with tempfile.TemporaryDirectory(prefix="perdure-pdf-") as empty:
+            order = {
+                "path": None if template is None else str(_found(folder, template)),
+                "source": source,
+                "root": str(folder or empty),
+                "fonts": font_paths,
+                "data": msgspec.json.encode(data).decode(),
+                "seconds": math.ceil(within),
+                "memory": PDF_MEMORY,
+            }
+            return _typeset(order, within, max_bytes)
+
+    return Task.of(pdf_render, name=name, queue=queue, retry=retry)
+
+
+def _found(folder: Path | None, template: str) -> Path:
+    if folder is None:
+        raise TemplateError(f"template: {template!r} was asked for, but the task was made without templates=")
+    path = (folder / template).resolve()
+    if not path.is_relative_to(folder):
+        raise TemplateError(f"template: {template!r} leads out of the folder of templates")
+    if not path.is_file():
+        raise TemplateError(f"template: there is no {template!r} in the folder of templates")
+    return path
+
+
+def _typeset(order: dict[str, Any], within: float, max_bytes: int) -> RenderedPdf:
+    # -P: this folder has modules that are named like the standard library's.
+    command = [sys.executable, "-P", str(_SCRIPT)]
+    told = json_text.dumps(order).encode()
+    try:
+        ran = subprocess.run(  # noqa: S603  # our own script
+            command, input=told, capture_output=True, timeout=within, check=False, cwd=order["root"]
+        )
+    except subprocess.TimeoutExpired:
+        raise PdfError(f"the PDF was not made within {within:g} s") from None
+    if ran.returncode:
+        said = ran.stderr.decode(errors="replace").strip()[:_TOLD]
+        raise PdfError(
+            f"the process of the typesetting ended with {ran.returncode}; its template takes too much? {said}"
+        )
+    line, _, pdf = ran.stdout.partition(b"\n")
+    answer: dict[str, Any] = json_text.loads(line)
+    if "error" in answer:
+        what = str(answer["error"]).replace("__typst_py_bytes__.typ", "source").strip()
+        raise TemplateError(f"the template does not compile: {what[:_TOLD]}")
+    if len(pdf) > max_bytes:
+        raise PdfTooLargeError(
+            f"the PDF is {len(pdf):,} bytes, over max_bytes = {max_bytes:,}; make it smaller (images!), "
+            "or make the task with a larger max_bytes (and Limits.payload_bytes)"
+        )
+    return RenderedPdf(base64.b64encode(pdf).decode(), answer["pages"], len(pdf))
+
+
+pdf_render = pdf_render_task()

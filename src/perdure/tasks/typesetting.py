@@ -1,0 +1,74 @@
+"""Typesets one document in a process of its own, which `perdure.tasks.pdf` starts; it knows nothing of Perdure.
+
+The process is what bounds a template: one that loops is killed, one that fills the memory ends alone. It has no way to
+the network: Typst would load packages from there.
+
+An order comes as JSON on standard input. Out goes one line of JSON, then the PDF.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+from typing import Any
+
+import typst
+
+NOWHERE = "http://127.0.0.1:1"
+"""A proxy that nobody is behind: where Typst's own downloads are sent."""
+
+_PAGES = re.compile(rb"/Type\s*/Pages\s*/Count\s+(\d+)")
+
+
+def main() -> None:
+    """Carry out the order that is on standard input."""
+    order: dict[str, Any] = json.load(sys.stdin.buffer)
+    bound(order["seconds"], order["memory"])
+    for name in ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
+        os.environ[name] = NOWHERE
+    for name in ("no_proxy", "NO_PROXY"):
+        os.environ.pop(name, None)
+    os.environ["RUST_BACKTRACE"] = "0"
+    said, pdf = typeset(order)
+    sys.stdout.buffer.write(json.dumps(said).encode() + b"\n" + pdf)
+
+
+def typeset(order: dict[str, Any]) -> tuple[dict[str, object], bytes]:
+    """Return how many pages there are, with the PDF; or what the compiler says."""
+    source = order["source"]
+    try:
+        pdf = typst.compile(
+            order["path"] if source is None else source.encode(),
+            root=order["root"],
+            font_paths=order["fonts"],
+            ignore_system_fonts=True,
+            format="pdf",
+            sys_inputs={"data": order["data"]},
+            package_path=order["root"],
+            package_cache_path=order["root"],
+        )
+    except typst.TypstError as error:
+        return {"error": error.diagnostic or error.message}, b""
+    except RuntimeError as error:  # which the compiler raises for what is no diagnostic
+        return {"error": str(error)}, b""
+    found = _PAGES.search(pdf)
+    return {"pages": int(found[1]) if found else 0}, pdf
+
+
+def bound(seconds: int, memory: int) -> None:
+    """Have the system end this process when it takes more processor time, in seconds, or memory, in bytes."""
+    if sys.platform == "win32":
+        return
+    import resource  # noqa: PLC0415  # there is none on Windows
+
+    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 1))
+    try:
+        resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
+    except (ValueError, OSError):  # macOS refuses it
+        pass
+
+
+if __name__ == "__main__":
+    main()
