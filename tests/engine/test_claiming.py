@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 
+from perdure.model.run import NewRun
 from tests.engine.gate import Gate
 
 
@@ -65,11 +66,12 @@ async def test_a_place_kept_for_a_run_that_was_there_already_is_given_to_another
     client.workflow(name="w")(w.function)
     async with app, client:
         await (await app.start(w, 1, id="there")).result(timeout=5)
-        assert app.worker.reserve("default", "w")
+        kept = NewRun("kept", "w", world.now(), world.now(), ())
+        assert app.worker.reserve(kept)
         waiting = await client.start("w", input={"n": 2})
         await world.settle()
         assert str((await waiting.get()).status) == "queued"
-        app.worker.created(None, is_ours=False)
+        app.worker.created(kept, is_ours=False)
         await world.advance(0.01)
         assert str((await waiting.get()).status) == "complete"
 

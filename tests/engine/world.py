@@ -114,7 +114,7 @@ class World:
         """Take an engine away as if its process had died: its leases stay behind, nothing is handed back."""
         worker, app._worker, app._client = app._worker, None, None
         assert worker is not None
-        worker._is_stopping = True
+        worker.is_stopping = True
         worker.commits._is_closed = True
         for task in worker._tasks:
             task.cancel()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, ParamSpec, Self, TypeVar
 
@@ -18,7 +18,7 @@ from perdure.engine.clock import StoreClock
 from perdure.engine.ending import Endings
 from perdure.engine.entrypoint_runs import EntrypointRuns
 from perdure.engine.env import Env, SystemEnv
-from perdure.engine.settings import Mode, Settings
+from perdure.engine.settings import Mode, Settings, bounded
 from perdure.engine.shift import Shift
 from perdure.engine.starting import warn_of_queues
 from perdure.engine.verbs import Verbs
@@ -45,7 +45,8 @@ class Perdure(Decorators, Verbs):
         url: the store: `memory://`, `sqlite:///file.db`.
         mode: `all` starts runs and works them, `client` only starts them, `worker` only works them.
         env: what class entrypoints find as `self.env`.
-        queues: which queues the worker serves.
+        queues: which queues the worker serves; a mapping says how many runs of each it has in hand at once, None being
+            no bound but `concurrency`.
         concurrency: how many runs the worker has in hand at once.
         threads: how many plain `def` steps it runs at once.
         processes: how many `run_in="process"` steps it runs at once.
@@ -68,7 +69,7 @@ class Perdure(Decorators, Verbs):
         *,
         mode: Mode = "all",
         env: object = None,
-        queues: Sequence[str] = ("default",),
+        queues: Sequence[str] | Mapping[str, int | None] = ("default",),
         concurrency: int = 500,
         threads: int = 16,
         processes: int = 2,
@@ -85,6 +86,7 @@ class Perdure(Decorators, Verbs):
         self.settings = Settings(
             mode=mode,
             queues=tuple(queues),
+            per_queue=bounded(queues),
             concurrency=concurrency,
             threads=threads,
             processes=processes,

@@ -132,7 +132,7 @@ class Client:
 
     def _create(self, new: NewRun, future: asyncio.Future[Created]) -> Ending:
         worker = self.worker
-        is_ours = worker is not None and new.due_at <= new.created_at and worker.reserve(new.queue, new.workflow)
+        is_ours = worker is not None and new.due_at <= new.created_at and worker.reserve(new)
         if worker is not None and is_ours:
             new = msgspec.structs.replace(new, worker=worker.id, due_at=new.created_at + self.settings.lease_ms)
         ending = self.endings.of(new.id)

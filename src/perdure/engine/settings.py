@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -16,10 +17,16 @@ Mode = Literal["all", "client", "worker"]
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """The settings of `Perdure`; see there. `lease_ms` and `hold_ms` are `lease` and `hold` in milliseconds."""
+    """The settings of `Perdure`; see there.
+
+    Attributes:
+        per_queue: how many runs of a queue the worker has in hand at once, where that is bounded.
+        lease_ms, hold_ms: `lease` and `hold` in milliseconds.
+    """
 
     mode: Mode = "all"
     queues: tuple[str, ...] = ("default",)
+    per_queue: Mapping[str, int] = field(default_factory=dict)
     concurrency: int = 500
     threads: int = 16
     processes: int = 2
@@ -38,6 +45,9 @@ class Settings:
             raise UsageError("queues: name at least one")
         for queue in self.queues:
             check_name(queue, "queue")
+        for queue, most in self.per_queue.items():
+            if isinstance(most, bool) or not isinstance(most, int) or most < 1:
+                raise UsageError(f"queues: {queue!r}: {most!r} must be a whole number, at least 1")
         for name in ("concurrency", "threads", "processes"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
@@ -47,3 +57,9 @@ class Settings:
         seconds(self.drain, field="drain")
         object.__setattr__(self, "lease_ms", milliseconds(self.lease))
         object.__setattr__(self, "hold_ms", milliseconds(self.hold, field="hold"))
+
+
+def bounded(queues: Iterable[str] | Mapping[str, int | None]) -> dict[str, int]:
+    """Return how many runs of each queue a worker has in hand at once, for those where `queues` says so."""
+    pairs = queues.items() if isinstance(queues, Mapping) else ()
+    return {queue: most for queue, most in pairs if most is not None}

@@ -13,8 +13,9 @@ import msgspec
 from perdure.authoring.registry import Registry
 from perdure.core import guard
 from perdure.engine.batch import Batch
+from perdure.engine.claiming import IDLE_CHECK, Claiming
 from perdure.engine.ending import Endings, parked_reason
-from perdure.engine.env import Env, Timer, new_id, pause
+from perdure.engine.env import Env, new_id, pause
 from perdure.engine.executor import Executor
 from perdure.engine.keeper import Keeper
 from perdure.engine.lookout import Lookout
@@ -26,15 +27,6 @@ from perdure.model.duration import seconds
 from perdure.model.errors import StoreError
 from perdure.model.run import NewRun, Run, RunStatus
 from perdure.store.contract import Store
-
-CLAIM_BATCH = 250
-"""How many runs one claim takes at most."""
-
-IDLE_CHECK = 30.0
-"""Seconds after which an idle worker looks for due runs even if nothing told it to."""
-
-MIN_DELAY_MS = 5
-"""Between two looks at the store, in milliseconds, however overdue a run is."""
 
 MAINTENANCE_EVERY = 30.0
 """Seconds between two rounds of announcing workflows and removing expired runs."""
@@ -55,11 +47,11 @@ class Worker:
         executor, keeper: where step bodies run, and what keeps the leases.
         lookout: what finds out what others did to its runs.
         turns: the runs it has, by id.
+        claiming: how it comes by them.
+        is_stopping: it claims nothing more.
         cut_off: once it has stopped, how many runs it gave back in the middle of a step.
         broken: set when it can claim no more because of a defect; its process had better end.
     """
-
-    idle_check: float = IDLE_CHECK
 
     def __init__(self, store: Store, registry: Registry, settings: Settings, env: Env, endings: Endings) -> None:
         self.id = new_id(env)
@@ -74,14 +66,10 @@ class Worker:
         self.keeper = Keeper(store, env, settings, self.loop, self._extended)
         self.lookout = Lookout(store, env, self.loop, self._extended)
         self.turns = self.lookout.turns
-        self._reserved = 0
-        self._wake = asyncio.Event()
+        self.is_stopping = False
+        self.claiming = Claiming(self)
         self._empty = asyncio.Event()
-        self._timer: Timer | None = None
-        self._timer_at = 0
-        self._is_starved = False
         self._tasks: list[asyncio.Task[None]] = []
-        self._is_stopping = False
         self._is_hurried = False
         self.cut_off = 0
         self.broken = asyncio.Event()
@@ -93,17 +81,15 @@ class Worker:
         self.keeper.start()
         await self._require_transactions()
         await self._announce()
-        for work in (self._claim_for_ever, self._listen, self._maintain):
+        for work in (self.claiming.claim_for_ever, self._listen, self._maintain):
             task = self.loop.create_task(work())
             task.add_done_callback(self._work_ended)
             self._tasks.append(task)
 
     async def stop(self) -> None:
         """Claim nothing more; let running steps finish, up to `Settings.drain`; hand the rest back at once."""
-        self._is_stopping = True
-        if self._timer is not None:
-            self._timer.cancel()
-        self.wake()  # so that claiming ends by itself: what a claim under way brings must be handed back
+        self.is_stopping = True
+        self.claiming.stop()  # so that it ends by itself: what a claim under way brings must be handed back
         for task in self._tasks[1:]:
             task.cancel()
         timer = self.env.call_later(self.loop, seconds(self.settings.drain), self._cancel_tasks)
@@ -132,7 +118,7 @@ class Worker:
 
     def wake(self) -> None:
         """Look for due runs now."""
-        self._wake.set()
+        self.claiming.wake()
 
     def _cancel_tasks(self) -> None:
         for task in self._tasks:
@@ -145,21 +131,14 @@ class Worker:
 
     # Runs that this process started itself.
 
-    def reserve(self, queue: str, workflow: str) -> bool:
+    def reserve(self, new: NewRun) -> bool:
         """Keep a place for a run that is about to be created here; return whether there is one."""
-        if self._room() <= 0 or self._is_stopping:
-            return False
-        if queue not in self.settings.queues or workflow not in self.registry.workflows:
-            return False
-        self._reserved += 1
-        return True
+        return self.claiming.reserve(new)
 
     def created(self, new: NewRun, *, is_ours: bool) -> None:
-        """Give the reserved place up, and begin the run if it was created here."""
-        self._reserved -= 1
+        """Begin a run that a place was kept for, or give the place up if the run was not created here."""
         if not is_ours:
-            if self._is_starved:
-                self._has_room()
+            self.claiming.give_up(new.queue)
             return
         run = Run(
             id=new.id,
@@ -177,8 +156,9 @@ class Worker:
             fingerprint=new.fingerprint,
             tags=new.tags,
             retention=new.retention,
+            limit_key=new.limit_key,
         )
-        self._begin(Claim(run, list(new.records), []))
+        self.begin_claimed(Claim(run, list(new.records), []))
 
     # What turns say.
 
@@ -194,8 +174,11 @@ class Worker:
                 self.endings.ended(runner.run_id, status, reason)
         elif answer.arrived or status is RunStatus.QUEUED:
             self.wake()
+        elif status is RunStatus.COMPENSATION_FAILED:
+            _log.error("run %s could not be undone and needs an operator: see `perdure undos list`", runner.run_id)
+            self.endings.ended(runner.run_id, status, None)
         elif decision.due_at is not None:
-            self._look_at(decision.due_at)
+            self.claiming.look_at(decision.due_at)
         if decision.children or decision.terminate or decision.posts:
             self.told_others(decision)
 
@@ -214,90 +197,33 @@ class Worker:
             del self.turns[runner.run_id]
         if not self.turns:
             self._empty.set()
-        if self._is_starved:
-            self._has_room()
+        self.claiming.left(runner.turn.run.queue)
 
     def look_after_lease(self) -> None:
         """Look for due runs when a lease that was given up has run out, unless somebody took it over before."""
-        if not self._is_stopping:
-            self._look_at(self.env.now() + self.settings.lease_ms)
+        if not self.is_stopping:
+            self.claiming.look_at(self.env.now() + self.settings.lease_ms)
 
-    # Claiming.
+    # Turns.
 
-    async def _claim_for_ever(self) -> None:
-        while not self._is_stopping:
-            self._wake.clear()
-            try:
-                is_drained = await self._claim_once()
-                if is_drained and not self._is_starved:
-                    due = await self._next_due()
-                    self._look_at(self.env.now() + round(self.idle_check * 1000) if due is None else due)
-            except StoreError as error:
-                _log.warning("no runs could be claimed, trying again: %s", error)
-                self._look_at(self.env.now() + 1_000)
-                is_drained = True
-            if is_drained:
-                await self._wake.wait()
-
-    async def _claim_once(self) -> bool:
-        """Claim once; return whether nothing more can be taken for now."""
-        limit = min(self._room(), CLAIM_BATCH)
-        self._is_starved = limit <= 0
-        if self._is_starved:  # `_has_room` ends it
-            return True
-        workflows = tuple(self.registry.workflows)  # asked anew: some may have been registered since
-        if not workflows:
-            return True
-        now, queues = self.env.now(), self.settings.queues
-        claims = await self.store.claim(queues, limit, self.id, now, now + self.settings.lease_ms, workflows)
-        self._reserved += len(claims)
-        for claim in claims:
-            self.loop.call_soon(self._begin_claimed, claim)
-        return len(claims) < limit
-
-    async def _next_due(self) -> int | None:
-        workflows = tuple(self.registry.workflows)
-        return await self.store.next_due(self.settings.queues, workflows) if workflows else None
-
-    def _room(self) -> int:
-        return self.settings.concurrency - len(self.turns) - self._reserved
-
-    def _has_room(self) -> None:
-        """Look for due runs after a time without room for any: at once if there is much of it, soon if little."""
-        if self._is_stopping:
-            return
-        if self._room() >= min(CLAIM_BATCH, self.settings.concurrency // 2):
-            self._is_starved = False
-            self.wake()
-        else:
-            self._look_at(self.env.now())
-
-    def _look_at(self, due_at: int) -> None:
-        """Look for due runs at that moment, unless a look is planned before."""
-        if self._timer is not None:
-            if self._timer_at <= due_at:
-                return
-            self._timer.cancel()
-        self._timer_at = due_at
-        delay = min(max(MIN_DELAY_MS, due_at - self.env.now()) / 1000, self.idle_check)
-        self._timer = self.env.call_later(self.loop, delay, self._look)
-
-    def _look(self) -> None:
-        self._timer = None
-        self.wake()
-
-    def _begin_claimed(self, claim: Claim) -> None:
-        self._reserved -= 1
+    def begin_claimed(self, claim: Claim) -> None:
+        """Begin a run that a place was kept for."""
+        self.claiming.begun()
         self._begin(claim)
 
     def _begin(self, claim: Claim) -> None:
         run = claim.run
         if run.id in self.turns:  # an earlier claim of this worker, whose lease ended before it could be extended
             self.turns[run.id].lost()
-        runner = Runner(self, claim, self.registry.workflows[run.workflow])
+        program = self.registry.program(run.workflow, run.version)
+        if program is None:
+            _log.error("run %s is left to its lease: its workflow, version %r, is not here", run.id, run.version)
+            self.claiming.left(run.queue)
+            return
+        runner = Runner(self, claim, program)
         self.turns[run.id] = runner
         self.keeper.add(runner)
-        if self._is_stopping:
+        if self.is_stopping:
             runner.turn.hand_back()
         runner.begin()
 
@@ -345,6 +271,7 @@ class Worker:
                 msgspec.json.encode(workflow.parameters.schema()).decode(),
                 now,
                 self.id,
+                msgspec.json.encode(workflow.details()).decode(),
             )
             for workflow in self.registry.workflows.values()
         ]

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from perdure.authoring.registry import Registry
+from perdure.engine.claiming import MIN_DELAY_MS, Claiming
 from perdure.engine.ending import Endings
 from perdure.engine.keeper import Keeper
 from perdure.engine.settings import Settings
-from perdure.engine.worker import MIN_DELAY_MS, Worker
+from perdure.engine.worker import Worker
 from perdure.model.decision import Claim, Lease, RunFilter
 from perdure.model.run import RunStatus
 from perdure.store.contract import Store
@@ -43,17 +44,32 @@ class VirtualKeeper(Keeper):
             self._writing = self._loop.create_task(self._beat())
 
 
-class VirtualWorker(Worker):
-    """A worker of a test.
+class VirtualClaiming(Claiming):
+    """Looks for due runs when they are due, to the millisecond, and leaves none to workers that are not there.
 
-    It has no round of housekeeping every half minute and hardly looks at the store without a reason: under a clock that
-    jumps over days that would be all it does.
+    It hardly looks at the store without a reason: under a clock that jumps over days that would be all it does.
+    """
+
+    idle_check = 10 * 365 * 86_400.0
+    gate_check = 10 * 365 * 86_400.0
+
+    def look_at(self, due_at: int) -> None:
+        """Look for due runs at that moment, in milliseconds since the epoch, unless a look is planned before."""
+        if self._timer is not None:
+            if self._timer_at <= due_at:
+                return
+            self._timer.cancel()
+        self._timer_at = due_at
+        delay = due_at - self._env.now()
+        self._timer = self._env.call_later(self._worker.loop, (delay if delay > 0 else MIN_DELAY_MS) / 1000, self._look)
+
+
+class VirtualWorker(Worker):
+    """A worker of a test; it has no round of housekeeping every half minute.
 
     Args:
         mocks: what stands in for steps.
     """
-
-    idle_check = 10 * 365 * 86_400.0
 
     env: VirtualWorld
     keeper: VirtualKeeper
@@ -72,6 +88,7 @@ class VirtualWorker(Worker):
         self.executor.close()
         self.executor = WatchedExecutor(world, settings, mocks)
         self.keeper = VirtualKeeper(store, world, settings, self.loop, self._extended)
+        self.claiming = VirtualClaiming(self)
         self.is_dead = False
 
     async def stop(self) -> None:
@@ -82,9 +99,8 @@ class VirtualWorker(Worker):
         """Drop everything, as the end of a process does: nothing is written, handed back or told."""
         if self.is_dead:
             return
-        self.is_dead = self._is_stopping = True
-        if self._timer is not None:
-            self._timer.cancel()
+        self.is_dead = self.is_stopping = True
+        self.claiming.stop()
         for task in self._tasks:
             task.cancel()
         self.commits.drop()
@@ -109,16 +125,6 @@ class VirtualWorker(Worker):
     def _begin(self, claim: Claim) -> None:
         if not self.is_dead:
             super()._begin(claim)
-
-    def _look_at(self, due_at: int) -> None:
-        # As the engine does, but to the millisecond, and without leaving anything to workers that are not there.
-        if self._timer is not None:
-            if self._timer_at <= due_at:
-                return
-            self._timer.cancel()
-        self._timer_at = due_at
-        delay = due_at - self.env.now()
-        self._timer = self.env.call_later(self.loop, (delay if delay > 0 else MIN_DELAY_MS) / 1000, self._look)
 
     async def _require_transactions(self) -> None:
         """Let transactional steps be registered: they are mocked here."""

@@ -1,0 +1,289 @@
+"""How a worker comes by its runs: from ordinary queues by one claim, from queues with limits by looking and choosing.
+
+What can be claimed is found out in rounds. A round asks its sources one after the other, a different one first each
+time, so that none of them takes all the room for good: the ordinary queues at once; each queue that this worker may
+have only so many runs of; and each gated queue, of which `perdure.core.admission` chooses. A round that finds nothing
+more plans the next one for when something becomes due. Runs that a limit keeps back go as soon as one of this worker's
+own has ended, and within `GATE_CHECK` if it was another worker's.
+
+That a queue is gated, a worker reads from the store at its start, every `STATES_KEPT_MS` while it claims, and when runs
+are due that a claim does not give it. Until it knows, it claims nothing of that queue: the store sees to that.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from perdure.core.admission import Choice, admit
+from perdure.engine.env import Timer, pause
+from perdure.model.decision import Claim
+from perdure.model.errors import StoreError
+from perdure.model.queue import QueueState, QueueView
+from perdure.model.run import NewRun
+
+if TYPE_CHECKING:
+    from perdure.engine.worker import Worker
+
+CLAIM_BATCH = 250
+"""How many runs one claim takes at most."""
+
+IDLE_CHECK = 30.0
+"""Seconds after which an idle worker looks for due runs even if nothing told it to."""
+
+GATE_CHECK = 1.0
+"""Seconds after which a worker looks again into a queue of which a limit keeps runs back."""
+
+STATES_KEPT_MS = 1_000
+"""How long a worker that claims believes, in milliseconds, which queues are gated."""
+
+MIN_DELAY_MS = 5
+"""Between two looks at the store, in milliseconds, however overdue a run is."""
+
+KEYS_AT_ONCE = 64
+"""How many limit keys of a gated queue one look takes in, and how many runs of each at most."""
+
+TRIES = 8
+"""How often in a row others may get ahead of this worker in a gated queue before it comes back later."""
+
+_log = logging.getLogger("perdure.engine")
+
+
+class Claiming:
+    """See the module's text. `idle_check` and `gate_check` are seconds; see `IDLE_CHECK` and `GATE_CHECK`."""
+
+    idle_check: float = IDLE_CHECK
+    gate_check: float = GATE_CHECK
+
+    def __init__(self, worker: Worker) -> None:
+        self._worker = worker
+        self._env = worker.env
+        self._store = worker.store
+        self._settings = worker.settings
+        self._gates: dict[str, QueueState] = {}
+        self._read_at: int | None = None
+        self._after: dict[str, str | None] = {}
+        self._reserved = 0
+        self._held: Counter[str] = Counter()
+        self._rounds = 0
+        self._wake = asyncio.Event()
+        self._is_asked_for_all = True
+        self._timer: Timer | None = None
+        self._timer_at = 0
+        self._is_starved = False
+
+    # When to look.
+
+    def wake(self) -> None:
+        """Look for due runs now."""
+        self._is_asked_for_all = True
+        self._wake.set()
+
+    def look_at(self, due_at: int) -> None:
+        """Look for due runs at that moment, in milliseconds since the epoch, unless a look is planned before."""
+        if self._timer is not None:
+            if self._timer_at <= due_at:
+                return
+            self._timer.cancel()
+        self._timer_at = due_at
+        delay = min(max(MIN_DELAY_MS, due_at - self._env.now()) / 1000, self.idle_check)
+        self._timer = self._env.call_later(self._worker.loop, delay, self._look)
+
+    def stop(self) -> None:
+        """Plan no further look, and end `claim_for_ever` once what it asked for has come."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self.wake()
+
+    def _look(self) -> None:
+        self._timer = None
+        self.wake()
+
+    # How much there is room for.
+
+    def reserve(self, new: NewRun) -> bool:
+        """Keep a place for a run that is about to be created here; return whether there is one."""
+        worker, queue = self._worker, new.queue
+        if self._room(queue) <= 0 or worker.is_stopping or queue in self._gates or queue not in self._settings.queues:
+            return False
+        if worker.registry.program(new.workflow, new.version) is None:
+            return False
+        self._take(queue, 1)
+        return True
+
+    def give_up(self, queue: str) -> None:
+        """Give the place of a run up that was not created here; its queue may have become a gated one."""
+        self._reserved -= 1
+        self._held[queue] -= 1
+        self._read_at = None
+        self.wake()
+
+    def begun(self) -> None:
+        """A run for which a place was kept is in the worker's hands."""
+        self._reserved -= 1
+
+    def left(self, queue: str) -> None:
+        """A run has left the worker."""
+        self._held[queue] -= 1
+        if self._is_starved:
+            self._has_room()
+        elif queue in self._gates or queue in self._settings.per_queue:
+            self._wake.set()
+
+    def _take(self, queue: str, count: int) -> None:
+        self._reserved += count
+        self._held[queue] += count
+
+    def _room(self, queue: str | None = None) -> int:
+        """Return how many runs the worker has room for, of one queue or of any."""
+        room = self._settings.concurrency - len(self._worker.turns) - self._reserved
+        most = None if queue is None else self._settings.per_queue.get(queue)
+        return room if most is None or queue is None else min(room, most - self._held[queue])
+
+    def _has_room(self) -> None:
+        """Look for due runs after a time without room for any: at once if there is much of it, soon if little."""
+        if self._worker.is_stopping:
+            return
+        if self._room() >= min(CLAIM_BATCH, self._settings.concurrency // 2):
+            self._is_starved = False
+            self.wake()
+        else:
+            self.look_at(self._env.now())
+
+    # Claiming.
+
+    async def claim_for_ever(self) -> None:
+        """Claim whatever is due and there is room for, until the worker stops."""
+        while not self._worker.is_stopping:
+            self._wake.clear()
+            is_drained = True
+            try:
+                is_drained = await self._round()
+            except StoreError as error:
+                _log.warning("no runs could be claimed, trying again: %s", error)
+                self._is_asked_for_all = True
+                self.look_at(self._env.now() + 1_000)
+            if is_drained:
+                await self._wake.wait()
+
+    async def _round(self) -> bool:
+        """Ask every source once; return whether nothing more can be taken for now."""
+        is_for_all, self._is_asked_for_all = self._is_asked_for_all, False
+        workflows = self._worker.registry.names()  # asked anew: some may have been registered since
+        if not workflows:
+            self.look_at(self._env.now() + round(self.idle_check * 1000))
+            self._is_asked_for_all = True
+            return True
+        await self._read_states()
+        plain = [queue for queue in self._settings.queues if queue not in self._gates]
+        sources: list[tuple[str, ...]] = [(queue,) for queue in plain if queue in self._settings.per_queue]
+        if is_for_all:
+            sources.append(tuple(queue for queue in plain if queue not in self._settings.per_queue))
+        sources += [(queue,) for queue in self._settings.queues if queue in self._gates]
+        self._rounds += 1
+        first = self._rounds % max(1, len(sources))
+        is_drained = True
+        for queues in (*sources[first:], *sources[:first]):
+            self._is_starved = self._room() <= 0
+            if self._is_starved:  # `_has_room` ends it
+                self._is_asked_for_all = self._is_asked_for_all or is_for_all
+                return True
+            if not queues:
+                continue
+            is_gated = queues[0] in self._gates
+            if not await (self._admit_of(queues[0], workflows) if is_gated else self._claim_of(queues, workflows)):
+                is_drained = False
+                self._is_asked_for_all = self._is_asked_for_all or is_for_all
+        self._is_starved = is_drained and self._room() <= 0
+        return is_drained
+
+    async def _read_states(self) -> None:
+        now = self._env.now()
+        if self._read_at is not None and 0 <= now - self._read_at < STATES_KEPT_MS:
+            return
+        self._read_at = now
+        states = await self._store.queues()
+        self._gates = {state.name: state for state in states if state.is_gated and state.name in self._settings.queues}
+
+    async def _claim_of(self, queues: tuple[str, ...], workflows: Sequence[str]) -> bool:
+        """Claim of ordinary queues; return whether nothing more can be taken of them for now."""
+        capped = queues[0] if queues[0] in self._settings.per_queue else None
+        limit = min(self._room(capped), CLAIM_BATCH)
+        if limit <= 0:  # `left` looks again
+            return True
+        worker, now = self._worker, self._env.now()
+        claims = await self._store.claim(queues, limit, worker.id, now, now + self._settings.lease_ms, workflows)
+        self._hand_over(claims)
+        if len(claims) == limit:
+            return False
+        due = await self._store.next_due(queues, workflows)
+        if due is not None and due <= self._env.now():  # the queue may have become a gated one
+            self._read_at = None
+        self.look_at(self._env.now() + round(self.idle_check * 1000) if due is None else due)
+        return True
+
+    def _hand_over(self, claims: Sequence[Claim]) -> None:
+        for claim in claims:
+            self._take(claim.run.queue, 1)
+            self._worker.loop.call_soon(self._worker.begin_claimed, claim)
+
+    # Queues with limits.
+
+    async def _admit_of(self, queue: str, workflows: Sequence[str]) -> bool:
+        """Begin what the limits of a queue allow, and plan when to look into it again.
+
+        Returns:
+            Whether nothing more can be taken of it for now.
+        """
+        after = self._after.get(queue)
+        has_wrapped, outrun, begun = after is None, 0, 0
+        again_at: int | None = None
+        while (room := self._room(queue)) > 0 and outrun < TRIES:
+            if begun >= CLAIM_BATCH:
+                return False
+            now = self._env.now()
+            view = await self._store.look_into(queue, now, KEYS_AT_ONCE, min(room, KEYS_AT_ONCE), after, workflows)
+            if view is None or not view.state.is_gated:
+                self._read_at = None
+                return False
+            choice = admit(view, min(self._room(queue), CLAIM_BATCH), now)
+            again_at = min((at for at in (again_at, choice.again_at) if at is not None), default=None)
+            if choice.admission is not None:
+                until = now + self._settings.lease_ms
+                claims = await self._store.admit(choice.admission, self._worker.id, now, until)
+                if claims is None:
+                    outrun += 1
+                    await pause(self._env, self._env.roll() * outrun * MIN_DELAY_MS / 1000)
+                    continue
+                self._hand_over(claims)
+                begun += len(claims)
+                self._after[queue] = choice.after
+            if view.state.is_paused or (choice.is_full and _is_at_its_limit(view, choice)):
+                break
+            if choice.admission is not None:
+                after, has_wrapped, again_at = choice.after, choice.after is None, None
+            elif view.last_key is None and has_wrapped:
+                break
+            else:
+                after, has_wrapped = view.last_key, has_wrapped or view.last_key is None
+        await self._plan(queue, workflows, again_at)
+        return True
+
+    async def _plan(self, queue: str, workflows: Sequence[str], again_at: int | None) -> None:
+        due = await self._store.next_due((queue,), workflows)
+        if due is None:
+            return
+        now = self._env.now()
+        if due <= now:
+            due = now + round(self.gate_check * 1000)
+        self.look_at(due if again_at is None else min(due, again_at))
+
+
+def _is_at_its_limit(view: QueueView, choice: Choice) -> bool:
+    """Return whether a queue takes no more, of whichever limit key."""
+    most = view.state.limits.concurrency
+    begun = 0 if choice.admission is None else len(choice.admission.run_ids)
+    return most is not None and sum(view.admitted.values()) + begun >= most
