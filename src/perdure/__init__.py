@@ -1,7 +1,11 @@
 """Durable workflows for Python: ordinary functions that survive crashes, deploys and months of waiting."""
 
 from perdure.authoring import flow
+from perdure.authoring.dag import Dag
+from perdure.authoring.dag_builder import DagBuilder, workflow
+from perdure.authoring.dag_context import Context
 from perdure.authoring.entrypoint import WorkflowEntrypoint, WorkflowEvent, WorkflowStep
+from perdure.authoring.mapping import ItemFailure
 from perdure.authoring.purity import DeterminismWarning
 from perdure.authoring.step import Step
 from perdure.authoring.workflow import Workflow
@@ -18,6 +22,7 @@ from perdure.model.errors import (
     InboxFullError,
     JournalTooLongError,
     LimitError,
+    MapFailedError,
     NestingTooDeepError,
     NonRetryableError,
     NotDurableError,
@@ -55,15 +60,20 @@ from perdure.model.run import Retention, Run, RunStatus
 __all__ = [
     "BatchTooLargeError",
     "ChildFailedError",
+    "Context",
+    "Dag",
+    "DagBuilder",
     "DefinitionError",
     "DeterminismWarning",
     "EventTimeoutError",
     "Explanation",
     "FanOutTooWideError",
     "InboxFullError",
+    "ItemFailure",
     "JournalTooLongError",
     "LimitError",
     "Limits",
+    "MapFailedError",
     "NestingTooDeepError",
     "NonRetryableError",
     "NotDurableError",
@@ -109,4 +119,5 @@ __all__ = [
     "WorkflowEvent",
     "WorkflowStep",
     "flow",
+    "workflow",
 ]

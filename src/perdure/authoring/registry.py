@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from perdure.authoring.mapping import CHUNKS
 from perdure.authoring.step import Step
 from perdure.authoring.workflow import Workflow
 from perdure.model.errors import DefinitionError
@@ -21,7 +22,7 @@ class Registry:
     def __init__(self) -> None:
         self.workflows: dict[str, Workflow[..., Any]] = {}
         self.steps: dict[str, Step[..., Any]] = {}
-        self.built_in: dict[str, Workflow[..., Any]] = {}
+        self.built_in: dict[str, Workflow[..., Any]] = {CHUNKS.name: CHUNKS}
         self._definitions: dict[tuple[str, str], Workflow[..., Any]] = {}
         self._defined: set[str] = set()
 

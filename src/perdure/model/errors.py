@@ -19,7 +19,8 @@ PerdureError
 │   ├── StepTimeoutError       an attempt outran its timeout
 │   ├── StepRetriesExceededError
 │   ├── EventTimeoutError      no event came in time
-│   └── ChildFailedError       a child workflow did not complete
+│   ├── ChildFailedError       a child workflow did not complete
+│   └── MapFailedError         more items of a map failed than it tolerates
 └── StoreError
     ├── StoreUnavailableError · StoreLockedError   try again
     ├── StoreConflictError                         a transaction was undone; try again
@@ -159,6 +160,10 @@ class EventTimeoutError(StepError):
 
 class ChildFailedError(StepError):
     """A child workflow errored or was terminated; `__cause__` is its error, where there is one."""
+
+
+class MapFailedError(StepError):
+    """More items of a map failed than it tolerates; `__cause__` is the last one's error, where it is known."""
 
 
 class StoreError(PerdureError):

@@ -1,0 +1,351 @@
+"""Conditions and references in definitions: JMESPath, read when a definition is made and bounded when it is evaluated.
+
+An expression sees `input`, `steps.<name>` (results), `workflow.id`, `workflow.name`, and in a map `item` and `index`.
+Which steps it names is known before anything runs. JMESPath has no loops, no I/O and no way to anything but its data;
+what is left to bound is work: evaluation spends a budget, one for each node visited and each value it puts together.
+
+In data, `"${expression}"` stands for a value and keeps its type; text around it makes it part of the text. `$${` is a
+plain `${`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import jmespath
+import jmespath.exceptions
+import jmespath.functions
+import jmespath.visitor
+
+from perdure.model import codec
+from perdure.model.errors import UsageError
+
+LENGTH = 1_000
+"""Characters in one expression."""
+
+DEPTH = 30
+"""How deep an expression may be nested."""
+
+BUDGET = 200_000
+"""How much work one evaluation may be: nodes visited, and values put together."""
+
+TEXT = 1_000_000
+"""Characters in a text that an expression or a template puts together."""
+
+ROOTS = ("input", "steps", "workflow")
+ITEM_ROOTS = (*ROOTS, "item", "index")
+
+_IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
+Path = list[str]
+
+
+class Expression:
+    """One JMESPath expression.
+
+    Args:
+        text: the expression.
+
+    Attributes:
+        text: as it was written.
+        steps: the names of the steps that it refers to.
+
+    Raises:
+        UsageError: it does not parse, is too long or nested too deep, or refers to something that is not there.
+    """
+
+    def __init__(self, text: str, roots: tuple[str, ...] = ROOTS) -> None:
+        if not isinstance(text, str) or not text.strip():
+            raise UsageError(f'{text!r} must be an expression, such as "input.total > `100`"')
+        if len(text) > LENGTH:
+            raise UsageError(f"the expression is longer than {LENGTH:,} characters")
+        try:
+            self._tree: Any = jmespath.compile(text).parsed
+        except (jmespath.exceptions.JMESPathError, RecursionError, ValueError) as error:
+            raise UsageError(f"{text!r} is no expression: {' '.join(str(error).split())}") from None
+        self.text = text
+        _check(self._tree)
+        self.steps = frozenset(_steps_of(list(_paths(self._tree)), roots))
+
+    def evaluate(self, scope: Mapping[str, Any]) -> Any:
+        """Return the value over plain JSON data.
+
+        Raises:
+            UsageError: it cannot be evaluated, or takes more work than `BUDGET`.
+        """
+        try:
+            return _Bounded().visit(self._tree, scope)
+        except (jmespath.exceptions.JMESPathError, TypeError, ValueError, RecursionError) as error:
+            raise UsageError(f"{self.text!r} cannot be evaluated: {error}") from error
+
+    def holds(self, scope: Mapping[str, Any]) -> bool:
+        """Return whether the value counts as true: all but null, false and empty text, lists and objects do."""
+        value = self.evaluate(scope)
+        return not (value is None or value is False or value in ("", [], {}))
+
+
+class Template:
+    """Data with references in it.
+
+    Args:
+        data: JSON data; texts in it may hold `${expression}`.
+        roots: what expressions may begin with.
+        path: where the data stands, for errors.
+
+    Attributes:
+        data: as it was written.
+        steps: the names of the steps that it refers to, each with where it does.
+        has_expressions: there are references in it at all.
+
+    Raises:
+        FlawsError: what is wrong in it, all at once.
+    """
+
+    def __init__(self, data: object, roots: tuple[str, ...] = ROOTS, path: str = "data") -> None:
+        self.data = data
+        self.steps: list[tuple[str, str]] = []
+        self.has_expressions = False
+        found: list[str] = []
+        self._fill = self._reader(data, roots, path, found, 0)
+        if found:
+            raise FlawsError(found)
+
+    def fill(self, scope: Mapping[str, Any]) -> Any:
+        """Return the data with every reference replaced by what it refers to.
+
+        Raises:
+            UsageError: a reference cannot be evaluated, or a text becomes too long.
+        """
+        return self._fill(scope)
+
+    def _reader(
+        self, data: object, roots: tuple[str, ...], path: str, found: list[str], depth: int
+    ) -> Callable[[Mapping[str, Any]], Any]:
+        if depth > DEPTH:
+            found.append(f"{path}: nested deeper than {DEPTH}")
+        elif isinstance(data, str):
+            try:
+                return self._text(data, roots, path)
+            except UsageError as error:
+                found.append(f"{path}: {error}")
+        elif isinstance(data, Mapping):
+            fields = {
+                str(name): self._reader(value, roots, f"{path}.{name}", found, depth + 1)
+                for name, value in data.items()
+            }
+            return lambda scope: {name: read(scope) for name, read in fields.items()}
+        elif isinstance(data, list | tuple):
+            items = [self._reader(value, roots, f"{path}[{at}]", found, depth + 1) for at, value in enumerate(data)]
+            return lambda scope: [read(scope) for read in items]
+        elif data is not None and not isinstance(data, bool | int | float):
+            found.append(f"{path}: {data!r} is no JSON data; give text, numbers, true, false, null, lists and objects")
+        return lambda scope: data
+
+    def _text(self, text: str, roots: tuple[str, ...], path: str) -> Callable[[Mapping[str, Any]], Any]:
+        parts = [Expression(part, roots) if is_expression else part for part, is_expression in _parts(text)]
+        for part in parts:
+            if isinstance(part, Expression):
+                self.has_expressions = True
+                self.steps += [(name, path) for name in sorted(part.steps)]
+        if len(parts) == 1 and isinstance(parts[0], Expression):
+            return parts[0].evaluate
+        if not any(isinstance(part, Expression) for part in parts):
+            plain = "".join(map(str, parts))
+            return lambda scope: plain
+
+        def join(scope: Mapping[str, Any]) -> str:
+            joined = "".join(part if isinstance(part, str) else _as_text(part.evaluate(scope)) for part in parts)
+            if len(joined) > TEXT:
+                raise UsageError(f"{path}: the text becomes longer than {TEXT:,} characters")
+            return joined
+
+        return join
+
+
+class FlawsError(UsageError):
+    """Several things that are wrong, each with its path; `found` lists them."""
+
+    def __init__(self, found: list[str]) -> None:
+        super().__init__("; ".join(found))
+        self.found = found
+
+
+def reference(step: str) -> str:
+    """Return the expression of a step's result."""
+    return f"steps.{step}" if _IDENTIFIER.fullmatch(step) else "steps." + codec.encode(step, "a name", LENGTH)
+
+
+def _as_text(value: Any) -> str:
+    """Return a value as part of a text: text as it is, nothing for null, JSON for all else."""
+    if isinstance(value, str):
+        return value
+    return "" if value is None else codec.encode(value, "a reference", TEXT)
+
+
+def _parts(text: str) -> Iterator[tuple[str, bool]]:
+    """Yield the parts of a text, and whether each is an expression."""
+    plain, at = "", 0
+    while True:
+        start = text.find("${", at)
+        if start < 0:
+            break
+        if start and text[start - 1] == "$":
+            plain += text[at : start - 1] + "${"
+            at = start + 2
+            continue
+        end = _end_of(text, start + 2)
+        plain += text[at:start]
+        if plain:
+            yield plain, False
+        yield text[start + 2 : end], True
+        plain, at = "", end + 1
+    plain += text[at:]
+    if plain or not text:
+        yield plain, False
+
+
+def _end_of(text: str, at: int) -> int:
+    """Return where the brace is that ends an expression; those in quotes and of objects in it do not count."""
+    depth, quote = 0, ""
+    while at < len(text):
+        sign = text[at]
+        if quote:
+            if sign == "\\":
+                at += 1
+            elif sign == quote:
+                quote = ""
+        elif sign in "'\"`":
+            quote = sign
+        elif sign == "{":
+            depth += 1
+        elif sign == "}":
+            if not depth:
+                return at
+            depth -= 1
+        at += 1
+    raise UsageError(f"{text!r} has a '${{' without its '}}'; write '$${{' for a plain '${{'")
+
+
+# What an expression refers to, told from its tree.
+
+
+def _check(node: Mapping[str, Any], depth: int = 0) -> None:
+    if depth > DEPTH:
+        raise UsageError(f"the expression is nested deeper than {DEPTH}")
+    if node["type"] == "function_expression" and node["value"] not in jmespath.functions.Functions.FUNCTION_TABLE:
+        raise UsageError(f"there is no function {node['value']!r} in JMESPath")
+    for child in _children(node):
+        _check(child, depth + 1)
+
+
+def _children(node: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    return (child for child in node["children"] if isinstance(child, Mapping))  # those of a slice are numbers
+
+
+_SAME_SCOPE = {
+    "comparator", "or_expression", "and_expression", "not_expression", "multi_select_list", "multi_select_dict",
+    "key_val_pair", "function_expression",
+}  # fmt: skip
+"""Nodes all of whose parts are evaluated over what the node itself is; of others, only the first part is."""
+
+
+def _paths(node: Mapping[str, Any]) -> Iterator[Path]:
+    """Yield what an expression takes from its outermost scope: the names that each access begins with."""
+    kind = node["type"]
+    if kind in ("current", "identity"):
+        yield []
+    elif kind in _SAME_SCOPE:
+        for child in _children(node):
+            yield from _paths(child)
+    elif kind not in ("literal", "expref"):
+        path, _ = _leading(node)
+        if path:
+            yield path
+        else:
+            yield from _paths(node["children"][0])
+
+
+def _leading(node: Mapping[str, Any]) -> tuple[Path, bool]:
+    """Return the names that a node begins with, and whether it is nothing else."""
+    kind = node["type"]
+    if kind == "field":
+        return [node["value"]], True
+    if kind == "subexpression":
+        path: Path = []
+        for child in node["children"]:
+            names, is_all = _leading(child)
+            path += names
+            if not is_all:
+                return path, False
+        return path, True
+    if kind in _SAME_SCOPE or not node["children"] or kind in ("expref", "slice"):
+        return [], False
+    return _leading(node["children"][0])[0], False
+
+
+def _steps_of(paths: list[Path], roots: tuple[str, ...]) -> Iterator[str]:
+    for path in paths:
+        if not path or path[0] not in roots:
+            what = repr(path[0]) if path else "'@'"
+            raise UsageError(f"{what} is nothing that can be referred to here; there is {', '.join(roots)}")
+        if path[0] == "steps":
+            if len(path) < 2:
+                raise UsageError("'steps' needs the name of a step, as in steps.orders.total")
+            yield path[1]
+
+
+# Evaluation that cannot run away.
+
+
+class _Bounded(jmespath.visitor.TreeInterpreter):
+    """An interpreter with a budget."""
+
+    _shared = jmespath.functions.Functions()
+
+    def __init__(self) -> None:
+        super().__init__(jmespath.visitor.Options(custom_functions=self._shared))
+        self.left = BUDGET
+
+    def visit(self, node: Any, *args: Any, **kwargs: Any) -> Any:
+        self._spend(1)
+        value = super().visit(node, *args, **kwargs)
+        kind = node["type"]
+        if kind.startswith("multi_select"):  # alone can put one value into another twice
+            self._measure(value)
+        elif type(value) is list and kind not in ("field", "literal", "current", "identity"):
+            self._spend(len(value))
+        return value
+
+    def visit_function_expression(self, node: Any, value: Any) -> Any:
+        if node["value"] in ("join", "to_string", "sort", "sort_by", "max", "min", "max_by", "min_by", "merge", "map"):
+            for child in node["children"]:
+                if child["type"] != "expref":
+                    self._measure(self.visit(child, value))
+        if node["value"] == "join":
+            self._require_short_join([self.visit(child, value) for child in node["children"]])
+        return super().visit_function_expression(node, value)
+
+    def _require_short_join(self, args: list[Any]) -> None:
+        if len(args) == 2 and isinstance(args[0], str) and isinstance(args[1], list):
+            length = len(args[0]) * len(args[1]) + sum(len(part) for part in args[1] if isinstance(part, str))
+            if length > TEXT:
+                raise ValueError(f"join would make a text longer than {TEXT:,} characters")
+
+    def _measure(self, value: Any) -> None:
+        """Spend what a value is when it is written out, however often one part of it stands in it."""
+        rest = [value]
+        while rest:
+            part = rest.pop()
+            if isinstance(part, list):
+                self._spend(len(part))
+                rest += part
+            elif isinstance(part, dict):
+                self._spend(len(part))
+                rest += part.values()
+
+    def _spend(self, work: int) -> None:
+        self.left -= work
+        if self.left < 0:
+            raise ValueError(f"it takes more than {BUDGET:,} steps of work; give it less data")
