@@ -71,8 +71,9 @@ _COLUMNS = {
     **dict.fromkeys(("priority", "created_at", "updated_at", "due_at", "started_at"), "bigint[]"),
     **dict.fromkeys(("finished_at", "expires_at", "epoch", "seq", "incarnation", "crashes"), "bigint[]"),
     **dict.fromkeys(("journal_length", "inbox_seq", "depth"), "bigint[]"),
-    **dict.fromkeys(("worker", "parent_id", "parent_key", "fingerprint", "wait", "state", "progress"), "text[]"),
-    **dict.fromkeys(("is_pausing", "is_detached"), "boolean[]"),
+    **dict.fromkeys(("worker", "parent_id", "parent_key", "fingerprint", "limit_key"), "text[]"),
+    **dict.fromkeys(("wait", "state", "progress"), "text[]"),
+    **dict.fromkeys(("is_pausing", "is_detached", "is_admitted"), "boolean[]"),
 }
 """The columns of `runs` that hold an attribute of the same name as it is, and the arrays that they go in as."""
 _BUILT = {**dict.fromkeys(("keep_complete", "keep_errored", "keep_terminated"), "bigint[]"), "tags": "text[]"}

@@ -9,6 +9,7 @@ import msgspec
 
 from perdure.model.decision import Message, Posted
 from perdure.model.run import FINISHED, Created, NewRun
+from perdure.store.postgres import dedups
 from perdure.store.postgres.connections import Session
 from perdure.store.postgres.rows import RECORD, RECORD_TYPES, arrays, columns, packed, table
 
@@ -23,26 +24,32 @@ _RUN = {
     "fingerprint": "text",
     "tags": "text",
     **dict.fromkeys(("keep_complete", "keep_errored", "keep_terminated"), "bigint"),
+    "limit_key": "text",
 }
 _WRITTEN = {"owner": "bigint", **RECORD_TYPES}
 
 _CREATE = f"""
 WITH asked AS MATERIALIZED (
-    SELECT nextval('perdure.run_numbers') AS n, a.* FROM {table(1, _RUN)} AS a
+    SELECT nextval('perdure.run_numbers') AS n, a.*,
+        a.worker IS NOT NULL AND a.queue <> ALL(ARRAY(SELECT q.name FROM perdure.queues AS q WHERE q.is_gated))
+            AS is_leased
+    FROM {table(1, _RUN)} AS a
 ), made AS (
     INSERT INTO perdure.runs (
         n, id, workflow, version, queue, status, priority, created_at, updated_at, due_at, started_at,
         epoch, seq, incarnation, crashes, journal_length, inbox_seq, worker, is_pausing,
-        parent_id, parent_key, is_detached, depth, fingerprint, tags, keep_complete, keep_errored, keep_terminated)
+        parent_id, parent_key, is_detached, depth, fingerprint, tags, keep_complete, keep_errored, keep_terminated,
+        limit_key)
     SELECT
-        n, id, workflow, version, queue, CASE WHEN worker IS NULL THEN 'queued' ELSE 'running' END, priority,
-        created_at, created_at, due_at, CASE WHEN worker IS NOT NULL THEN created_at END,
-        (worker IS NOT NULL)::int, 0, 0, 0, length, 0, worker, false,
+        n, id, workflow, version, queue, CASE WHEN is_leased THEN 'running' ELSE 'queued' END, priority,
+        created_at, created_at, CASE WHEN is_leased OR worker IS NULL THEN due_at ELSE created_at END,
+        CASE WHEN is_leased THEN created_at END,
+        is_leased::int, 0, 0, 0, length, 0, CASE WHEN is_leased THEN worker END, false,
         parent_id, parent_key, is_detached, depth, fingerprint, tags::jsonb, keep_complete, keep_errored,
-        keep_terminated
+        keep_terminated, limit_key
     FROM asked ORDER BY place
     ON CONFLICT (id) DO NOTHING
-    RETURNING n, id
+    RETURNING n, id, worker IS NOT NULL AS is_leased
 ), numbers AS MATERIALIZED (
     SELECT array_agg(n ORDER BY place) AS ns FROM asked
 ), written AS (
@@ -50,7 +57,7 @@ WITH asked AS MATERIALIZED (
     SELECT numbers.ns[w.owner], {RECORD} FROM numbers CROSS JOIN {table(2 * len(_RUN), _WRITTEN)} AS w
     WHERE (numbers.ns[w.owner] IN (SELECT n FROM made)) IS TRUE
 )
-SELECT id FROM made
+SELECT id, is_leased FROM made
 """
 """Number the runs, insert those whose ids are free, and the records of these; all arrays, and so no joins."""
 
@@ -58,12 +65,16 @@ _THERE = "SELECT id, fingerprint FROM perdure.runs WHERE id = ANY($1::text[])"
 
 
 async def create(session: Session, runs: Sequence[NewRun]) -> list[Created]:
-    """Insert the runs whose ids are free, in one statement."""
+    """Create runs: in one statement, unless some have a dedup; then in a transaction."""
+    if has_dedup(runs):
+        return await dedups.create(dedups.asking(session), runs)
     there: dict[str, str] = {}
-    made: set[str] = set()
-    missing = first_of_each(runs)
+    made: dict[str, bool] = {}
+    missing: dict[str, NewRun] = {}
+    for run in runs:  # of two of one id, the first
+        missing.setdefault(run.id, run)
     while missing:
-        fresh = {row[0] for row in await session.fetch(_CREATE, *_arguments(list(missing.values())))}
+        fresh = {row[0]: row[1] for row in await session.fetch(_CREATE, *_arguments(list(missing.values())))}
         made |= fresh
         if len(fresh) == len(missing):
             break
@@ -71,15 +82,12 @@ async def create(session: Session, runs: Sequence[NewRun]) -> list[Created]:
         there |= {row[0]: row[1] for row in await session.fetch(_THERE, taken)}
         # One that is neither new nor there was removed in between, so that its id is free again.
         missing = {run_id: missing[run_id] for run_id in taken if run_id not in there}
-    return created(runs, made, there)
+    return _created(runs, made, there)
 
 
-def first_of_each(runs: Sequence[NewRun]) -> dict[str, NewRun]:
-    """Return the runs by id, in their order; of two of one id, the first."""
-    firsts: dict[str, NewRun] = {}
-    for run in runs:
-        firsts.setdefault(run.id, run)
-    return firsts
+def has_dedup(runs: Sequence[NewRun]) -> bool:
+    """Return whether one of these runs is not to be there twice."""
+    return any(run.dedup is not None for run in runs)
 
 
 def _arguments(runs: Sequence[NewRun]) -> list[Any]:
@@ -88,7 +96,7 @@ def _arguments(runs: Sequence[NewRun]) -> list[Any]:
             *(run.id, run.workflow, run.version, run.queue, run.priority, run.created_at, run.due_at),
             *(len(run.records), run.worker, run.parent_id, run.parent_key, run.is_detached, run.depth),
             *(run.fingerprint, _tags(run.tags)),
-            *(run.retention.complete, run.retention.errored, run.retention.terminated),
+            *(run.retention.complete, run.retention.errored, run.retention.terminated, run.limit_key),
         )
         for run in runs
     ]
@@ -100,20 +108,14 @@ def _tags(tags: dict[str, str]) -> str:
     return msgspec.json.encode(tags).decode() if tags else "{}"
 
 
-def created(runs: Sequence[NewRun], made: set[str], there: dict[str, str]) -> list[Created]:
-    """Return what became of each run.
-
-    Args:
-        runs: that were asked for.
-        made: ids of those that were inserted.
-        there: the fingerprint of each run that had been there.
-    """
+def _created(runs: Sequence[NewRun], made: dict[str, bool], there: dict[str, str]) -> list[Created]:
+    """Return what became of each run, given which were inserted, and the fingerprint of each that had been there."""
     answers = []
     fingerprints = dict(there)
     for run in runs:
         is_new = run.id in made and run.id not in fingerprints
         fingerprint = fingerprints.setdefault(run.id, run.fingerprint)
-        answers.append(Created(run.id, is_new, fingerprint))
+        answers.append(Created(run.id, is_new, fingerprint, is_new and made[run.id]))
     return answers
 
 
@@ -138,7 +140,7 @@ WITH put AS (
 )
 UPDATE perdure.runs AS r SET
     inbox_seq = t.seq, updated_at = t.now,
-    due_at = CASE WHEN r.status = 'running' THEN r.due_at ELSE least(r.due_at, t.due_at) END
+    due_at = CASE WHEN r.worker IS NULL THEN least(r.due_at, t.due_at) ELSE r.due_at END
 FROM unnest($10::text[], $11::bigint[], $12::bigint[], $13::bigint[]) AS t (id, seq, now, due_at)
 WHERE r.id BETWEEN t.id AND t.id
 """

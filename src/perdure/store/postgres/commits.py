@@ -16,6 +16,7 @@ from perdure.model.decision import Committed, Decision, Message
 from perdure.model.run import RunStatus
 from perdure.store.journal import posts_of, require_following
 from perdure.store.pieces import independent
+from perdure.store.postgres import dedups
 from perdure.store.postgres.arrivals import LOCK, create, post
 from perdure.store.postgres.connections import Session
 from perdure.store.postgres.control import terminate
@@ -34,6 +35,7 @@ _DECISION = {
     "wait": "text",
     "state": "text",
     "seen": "bigint",
+    "keeps_lease": "boolean",
     "is_finished": "boolean",
     "is_renewed": "boolean",
     "is_judged": "boolean",
@@ -48,22 +50,24 @@ WITH kept AS (
     UPDATE perdure.runs AS r SET
         seq = d.seq, crashes = 0, updated_at = d.at, status = d.status, wait = d.wait,
         state = coalesce(d.state, r.state),
-        due_at = CASE WHEN d.status = 'running' THEN r.due_at ELSE d.due_at END,
-        worker = CASE WHEN d.status = 'running' THEN r.worker END,
-        is_pausing = r.is_pausing AND d.status = 'running',
+        due_at = CASE WHEN d.keeps_lease THEN r.due_at ELSE d.due_at END,
+        worker = CASE WHEN d.keeps_lease THEN r.worker END,
+        is_admitted = r.is_admitted AND d.keeps_lease,
+        is_pausing = r.is_pausing AND d.keeps_lease,
         finished_at = CASE WHEN d.is_finished THEN d.at END,
         expires_at = d.at + CASE d.status
             WHEN 'complete' THEN r.keep_complete
             WHEN 'errored' THEN r.keep_errored
+            WHEN 'compensated' THEN r.keep_errored
             WHEN 'terminated' THEN r.keep_terminated END,
         incarnation = r.incarnation + d.is_renewed::int,
         journal_length = d.added + CASE WHEN d.is_renewed THEN 0 ELSE r.journal_length END,
         progress = CASE WHEN NOT d.is_finished AND NOT d.is_renewed THEN r.progress END
     FROM {table(1, _DECISION)} AS d
     WHERE r.id BETWEEN d.run_id AND d.run_id AND CASE
-        WHEN r.status <> 'running' OR r.epoch <> d.epoch OR r.seq <> d.seq - 1 THEN false
+        WHEN r.worker IS NULL OR r.epoch <> d.epoch OR r.seq <> d.seq - 1 THEN false
         WHEN d.first <> r.journal_length THEN 1 / (d.first - d.first) > 0
-        ELSE d.is_judged OR d.status = 'running' OR NOT (r.is_pausing OR (r.inbox_seq > d.seen AND NOT d.is_finished))
+        ELSE d.is_judged OR d.keeps_lease OR NOT (r.is_pausing OR (r.inbox_seq > d.seen AND NOT d.is_finished))
         END
     RETURNING r.n, d.place, r.inbox_seq, r.is_pausing
 ), numbers AS MATERIALIZED (
@@ -95,7 +99,8 @@ One that lets a run go which is pausing, or has messages that it had not seen, i
 """
 
 _FENCES = """
-SELECT id, n, status, epoch, seq, journal_length, inbox_seq, is_pausing FROM perdure.runs WHERE id = ANY($1::text[])
+SELECT id, n, worker IS NOT NULL, epoch, seq, journal_length, inbox_seq, is_pausing
+FROM perdure.runs WHERE id = ANY($1::text[])
 """
 
 _UNSEEN = """
@@ -123,11 +128,14 @@ ORDER BY a.place, m.seq
 """
 
 
+_PAUSABLE = {RunStatus.QUEUED, RunStatus.WAITING, RunStatus.COMPENSATING}
+
+
 class _Fence(NamedTuple):
     """A run, as far as it decides about decisions."""
 
     n: int
-    status: str
+    is_leased: bool
     epoch: int
     seq: int
     journal_length: int
@@ -135,7 +143,7 @@ class _Fence(NamedTuple):
     is_pausing: bool
 
     def holds(self, decision: Decision) -> bool:
-        return self.status == "running" and self.epoch == decision.epoch and self.seq == decision.seq - 1
+        return self.is_leased and self.epoch == decision.epoch and self.seq == decision.seq - 1
 
     def was_done(self, decision: Decision) -> bool:
         return self.epoch == decision.epoch and self.seq >= decision.seq
@@ -195,6 +203,7 @@ async def commit(session: Session, decisions: Sequence[Decision]) -> list[Commit
     """Carry decisions out, whatever they are, those that do not touch each other in one go; in a transaction."""
     committed: list[Committed] = []
     reached = {run_id for decision in decisions for run_id in _reached(decision)}
+    await dedups.lock_keys(dedups.asking(session), [child for decision in decisions for child in decision.children])
     await session.fetch(LOCK, list(reached))
     for piece in independent(decisions):
         committed += await _commit(session, piece)
@@ -259,7 +268,7 @@ def _arguments(parts: Sequence[_Part]) -> list[Any]:
             (
                 *(decision.run_id, decision.epoch, decision.seq, decision.at, judged or status),
                 *(due_at, len(written), first, decision.wait, decision.state),
-                *(decision.seen, status.is_finished, is_renewed, judged is not None),
+                *(decision.seen, decision.keeps_lease, status.is_finished, is_renewed, judged is not None),
             )
         )
         records += [(place, *msgspec.structs.astuple(record)) for record in written]
@@ -285,7 +294,7 @@ async def _carry_out(session: Session, kept: Sequence[tuple[_Fence, Decision]]) 
 
 def _judged(fence: _Fence, decision: Decision, unseen: set[int]) -> _Part:
     status, due_at = decision.status, decision.due_at
-    if fence.is_pausing and status in {RunStatus.QUEUED, RunStatus.WAITING}:
+    if fence.is_pausing and not decision.keeps_lease and status in _PAUSABLE:
         status = RunStatus.PAUSED
     if fence.n in unseen:
         due_at = decision.at if due_at is None else min(due_at, decision.at)

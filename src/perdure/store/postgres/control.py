@@ -15,13 +15,26 @@ class _Row(NamedTuple):
     id: str
     n: int
     status: RunStatus
+    is_leased: bool
     is_pausing: bool
     parent_id: str | None
     parent_key: str | None
     epoch: int
 
 
-_FIND = "SELECT n, status, is_pausing, parent_id, parent_key, epoch FROM perdure.runs WHERE id = $1 FOR UPDATE"
+_FIND = """
+SELECT n, status, worker IS NOT NULL, is_pausing, parent_id, parent_key, epoch
+FROM perdure.runs WHERE id = $1 FOR UPDATE
+"""
+
+_LOCK_KEYS = """
+SELECT FROM (
+    SELECT d.key FROM perdure.runs AS r CROSS JOIN LATERAL (
+        SELECT u.key FROM perdure.dedups AS u WHERE u.n = r.n OFFSET 0) AS d
+    WHERE r.id = ANY($1::text[]) ORDER BY d.key) AS known
+CROSS JOIN LATERAL (SELECT FROM perdure.dedups AS d WHERE d.key = known.key FOR UPDATE) AS locked
+"""
+"""Lock the dedup keys of runs, before the runs themselves are: in the order of whoever creates runs."""
 
 _MARK_PAUSING = "UPDATE perdure.runs SET is_pausing = true, updated_at = $2 WHERE id = $1"
 _PAUSE = "UPDATE perdure.runs SET status = 'paused', updated_at = $2 WHERE id = $1"
@@ -29,6 +42,8 @@ _RESUME = """
 UPDATE perdure.runs SET status = 'queued', due_at = coalesce(due_at, $2), updated_at = $2 WHERE id = $1
 """
 _UNMARK_PAUSING = "UPDATE perdure.runs SET is_pausing = false, updated_at = $2 WHERE id = $1"
+
+_DISCARD = "UPDATE perdure.runs SET expires_at = $2, updated_at = $2 WHERE id = $1"
 
 _FAMILY = """
 WITH RECURSIVE family (n, id, is_unfinished) AS (
@@ -45,13 +60,16 @@ SELECT id, is_unfinished FROM family WHERE id <> $1 ORDER BY n
 _END = """
 UPDATE perdure.runs SET
     status = 'terminated', epoch = epoch + 1, updated_at = $2, finished_at = $2,
-    expires_at = $2 + keep_terminated, due_at = NULL, worker = NULL, is_pausing = false, wait = NULL, progress = NULL
+    expires_at = $2 + keep_terminated, due_at = NULL, worker = NULL, is_admitted = false, is_pausing = false,
+    wait = NULL, progress = NULL
 WHERE id = ANY($1::text[])
 """
 
 _CUT_BACK = """
 WITH cut AS (
     DELETE FROM perdure.records WHERE n = $1 AND position > 0
+), stands AS (
+    DELETE FROM perdure.dedups WHERE n = $1
 )
 DELETE FROM perdure.inbox WHERE n = $1 AND (is_read OR kind = 'child')
 """
@@ -59,8 +77,8 @@ DELETE FROM perdure.inbox WHERE n = $1 AND (is_read OR kind = 'child')
 _RESTART = """
 UPDATE perdure.runs SET
     status = 'queued', due_at = $2, updated_at = $2, epoch = epoch + 1, seq = 0, incarnation = incarnation + 1,
-    crashes = 0, journal_length = least(journal_length, 1), worker = NULL, is_pausing = false, started_at = NULL,
-    finished_at = NULL, expires_at = NULL, wait = NULL, state = NULL, progress = NULL
+    crashes = 0, journal_length = least(journal_length, 1), worker = NULL, is_admitted = false, is_pausing = false,
+    started_at = NULL, finished_at = NULL, expires_at = NULL, wait = NULL, state = NULL, progress = NULL
 WHERE id = $1
 """
 
@@ -68,14 +86,29 @@ _PRUNE = """
 WITH expired AS MATERIALIZED (
     SELECT n, id FROM perdure.runs WHERE expires_at IS NOT NULL AND expires_at <= $1
     ORDER BY expires_at, n LIMIT $2 FOR UPDATE SKIP LOCKED
+), keys AS MATERIALIZED (
+    SELECT key.key, key.n FROM (SELECT n FROM expired UNION ALL SELECT 0) AS of CROSS JOIN LATERAL (
+        SELECT d.key, d.n FROM perdure.dedups AS d WHERE d.n = of.n LIMIT $2 FOR UPDATE SKIP LOCKED) AS key
+), held AS MATERIALIZED (
+    SELECT d.n FROM expired CROSS JOIN LATERAL (
+        SELECT u.n FROM perdure.dedups AS u WHERE u.n = expired.n OFFSET 0) AS d
+    WHERE d.n <> ALL(ARRAY(SELECT n FROM keys))
+), removed AS MATERIALIZED (
+    SELECT n, id FROM expired WHERE n <> ALL(ARRAY(SELECT n FROM held))
+), keys_gone AS (
+    DELETE FROM perdure.dedups AS d USING keys WHERE d.key BETWEEN keys.key AND keys.key
 ), records_gone AS (
-    DELETE FROM perdure.records AS r USING expired WHERE r.n BETWEEN expired.n AND expired.n
+    DELETE FROM perdure.records AS r USING removed WHERE r.n BETWEEN removed.n AND removed.n
 ), messages_gone AS (
-    DELETE FROM perdure.inbox AS m USING expired WHERE m.n BETWEEN expired.n AND expired.n
+    DELETE FROM perdure.inbox AS m USING removed WHERE m.n BETWEEN removed.n AND removed.n
 ), gone AS (
-    DELETE FROM perdure.runs AS r USING expired WHERE r.id BETWEEN expired.id AND expired.id RETURNING 1
+    DELETE FROM perdure.runs AS r USING removed WHERE r.id BETWEEN removed.id AND removed.id RETURNING 1
 )
 SELECT count(*) FROM gone
+"""
+"""Remove what has expired, with the dedup keys it stood for, and those that stand for nothing (see `dedups`).
+
+Nobody is waited for: a run of which somebody holds the row or the key is left for another time.
 """
 
 PRUNED_AT_ONCE = 500
@@ -84,6 +117,8 @@ PRUNED_AT_ONCE = 500
 
 async def control(session: Session, actions: Sequence[Control], now: int) -> list[Controlled]:
     """Do each action where it is allowed."""
+    if restarted := [action.run_id for action in actions if action.action is Action.RESTART]:
+        await session.fetch(_LOCK_KEYS, restarted)
     await session.fetch(LOCK, list({action.run_id for action in actions}))
     return [await _control(session, action, now) for action in actions]
 
@@ -102,9 +137,9 @@ async def _control(session: Session, control: Control, now: int) -> Controlled:
         return Controlled(control.run_id)
     ended: tuple[str, ...] = ()
     match control.action:
-        case Action.PAUSE if run.status is RunStatus.RUNNING:
+        case Action.PAUSE if run.is_leased:
             await session.fetch(_MARK_PAUSING, run.id, now)
-        case Action.PAUSE if run.status in {RunStatus.QUEUED, RunStatus.WAITING}:
+        case Action.PAUSE if run.status in {RunStatus.QUEUED, RunStatus.WAITING, RunStatus.COMPENSATING}:
             await session.fetch(_PAUSE, run.id, now)
         case Action.RESUME if run.status is RunStatus.PAUSED:
             await session.fetch(_RESUME, run.id, now)
@@ -114,6 +149,8 @@ async def _control(session: Session, control: Control, now: int) -> Controlled:
             ended = await terminate(session, control.run_id, now, control.notice)
         case Action.RESTART:
             ended = await _restart(session, run, now)
+        case Action.DISCARD if run.status.is_finished:
+            await session.fetch(_DISCARD, run.id, now)
         case _:
             pass
     after = await _find(session, control.run_id)

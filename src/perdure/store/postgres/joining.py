@@ -3,67 +3,23 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
-
-import msgspec
 
 from perdure.model.errors import UsageError
 from perdure.model.run import Created, NewRun
-from perdure.store.postgres.arrivals import created, first_of_each
+from perdure.store.postgres import dedups
 from perdure.store.postgres.connections import Texts
+from perdure.store.postgres.dedups import Ask
 from perdure.store.postgres.errors import state
-from perdure.store.postgres.rows import RECORD, RECORD_TYPES
-
-_TEXTS = ("id", "workflow", "version", "queue", "worker", "parent_id", "parent_key", "fingerprint")
-_NUMBERS = ("priority", "created_at", "due_at", "depth")
-_NAMED = f"""
-    {", ".join(f"{name} text" for name in _TEXTS)}, {", ".join(f"{name} bigint" for name in _NUMBERS)},
-    is_detached boolean, tags jsonb, retention jsonb, records jsonb"""
-
-_FIELDS = ", ".join(f"CAST(w.value ->> {at} AS {column_type})" for at, column_type in enumerate(RECORD_TYPES.values()))
-
-# In the spelling that every driver leaves alone: no `%`, no `::`, and `{given}` for the one parameter, a text.
-_CREATE = f"""
-WITH asked AS MATERIALIZED (
-    SELECT nextval('perdure.run_numbers') AS n, j.place, a.*
-    FROM jsonb_array_elements(CAST(CAST({{given}} AS text) AS jsonb)) WITH ORDINALITY AS j (value, place)
-    CROSS JOIN LATERAL jsonb_to_record(j.value) AS a ({_NAMED})
-), made AS (
-    INSERT INTO perdure.runs (
-        n, id, workflow, version, queue, status, priority, created_at, updated_at, due_at, started_at,
-        epoch, seq, incarnation, crashes, journal_length, inbox_seq, worker, is_pausing,
-        parent_id, parent_key, is_detached, depth, fingerprint, tags, keep_complete, keep_errored, keep_terminated)
-    SELECT
-        n, id, workflow, version, queue, CASE WHEN worker IS NULL THEN 'queued' ELSE 'running' END, priority,
-        created_at, created_at, due_at, CASE WHEN worker IS NOT NULL THEN created_at END,
-        CASE WHEN worker IS NULL THEN 0 ELSE 1 END, 0, 0, 0, jsonb_array_length(records), 0, worker, false,
-        parent_id, parent_key, is_detached, depth, fingerprint, tags, CAST(retention ->> 0 AS bigint),
-        CAST(retention ->> 1 AS bigint), CAST(retention ->> 2 AS bigint)
-    FROM asked ORDER BY place
-    ON CONFLICT (id) DO NOTHING
-    RETURNING n, id
-), written AS (
-    INSERT INTO perdure.records (n, {RECORD})
-    SELECT asked.n, {_FIELDS} FROM asked CROSS JOIN LATERAL jsonb_array_elements(asked.records) AS w (value)
-    WHERE (asked.n IN (SELECT n FROM made)) IS TRUE
-)
-SELECT id, CAST(pg_notify(CAST('{{channel}}' AS text), '') AS text) FROM made
-"""
 
 _SAME = "SELECT 1 FROM perdure.meta WHERE store_id = CAST(CAST({given} AS text) AS uuid)"
 """Whether the connection's database is the store's own, and not another one with a schema of that name."""
 
-_THERE = """
-SELECT id, fingerprint FROM perdure.runs
-WHERE id IN (SELECT jsonb_array_elements_text(CAST(CAST({given} AS text) AS jsonb)))
-"""
+_TELL = "SELECT CAST(pg_notify(CAST({given} AS text), '') AS text)"
 
 _UNKNOWN_TABLES = {"42P01", "42703", "3F000"}
 _ELSEWHERE = "tx: the connection's database has no schema {schema} of this store: give one to the store's database"
-
-Ask = Callable[[str, str], Awaitable[list[Any]]]
-"""Runs a statement with `{given}` for its one argument on somebody's connection, and returns the rows."""
 
 
 async def create_in(connection: Any, runs: Sequence[NewRun], texts: Texts, schema: str, store_id: str) -> list[Created]:
@@ -79,26 +35,21 @@ async def create_in(connection: Any, runs: Sequence[NewRun], texts: Texts, schem
     Raises:
         UsageError: the connection is of no known driver, not in a transaction, or not of this store's database.
     """
-    ask = _asker(connection)
-    there: dict[str, str] = {}
-    made: set[str] = set()
-    missing = first_of_each(runs)
+    plain = _asker(connection)
+
+    async def ask(text: str, given: str) -> list[Any]:
+        return await plain(texts[text], given)
+
     try:
-        if not await ask(texts[_SAME], store_id):
+        if not await ask(_SAME, store_id):
             raise UsageError(_ELSEWHERE.format(schema=schema))
-        while missing:
-            batch = msgspec.json.encode(list(missing.values())).decode()
-            made |= {row[0] for row in await ask(texts[_CREATE].replace("{channel}", schema), batch)}
-            taken = [run_id for run_id in missing if run_id not in made]
-            if taken:
-                rows = await ask(texts[_THERE], msgspec.json.encode(taken).decode())
-                there |= {row[0]: row[1] for row in rows}
-            missing = {run_id: missing[run_id] for run_id in taken if run_id not in there}
+        created = await dedups.create(ask, runs)
+        await ask(_TELL, schema)
     except Exception as error:
         if state(error) in _UNKNOWN_TABLES:
             raise UsageError(_ELSEWHERE.format(schema=schema)) from error
         raise
-    return created(runs, made, there)
+    return created
 
 
 def _asker(connection: Any) -> Ask:

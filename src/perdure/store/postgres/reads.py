@@ -7,13 +7,13 @@ from typing import Any
 
 import msgspec
 
-from perdure.model.decision import CatalogEntry, Message, QueueStats, RunFilter, RunPage, Stats
+from perdure.model.decision import CatalogEntry, Message, QueueStats, RunFilter, RunPage, Stats, StoredDefinition
 from perdure.model.record import Record
 from perdure.model.run import Run, RunStatus
 from perdure.store.finding import place
 from perdure.store.postgres.connections import Session
 from perdure.store.postgres.rows import MESSAGE, RECORD, WIDTH, message_of, record_of, run_columns, run_of
-from perdure.store.postgres.turns import CAN_BE_DUE, LEVELS, WANTED
+from perdure.store.postgres.turns import CAN_BE_DUE, IN_LANE, LANES, WANTED, levels
 
 _GET = f"""
 SELECT {run_columns("r", "o.payload")}
@@ -40,28 +40,51 @@ _QUEUES = f"""
 SELECT
     queue,
     count(*) FILTER (WHERE due_at <= $1),
-    count(*) FILTER (WHERE due_at > $1 AND status <> 'running'),
-    count(*) FILTER (WHERE due_at > $1 AND status = 'running'),
+    count(*) FILTER (WHERE due_at > $1 AND NOT is_leased),
+    count(*) FILTER (WHERE due_at > $1 AND is_leased),
     min(due_at) FILTER (WHERE due_at <= $1)
-FROM perdure.runs AS r WHERE {CAN_BE_DUE} GROUP BY queue ORDER BY queue
+FROM (
+    SELECT queue, due_at, status = 'running' FROM perdure.runs AS r WHERE {CAN_BE_DUE} AND status <> 'compensating'
+    UNION ALL
+    SELECT queue, due_at, worker IS NOT NULL FROM perdure.runs AS r WHERE {CAN_BE_DUE} AND status = 'compensating'
+) AS timed (queue, due_at, is_leased)
+GROUP BY queue ORDER BY queue
+"""
+"""Only of runs that are being undone the rows are read; the index tells of the others whether they are leased."""
+
+_NEXT_DUE = f"""{levels()}
+SELECT min((
+    SELECT r.due_at FROM perdure.runs AS r
+    WHERE {CAN_BE_DUE} AND r.queue = l.queue AND r.priority = l.priority AND {IN_LANE} AND {WANTED}
+    ORDER BY r.due_at LIMIT 1))
+FROM levels AS l CROSS JOIN {LANES}
 """
 
 _CATALOG = """
-SELECT workflow, version, queue, input_schema, seen_at, worker FROM perdure.catalog ORDER BY workflow, version
-"""
-
-_NEXT_DUE = f"""{LEVELS}
-SELECT min((
-    SELECT r.due_at FROM perdure.runs AS r
-    WHERE {CAN_BE_DUE} AND r.queue = l.queue AND r.priority = l.priority AND {WANTED} ORDER BY r.due_at LIMIT 1))
-FROM levels AS l
+SELECT workflow, version, queue, input_schema, seen_at, worker, details FROM perdure.catalog ORDER BY workflow, version
 """
 
 _PUBLISH = """
-INSERT INTO perdure.catalog (workflow, version, queue, input_schema, seen_at, worker)
-SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::bigint[], $6::text[])
+INSERT INTO perdure.catalog (workflow, version, queue, input_schema, seen_at, worker, details)
+SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::bigint[], $6::text[], $7::text[])
 ON CONFLICT (workflow, version) DO UPDATE SET
-    queue = excluded.queue, input_schema = excluded.input_schema, seen_at = excluded.seen_at, worker = excluded.worker
+    queue = excluded.queue, input_schema = excluded.input_schema, seen_at = excluded.seen_at, worker = excluded.worker,
+    details = excluded.details
+"""
+
+_DEFINE = """
+INSERT INTO perdure.definitions (name, version, text, created_at)
+SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::bigint[])
+ON CONFLICT (name, version) DO NOTHING
+"""
+
+_DEFINED = """
+SELECT name, version, text, created_at FROM perdure.definitions
+WHERE (name, version) IN (SELECT * FROM unnest($1::text[], $2::text[]))
+"""
+
+_DEFINITIONS = """
+SELECT name, version, text, created_at FROM perdure.definitions ORDER BY created_at, name, version
 """
 
 
@@ -152,10 +175,7 @@ async def stats(session: Session, now: int) -> Stats:
 async def publish(session: Session, entries: Sequence[CatalogEntry]) -> None:
     """Put workflows into the catalog."""
     last = {(entry.workflow, entry.version): entry for entry in entries}  # of two alike, the later one
-    rows = [
-        (entry.workflow, entry.version, entry.queue, entry.input_schema, entry.seen_at, entry.worker)
-        for _, entry in sorted(last.items(), key=lambda item: item[0])
-    ]
+    rows = [msgspec.structs.astuple(entry) for _, entry in sorted(last.items(), key=lambda item: item[0])]
     if rows:
         await session.fetch(_PUBLISH, *zip(*rows, strict=True))
 
@@ -163,6 +183,25 @@ async def publish(session: Session, entries: Sequence[CatalogEntry]) -> None:
 async def catalog(session: Session) -> list[CatalogEntry]:
     """Return the catalog."""
     return [CatalogEntry(*row) for row in await session.fetch(_CATALOG)]
+
+
+async def define(session: Session, definitions: Sequence[StoredDefinition]) -> list[StoredDefinition]:
+    """Keep definitions whose names and versions are free; return what is kept under each."""
+    firsts: dict[tuple[str, str], StoredDefinition] = {}
+    for definition in definitions:
+        firsts.setdefault((definition.name, definition.version), definition)
+    if not firsts:
+        return []
+    asked = sorted(firsts)
+    await session.fetch(_DEFINE, *zip(*(msgspec.structs.astuple(firsts[which]) for which in asked), strict=True))
+    rows = await session.fetch(_DEFINED, *zip(*asked, strict=True))
+    kept = {(row[0], row[1]): StoredDefinition(*row) for row in rows}
+    return [kept[definition.name, definition.version] for definition in definitions]
+
+
+async def definitions(session: Session) -> list[StoredDefinition]:
+    """Return every definition, the earliest first."""
+    return [StoredDefinition(*row) for row in await session.fetch(_DEFINITIONS)]
 
 
 async def next_due(session: Session, queues: Sequence[str], workflows: Sequence[str] | None) -> int | None:

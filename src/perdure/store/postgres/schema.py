@@ -16,7 +16,7 @@ from perdure.store.postgres.errors import read_only
 from perdure.store.postgres.settings import Settings
 
 OLDEST_SERVER = 14
-_TABLES = ("meta", "runs", "records", "inbox", "catalog")
+_TABLES = ("meta", "runs", "records", "inbox", "catalog", "definitions", "queues", "paces", "dedups")
 
 _SERVER = """
 SELECT current_setting('server_version_num')::int / 10000 AS version, pg_is_in_recovery()

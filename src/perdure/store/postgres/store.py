@@ -24,14 +24,16 @@ from perdure.model.decision import (
     RunFilter,
     RunPage,
     Stats,
+    StoredDefinition,
     StoreInfo,
 )
+from perdure.model.queue import Admission, QueueState, QueueView
 from perdure.model.record import Record
-from perdure.model.run import Created, NewRun, Run, RunStatus
+from perdure.model.run import Created, NewRun, Run
 from perdure.store.contract import Transaction
 from perdure.store.hints import Hints
 from perdure.store.loops import PerLoop
-from perdure.store.postgres import archives, arrivals, commits, control, reads, schema, turns
+from perdure.store.postgres import archives, arrivals, commits, control, queues, reads, schema, turns
 from perdure.store.postgres.connections import Connections, Session
 from perdure.store.postgres.durability import described
 from perdure.store.postgres.joining import create_in
@@ -85,8 +87,12 @@ class PostgresStore:
 
     async def create(self, runs: Sequence[NewRun]) -> list[Created]:
         """See the contract."""
-        created = await self._connections.once(lambda session: arrivals.create(session, runs))
-        if any(made.is_new and run.worker is None for run, made in zip(runs, created, strict=True)):
+        how = self._connections.transact if arrivals.has_dedup(runs) else self._connections.once
+        created = await how(lambda session: arrivals.create(session, runs))
+        if any(
+            not made.is_leased and (made.is_new or run.dedup is not None)
+            for run, made in zip(runs, created, strict=True)
+        ):
             self._hints.changed()
         return created
 
@@ -115,7 +121,7 @@ class PostgresStore:
         """See the contract."""
         committed = await self._commit(decisions)
         if any(
-            decision.status is not RunStatus.RUNNING or decision.children or decision.posts or decision.terminate
+            not decision.keeps_lease or decision.children or decision.posts or decision.terminate
             for decision in decisions
         ):
             self._hints.changed()
@@ -217,6 +223,36 @@ class PostgresStore:
     async def catalog(self) -> list[CatalogEntry]:
         """See the contract."""
         return await self._connections.once(reads.catalog)
+
+    async def define(self, definitions: Sequence[StoredDefinition]) -> list[StoredDefinition]:
+        """See the contract."""
+        return await self._connections.transact(lambda session: reads.define(session, definitions))
+
+    async def definitions(self) -> list[StoredDefinition]:
+        """See the contract."""
+        return await self._connections.once(reads.definitions)
+
+    async def queues(self) -> list[QueueState]:
+        """See the contract."""
+        return await self._connections.once(queues.queues)
+
+    async def set_queue(self, state: QueueState) -> bool:
+        """See the contract."""
+        is_kept = await self._connections.transact(lambda session: queues.set_queue(session, state))
+        if is_kept:
+            self._hints.changed()
+        return is_kept
+
+    async def look_into(
+        self, queue: str, now: int, keys: int, each: int, after: str | None, workflows: Sequence[str] | None = None
+    ) -> QueueView | None:
+        """See the contract."""
+        look = queues.Look(queue, workflows, now, keys, each, after)
+        return await self._connections.once(lambda session: queues.look_into(session, look))
+
+    async def admit(self, admission: Admission, worker: str, now: int, until: int) -> list[Claim] | None:
+        """See the contract."""
+        return await self._connections.once(lambda session: queues.admit(session, admission, worker, now, until))
 
     async def next_due(self, queues: Sequence[str], workflows: Sequence[str] | None = None) -> int | None:
         """See the contract."""

@@ -3,50 +3,75 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from perdure.model.decision import Claim, Extended, Lease, Message
 from perdure.model.record import Record
+from perdure.model.run import Run
 from perdure.store.pieces import distinct
 from perdure.store.postgres.connections import Session
 from perdure.store.postgres.rows import MESSAGE, RECORD, WIDTH, message_of, record_of, run_columns, run_of
 
-CAN_BE_DUE = "r.status IN ('queued', 'waiting', 'running') AND r.due_at IS NOT NULL"
+CAN_BE_DUE = (
+    "r.status IN ('queued', 'waiting', 'running', 'compensating', 'compensation_failed') AND r.due_at IS NOT NULL"
+)
 """The condition of the index `runs_due`, which is used only where it is spelt out."""
 
-LEVELS = f"""
+STILL = "r.status NOT IN ('paused', 'complete', 'errored', 'terminated', 'compensated')"
+"""The same, in words that keep the index `runs_due` out of a look for one run by its id."""
+
+WANTED = "($2::text[] IS NULL OR r.workflow = ANY($2::text[]))"
+
+LANES = "(VALUES (false), (true)) AS lane (is_keyed)"
+"""The two parts of each priority in the index: runs without a limit key, and runs with one."""
+
+IN_LANE = "(r.limit_key <> '') = lane.is_keyed"
+
+_UNGATED = """WHERE NOT EXISTS (
+        SELECT FROM perdure.queues AS gated WHERE gated.name = q.name AND gated.is_gated OFFSET 0)"""
+
+
+def levels(which: str = "") -> str:
+    """Return the SQL that finds the priorities in use in each queue of `$1`, by leaps through the index.
+
+    Args:
+        which: a condition on the queues, `q`; empty for all.
+    """
+    return f"""
 WITH RECURSIVE levels (queue, priority) AS (
     SELECT q.name, (SELECT r.priority FROM perdure.runs AS r
         WHERE {CAN_BE_DUE} AND r.queue = q.name ORDER BY r.priority DESC LIMIT 1)
-    FROM unnest($1::text[]) AS q (name)
+    FROM unnest($1::text[]) AS q (name) {which}
     UNION ALL
     SELECT l.queue, (SELECT r.priority FROM perdure.runs AS r
         WHERE {CAN_BE_DUE} AND r.queue = l.queue AND r.priority < l.priority ORDER BY r.priority DESC LIMIT 1)
     FROM levels AS l WHERE l.priority IS NOT NULL
 )
 """
-"""The priorities in use in each queue, found by leaps through the index."""
 
-WANTED = "($2::text[] IS NULL OR r.workflow = ANY($2::text[]))"
 
-_STILL = "r.status NOT IN ('paused', 'complete', 'errored', 'terminated')"
-"""The same, in words that keep the index `runs_due` out of a look for one run by its id."""
+def lease(worker: str, now: str, until: str, *, is_admitted: bool) -> str:
+    """Return the SQL that leases a run `r`; the parameters are named by the numbers that they have."""
+    return f"""
+    crashes = r.crashes + (r.worker IS NOT NULL)::int, epoch = r.epoch + 1, seq = 0, worker = {worker},
+    status = CASE WHEN r.status IN ('compensating', 'compensation_failed') THEN 'compensating' ELSE 'running' END,
+    due_at = {until}, updated_at = {now}, started_at = coalesce(r.started_at, {now}), is_admitted = {is_admitted}"""
 
-_CLAIM = f"""{LEVELS}, candidates AS MATERIALIZED (
-    SELECT c.id, c.due_at FROM levels AS l CROSS JOIN LATERAL (
+
+_CLAIM = f"""{levels(_UNGATED)}, candidates AS MATERIALIZED (
+    SELECT c.id, c.due_at FROM levels AS l CROSS JOIN {LANES} CROSS JOIN LATERAL (
         SELECT r.n, r.id, r.due_at FROM perdure.runs AS r
-        WHERE {CAN_BE_DUE} AND r.queue = l.queue AND r.priority = l.priority AND r.due_at <= $3 AND {WANTED}
+        WHERE {CAN_BE_DUE} AND r.queue = l.queue AND r.priority = l.priority AND {IN_LANE} AND r.due_at <= $3
+            AND {WANTED}
         ORDER BY r.due_at, r.n LIMIT $4) AS c
     ORDER BY l.priority DESC, c.due_at, c.n LIMIT $4
 ), picked AS MATERIALIZED (
     SELECT p.id, c.due_at FROM candidates AS c CROSS JOIN LATERAL (
-        SELECT r.id FROM perdure.runs AS r WHERE r.id = c.id AND {_STILL} AND r.due_at <= $3
+        SELECT r.id FROM perdure.runs AS r WHERE r.id = c.id AND {STILL} AND r.due_at <= $3
         FOR UPDATE SKIP LOCKED) AS p
     LIMIT $5
 )
-UPDATE perdure.runs AS r SET
-    crashes = r.crashes + (r.status = 'running')::int, status = 'running', epoch = r.epoch + 1, seq = 0, worker = $6,
-    due_at = $7, updated_at = $3, started_at = coalesce(r.started_at, $3)
+UPDATE perdure.runs AS r SET {lease("$6", "$3", "$7", is_admitted=False)}
 FROM picked WHERE r.id BETWEEN picked.id AND picked.id
 RETURNING {run_columns("r")}, r.n, picked.due_at
 """
@@ -59,6 +84,9 @@ SELECT m.n, {MESSAGE} FROM perdure.inbox AS m WHERE m.n = ANY($1::bigint[]) AND 
 
 SPARE = 100
 """How many more due runs than wanted are looked at, for those that other claims have locked at this moment."""
+
+
+_PRIORITY_AT = Run.__struct_fields__.index("priority")
 
 
 class Wanted(NamedTuple):
@@ -76,10 +104,22 @@ async def claim(session: Session, wanted: Wanted, worker: str, now: int, until: 
     picked = await session.fetch(
         _CLAIM, list(set(wanted.queues)), workflows, now, looked_at, wanted.limit, worker, until
     )
-    if not picked:
+    # The statement returns them in any order.
+    picked.sort(key=lambda row: (-row[_PRIORITY_AT], row[WIDTH + 1], row[WIDTH]))
+    return await claimed(session, picked)
+
+
+async def claimed(session: Session, rows: Sequence[Any]) -> list[Claim]:
+    """Read what belongs to runs that were just leased.
+
+    Args:
+        session: whose statements see the leases.
+        rows: the columns of each run, then its number; in the order of the answer.
+    """
+    if not rows:
         return []
     claims: dict[int, Claim] = {}
-    for row in picked:
+    for row in rows:
         journal: list[Record] = []
         inbox: list[Message] = []
         claims[row[WIDTH]] = Claim(run_of(row), journal, inbox)
@@ -89,20 +129,24 @@ async def claim(session: Session, wanted: Wanted, worker: str, now: int, until: 
     if told:
         for row in await session.fetch(_INBOXES, told):
             claims[row[0]].inbox.append(message_of(claims[row[0]].run.id, row, 1))
-    order = {row[WIDTH]: (-claims[row[WIDTH]].run.priority, row[WIDTH + 1], row[WIDTH]) for row in picked}
-    return [claims[n] for n in sorted(order, key=order.__getitem__)]
+    return list(claims.values())
 
 
 _EXTEND = """
 UPDATE perdure.runs AS r SET
     due_at = greatest(l.until, $5),
-    status = CASE WHEN l.until > $5 THEN 'running' WHEN r.is_pausing THEN 'paused' ELSE 'queued' END,
+    status = CASE
+        WHEN l.until > $5 THEN r.status
+        WHEN r.is_pausing THEN 'paused'
+        WHEN r.status = 'compensating' THEN r.status
+        ELSE 'queued' END,
     worker = CASE WHEN l.until > $5 THEN r.worker END,
+    is_admitted = r.is_admitted AND l.until > $5,
     is_pausing = r.is_pausing AND l.until > $5,
     progress = coalesce(l.progress, r.progress),
     updated_at = $5
 FROM unnest($1::text[], $2::bigint[], $3::bigint[], $4::text[]) AS l (run_id, epoch, until, progress)
-WHERE r.id BETWEEN l.run_id AND l.run_id AND (r.status = 'running' AND r.epoch = l.epoch) IS TRUE
+WHERE r.id BETWEEN l.run_id AND l.run_id AND (r.worker IS NOT NULL AND r.epoch = l.epoch) IS TRUE
 RETURNING r.id, r.is_pausing OR r.status = 'paused', r.inbox_seq
 """
 """Move the ends of leases; one that was given back is paused afterwards only if it was found pausing."""
