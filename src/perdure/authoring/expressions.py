@@ -47,6 +47,7 @@ class Expression:
 
     Args:
         text: the expression.
+        roots: what it may begin with; None where it is over any data, which it finds as `@`.
 
     Attributes:
         text: as it was written.
@@ -56,7 +57,7 @@ class Expression:
         UsageError: it does not parse, is too long or nested too deep, or refers to something that is not there.
     """
 
-    def __init__(self, text: str, roots: tuple[str, ...] = ROOTS) -> None:
+    def __init__(self, text: str, roots: tuple[str, ...] | None = ROOTS) -> None:
         if not isinstance(text, str) or not text.strip():
             raise UsageError(f'{text!r} must be an expression, such as "input.total > `100`"')
         if len(text) > LENGTH:
@@ -67,7 +68,7 @@ class Expression:
             raise UsageError(f"{text!r} is no expression: {' '.join(str(error).split())}") from None
         self.text = text
         _check(self._tree)
-        self.steps = frozenset(_steps_of(list(_paths(self._tree)), roots))
+        self.steps = frozenset(_steps_of(list(_paths(self._tree)), roots) if roots is not None else ())
 
     def evaluate(self, scope: Mapping[str, Any]) -> Any:
         """Return the value over plain JSON data.

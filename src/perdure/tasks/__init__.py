@@ -1,6 +1,6 @@
-"""Tasks that come along: HTTP requests, e-mail, PDFs.
+"""Tasks that come along: HTTP requests, e-mail, PDFs, data.
 
-An application adds those that it uses: `app.add(http_request, pdf_render)`. Each needs its own library, which is
+An application adds those that it uses: `app.add(http_request, data_transform)`. Each needs its own library, which is
 loaded when the task is first named: `pip install 'perdure[http,email,pdf]'`.
 """
 
@@ -14,6 +14,7 @@ from perdure.model.errors import UsageError
 if TYPE_CHECKING:
     from perdure.authoring.task import Task
     from perdure.tasks.addresses import AddressRefusedError
+    from perdure.tasks.data import DataExpressionError, data_transform
     from perdure.tasks.email import (
         Attachment,
         EmailError,
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AddressRefusedError",
     "Attachment",
+    "DataExpressionError",
     "EmailError",
     "EmailRefusedError",
     "HttpAnswer",
@@ -50,6 +52,7 @@ __all__ = [
     "RenderedPdf",
     "SentEmail",
     "TemplateError",
+    "data_transform",
     "email_send",
     "email_send_task",
     "everything",
@@ -70,14 +73,14 @@ def everything() -> list[Task[..., Any]]:
     Raises:
         UsageError: a library is not installed.
     """
-    return [__getattr__(name) for name in ("http_request", "email_send", "pdf_render")]
+    return [__getattr__(name) for name in ("http_request", "email_send", "pdf_render", "data_transform")]
 
 
 def __getattr__(name: str) -> Any:
     """Load what is named, with its library."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    home = _HOMES.get(name) or next(home for home in ("http", "email", "pdf") if name.lower().startswith(home))
+    home = _HOMES.get(name) or next(home for home in ("http", "email", "pdf", "data") if name.lower().startswith(home))
     try:
         module = importlib.import_module(f"{__name__}.{home}")
     except ModuleNotFoundError as error:
