@@ -18,10 +18,10 @@ from perdure.engine.clock import StoreClock
 from perdure.engine.ending import Endings
 from perdure.engine.entrypoint_runs import EntrypointRuns
 from perdure.engine.env import Env, SystemEnv
+from perdure.engine.queues import Queues
 from perdure.engine.settings import Mode, Settings, bounded
 from perdure.engine.shift import Shift
 from perdure.engine.starting import warn_of_queues
-from perdure.engine.verbs import Verbs
 from perdure.engine.worker import Worker
 from perdure.model.duration import Duration
 from perdure.model.errors import UsageError
@@ -38,7 +38,7 @@ A3 = TypeVar("A3")
 A4 = TypeVar("A4")
 
 
-class Perdure(Decorators, Verbs):
+class Perdure(Decorators, Queues):
     """An application's workflows on one store.
 
     Args:
@@ -81,7 +81,7 @@ class Perdure(Decorators, Verbs):
         world: Env | None = None,
     ) -> None:
         Decorators.__init__(self)
-        Verbs.__init__(self)
+        Queues.__init__(self)
         self.url = url
         self.settings = Settings(
             mode=mode,
@@ -151,6 +151,7 @@ class Perdure(Decorators, Verbs):
         if self.settings.mode != "client":
             worker = self._make_worker(self.store, self.registry, self.settings, self.world, endings)
             try:
+                await self.declare_limits(self.store)
                 await worker.start()
             except BaseException:
                 await worker.stop()

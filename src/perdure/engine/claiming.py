@@ -92,6 +92,11 @@ class Claiming:
         delay = min(max(MIN_DELAY_MS, due_at - self._env.now()) / 1000, self.idle_check)
         self._timer = self._env.call_later(self._worker.loop, delay, self._look)
 
+    def forget_states(self) -> None:
+        """Read anew which queues are gated, now: this process has changed one."""
+        self._read_at = None
+        self.wake()
+
     def stop(self) -> None:
         """Plan no further look, and end `claim_for_ever` once what it asked for has come."""
         if self._timer is not None:
@@ -118,8 +123,7 @@ class Claiming:
         """Give the place of a run up that was not created here; its queue may have become a gated one."""
         self._reserved -= 1
         self._held[queue] -= 1
-        self._read_at = None
-        self.wake()
+        self.forget_states()
 
     def begun(self) -> None:
         """A run for which a place was kept is in the worker's hands."""
@@ -172,8 +176,9 @@ class Claiming:
     async def _round(self) -> bool:
         """Ask every source once; return whether nothing more can be taken for now."""
         is_for_all, self._is_asked_for_all = self._is_asked_for_all, False
-        workflows = self._worker.registry.names()  # asked anew: some may have been registered since
-        if not workflows:
+        registry = self._worker.registry
+        workflows = registry.names()  # asked anew: some may have been registered since
+        if not registry.workflows:
             self.look_at(self._env.now() + round(self.idle_check * 1000))
             self._is_asked_for_all = True
             return True

@@ -13,6 +13,7 @@ from perdure.authoring.registry import Registry
 from perdure.engine.batch import Batch
 from perdure.engine.ending import End, Ending, Endings, end_of, not_found
 from perdure.engine.env import Env, new_id
+from perdure.engine.lifecycle import lifecycle_of
 from perdure.engine.settings import Settings
 from perdure.engine.starting import Announced
 from perdure.engine.worker import Worker
@@ -61,7 +62,8 @@ class Client:
         self.settings = settings
         self.env = env
         self.endings = endings
-        self.worker: Worker | None = None
+        self.lifecycle = lifecycle_of(registry.triggers, settings, env)
+        self._worker: Worker | None = None
         self.announced = Announced(store, registry, env)
         self._creates: Batch[NewRun, Created] = Batch(store.create, env, insists=False, at_once=store.writes_at_once)
         self._posts: Batch[Message, Posted] = Batch(self._post, env, insists=False)
@@ -69,9 +71,22 @@ class Client:
         self._gets: Batch[str, Run | None] = Batch(store.get, env, insists=False)
         self._looker: asyncio.Task[None] | None = None
 
+    @property
+    def worker(self) -> Worker | None:
+        """See the class."""
+        return self._worker
+
+    @worker.setter
+    def worker(self, worker: Worker | None) -> None:
+        self._worker = worker
+        if worker is not None:
+            worker.client = self
+
     async def close(self) -> None:
         """Finish what was asked for, and let nobody wait for results any longer."""
         self.endings.close()
+        if self.lifecycle is not None:
+            await self.lifecycle.close()
         if self._looker is not None:
             self._looker.cancel()
             await asyncio.gather(self._looker, return_exceptions=True)
@@ -282,6 +297,13 @@ class Client:
             raise RunFinishedError(f"run {run_id!r} is {done.before}; only a restart moves it")
         self._controlled(action, done)
         return done.after
+
+    async def control_each(self, run_ids: Sequence[str], action: Action) -> None:
+        """Restart or discard runs; what has become impossible meanwhile is left undone."""
+        answers = await asyncio.gather(*(self._controls.call(Control(run_id, action)) for run_id in run_ids))
+        for done in answers:
+            if done.before is not None:
+                self._controlled(action, done)
 
     def _controlled(self, action: Action, done: Controlled) -> None:
         if action in (Action.RESUME, Action.RESTART):

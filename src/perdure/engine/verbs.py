@@ -113,7 +113,7 @@ class Verbs:
         announced = await self.client.announced.look(workflow, options)
         found, new = new_run(self.registry, self.settings, self.world, workflow, args, options, announced)
         ending = await self.client.create(new, options.get("tx"))
-        return RunHandle(self.client, new.id, None if found is None else found.result, ending)
+        return RunHandle(self.client, ending.run_id, None if found is None else found.result, ending)
 
     async def start_many(
         self,

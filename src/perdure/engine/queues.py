@@ -1,0 +1,329 @@
+"""Queues as an application sees them: what they bound, how full they are, and what failed in them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, ParamSpec, TypeVar
+
+import msgspec
+
+from perdure.authoring.task import Task
+from perdure.engine.client import Client
+from perdure.engine.handle import RunHandle
+from perdure.engine.verbs import Verbs
+from perdure.model.decision import Action, QueueStats, RunFilter, RunPage
+from perdure.model.errors import StoreConflictError, UsageError
+from perdure.model.limits import START_BATCH
+from perdure.model.name import check_name
+from perdure.model.queue import QueueLimits, QueueState, Rate
+from perdure.model.run import RunStatus
+from perdure.store.contract import Store
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+DEAD_AT_ONCE = 1_000
+"""How many failed runs one call retries or discards, unless it is told otherwise."""
+
+DEAD_MOST = 10_000
+"""How many failed runs one call may retry or discard."""
+
+DEAD_PAGE = 500
+"""How many failed runs are looked up and moved in one store operation."""
+
+TRIES = 20
+"""How often in a row others may change a queue while this process wants to."""
+
+
+class QueueOverview(msgspec.Struct, frozen=True):
+    """A queue, as it is set and as it stands.
+
+    Attributes:
+        name: of the queue.
+        is_paused: nothing of it is begun.
+        limits: what it bounds.
+        due, later, leased: its runs that are due now, that are due later, and that workers have.
+        oldest_due_at: since when the oldest due one waits, in milliseconds since the epoch; None for none.
+    """
+
+    name: str
+    is_paused: bool = False
+    limits: QueueLimits = QueueLimits()
+    due: int = 0
+    later: int = 0
+    leased: int = 0
+    oldest_due_at: int | None = None
+
+
+class Queue:
+    """One queue. `name` is its name; making one looks nothing up."""
+
+    def __init__(self, client: Callable[[], Client], name: str) -> None:
+        self.name = check_name(name, "queue")
+        self._client = client
+
+    def __repr__(self) -> str:
+        return f"Queue({self.name!r})"
+
+    async def pause(self) -> None:
+        """Have no run of it begun or gone on with, by any worker; runs that workers have go on."""
+        await self._change(lambda state: msgspec.structs.replace(state, is_paused=True))
+
+    async def resume(self) -> None:
+        """Let its runs be worked again."""
+        await self._change(lambda state: msgspec.structs.replace(state, is_paused=False))
+
+    async def limits(self) -> QueueLimits:
+        """Return what it bounds."""
+        return (await _state(self._client().store, self.name)).limits
+
+    async def set_limits(
+        self,
+        *,
+        concurrency: int | None = None,
+        per_key: int | None = None,
+        rate: Rate | None = None,
+        fair: bool = False,
+    ) -> QueueLimits:
+        """Set what it bounds, on all workers together; what is not given is not bounded any more.
+
+        It holds until `app.limit` declares something else than it did. Runs that workers have go on.
+
+        Args:
+            concurrency: how many of its runs workers may have at once.
+            per_key: how many of each limit key.
+            rate: how fast runs of each limit key are begun.
+            fair: take from the limit keys in turn.
+
+        Raises:
+            UsageError: a bound is no whole number, or below 1.
+        """
+        limits = checked_limits(self.name, concurrency, per_key, rate, fair)
+        await self._change(lambda state: msgspec.structs.replace(state, limits=limits))
+        return limits
+
+    async def stats(self) -> QueueOverview:
+        """Return how it is set, and how many runs are in it."""
+        client = self._client()
+        counts = (await client.store.stats(client.env.now())).queues
+        state = await _state(client.store, self.name)
+        return _overview(state, next((count for count in counts if count.queue == self.name), None))
+
+    async def dead(self, limit: int = 100, cursor: str | None = None) -> RunPage:
+        """Return a page of its runs that failed for good, latest created first.
+
+        Args:
+            limit: how many at most, up to 1,000.
+            cursor: `RunPage.cursor` of the page before.
+        """
+        if not 1 <= limit <= 1_000:
+            raise UsageError(f"limit: {limit!r} must be from 1 to 1,000")
+        return await self._client().find(RunFilter((RunStatus.ERRORED,), queue=self.name), limit, cursor)
+
+    async def retry_dead(
+        self, ids: Iterable[str] | None = None, *, limit: int = DEAD_AT_ONCE, dry_run: bool = False
+    ) -> int:
+        """Begin failed runs anew, latest first; return how many.
+
+        Args:
+            ids: which; by default all but those that a workflow waits for, which was told of the failure.
+            limit: how many at most, up to 10,000; call again for the rest.
+            dry_run: only count them.
+
+        Raises:
+            UsageError: one of the ids is no failed run of this queue.
+        """
+        return await self._move(Action.RESTART, ids, limit, is_dry=dry_run)
+
+    async def discard_dead(
+        self, ids: Iterable[str] | None = None, *, limit: int = DEAD_AT_ONCE, dry_run: bool = False
+    ) -> int:
+        """Have failed runs removed from the store, latest first; return how many. See `retry_dead`."""
+        return await self._move(Action.DISCARD, ids, limit, is_dry=dry_run)
+
+    async def _move(self, action: Action, ids: Iterable[str] | None, limit: int, *, is_dry: bool) -> int:
+        if isinstance(limit, bool) or not 1 <= limit <= DEAD_MOST:
+            raise UsageError(f"limit: {limit!r} must be from 1 to {DEAD_MOST:,}")
+        if isinstance(ids, str):
+            raise UsageError(f"ids: {ids!r} is one text; give a list of ids")
+        chosen = await self._failed(limit) if ids is None else await self._named(list(ids))
+        if not is_dry:
+            for first in range(0, len(chosen), DEAD_PAGE):
+                await self._client().control_each(chosen[first : first + DEAD_PAGE], action)
+        return len(chosen)
+
+    async def _failed(self, limit: int) -> list[str]:
+        chosen: list[str] = []
+        cursor: str | None = None
+        while True:
+            page = await self.dead(DEAD_PAGE, cursor)
+            chosen += [run.id for run in page.runs if run.parent_id is None]
+            cursor = page.cursor
+            if cursor is None or len(chosen) >= limit:
+                return chosen[:limit]
+
+    async def _named(self, ids: list[str]) -> list[str]:
+        if len(ids) > DEAD_MOST:
+            raise UsageError(f"ids: {len(ids):,} ids, over {DEAD_MOST:,}")
+        for first in range(0, len(ids), DEAD_PAGE):
+            part = ids[first : first + DEAD_PAGE]
+            for run_id, run in zip(part, await self._client().store.get(part), strict=True):
+                if run is None or run.status is not RunStatus.ERRORED or run.queue != self.name:
+                    found = "not there" if run is None else f"{run.status}, in queue {run.queue!r}"
+                    raise UsageError(f"ids: {run_id!r} is no failed run of queue {self.name!r}: it is {found}")
+        return ids
+
+    async def _change(self, change: Callable[[QueueState], QueueState]) -> None:
+        client = self._client()
+        await change_queue(client.store, self.name, change)
+        if client.worker is not None:
+            client.worker.claiming.forget_states()
+
+
+class Queues(Verbs):
+    """The verbs of `Perdure` that are about queues and tasks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._declared: dict[str, QueueLimits] = {}
+
+    def queue(self, name: str) -> Queue:
+        """Return a queue by its name; nothing is looked up."""
+        return Queue(lambda: self.client, name)
+
+    async def queues(self) -> list[QueueOverview]:
+        """Return every queue that has runs which can become due, or that was ever paused or limited, by name."""
+        client = self.client
+        counts = {count.queue: count for count in (await client.store.stats(client.env.now())).queues}
+        states = {state.name: state for state in await client.store.queues()}
+        return [
+            _overview(states.get(name) or QueueState(name), counts.get(name)) for name in sorted({*counts, *states})
+        ]
+
+    def limit(
+        self,
+        queue: str,
+        *,
+        concurrency: int | None = None,
+        per_key: int | None = None,
+        rate: Rate | None = None,
+        fair: bool = False,
+    ) -> None:
+        """Declare what a queue bounds, on all workers together; see `Queue.set_limits` for the arguments.
+
+        A worker that starts puts it into the store if it is not what was declared before. What an operator sets holds
+        until then.
+
+        Raises:
+            UsageError: a bound is no whole number or below 1, or the queue was declared before.
+        """
+        if check_name(queue, "queue") in self._declared:
+            raise UsageError(f"limit: queue {queue!r} was declared before; declare it once")
+        self._declared[queue] = checked_limits(queue, concurrency, per_key, rate, fair)
+
+    async def declare_limits(self, store: Store) -> None:
+        """Put what was declared into the store, where it was declared otherwise before."""
+        for queue, limits in self._declared.items():
+            await change_queue(
+                store,
+                queue,
+                lambda state, limits=limits: (  # type: ignore[misc]  # mypy knows no type for a default
+                    state
+                    if state.declared == limits and state.version
+                    else msgspec.structs.replace(state, limits=limits, declared=limits)
+                ),
+            )
+
+    async def enqueue(self, task: Task[P, R], /, *args: P.args, **kwargs: P.kwargs) -> RunHandle[R]:
+        """Start a run of a task: `await app.enqueue(send_mail.options(delay="1h"), "a@b.c")`.
+
+        Args:
+            task: a registered task, with or without options.
+            args, kwargs: the function's arguments; of a batched task, one item.
+
+        Returns:
+            The run; with a `dedup` or a `debounce` that is in force, the run that stands for all of its key.
+
+        Raises:
+            As for `start`.
+        """
+        handle: RunHandle[R] = (await self.start_each([_call(task, args, kwargs)]))[0]
+        return handle
+
+    async def enqueue_many(self, task: Task[..., R], inputs: Iterable[Any], /) -> list[RunHandle[R]]:
+        """Start a run of a task for each input, in few store operations.
+
+        Args:
+            task: a registered task, with or without options.
+            inputs: the arguments of each run, as a tuple; of a batched task, the items.
+
+        Raises:
+            As for `start`; nothing is started if one input is wrong.
+        """
+        calls = []
+        for number, given in enumerate(inputs):
+            if task.batch is None and not isinstance(given, tuple):
+                raise UsageError(f"enqueue_many: input {number}, {given!r}, must be a tuple of arguments, as in (1,)")
+            calls.append(_call(task, (given,) if task.batch is not None else given, {}))
+        handles: list[RunHandle[R]] = []
+        for first in range(0, len(calls), START_BATCH):
+            handles += await self.start_each(calls[first : first + START_BATCH])
+        return handles
+
+
+async def change_queue(store: Store, name: str, change: Callable[[QueueState], QueueState]) -> None:
+    """Change how a queue is set; whoever changes it at the same time is not overwritten.
+
+    Args:
+        store: where the queue is.
+        name: of the queue.
+        change: from what it is (version 0 if it was never set) to what it is to be; asked again if others were faster.
+
+    Raises:
+        StoreConflictError: others changed it all the time.
+    """
+    for _ in range(TRIES):
+        state = await _state(store, name)
+        wanted = change(state)
+        if wanted == state:
+            return
+        if await store.set_queue(msgspec.structs.replace(wanted, version=state.version + 1)):
+            return
+    raise StoreConflictError(f"queue {name!r} could not be changed: others changed it {TRIES} times meanwhile")
+
+
+def checked_limits(
+    queue: str, concurrency: int | None, per_key: int | None, rate: Rate | None, fair: bool
+) -> QueueLimits:
+    """Return limits that make sense.
+
+    Raises:
+        UsageError: a bound is no whole number, or below 1.
+    """
+    for name, bound in (("concurrency", concurrency), ("per_key", per_key)):
+        if bound is not None and (isinstance(bound, bool) or not isinstance(bound, int) or bound < 1):
+            raise UsageError(f"queue {queue!r}, {name}: {bound!r} must be a whole number, at least 1; pause it instead")
+    if rate is not None and not isinstance(rate, Rate):
+        raise UsageError(f'queue {queue!r}, rate: {rate!r} is no rate; write Rate.of(100, per="1m")')
+    return QueueLimits(concurrency, per_key, rate, bool(fair))
+
+
+async def _state(store: Store, name: str) -> QueueState:
+    states: Sequence[QueueState] = await store.queues()
+    return next((state for state in states if state.name == name), QueueState(name, version=0))
+
+
+def _overview(state: QueueState, count: QueueStats | None) -> QueueOverview:
+    if count is None:
+        return QueueOverview(state.name, state.is_paused, state.limits)
+    return QueueOverview(
+        state.name, state.is_paused, state.limits, count.due, count.later, count.leased, count.oldest_due_at
+    )
+
+
+def _call(
+    task: Task[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[Task[..., Any], tuple[Any, ...], dict[str, Any]]:
+    if not isinstance(task, Task):
+        raise UsageError(f"enqueue: {task!r} is no task; decorate it with @app.task, or start it with app.start")
+    return task, args, {**task.given, "input": kwargs}
