@@ -53,6 +53,7 @@ _COLUMNS = (
     *("id", "workflow", "version", "queue", "status", "priority", "created_at", "updated_at", "due_at", "started_at"),
     *("finished_at", "expires_at", "epoch", "seq", "incarnation", "crashes", "journal_length", "inbox_seq", "worker"),
     *("is_pausing", "parent_id", "parent_key", "is_detached", "depth", "fingerprint", "wait", "state", "progress"),
+    *("limit_key", "is_admitted"),
 )
 """The columns of `runs` that hold an attribute of the same name as it is."""
 

@@ -10,15 +10,18 @@ from collections.abc import Sequence
 
 import apsw
 import msgspec
+from msgspec.structs import replace
 
 from perdure.model.decision import Message, Posted
 from perdure.model.run import Created, NewRun
+from perdure.store.journal import queued_due_at
 
 _INSERT_RUNS = """
 INSERT INTO runs (
     n, id, workflow, version, queue, status, priority, created_at, updated_at, due_at, started_at,
     epoch, seq, incarnation, crashes, journal_length, inbox_seq, unread, worker, is_pausing,
-    parent_id, parent_key, is_detached, depth, fingerprint, tags, keep_complete, keep_errored, keep_terminated)
+    parent_id, parent_key, is_detached, depth, fingerprint, tags, keep_complete, keep_errored, keep_terminated,
+    limit_key)
 SELECT
     :base + key, value->>'$.id', value->>'$.workflow', value->>'$.version', value->>'$.queue',
     iif(value->>'$.worker' IS NULL, 'queued', 'running'), value->>'$.priority',
@@ -26,10 +29,12 @@ SELECT
     iif(value->>'$.worker' IS NULL, NULL, value->>'$.created_at'),
     value->>'$.worker' IS NOT NULL, 0, 0, 0, json_array_length(value, '$.records'), 0, 0, value->>'$.worker', 0,
     value->>'$.parent_id', value->>'$.parent_key', value->>'$.is_detached', value->>'$.depth', value->>'$.fingerprint',
-    value->'$.tags', value->>'$.retention[0]', value->>'$.retention[1]', value->>'$.retention[2]'
+    value->'$.tags', value->>'$.retention[0]', value->>'$.retention[1]', value->>'$.retention[2]', value->>'$.limit_key'
 FROM jsonb_each(:runs) WHERE true
 ON CONFLICT (id) DO NOTHING
 """
+
+_GATED = "SELECT json_group_array(name) FROM queues WHERE is_gated"
 
 _CREATED = """
 SELECT json_group_array(json_array(r.n = :base + j.key, r.fingerprint) ORDER BY j.key)
@@ -46,20 +51,28 @@ FROM jsonb_each(:runs) AS j CROSS JOIN jsonb_each(j.value, '$.records') AS k
 _OF_NEW_RUNS = " WHERE EXISTS (SELECT 1 FROM runs AS r WHERE r.n = :base + j.key)"
 
 
-def create(connection: apsw.Connection, runs: Sequence[NewRun]) -> list[Created]:
-    """Insert the runs whose ids are free."""
+def insert(connection: apsw.Connection, runs: Sequence[NewRun]) -> list[Created]:
+    """Insert the runs whose ids are free, whatever keys they have; see `dedups` for those."""
+    if any(run.worker is not None for run in runs):
+        gated = set(msgspec.json.decode(connection.execute(_GATED).get))
+        if gated:
+            runs = [_left_for_anyone(run) if run.queue in gated else run for run in runs]
     base = connection.execute("SELECT ifnull(max(n), 0) + 1 FROM runs").get
     batch = {"runs": _json(runs), "base": base}
     connection.execute(_INSERT_RUNS, batch)
     if connection.changes() == len(runs):
         connection.execute(_INSERT_FIRST_RECORDS, batch)
-        return [Created(run.id, is_new=True, fingerprint=run.fingerprint) for run in runs]
+        return [Created(run.id, True, run.fingerprint, run.worker is not None) for run in runs]
     connection.execute(_INSERT_FIRST_RECORDS + _OF_NEW_RUNS, batch)
     created = msgspec.json.decode(connection.execute(_CREATED, batch).get, type=list[tuple[int, str]])
     return [
-        Created(run.id, is_new=bool(is_new), fingerprint=fingerprint)
+        Created(run.id, bool(is_new), fingerprint, bool(is_new) and run.worker is not None)
         for run, (is_new, fingerprint) in zip(runs, created, strict=True)
     ]
+
+
+def _left_for_anyone(run: NewRun) -> NewRun:
+    return replace(run, worker=None, due_at=queued_due_at(run))
 
 
 class _Box(msgspec.Struct, array_like=True, gc=False):
@@ -74,7 +87,7 @@ class _Box(msgspec.Struct, array_like=True, gc=False):
 
 _BOXES = """
 SELECT json_group_array(json_array(
-    r.n, r.status IN ('complete', 'errored', 'terminated'), ifnull(r.inbox_seq, 0), ifnull(r.unread, 0),
+    r.n, r.finished_at IS NOT NULL, ifnull(r.inbox_seq, 0), ifnull(r.unread, 0),
     EXISTS (SELECT 1 FROM inbox AS m WHERE m.n = r.n AND m.id = j.value->>1)) ORDER BY j.key)
 FROM jsonb_each(:messages) AS j LEFT JOIN runs AS r ON r.id = j.value->>0
 """
@@ -92,7 +105,7 @@ UPDATE runs SET
     inbox_seq = j.value->>1,
     unread = j.value->>2,
     updated_at = j.value->>3,
-    due_at = iif(status = 'running' OR due_at <= j.value->>4, due_at, j.value->>4)
+    due_at = iif(worker IS NOT NULL OR due_at <= j.value->>4, due_at, j.value->>4)
 FROM jsonb_each(?) AS j WHERE runs.n = j.value->>0
 """
 

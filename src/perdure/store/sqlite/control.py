@@ -11,6 +11,8 @@ from perdure.model.decision import Action, Control, Controlled, Message
 from perdure.model.run import RunStatus
 from perdure.store.sqlite.arrivals import post
 
+_CAN_PAUSE = frozenset({RunStatus.QUEUED, RunStatus.WAITING, RunStatus.COMPENSATING})
+
 
 class _Row(msgspec.Struct, array_like=True):
     n: int
@@ -19,13 +21,17 @@ class _Row(msgspec.Struct, array_like=True):
     parent_id: str | None
     parent_key: str | None
     epoch: int
+    is_leased: int
 
 
-_FIND = "SELECT json_array(n, status, is_pausing, parent_id, parent_key, epoch) FROM runs WHERE id = ?"
+_FIND = """
+SELECT json_array(n, status, is_pausing, parent_id, parent_key, epoch, worker IS NOT NULL) FROM runs WHERE id = ?
+"""
 
 _MARK_PAUSING = "UPDATE runs SET is_pausing = 1, updated_at = :now WHERE n = :n"
 _PAUSE = "UPDATE runs SET status = 'paused', updated_at = :now WHERE n = :n"
 _RESUME = "UPDATE runs SET status = 'queued', due_at = ifnull(due_at, :now), updated_at = :now WHERE n = :n"
+_DISCARD = "UPDATE runs SET expires_at = :now, updated_at = :now WHERE n = :n"
 _UNMARK_PAUSING = "UPDATE runs SET is_pausing = 0, updated_at = :now WHERE n = :n"
 
 _FAMILY = """
@@ -42,7 +48,8 @@ WHERE r.n <> :n AND r.finished_at IS NULL
 _END = """
 UPDATE runs SET
     status = 'terminated', epoch = epoch + 1, updated_at = :now, finished_at = :now,
-    expires_at = :now + keep_terminated, due_at = NULL, worker = NULL, is_pausing = 0, wait = NULL, progress = NULL
+    expires_at = :now + keep_terminated, due_at = NULL, worker = NULL, is_admitted = 0, is_pausing = 0,
+    wait = NULL, progress = NULL
 WHERE n IN (SELECT value->>0 FROM jsonb_each(:runs))
 """
 
@@ -51,7 +58,7 @@ UPDATE runs SET
     status = 'queued', due_at = :now, updated_at = :now, epoch = epoch + 1, seq = 0, incarnation = incarnation + 1,
     crashes = 0, journal_length = (SELECT count(*) FROM records WHERE records.n = :n),
     unread = (SELECT count(*) FROM inbox WHERE inbox.n = :n AND NOT is_read),
-    worker = NULL, is_pausing = 0, started_at = NULL, finished_at = NULL, expires_at = NULL,
+    worker = NULL, is_admitted = 0, is_pausing = 0, started_at = NULL, finished_at = NULL, expires_at = NULL,
     wait = NULL, state = NULL, progress = NULL
 WHERE n = :n
 """
@@ -74,9 +81,9 @@ def _control(connection: apsw.Connection, control: Control, now: int) -> Control
         return Controlled(control.run_id)
     ended: tuple[str, ...] = ()
     match control.action:
-        case Action.PAUSE if run.status is RunStatus.RUNNING:
+        case Action.PAUSE if run.is_leased:
             connection.execute(_MARK_PAUSING, {"n": run.n, "now": now})
-        case Action.PAUSE if run.status in {RunStatus.QUEUED, RunStatus.WAITING}:
+        case Action.PAUSE if run.status in _CAN_PAUSE:
             connection.execute(_PAUSE, {"n": run.n, "now": now})
         case Action.RESUME if run.status is RunStatus.PAUSED:
             connection.execute(_RESUME, {"n": run.n, "now": now})
@@ -86,6 +93,8 @@ def _control(connection: apsw.Connection, control: Control, now: int) -> Control
             ended = terminate(connection, control.run_id, now, control.notice)
         case Action.RESTART:
             ended = _restart(connection, run, now)
+        case Action.DISCARD if run.status.is_finished:
+            connection.execute(_DISCARD, {"n": run.n, "now": now})
         case _:
             pass
     after = _find(connection, control.run_id)
@@ -117,6 +126,7 @@ def _restart(connection: apsw.Connection, run: _Row, now: int) -> tuple[str, ...
     ended = _end(connection, run, now, including=[])
     connection.execute("DELETE FROM records WHERE n = ? AND position > 0", (run.n,))
     connection.execute("DELETE FROM inbox WHERE n = ? AND (is_read OR kind = 'child')", (run.n,))
+    connection.execute("DELETE FROM dedups WHERE n = ?", (run.n,))
     connection.execute(_RESTART, {"n": run.n, "now": now})
     return ended
 
@@ -143,6 +153,6 @@ def has_expired(connection: apsw.Connection, before: int) -> bool:
 def prune(connection: apsw.Connection, before: int, limit: int) -> int:
     """Remove expired runs whole."""
     expired = connection.execute(_EXPIRED, (before, limit)).get
-    for table in ("records", "inbox", "runs"):
+    for table in ("records", "inbox", "dedups", "runs"):
         connection.execute(f"DELETE FROM {table} WHERE n IN (SELECT value FROM jsonb_each(?))", (expired,))
     return int(connection.changes())

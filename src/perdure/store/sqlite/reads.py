@@ -8,12 +8,12 @@ from typing import Any
 import apsw
 import msgspec
 
-from perdure.model.decision import CatalogEntry, Message, QueueStats, RunFilter, RunPage, Stats
+from perdure.model.decision import Message, QueueStats, RunFilter, RunPage, Stats
 from perdure.model.record import Record
 from perdure.model.run import Run, RunStatus
 from perdure.store.finding import place
 from perdure.store.sqlite.rows import RECORD, message_json, run_json
-from perdure.store.sqlite.turns import CAN_BE_DUE, LEVELS, WANTED
+from perdure.store.sqlite.turns import CAN_BE_DUE, LEVELS, OF_LEVEL, WANTED
 
 _GET = f"""
 SELECT json_group_array(iif(r.n IS NULL, json('null'), json({run_json("r", with_output=True)})) ORDER BY j.key)
@@ -39,22 +39,15 @@ FROM (
     SELECT
         queue,
         count(*) FILTER (WHERE due_at <= :now) AS due,
-        count(*) FILTER (WHERE due_at > :now AND status <> 'running') AS later,
-        count(*) FILTER (WHERE due_at > :now AND status = 'running') AS leased,
+        count(*) FILTER (WHERE due_at > :now AND worker IS NULL) AS later,
+        count(*) FILTER (WHERE due_at > :now AND worker IS NOT NULL) AS leased,
         min(due_at) FILTER (WHERE due_at <= :now) AS oldest
     FROM runs INDEXED BY runs_due WHERE {CAN_BE_DUE} GROUP BY queue)
 """
 
-_CATALOG = """
-SELECT json_group_array(json_object('workflow', workflow, 'version', version, 'queue', queue,
-    'input_schema', input_schema, 'seen_at', seen_at, 'worker', worker) ORDER BY workflow, version)
-FROM catalog
-"""
-
 _NEXT_DUE = f"""{LEVELS}
 SELECT min((
-    SELECT due_at FROM runs INDEXED BY runs_due
-    WHERE {CAN_BE_DUE} AND queue = l.queue AND priority = l.priority AND {WANTED} ORDER BY due_at LIMIT 1))
+    SELECT due_at FROM runs INDEXED BY runs_due WHERE {OF_LEVEL} AND {WANTED} ORDER BY due_at LIMIT 1))
 FROM levels AS l
 """
 
@@ -129,11 +122,6 @@ def stats(connection: apsw.Connection, now: int) -> Stats:
     counts = msgspec.json.decode(connection.execute(_COUNTS).get, type=dict[RunStatus, int])
     queues = msgspec.json.decode(connection.execute(_QUEUES, {"now": now}).get, type=list[QueueStats])
     return Stats(counts, queues)
-
-
-def catalog(connection: apsw.Connection) -> list[CatalogEntry]:
-    """Return the catalog."""
-    return msgspec.json.decode(connection.execute(_CATALOG).get, type=list[CatalogEntry])
 
 
 def next_due(connection: apsw.Connection, queues: Sequence[str], workflows: Sequence[str] | None) -> int | None:

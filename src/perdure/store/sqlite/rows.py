@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from perdure.model.run import Run
 
-_BUILT = {"is_pausing", "is_detached", "tags", "retention", "output"}
+_BUILT = {"is_pausing", "is_detached", "is_admitted", "tags", "retention", "output"}
 _PLAIN = [name for name in Run.__struct_fields__ if name not in _BUILT]
 """The attributes that a column of the same name holds as they are."""
 
@@ -19,6 +19,7 @@ def run_json(r: str, *, with_output: bool = False) -> str:
     return f"""json_object({plain},
         'is_pausing', json(iif({r}.is_pausing, 'true', 'false')),
         'is_detached', json(iif({r}.is_detached, 'true', 'false')),
+        'is_admitted', json(iif({r}.is_admitted, 'true', 'false')),
         'tags', json({r}.tags),
         'retention', json_array({r}.keep_complete, {r}.keep_errored, {r}.keep_terminated){output})"""
 

@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import apsw
-import msgspec
 
 from perdure.model.archive import Archive, ArchivePage
 from perdure.model.decision import (
@@ -24,15 +23,18 @@ from perdure.model.decision import (
     RunFilter,
     RunPage,
     Stats,
+    StoredDefinition,
     StoreInfo,
 )
 from perdure.model.duration import Duration
 from perdure.model.errors import StoreUnavailableError
+from perdure.model.queue import Admission, QueueState, QueueView
 from perdure.model.record import Record
 from perdure.model.run import Created, NewRun, Run
-from perdure.store.sqlite import arrivals, control, reads, turns
+from perdure.store.sqlite import arrivals, catalog, control, queues, reads, turns
 from perdure.store.sqlite.archives import dump, load
 from perdure.store.sqlite.connection import Settings
+from perdure.store.sqlite.dedups import create
 from perdure.store.sqlite.threads import ConnectionThread
 from perdure.store.sqlite.transactions import SqliteTransaction, Transactions, create_in
 from perdure.store.sqlite.writer import Writer
@@ -46,15 +48,6 @@ _SURVIVES = {
 }
 _WEAK = "A power cut may damage the file: take synchronous=off out of the URL."
 _FIRST_POLL, _LONGEST_POLL = 0.010, 0.200
-
-_PUBLISH = """
-INSERT INTO catalog (workflow, version, queue, input_schema, seen_at, worker)
-SELECT value->>'$.workflow', value->>'$.version', value->>'$.queue', value->>'$.input_schema', value->>'$.seen_at',
-    value->>'$.worker'
-FROM jsonb_each(?) WHERE true
-ON CONFLICT (workflow, version) DO UPDATE SET
-    queue = excluded.queue, input_schema = excluded.input_schema, seen_at = excluded.seen_at, worker = excluded.worker
-"""
 
 
 class SqliteStore:
@@ -103,7 +96,7 @@ class SqliteStore:
 
     async def create(self, runs: Sequence[NewRun]) -> list[Created]:
         """See the contract."""
-        return await self._write(lambda connection: arrivals.create(connection, runs))
+        return await self._write(lambda connection: create(connection, runs))
 
     async def post(self, messages: Sequence[Message], now: int, capacity: int) -> list[Posted]:
         """See the contract."""
@@ -167,12 +160,40 @@ class SqliteStore:
 
     async def publish(self, entries: Sequence[CatalogEntry]) -> None:
         """See the contract."""
-        batch = msgspec.json.encode(entries).decode()
-        await self._write(lambda connection: connection.execute(_PUBLISH, (batch,)).close())
+        await self._write(lambda connection: catalog.publish(connection, entries))
 
     async def catalog(self) -> list[CatalogEntry]:
         """See the contract."""
-        return await self._read(reads.catalog)
+        return await self._read(catalog.catalog)
+
+    async def define(self, definitions: Sequence[StoredDefinition]) -> list[StoredDefinition]:
+        """See the contract."""
+        return await self._write(lambda connection: catalog.define(connection, definitions))
+
+    async def definitions(self) -> list[StoredDefinition]:
+        """See the contract."""
+        return await self._read(catalog.definitions)
+
+    async def queues(self) -> list[QueueState]:
+        """See the contract."""
+        return await self._read(queues.states)
+
+    async def set_queue(self, state: QueueState) -> bool:
+        """See the contract."""
+        return await self._write(lambda connection: queues.set_queue(connection, state))
+
+    async def look_into(
+        self, queue: str, now: int, keys: int, each: int, after: str | None, workflows: Sequence[str] | None = None
+    ) -> QueueView | None:
+        """See the contract."""
+        return await self._read(
+            lambda connection: queues.look_into(connection, queue, now, (keys, each), after, workflows)
+        )
+
+    async def admit(self, admission: Admission, worker: str, now: int, until: int) -> list[Claim] | None:
+        """See the contract."""
+        lessee = turns.Lessee(worker, now, until, is_admitted=True)
+        return await self._write(lambda connection: queues.admit(connection, admission, lessee))
 
     async def next_due(self, queues: Sequence[str], workflows: Sequence[str] | None = None) -> int | None:
         """See the contract."""

@@ -22,8 +22,9 @@ import apsw
 from perdure.model.decision import Committed, Decision
 from perdure.model.errors import StoreError, StoreLockedError, StoreUnavailableError, UsageError
 from perdure.model.run import Created, NewRun
-from perdure.store.sqlite import arrivals, turns
+from perdure.store.sqlite import turns
 from perdure.store.sqlite.connection import Settings, translated
+from perdure.store.sqlite.dedups import create
 from perdure.store.sqlite.threads import ConnectionThread
 
 T = TypeVar("T")
@@ -270,7 +271,7 @@ def _create(connection: apsw.Connection, runs: Sequence[NewRun]) -> list[Created
     try:
         connection.execute(_LOCK)
         with connection:  # a savepoint, so that a failure leaves the rest of the transaction as it was
-            created = arrivals.create(connection, runs) if runs else []
+            created = create(connection, runs) if runs else []
     finally:
         connection.row_trace, connection.exec_trace = traces
     return created

@@ -12,28 +12,31 @@ import apsw
 import msgspec
 
 from perdure.model.decision import Claim, Committed, Decision, Extended, Lease, Message
-from perdure.model.run import RunStatus
 from perdure.store.journal import posts_of, require_following
 from perdure.store.pieces import distinct, independent
-from perdure.store.sqlite.arrivals import create, post
+from perdure.store.sqlite.arrivals import post
 from perdure.store.sqlite.control import terminate
+from perdure.store.sqlite.dedups import create
 from perdure.store.sqlite.rows import RECORD, message_json, run_json
 
-CAN_BE_DUE = "status IN ('queued', 'waiting', 'running') AND due_at IS NOT NULL"
+CAN_BE_DUE = "status <> 'paused' AND due_at IS NOT NULL"
 """The condition of the index `runs_due`, word for word, or SQLite would not use it."""
 
 LEVELS = f"""
-WITH RECURSIVE levels (queue, priority) AS (
-    SELECT q.value, (SELECT priority FROM runs INDEXED BY runs_due
-        WHERE {CAN_BE_DUE} AND queue = q.value ORDER BY priority DESC LIMIT 1)
-    FROM (SELECT DISTINCT value FROM jsonb_each(:queues)) AS q
+WITH RECURSIVE levels (queue, is_keyed, priority) AS (
+    SELECT q.value, k.column1, (SELECT priority FROM runs INDEXED BY runs_due
+        WHERE {CAN_BE_DUE} AND queue = q.value AND (limit_key <> '') = k.column1 ORDER BY priority DESC LIMIT 1)
+    FROM (SELECT DISTINCT value FROM jsonb_each(:queues)) AS q CROSS JOIN (VALUES (0), (1)) AS k
     UNION ALL
-    SELECT l.queue, (SELECT priority FROM runs INDEXED BY runs_due
-        WHERE {CAN_BE_DUE} AND queue = l.queue AND priority < l.priority ORDER BY priority DESC LIMIT 1)
+    SELECT l.queue, l.is_keyed, (SELECT priority FROM runs INDEXED BY runs_due
+        WHERE {CAN_BE_DUE} AND queue = l.queue AND (limit_key <> '') = l.is_keyed AND priority < l.priority
+        ORDER BY priority DESC LIMIT 1)
     FROM levels AS l WHERE l.priority IS NOT NULL
 )
 """
-"""The priorities in use in each queue, found by leaps through the index."""
+"""The priorities in use in each queue, among runs without a limit key and with one, found by leaps in the index."""
+
+OF_LEVEL = f"{CAN_BE_DUE} AND queue = l.queue AND (limit_key <> '') = l.is_keyed AND priority = l.priority"
 
 WANTED = "(:workflows IS NULL OR workflow IN (SELECT value FROM jsonb_each(:workflows)))"
 
@@ -41,15 +44,17 @@ _PICK = f"""{LEVELS}
 SELECT json_group_array(n) FROM (
     SELECT r.n
     FROM levels AS l CROSS JOIN runs AS r ON r.n IN (
-        SELECT n FROM runs INDEXED BY runs_due
-        WHERE {CAN_BE_DUE} AND queue = l.queue AND priority = l.priority AND due_at <= :now AND {WANTED}
+        SELECT n FROM runs INDEXED BY runs_due WHERE {OF_LEVEL} AND due_at <= :now AND {WANTED}
         ORDER BY due_at, n LIMIT :limit)
+    WHERE NOT EXISTS (SELECT 1 FROM queues AS g WHERE g.name = l.queue AND g.is_gated)
     ORDER BY l.priority DESC, r.due_at, r.n LIMIT :limit)
 """
 
 _LEASE = """
 UPDATE runs SET
-    crashes = crashes + (status = 'running'), status = 'running', epoch = epoch + 1, seq = 0, worker = :worker,
+    crashes = crashes + (worker IS NOT NULL),
+    status = iif(status IN ('compensating', 'compensation_failed'), 'compensating', 'running'),
+    epoch = epoch + 1, seq = 0, worker = :worker, is_admitted = :is_admitted,
     due_at = :until, updated_at = :now, started_at = ifnull(started_at, :now)
 WHERE n IN (SELECT value FROM jsonb_each(:picked))
 """
@@ -74,6 +79,21 @@ class Wanted(NamedTuple):
     limit: int
 
 
+class Lessee(NamedTuple):
+    """Who leases runs, when, until when, and whether the runs count under their queue's limits."""
+
+    worker: str
+    now: int
+    until: int
+    is_admitted: bool = False
+
+
+def lease(connection: apsw.Connection, picked: str, lessee: Lessee) -> list[Claim]:
+    """Lease runs, given by their numbers as JSON text, and return them in this order."""
+    connection.execute(_LEASE, {"picked": picked, **lessee._asdict()})
+    return _CLAIMS.decode(connection.execute(_CLAIMED, {"picked": picked}).get)
+
+
 def is_idle(connection: apsw.Connection, wanted: Wanted, now: int) -> bool:
     """Return whether nothing that is wanted is due."""
     return _picked(connection, wanted._replace(limit=1), now) == "[]"
@@ -84,8 +104,7 @@ def claim(connection: apsw.Connection, wanted: Wanted, worker: str, now: int, un
     picked = _picked(connection, wanted, now)
     if picked == "[]":
         return []
-    connection.execute(_LEASE, {"picked": picked, "worker": worker, "now": now, "until": until})
-    return _CLAIMS.decode(connection.execute(_CLAIMED, {"picked": picked}).get)
+    return lease(connection, picked, Lessee(worker, now, until))
 
 
 def _picked(connection: apsw.Connection, wanted: Wanted, now: int) -> str:
@@ -100,6 +119,7 @@ class _Fence(msgspec.Struct, array_like=True, gc=False):
     n: int | None
     holds: int | None
     was_done: int | None
+    is_same_status: int | None
     journal_length: int
     inbox_seq: int
     is_pausing: int
@@ -108,8 +128,9 @@ class _Fence(msgspec.Struct, array_like=True, gc=False):
 _FENCES = """
 SELECT json_group_array(json_array(
     r.n,
-    r.status = 'running' AND r.epoch = j.value->>1 AND r.seq = j.value->>2 - 1,
+    r.worker IS NOT NULL AND r.epoch = j.value->>1 AND r.seq = j.value->>2 - 1,
     r.epoch = j.value->>1 AND r.seq >= j.value->>2,
+    r.status = j.value->>3,
     ifnull(r.journal_length, 0), ifnull(r.inbox_seq, 0), ifnull(r.is_pausing, 0)) ORDER BY j.key)
 FROM jsonb_each(?) AS j LEFT JOIN runs AS r ON r.id = j.value->>0
 """
@@ -121,14 +142,15 @@ UPDATE runs SET
     wait = j.value->>4, state = ifnull(j.value->>5, state)
 FROM jsonb_each(?) AS j WHERE runs.n = j.value->>0
 """
-"""What a decision that keeps its lease changes: nothing that an index is made of."""
+"""What a decision changes that keeps its lease and its status: nothing that an index is made of."""
 
-_LET_GO = """
+_MOVE = """
 UPDATE runs SET
     seq = d.seq, crashes = 0, updated_at = d.at, wait = d.wait, state = ifnull(d.state, runs.state),
-    status = iif(is_pausing AND d.status IN ('queued', 'waiting'), 'paused', d.status),
+    status = iif(is_pausing AND NOT d.keeps_lease AND d.status IN ('queued', 'waiting', 'compensating'),
+        'paused', d.status),
     due_at = CASE
-        WHEN d.status = 'running' THEN runs.due_at
+        WHEN d.keeps_lease THEN runs.due_at
         WHEN d.is_finished THEN NULL
         WHEN inbox_seq > d.seen AND EXISTS (
             SELECT 1 FROM inbox AS m WHERE m.n = runs.n AND m.seq > d.seen AND NOT m.is_read)
@@ -136,16 +158,18 @@ UPDATE runs SET
         ELSE d.due_at END,
     finished_at = iif(d.is_finished, d.at, NULL),
     expires_at = d.at + CASE d.status
-        WHEN 'complete' THEN keep_complete WHEN 'errored' THEN keep_errored WHEN 'terminated' THEN keep_terminated END,
-    worker = iif(d.status = 'running', worker, NULL),
-    is_pausing = is_pausing AND d.status = 'running',
+        WHEN 'complete' THEN keep_complete WHEN 'terminated' THEN keep_terminated
+        WHEN 'errored' THEN keep_errored WHEN 'compensated' THEN keep_errored END,
+    worker = iif(d.keeps_lease, worker, NULL),
+    is_admitted = is_admitted AND d.keeps_lease,
+    is_pausing = is_pausing AND d.keeps_lease,
     incarnation = incarnation + d.is_renewed,
     journal_length = d.added + iif(d.is_renewed, 0, journal_length),
     progress = iif(d.is_finished OR d.is_renewed, NULL, progress)
 FROM (
     SELECT value->>0 AS n, value->>1 AS seq, value->>2 AS at, value->>3 AS added, value->>4 AS wait,
         value->>5 AS state, value->>6 AS status, value->>7 AS due_at, value->>8 AS seen, value->>9 AS is_finished,
-        value->>10 AS is_renewed
+        value->>10 AS is_renewed, value->>11 AS keeps_lease
     FROM jsonb_each(?)) AS d
 WHERE runs.n = d.n
 """
@@ -196,9 +220,9 @@ def commit(connection: apsw.Connection, decisions: Sequence[Decision]) -> list[C
 
 
 def _commit(connection: apsw.Connection, decisions: Sequence[Decision]) -> list[Committed]:
-    asked = _json([(decision.run_id, decision.epoch, decision.seq) for decision in decisions])
+    asked = _json([(decision.run_id, decision.epoch, decision.seq, decision.status) for decision in decisions])
     fences = _FENCED.decode(connection.execute(_FENCES, (asked,)).get)
-    kept = [(fence.n, decision) for decision, fence in zip(decisions, fences, strict=True) if fence.holds]
+    kept = [(fence, decision) for decision, fence in zip(decisions, fences, strict=True) if fence.holds]
     for decision, fence in zip(decisions, fences, strict=True):
         if fence.holds and (decision.records or decision.renew is not None):
             require_following(decision, fence.journal_length)
@@ -213,7 +237,8 @@ def _commit(connection: apsw.Connection, decisions: Sequence[Decision]) -> list[
     ]
 
 
-def _carry_out(connection: apsw.Connection, kept: Sequence[tuple[int | None, Decision]]) -> None:
+def _carry_out(connection: apsw.Connection, fenced: Sequence[tuple[_Fence, Decision]]) -> None:
+    kept = [(fence.n, decision) for fence, decision in fenced]
     if any(decision.consumed for _, decision in kept):
         batch = (_json(kept),)
         connection.execute(_READ_FEWER, batch)
@@ -222,12 +247,12 @@ def _carry_out(connection: apsw.Connection, kept: Sequence[tuple[int | None, Dec
     if renewed:
         for statement in _FORGET:
             connection.execute(statement, (_json(renewed),))
-    keeping = [_kept(n, decision) for n, decision in kept if _keeps_lease(decision)]
+    keeping = [_kept(fence.n, decision) for fence, decision in fenced if _keeps_all(fence, decision)]
     if keeping:
         connection.execute(_KEEP, (_json(keeping),))
-    letting_go = [_let_go(n, decision) for n, decision in kept if not _keeps_lease(decision)]
-    if letting_go:
-        connection.execute(_LET_GO, (_json(letting_go),))
+    moving = [_moved(fence.n, decision) for fence, decision in fenced if not _keeps_all(fence, decision)]
+    if moving:
+        connection.execute(_MOVE, (_json(moving),))
     records = [
         (n, *msgspec.structs.astuple(record))
         for n, decision in kept
@@ -245,8 +270,8 @@ def _carry_out(connection: apsw.Connection, kept: Sequence[tuple[int | None, Dec
             terminate(connection, run_id, decision.at, None)
 
 
-def _keeps_lease(decision: Decision) -> bool:
-    return decision.status is RunStatus.RUNNING and decision.renew is None
+def _keeps_all(fence: _Fence, decision: Decision) -> bool:
+    return bool(fence.is_same_status) and decision.keeps_lease and decision.renew is None
 
 
 def _kept(n: int | None, decision: Decision) -> tuple[object, ...]:
@@ -254,10 +279,10 @@ def _kept(n: int | None, decision: Decision) -> tuple[object, ...]:
     return n, decision.seq, decision.at, added, decision.wait, decision.state
 
 
-def _let_go(n: int | None, decision: Decision) -> tuple[object, ...]:
+def _moved(n: int | None, decision: Decision) -> tuple[object, ...]:
     status = decision.status
-    rest = (status, decision.due_at, decision.seen, status.is_finished, decision.renew is not None)
-    return (*_kept(n, decision), *rest)
+    what = (status.is_finished, decision.renew is not None, decision.keeps_lease)
+    return (*_kept(n, decision), status, decision.due_at, decision.seen, *what)
 
 
 def _arrived(
@@ -281,7 +306,7 @@ def _arrived(
 
 _LEASES = """
 SELECT json_group_array(json_array(
-    r.n, r.status = 'running' AND r.epoch = j.value->>'$.epoch', ifnull(r.inbox_seq, 0), ifnull(r.is_pausing, 0))
+    r.n, r.worker IS NOT NULL AND r.epoch = j.value->>'$.epoch', ifnull(r.inbox_seq, 0), ifnull(r.is_pausing, 0))
     ORDER BY j.key)
 FROM jsonb_each(?) AS j LEFT JOIN runs AS r ON r.id = j.value->>'$.run_id'
 """
@@ -289,8 +314,13 @@ FROM jsonb_each(?) AS j LEFT JOIN runs AS r ON r.id = j.value->>'$.run_id'
 _EXTEND = """
 UPDATE runs SET
     due_at = max(j.value->>'$[1].until', :now),
-    status = CASE WHEN j.value->>'$[1].until' > :now THEN 'running' WHEN is_pausing THEN 'paused' ELSE 'queued' END,
+    status = CASE
+        WHEN j.value->>'$[1].until' > :now THEN status
+        WHEN is_pausing THEN 'paused'
+        WHEN status = 'compensating' THEN status
+        ELSE 'queued' END,
     worker = iif(j.value->>'$[1].until' > :now, worker, NULL),
+    is_admitted = is_admitted AND j.value->>'$[1].until' > :now,
     is_pausing = is_pausing AND j.value->>'$[1].until' > :now,
     progress = ifnull(j.value->>'$[1].progress', progress),
     updated_at = :now
