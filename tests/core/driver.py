@@ -19,14 +19,15 @@ import msgspec
 from perdure.authoring.step import Step, step_spec
 from perdure.authoring.workflow import Workflow
 from perdure.core.ask import EventAsk
-from perdure.core.turn import Launch, Turn
+from perdure.core.launching import Launch
+from perdure.core.turn import Turn
 from perdure.core.wait import Wait, decode_waits
 from perdure.model import codec, failure
 from perdure.model.codec import Shape
 from perdure.model.decision import Claim, Committed, Decision, Message
 from perdure.model.limits import Limits
 from perdure.model.record import Record
-from perdure.model.run import NewRun, Run, RunStatus
+from perdure.model.run import MOVES, NewRun, Run, RunStatus
 
 BEGAN = 1_700_000_000_000
 """When every run here is created, in milliseconds since the epoch."""
@@ -36,15 +37,16 @@ DRIVERS: list[Driver] = []
 """Those of the running test."""
 
 
-def step(name: str, result: Any = Any, *, body: Callable[..., Any] | None = None, **options: Any) -> Step[..., Any]:
+def step(
+    name: str, result: Any = Any, *, body: Callable[..., Any] | None = None, undo: Any = None, **options: Any
+) -> Step[..., Any]:
     """A step that gives its first argument back, read as `result`, when it is left to `finish`."""
 
     def echo(value: Any = None, *more: Any) -> Any:
         return value
 
-    return Step(
-        echo, step_spec(body or echo, name=name, result=Shape(result, f"the result of step {name!r}"), **options)
-    )
+    spec = step_spec(body or echo, name=name, result=Shape(result, f"the result of step {name!r}"), **options)
+    return Step(body or echo, spec, undo)
 
 
 def steps(*names: str) -> tuple[Step[..., Any], ...]:
@@ -93,12 +95,18 @@ class Driver:
         """A worker takes the run, with its whole journal and what is unread."""
         assert self.turn is None
         self.run = msgspec.structs.replace(
-            self.run, status=RunStatus.RUNNING, epoch=self.run.epoch + 1, seq=0, journal_length=len(self.journal)
+            self.run, status=self.claimed, epoch=self.run.epoch + 1, seq=0, journal_length=len(self.journal)
         )
         claim = Claim(self.run, list(self.journal), list(self.inbox))
         self.turn = Turn(claim, self.program, self.limits, self.entropy)
         self.turn.begin(self.now)
         self.go()
+
+    @property
+    def claimed(self) -> RunStatus:
+        """What the store makes of the run's status when it is claimed."""
+        is_undone = self.run.status in (RunStatus.COMPENSATING, RunStatus.COMPENSATION_FAILED)
+        return RunStatus.COMPENSATING if is_undone else RunStatus.RUNNING
 
     def go(self) -> None:
         """What a runner does after everything that happens."""
@@ -153,7 +161,8 @@ class Driver:
     def _store(self, decision: Decision) -> None:
         assert decision.epoch == self.run.epoch
         assert decision.seq == self.run.seq + 1
-        assert self.run.status is RunStatus.RUNNING
+        assert self.run.status in (RunStatus.RUNNING, RunStatus.COMPENSATING)
+        assert decision.status is self.run.status or decision.status in MOVES[self.run.status]
         if decision.renew is not None:
             self.journal = list(decision.renew)
         self.journal += decision.records
@@ -223,7 +232,7 @@ class Driver:
         if self.turn is not None:
             self.turn.arrive(placed, self.now)
             self.go()
-        elif self.run.status in (RunStatus.WAITING, RunStatus.QUEUED):
+        elif not self.run.status.is_finished and self.run.status is not RunStatus.PAUSED:
             self.claim()
 
     def send(self, type: str, payload: Any = None) -> None:
@@ -269,7 +278,7 @@ class Driver:
     def error(self) -> Exception:
         last = self.journal[-1]
         assert (last.kind, last.state) == ("output", "error"), last
-        assert self.status is RunStatus.ERRORED
+        assert self.status in (RunStatus.ERRORED, RunStatus.COMPENSATED, RunStatus.TERMINATED)
         return failure.rebuild(failure.decode_error(last.payload or "{}"))
 
     @property

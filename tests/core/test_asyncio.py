@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 from collections.abc import Callable
 from typing import Any
 
@@ -460,3 +461,14 @@ def test_a_step_gets_its_arguments_as_they_were_given():
         return await step("sum", int, body=lambda x, y: x + y)(2, y=3)
 
     assert Driver(work).finish().result == 5
+
+
+def test_context_variables_of_workflow_code_last():
+    seen: contextvars.ContextVar[str] = contextvars.ContextVar("seen")
+
+    async def work() -> str:
+        seen.set("set")
+        await a()
+        return seen.get("lost")
+
+    assert Driver(work).finish().result == "set"

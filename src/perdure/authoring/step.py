@@ -14,6 +14,7 @@ from perdure.core.loop import running
 from perdure.model.codec import Shape, annotations_of
 from perdure.model.duration import Duration, seconds
 from perdure.model.errors import DefinitionError, UsageError
+from perdure.model.limits import NAME_LENGTH
 from perdure.model.name import check_name
 from perdure.model.retry import Retry
 
@@ -109,7 +110,8 @@ def undoing(undo: Callable[..., Any] | None, signature: inspect.Signature | None
     title = f"the undo of {what}"
     if isinstance(undo, Durable):
         return Undoing(undo, signature, title)
-    return Undoing(Step(undo, step_spec(undo, name=title)), signature, title)
+    spec = step_spec(undo, name=title[:NAME_LENGTH], result=_ANY)  # nobody reads what it returns
+    return Undoing(Step(undo, spec), signature, title)
 
 
 async def _durable(

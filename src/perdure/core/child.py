@@ -1,4 +1,4 @@
-"""Child runs, on their parent's side: how one begins, and how its failure is told."""
+"""Child runs: how one begins, how its parent is told of its end, and how that tells its code of a failure."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import msgspec
 
 from perdure.core.ask import ChildAsk
 from perdure.model import failure
+from perdure.model.decision import Message
 from perdure.model.errors import ChildFailedError, RunExistsError
-from perdure.model.record import Record
+from perdure.model.record import Outcome, Record
 from perdure.model.run import NewRun, Run
 
 
@@ -45,3 +46,10 @@ def child_run(run: Run, ask: ChildAsk, now: int) -> NewRun:
         limit_key=spec.limit_key,
         refusal=failure.encode_error(failure.describe(RunExistsError(f"a run {ask.run_id!r} exists already"))),
     )
+
+
+def told_parent(run: Run, outcome: tuple[Outcome, str], at: int) -> tuple[Message, ...]:
+    """Return the message that tells the parent of a run, if it has one, what became of it."""
+    if run.parent_id is None or run.parent_key is None:
+        return ()
+    return (Message(run.parent_id, run.id, "child", run.parent_key, outcome[1], at, outcome[0], run.id),)

@@ -19,6 +19,7 @@ class History:
         nested: settled records of steps inside steps, by key.
         begun: the keys of what was begun and neither settled nor, so far, asked for again.
         undos: the keys of what has an undo, as registered.
+        is_undone: the code was left for undoing it, at a place that is still to come: nothing new may be done before.
     """
 
     def __init__(self, journal: Sequence[Record]) -> None:
@@ -27,6 +28,7 @@ class History:
         self.nested: dict[str, Record] = {}
         self.begun: set[str] = set()
         self.undos: set[str] = set()
+        self.is_undone = False
         self._next = 0
         self._used: set[str] = set()
         self._order = self._sorted(journal)
@@ -72,6 +74,8 @@ class History:
                 self.nested[record.key] = record
                 self.begun.add(record.key.partition("/")[0])
                 continue
+            elif record.kind == "undo":
+                self.is_undone = True
             self.begun.discard(record.key)
             if record.before is None:
                 placed.append(record)

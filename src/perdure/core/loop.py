@@ -158,7 +158,7 @@ class ReplayLoop(asyncio.AbstractEventLoop):
         self, callback: Callable[..., object], *args: Any, context: contextvars.Context | None = None
     ) -> Any:
         """Run a callback before the loop is idle again."""
-        handle = Handle(callback, args, context or contextvars.copy_context())
+        handle = Handle(callback, args, contextvars.copy_context() if context is None else context)
         if not self._is_closed:
             self._ready.append(handle)
         return handle
@@ -173,7 +173,7 @@ class ReplayLoop(asyncio.AbstractEventLoop):
         self, when: float, callback: Callable[..., object], *args: Any, context: contextvars.Context | None = None
     ) -> Any:
         """Run a callback when a durable timer reaches this moment."""
-        handle = TimerHandle(callback, args, context or contextvars.copy_context(), self)
+        handle = TimerHandle(callback, args, contextvars.copy_context() if context is None else context, self)
         handle.moment = when
         if self._is_closed:
             handle.is_cancelled = True

@@ -26,7 +26,7 @@ from perdure.model.record import ErrorInfo, Record
 from perdure.model.retry import NO_RETRY
 
 if TYPE_CHECKING:
-    from perdure.core.replay import Replay
+    from perdure.core.asking import Asking
 
 CANCEL = "perdure:cancel"
 """The type of the message that has a run terminated and undone."""
@@ -127,7 +127,7 @@ class Saga:
         has_undone: something was undone, or had to be.
     """
 
-    def __init__(self, replay: Replay) -> None:
+    def __init__(self, replay: Asking) -> None:
         self.is_stuck = False
         self.has_undone = False
         self._replay = replay
@@ -191,14 +191,14 @@ class Saga:
     def kept(self) -> list[str]:
         """Return the keys of what could still have to be undone."""
         under_way = [undoable for undoable in self._open.values() if not undoable.scope.home().is_final]
-        return [undoable.key for undoable in (*under_way, *self._undoable(self._run), *self.failed())]
+        return [undoable.key for undoable in (*under_way, *self._left())]
 
     # What is done in place of the code.
 
     @property
     def has_work(self) -> bool:
         """Whether anything has to be undone, or could not be."""
-        return bool(self.failed() or self._undoable(self._run))
+        return bool(self._left())
 
     def failed(self) -> list[Undoable]:
         """Return what could not be undone, latest completed first."""
@@ -236,14 +236,20 @@ class Saga:
             else:
                 await self._undo_each(chosen)
 
-    def _undoable(self, scope: Scope) -> list[Undoable]:
-        """Return what completed in a scope and is to be undone, latest completed first."""
+    def _left(self) -> list[Undoable]:
+        """Return what completed and has to be undone if the code ends now, latest completed first."""
         return [
             undoable
             for undoable in reversed(self._completed)
-            if not (undoable.is_settled or undoable.is_busy or undoable.error is not None)
-            and not (home := undoable.scope.home()).is_final
-            and scope in home.around()
+            if not undoable.is_settled and (undoable.tries or not undoable.scope.home().is_final)
+        ]
+
+    def _undoable(self, scope: Scope) -> list[Undoable]:
+        """Return what of that belongs to a scope, and is neither being undone nor has failed to be."""
+        return [
+            undoable
+            for undoable in self._left()
+            if not undoable.is_busy and undoable.error is None and scope in undoable.scope.home().around()
         ]
 
     async def _undo_each(self, undoables: Sequence[Undoable]) -> None:

@@ -7,28 +7,22 @@ to stop. A step may start only once everything that led to it is committed: spec
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
-from perdure.core.ask import Ask, ChildAsk, EventAsk, Program, StepAsk, TimerAsk
-from perdure.core.child import child_failure, child_run
+from perdure.core.ask import ChildAsk, EventAsk, Program, StepAsk, TimerAsk
+from perdure.core.child import child_failure, child_run, told_parent
+from perdure.core.due import Dues
 from perdure.core.inbox import Inbox
+from perdure.core.launching import Launch, Launches
 from perdure.core.leaf import Leaf
+from perdure.core.loop import LATEST
 from perdure.core.replay import Replay
 from perdure.core.wait import DEADLOCK, Wait, encode_waits, waits_of
 from perdure.model import codec
 from perdure.model.decision import Claim, Committed, Decision, Message
 from perdure.model.limits import Limits
-from perdure.model.record import Record, State
+from perdure.model.record import Outcome, Record, State
 from perdure.model.run import NewRun, RunStatus
-
-
-class Launch(NamedTuple):
-    """A step to start: what was asked, and the number of this attempt."""
-
-    ask: StepAsk
-    attempt: int
 
 
 class Turn:
@@ -48,23 +42,18 @@ class Turn:
         self.limits = limits
         self.is_pausing = claim.run.is_pausing
         self.is_ended = False
-        self._input = claim.journal[0]
         self._seq = claim.run.seq
         self._parked: str | None = None
         self.inbox = Inbox(self.replay.asks)
-        self._due: list[tuple[int, int, Ask, int]] = []
-        self._pushed = 0
+        self._due = Dues(self.replay.asks)
         self._sent_state = claim.run.state
-        self._ready: list[Launch] = []
-        self._covered: list[Launch] = []
-        self._cleared: list[Launch] = []
-        self._running: dict[str, StepAsk] = {}
-        self._stopped: list[str] = []
+        self._steps = Launches(self.replay.asks)
         self._consumed: list[str] = []
         self._new_children: list[NewRun] = []
         self._terminate: list[str] = []
         self._is_committing = False
         self._is_leaving = False
+        self._is_compensating = claim.run.status is RunStatus.COMPENSATING
         self.inbox.take_in(claim.inbox)
         self.inbox.seen = max(self.inbox.seen, claim.run.inbox_seq)
 
@@ -88,7 +77,7 @@ class Turn:
         self, key: str, state: State, payload: str | None, now: int, *, attempt: int, started_at: int
     ) -> None:
         """A running step has its result, or failed for good."""
-        if self._running.pop(key, None) is not None and not self.is_ended:
+        if self._steps.running.pop(key, None) is not None and not self.is_ended:
             self.replay.settle(key, state, payload, now, attempt=attempt, started_at=started_at)
             self._pump(now)
 
@@ -104,7 +93,7 @@ class Turn:
         progress: str | None = None,
     ) -> None:
         """A running step's attempt failed after this progress; the next one is due at `due_at`."""
-        ask = self._running.pop(key, None)
+        ask = self._steps.running.pop(key, None)
         if ask is None or self.is_ended or self.replay.is_over:
             return
         self.replay.now = now
@@ -112,7 +101,7 @@ class Turn:
         self.replay.history.opened[key] = self.replay.record(
             key, "step", "open", payload, attempt=attempt, started_at=started_at, due_at=due_at, ref=progress
         )
-        self._push(due_at, ask, attempt)
+        self._due.push(due_at, ask, attempt)
         self._pump(now)
 
     def nested_ended(
@@ -148,7 +137,7 @@ class Turn:
     def committed(self, answer: Committed, now: int) -> None:
         """The decision is durable: what it led to may start."""
         self._is_committing = False
-        self._cleared, self._covered = self._cleared + self._covered, []
+        self._steps.clear()
         self.is_pausing = self.is_pausing or answer.is_pausing
         if answer.arrived and not self.is_ended:
             self.inbox.take_in(answer.arrived)
@@ -172,12 +161,14 @@ class Turn:
             return None
         status, due_at, wait = self._fate(now, hold)
         state = self._changed_state()
-        if status is RunStatus.RUNNING and not self._has_news() and state is None:
+        is_kept = due_at is None and (status is RunStatus.RUNNING or status is RunStatus.COMPENSATING)
+        if is_kept and not self._has_news() and state is None:
             return None
         self._seq += 1
         self._is_committing = True
-        self._covered, self._ready = self._ready, []
-        self.is_ended = status is not RunStatus.RUNNING
+        self._is_compensating = self.replay.cause is not None
+        self._steps.cover()
+        self.is_ended = not is_kept
         is_renewed = self.replay.renewal is not None
         decision = Decision(
             run_id=self.run.id,
@@ -190,11 +181,13 @@ class Turn:
             seen=self.inbox.seen,
             consumed=tuple(self._consumed),
             children=tuple(self._new_children),
-            posts=self._posts(),
+            posts=self._posts(status),
             terminate=tuple(self._terminate + self._orphans(status, is_renewed)),
             wait=wait,
             state=state,
-            renew=self._renewed(now) if is_renewed else None,
+            renew=(Record(0, "input", "input", "ok", max(now, self.replay.loop.at), self.replay.renewal),)
+            if is_renewed
+            else None,
         )
         self._consumed, self._new_children, self._terminate = [], [], []
         return decision
@@ -210,7 +203,7 @@ class Turn:
             seq=self._seq + 1,
             at=now,
             records=tuple(self.replay.records),
-            status=RunStatus.QUEUED,
+            status=self._given_back(),
             due_at=now,
             seen=self.inbox.seen,
             consumed=tuple(self._consumed),
@@ -223,45 +216,41 @@ class Turn:
         if self.is_ended:
             return []
         if not self._is_committing and not self._has_news():
-            self._cleared, self._ready = self._cleared + self._ready, []
-        if self.is_pausing or self._is_leaving:
-            return []
-        waiting, self._cleared = self._cleared, []
-        for launch in waiting:
-            self._running[launch.ask.key] = launch.ask
-        return waiting
+            self._steps.clear_ready()
+        return [] if self.is_pausing or self._is_leaving else self._steps.start()
 
     def cancels(self) -> list[str]:
         """Return the keys of running steps that nobody waits for any more."""
-        stopped, self._stopped = self._stopped, []
+        stopped, self._steps.stopped = self._steps.stopped, []
         return stopped
 
     def next_due(self) -> int | None:
         """Return when time alone will change something, in milliseconds since the epoch."""
-        while self._due and not self._is_waited_for(self._due[0][2]):
-            heapq.heappop(self._due)
-        return self._due[0][0] if self._due else None
+        return self._due.next()
 
     @property
     def is_busy(self) -> bool:
         """Whether steps run, whose ends may come in this very moment."""
-        return bool(self._running) and not self.replay.is_over
+        return bool(self._steps.running) and not self.replay.is_over
 
     @property
     def is_idle(self) -> bool:
         """Whether no step runs or is about to."""
-        return not (self._running or self._ready or self._covered or self._cleared)
+        return not self._steps.are_any
 
     # Inside.
 
     def _just_goes_on(self) -> bool:
         """Return whether steps run, or may start, and nothing else is to be said: what `decide` finds most often."""
-        if not (self._running or self._cleared or self._ready) or self.is_pausing or self._is_leaving:
+        steps = self._steps
+        if not (steps.running or steps.cleared or steps.ready) or self.is_pausing or self._is_leaving:
             return False
         return not (self._has_news() or self.replay.is_over or self.replay.state or self._parked)
 
     def _has_news(self) -> bool:
-        return bool(self.replay.records or self._consumed or self._new_children or self._terminate)
+        if self.replay.records or self._consumed or self._new_children or self._terminate:
+            return True
+        return self._is_compensating is not (self.replay.cause is not None)
 
     def _pump(self, now: int) -> None:
         """Take up what the code asked for, and settle one thing after the other that can be settled."""
@@ -280,26 +269,37 @@ class Turn:
         fresh, self.replay.fresh = self.replay.fresh, []
         recorded = self.replay.history.keys_left() if self.replay.is_replaying else ()
         for ask in fresh:
-            if self.replay.asks.get(ask.key) is not ask or ask.key in recorded:
+            if self.replay.asks.get(ask.key) is not ask:
+                if isinstance(ask, ChildAsk) and ask.spec.is_detached and ask.key not in self.replay.history.opened:
+                    self._new_children.append(child_run(self.run, ask, now))  # it goes on without the code
+                continue
+            if ask.key in recorded:
                 continue
             if isinstance(ask, StepAsk):
                 failed = self.replay.history.opened.get(ask.key)
                 if failed is None:
-                    self._ready.append(Launch(ask, 1))
+                    self._steps.ready.append(Launch(ask, 1))
                 else:
-                    self._push(failed.due_at or now, ask, failed.attempt)
+                    self._due.push(failed.due_at or now, ask, failed.attempt)
             elif isinstance(ask, TimerAsk):
-                self._push(ask.due_at, ask)
+                self._due.push(ask.due_at, ask)
             elif isinstance(ask, EventAsk):
                 self.inbox.wait(ask)
                 if ask.due_at is not None:
-                    self._push(ask.due_at, ask)
+                    self._due.push(ask.due_at, ask)
             else:
                 assert isinstance(ask, ChildAsk)
                 self._adopt(ask, now)
 
     def _settle_next(self, now: int) -> bool:
         """Settle one thing; return whether there was one."""
+        cancel = self.inbox.cancel
+        if cancel is not None and not self.replay.is_replaying:
+            self.inbox.cancel = None
+            self._consumed.append(cancel.id)
+            if self.replay.cause is None:
+                self.replay.turn_back(now, cancel.id)
+            return True
         match = self.inbox.match()
         if match is not None:
             ask, message = match
@@ -312,9 +312,9 @@ class Turn:
         due = self.next_due()
         if due is None or due > now:
             return False
-        _, _, late, attempt = heapq.heappop(self._due)
+        late, attempt = self._due.pop()
         if isinstance(late, StepAsk):
-            self._ready.append(Launch(late, attempt + 1))
+            self._steps.ready.append(Launch(late, attempt + 1))
         else:
             self.replay.settle(late.key, "ok" if isinstance(late, TimerAsk) else "error", None, now)
         return True
@@ -323,13 +323,11 @@ class Turn:
         if not self.replay.dropped:
             return
         dropped, self.replay.dropped = self.replay.dropped, []
-        self._ready = [launch for launch in self._ready if self._is_waited_for(launch.ask)]
-        self._covered = [launch for launch in self._covered if self._is_waited_for(launch.ask)]
-        self._cleared = [launch for launch in self._cleared if self._is_waited_for(launch.ask)]
+        self._steps.forget()
         for ask in dropped:
-            if self._running.pop(ask.key, None) is not None:
-                self._stopped.append(ask.key)
-            elif self.inbox.children.pop(ask.key, None) is not None and isinstance(ask, ChildAsk):
+            if self._steps.stop(ask) or not isinstance(ask, ChildAsk):
+                continue
+            if self.inbox.children.pop(ask.key, None) is not None and not ask.spec.is_detached:
                 self._terminate.append(ask.run_id)
 
     def _adopt(self, ask: ChildAsk, now: int) -> None:
@@ -345,43 +343,52 @@ class Turn:
             reason = self._parked or f"its code and its journal differ: {replay.drift}"
             return RunStatus.PAUSED, None, encode_waits([Wait("parked", detail=reason)])
         if replay.outcome is not None:
-            return (RunStatus.COMPLETE if replay.outcome[0] == "ok" else RunStatus.ERRORED), None, None
+            return self._end(replay.outcome[0]), None, None
         if replay.renewal is not None:
             return RunStatus.QUEUED, now, None
-        if self._running:
-            return RunStatus.RUNNING, None, None
+        keeping = RunStatus.RUNNING if replay.cause is None else RunStatus.COMPENSATING
+        if self._steps.running:
+            return keeping, None, None
+        if replay.saga is not None and replay.saga.is_stuck:
+            return RunStatus.COMPENSATION_FAILED, None, encode_waits(replay.saga.waits())
         due = self.next_due()
         if self.is_pausing:
             return RunStatus.PAUSED, due if self.is_idle else now, self._waits()
         if self._is_leaving and not self.is_idle:
-            return RunStatus.QUEUED, now, None
+            return self._given_back(), now, None
         if not self.is_idle or (due is not None and due - now <= hold and not self._is_leaving):
-            return RunStatus.RUNNING, None, None
+            return keeping, None, None
         if not replay.asks:
             return RunStatus.PAUSED, None, encode_waits([Wait("parked", detail=DEADLOCK)])
+        if replay.cause is not None:  # without a time to be due at, it would keep its lease
+            return RunStatus.COMPENSATING, LATEST if due is None else due, self._waits()
         return RunStatus.WAITING, due, self._waits()
+
+    def _end(self, outcome: Outcome) -> RunStatus:
+        if outcome == "ok":
+            return RunStatus.COMPLETE
+        if self.replay.cause is None:
+            return RunStatus.ERRORED
+        return RunStatus.COMPENSATED if self.replay.begin_saga().has_undone else RunStatus.TERMINATED
+
+    def _given_back(self) -> RunStatus:
+        return RunStatus.QUEUED if self.replay.cause is None else RunStatus.COMPENSATING
 
     def _waits(self) -> str:
         return encode_waits(waits_of(self.replay.asks.values(), self.replay.history.opened))
 
-    def _posts(self) -> tuple[Message, ...]:
-        """Return the message that tells a parent of the end."""
-        outcome, parent = self.replay.outcome, self.run.parent_id
-        if outcome is None or parent is None or self.run.parent_key is None:
-            return ()
-        state, payload = outcome
-        run_id = self.run.id
-        at = self.replay.loop.at
-        return (Message(parent, run_id, "child", self.run.parent_key, payload, at, state, run_id),)
+    def _posts(self, status: RunStatus) -> tuple[Message, ...]:
+        """Return the message that tells a parent of the end, or that an operator is needed for it."""
+        outcome = self.replay.outcome
+        if status is RunStatus.COMPENSATION_FAILED:
+            outcome = ("error", self.replay.begin_saga().failure(self.replay.cause or "{}"))
+        return () if outcome is None else told_parent(self.run, outcome, self.replay.loop.at)
 
     def _orphans(self, status: RunStatus, is_renewed: bool) -> list[str]:
         """Return the children that end with a run that failed, or began anew."""
         if status is not RunStatus.ERRORED and not is_renewed:
             return []
         return [ask.run_id for ask in self.inbox.children.values() if not ask.spec.is_detached]
-
-    def _renewed(self, now: int) -> tuple[Record, ...]:
-        return (Record(0, "input", "input", "ok", max(now, self.replay.loop.at), self.replay.renewal),)
 
     def _changed_state(self) -> str | None:
         if not self.replay.state or self.replay.drift is not None:
@@ -391,10 +398,3 @@ class Turn:
             return None
         self._sent_state = text
         return text
-
-    def _push(self, due_at: int, ask: Ask, attempt: int = 0) -> None:
-        self._pushed += 1
-        heapq.heappush(self._due, (due_at, self._pushed, ask, attempt))
-
-    def _is_waited_for(self, ask: Ask) -> bool:
-        return self.replay.asks.get(ask.key) is ask

@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec
 import msgspec
 
 from perdure.core.ask import StepSpec
-from perdure.core.turn import Launch, Turn
+from perdure.core.launching import Launch
+from perdure.core.loop import LATEST
+from perdure.core.turn import Turn
 from perdure.core.wait import decode_waits
 from perdure.engine.attempt import StepRun
 from perdure.engine.env import Timer, pause
@@ -147,7 +149,9 @@ class Runner:
         if steps is None or ended is not None or turn.replay.is_over or not steps.are_open:
             decision = turn.decide(now, self.worker.settings.hold_ms)
             if decision is not None:
-                self._decided = decision = _as_the_store_wishes(decision, now)
+                self._decided = decision = _as_the_store_wishes(
+                    decision, now, is_compensating=turn.replay.cause is not None
+                )
                 self._acknowledging, self._unacknowledged = self._unacknowledged, []
             if steps is not None and ended is not None:
                 steps.commit(ended, decision)
@@ -353,15 +357,19 @@ class Runner:
         self.worker.left(self)
 
 
-def _as_the_store_wishes(decision: Decision, now: int) -> Decision:
+def _as_the_store_wishes(decision: Decision, now: int, *, is_compensating: bool) -> Decision:
     """Leave it to the store whether a run is paused: the wish may have been taken back since this turn heard of it.
 
-    A run that is handed back as queued or waiting is paused by the store if that is still wished; see its contract.
+    One that is handed back as queued, waiting or compensating is paused by the store if that is still wished; see its
+    contract.
     """
     if decision.status is not RunStatus.PAUSED or any(
         wait.kind == "parked" for wait in decode_waits(decision.wait).waits
     ):
         return decision
+    if is_compensating:  # which keeps its lease where it is never due
+        due_at = LATEST if decision.due_at is None else decision.due_at
+        return msgspec.structs.replace(decision, status=RunStatus.COMPENSATING, due_at=due_at)
     is_due = decision.due_at is not None and decision.due_at <= now
     return msgspec.structs.replace(decision, status=RunStatus.QUEUED if is_due else RunStatus.WAITING)
 

@@ -1,0 +1,692 @@
+"""Sagas: what completed is undone, latest first, and an operator decides on what cannot be undone."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import msgspec
+import pytest
+
+from perdure.authoring import flow
+from perdure.authoring.workflow import Workflow
+from perdure.core.saga import CANCEL, DECISION, undos_of
+from perdure.model import failure
+from perdure.model.errors import UsageError
+from perdure.model.run import RunStatus
+from tests.core.driver import Driver, event, replayed, step, steps
+
+COMPENSATED, COMPENSATING, STUCK = RunStatus.COMPENSATED, RunStatus.COMPENSATING, RunStatus.COMPENSATION_FAILED
+
+
+def undo(value: Any = None, result: Any = None) -> list[Any]:
+    return [value, result]
+
+
+a, b, c = (step(name, undo=undo) for name in "abc")
+plain, other = steps("plain", "other")
+
+
+async def order() -> Any:
+    await asyncio.gather(a(1), b(2))
+    return await plain()
+
+
+def undone(run: Driver) -> list[str]:
+    return [record.key for record in run.journal if record.key.startswith("undo") and record.kind in ("step", "child")]
+
+
+def decide(run: Driver, verb: str, key: str | None = None) -> None:
+    run.send(DECISION, {"key": key, "verb": verb})
+
+
+def cancel(run: Driver) -> None:
+    run.post(event(CANCEL, id=CANCEL))
+
+
+def test_what_completed_is_undone_latest_first_one_after_the_other():
+    run = Driver(order)
+    run.end("b", 20)
+    run.end("a", 10)
+    run.end("plain", error=ValueError("no"))
+    assert run.status is COMPENSATING
+    assert list(run.running) == ["undo:a"]
+    assert run.running["undo:a"].ask.kwargs == {"value": 1, "result": 10}
+    run.end("undo:a")
+    run.end("undo:b")
+    assert run.status is COMPENSATED
+    assert repr(run.error) == "ValueError('no')"
+    assert undone(run) == ["undo:a", "undo:b"]
+    assert [(r.kind, r.state) for r in run.journal[-4:]] == [
+        ("undo", "error"),
+        ("step", "ok"),
+        ("step", "ok"),
+        ("output", "error"),
+    ]
+
+
+def test_an_undo_is_registered_before_what_it_undoes_runs():
+    run = Driver(order, is_manual=True)
+    assert run.pending is not None
+    assert [(r.key, r.kind, r.state) for r in run.pending.records] == [
+        ("undo:a", "undo", "open"),
+        ("undo:b", "undo", "open"),
+    ]
+    assert not run.running
+    run.acknowledge()
+    assert sorted(run.running) == ["a", "b"]
+
+
+def test_steps_without_an_undo_cost_nothing_more():
+    async def work() -> None:
+        await plain()
+        await other()
+
+    run = Driver(work)
+    assert run.decisions == []
+    run.finish()
+    assert run.keys == ["plain", "other", "output"]
+
+
+def test_a_run_whose_steps_have_no_undo_just_fails():
+    async def work() -> None:
+        await plain()
+        raise ValueError("no")
+
+    run = Driver(work).finish()
+    assert run.status is RunStatus.ERRORED
+
+
+def test_what_failed_or_was_under_way_is_not_undone():
+    async def work() -> None:
+        await asyncio.gather(a(1), b(2), c(3))
+
+    run = Driver(work)
+    run.end("b", 2)
+    run.end("a", error=ValueError("no"))
+    assert run.stopped == ["c"]
+    assert list(run.running) == ["undo:b"]
+    run.finish()
+    assert undone(run) == ["undo:b"]
+    assert [(info.key, info.state) for info in undos_of(run.journal)] == [("b", "undone"), ("c", "registered")]
+
+
+def test_a_failed_undo_stops_no_other_and_an_operator_has_it_tried_again():
+    run = Driver(order, parent_id="p", parent_key="k")
+    for key in ("a", "b"):
+        run.end(key)
+    run.end("plain", error=ValueError("no"))
+    run.end("undo:b", error=OSError("away"))
+    run.end("undo:a")
+    assert run.status is STUCK
+    assert run.run.due_at is None
+    assert [(w.kind, w.key, w.detail, w.attempt) for w in run.waits] == [("undo", "b", "away", 1)]
+    (told,) = run.posts
+    assert told.state == "error"
+    info = failure.decode_error(told.payload or "")
+    assert "CompensationFailedError" in info.type
+    assert info.cause is not None
+    assert info.cause.message == "no"
+    decide(run, "retry")
+    assert run.status is COMPENSATING
+    run.end("undo#2:b", error=OSError("still"))
+    assert [(w.detail, w.attempt) for w in run.waits] == [("still", 2)]
+    decide(run, "retry", "b")
+    run.end("undo#3:b")
+    assert run.status is COMPENSATED
+    assert undone(run) == ["undo:b", "undo:a", "undo#2:b", "undo#3:b"]
+    assert {message.id for message in run.posts} == {"r"}
+    assert [(info.key, info.state) for info in undos_of(run.journal)] == [("a", "undone"), ("b", "undone")]
+
+
+def test_an_operator_marks_a_failed_undo_as_done():
+    run = Driver(order)
+    for key in ("a", "b"):
+        run.end(key)
+    run.end("plain", error=ValueError("no"))
+    run.end("undo:b", error=OSError("away"))
+    run.end("undo:a", error=OSError("too"))
+    assert [info.state for info in undos_of(run.journal)] == ["failed", "failed"]
+    run.send("news", 1)
+    assert run.status is STUCK
+    decide(run, "done", "unknown")
+    assert run.status is STUCK
+    decide(run, "done", "a")
+    assert [w.key for w in run.waits] == ["b"]
+    assert [info.state for info in undos_of(run.journal)] == ["undone", "failed"]
+    run.crash()
+    assert [w.key for w in run.waits] == ["b"]
+    decide(run, "done")
+    assert run.status is COMPENSATED
+
+
+@pytest.mark.parametrize("keep", range(1, 12))
+def test_a_crash_anywhere_changes_nothing(keep: int):
+    run = Driver(order)
+    for key in ("a", "b"):
+        run.end(key)
+    run.end("plain", error=ValueError("no"))
+    run.end("undo:b", error=OSError("away"))
+    run.end("undo:a")
+    decide(run, "retry")
+    run.end("undo#2:b")
+    assert run.status is COMPENSATED
+    assert len(run.journal) == 12
+    again = replayed(run.journal, order, keep=keep)
+    assert again.journal == run.journal
+    assert again.status is COMPENSATED
+
+
+def test_a_retried_undo_waits_without_a_worker():
+    run = Driver(order)
+    for key in ("a", "b"):
+        run.end(key)
+    run.end("plain", error=ValueError("no"))
+    run.fail("undo:b", OSError("away"), retry_in=60)
+    assert run.status is COMPENSATING
+    assert run.turn is None
+    assert [(w.kind, w.key) for w in run.waits] == [("retry", "undo:b")]
+    run.wait(60)
+    assert list(run.running) == ["undo:b"]
+
+
+def test_newer_code_cannot_take_a_compensation_back():
+    async def fixed() -> Any:
+        await asyncio.gather(a(1), b(2))
+        try:
+            return await plain()
+        except ValueError:
+            return await other()
+
+    run = Driver(order)
+    for key in ("a", "b"):
+        run.end(key)
+    run.end("plain", error=ValueError("no"))
+    run.crash(fixed)
+    assert list(run.running) == ["undo:b"]
+    run.finish()
+    assert run.status is COMPENSATED
+    assert repr(run.error) == "ValueError('no')"
+
+
+def test_newer_code_that_completes_is_undone_all_the_same():
+    async def fixed() -> Any:
+        await asyncio.gather(a(1), b(2))
+        await asyncio.gather(plain(), return_exceptions=True)
+
+    run = Driver(order)
+    for key in ("a", "b"):
+        run.end(key)
+    run.end("plain", error=ValueError("no"))
+    run.crash(fixed)
+    assert list(run.running) == ["undo:b"]
+
+
+def test_newer_code_that_asks_for_more_ahead_of_a_compensation_is_parked():
+    async def newer() -> Any:
+        await other()
+        await order()
+
+    run = Driver(order)
+    for key in ("a", "b"):
+        run.end(key)
+    run.end("plain", error=ValueError("no"))
+    run.crash(newer)
+    assert "asked for step 'other'" in run.parked
+
+
+def test_an_undo_that_is_gone_from_the_code_fails_and_can_be_tried_again_with_newer_code():
+    async def without() -> Any:
+        await asyncio.gather(step("a")(1), b(2))
+        return await plain()
+
+    run = Driver(order)
+    for key in ("a", "b"):
+        run.end(key)
+    run.crash(without)
+    run.end("plain", error=ValueError("no"))
+    run.end("undo:b")
+    launch = run.running["undo:a"]
+    with pytest.raises(UsageError, match="the undo of 'a' is gone from the code"):
+        launch.ask.spec.function().send(None)
+    run.end("undo:a", error=UsageError("gone"))
+    assert run.status is STUCK
+    run.program = Workflow(order, name="flow")
+    decide(run, "retry")
+    assert run.running["undo#2:a"].ask.kwargs == {"value": 1, "result": None}
+    run.end("undo#2:a")
+    assert run.status is COMPENSATED
+
+
+def test_newer_code_says_how_an_older_step_is_undone():
+    async def without() -> Any:
+        await step("a")(1)
+        await plain()
+
+    async def newer() -> Any:
+        await a(1)
+        await plain()
+
+    run = Driver(without)
+    run.end("a", 10)
+    run.crash(newer)
+    run.end("plain", error=ValueError("no"))
+    assert run.running["undo:a"].ask.kwargs == {"value": 1, "result": 10}
+
+
+def test_a_block_undoes_what_completed_in_it_and_lets_the_exception_go_on():
+    async def work() -> Any:
+        await a(0)
+        try:
+            async with flow.saga():
+                await b(1)
+                async with flow.saga():
+                    await c(2)
+                await plain()
+        except ValueError:
+            await other()
+        raise KeyError("later")
+
+    run = Driver(work)
+    for key in ("a", "b", "c"):
+        run.end(key)
+    run.end("plain", error=ValueError("no"))
+    assert run.status is RunStatus.RUNNING
+    run.end("undo:c")
+    run.end("undo:b")
+    run.end("other")
+    assert list(run.running) == ["undo:a"]
+    run.finish()
+    assert undone(run) == ["undo:c", "undo:b", "undo:a"]
+
+
+def test_a_blocks_failed_undo_stays_with_the_run():
+    async def work(fails: bool) -> Any:
+        try:
+            async with flow.saga():
+                await a(1)
+                raise ValueError("no")
+        except ValueError:
+            if fails:
+                raise
+        return "well"
+
+    run = Driver(work, False)
+    run.end("a")
+    run.end("undo:a", error=OSError("away"))
+    assert run.result == "well"
+    run = Driver(work, True)
+    run.end("a")
+    run.end("undo:a", error=OSError("away"))
+    assert run.status is STUCK
+    decide(run, "done")
+    assert run.status is COMPENSATED
+
+
+def test_blocks_side_by_side_undo_each_its_own():
+    async def part(does: Any, then: Any) -> None:
+        async with flow.saga():
+            await does()
+            await then()
+
+    async def work() -> Any:
+        return len(await asyncio.gather(part(a, plain), part(b, other), return_exceptions=True))
+
+    run = Driver(work)
+    for key in ("a", "b"):
+        run.end(key)
+    run.end("plain", error=ValueError("no"))
+    assert sorted(run.running) == ["other", "undo:a"]
+    run.end("other")
+    run.end("undo:a")
+    assert run.status is RunStatus.COMPLETE
+    assert undone(run) == ["undo:a"]
+
+
+def test_no_cancellation_interrupts_a_blocks_undo():
+    async def block() -> None:
+        async with flow.saga():
+            await a(1)
+            await plain()
+
+    async def work() -> str:
+        try:
+            async with asyncio.timeout(60):
+                async with asyncio.TaskGroup() as group:
+                    group.create_task(block())
+                    await other()
+        except ExceptionGroup:
+            return "failed"
+        except TimeoutError:
+            return "late"
+        return ""
+
+    run = Driver(work)
+    run.end("a")
+    run.end("other", error=ValueError("no"))
+    assert list(run.running) == ["undo:a"]
+    run.end("undo:a")
+    assert run.result == "failed"
+    run = Driver(work)
+    run.end("a")
+    run.wait(60)
+    assert list(run.running) == ["undo:a"]
+    run.end("undo:a")
+    assert run.result == "late"
+
+
+def test_a_block_that_fails_around_one_that_is_being_undone_leaves_that_alone():
+    async def inner() -> None:
+        async with flow.saga():
+            await a(1)
+            await plain()
+
+    async def work() -> None:
+        async with flow.saga():
+            await b(2)
+            await asyncio.gather(inner(), other())
+
+    run = Driver(work)
+    for key in ("b", "a"):
+        run.end(key)
+    run.end("plain", error=ValueError("no"))
+    run.end("other", error=ValueError("too"))
+    assert sorted(run.running) == ["undo:a", "undo:b"]
+    run.end("undo:b")
+    assert run.stopped == ["undo:a"]
+    assert list(run.running) == ["undo#2:a"]
+    run.end("undo#2:a")
+    assert run.status is COMPENSATED
+
+
+def test_past_a_pivot_there_is_no_way_back():
+    async def work() -> None:
+        await a(1)
+        flow.pivot()
+        await b(2)
+        raise ValueError("no")
+
+    run = Driver(work).finish()
+    assert run.status is RunStatus.ERRORED
+    assert run.keys == ["undo:a", "a", "b", "output"]
+
+
+def test_a_pivot_holds_for_its_block_and_those_around_it():
+    async def work() -> None:
+        async with flow.saga():
+            await a(1)
+            flow.pivot()
+        async with flow.saga():
+            await b(2)
+            await plain()
+            raise ValueError("no")
+
+    run = Driver(work).finish()
+    assert undone(run) == ["undo:b"]
+    assert run.status is RunStatus.ERRORED
+    run = Driver(work)
+    run.end("a")
+    run.end("b")
+    cancel(run)
+    assert list(run.running) == ["undo:b"]
+
+
+def test_a_renewed_run_must_have_nothing_to_undo():
+    async def work(is_final: bool) -> None:
+        await a(1)
+        if is_final:
+            flow.pivot()
+        await flow.continue_as_new(True)
+
+    run = Driver(work, False)
+    run.end("a")
+    assert list(run.running) == ["undo:a"]
+    run.finish()
+    assert "flow.continue_as_new: 'a' has an undo" in str(run.error)
+    run = Driver(work, True)
+    run.end("a")
+    assert run.run.incarnation == 1
+
+    async def early() -> None:
+        asyncio.create_task(a(1))  # noqa: RUF006  # it is under way when the run asks
+        await asyncio.sleep(0)
+        await flow.continue_as_new()
+
+    assert "'a' has an undo" in str(Driver(early).error)
+
+
+def test_a_cancelled_step_needs_no_undo():
+    async def work() -> None:
+        try:
+            async with asyncio.timeout(60):
+                await a(1)
+        except TimeoutError:
+            await flow.continue_as_new()
+
+    run = Driver(work)
+    run.wait(60)
+    assert run.run.incarnation == 1
+
+
+def test_a_cancelled_run_drops_its_code_and_is_undone():
+    seen: list[str] = []
+
+    async def work() -> None:
+        await a(1)
+        try:
+            await asyncio.gather(b(2), flow.wait_for_event("e", type="e"), child())
+        except BaseException:
+            seen.append("thrown into")
+            raise
+        finally:
+            seen.append("left")
+            await c(3)
+
+    async def nothing() -> None: ...
+
+    child = Workflow(nothing, name="child")
+    run = Driver(work)
+    run.end("a", 1)
+    cancel(run)
+    assert run.status is COMPENSATING
+    assert run.stopped == ["b"]
+    assert run.terminated == ["r/child"]
+    assert list(run.running) == ["undo:a"]
+    run.crash()
+    run.end("undo:a")
+    assert run.status is COMPENSATED
+    assert str(run.error) == "run 'r' was terminated"
+    assert seen[0] == "thrown into"  # by GeneratorExit, as whenever code is dropped
+    assert run.inbox == []
+    marker = next(record for record in run.journal if record.kind == "undo" and record.state != "open")
+    assert (marker.state, marker.ref) == ("ok", CANCEL)
+
+
+def test_a_cancelled_run_with_nothing_to_undo_is_terminated():
+    async def work() -> None:
+        await plain()
+
+    run = Driver(work, parent_id="p", parent_key="k")
+    cancel(run)
+    assert run.status is RunStatus.TERMINATED
+    assert run.stopped == ["plain"]
+    (told,) = run.posts
+    assert (told.state, failure.decode_error(told.payload or "").message) == ("error", "run 'r' was terminated")
+
+
+def test_a_cancelled_compensation_goes_on():
+    run = Driver(order)
+    for key in ("a", "b"):
+        run.end(key)
+    run.end("plain", error=ValueError("no"))
+    cancel(run)
+    assert run.inbox == []
+    run.finish()
+    assert run.status is COMPENSATED
+    assert repr(run.error) == "ValueError('no')"
+
+
+def test_a_run_is_not_cancelled_before_its_code_is_where_its_journal_is():
+    async def newer() -> Any:
+        await other()
+        return await order()
+
+    run = Driver(order)
+    for key in ("a", "b"):
+        run.end(key)
+    run.crash(newer)
+    cancel(run)
+    assert list(run.running) == ["other"]
+    run.end("other")
+    assert list(run.running) == ["undo:b"]
+    run.finish()
+    assert run.status is COMPENSATED
+
+
+def test_a_pause_and_a_stopping_worker_interrupt_a_compensation():
+    run = Driver(order)
+    for key in ("a", "b"):
+        run.end(key)
+    run.end("plain", error=ValueError("no"))
+    assert run.turn is not None
+    run.turn.is_pausing = True
+    run.end("undo:b")
+    assert run.status is RunStatus.PAUSED
+    run.run = msgspec.structs.replace(run.run, status=RunStatus.QUEUED)
+    run.claim()
+    assert run.status is COMPENSATING
+    run.turn.hand_back()
+    run.end("undo:a")
+    assert run.status is COMPENSATED
+
+
+def test_a_stopping_worker_hands_a_compensation_back():
+    run = Driver(order)
+    for key in ("a", "b"):
+        run.end(key)
+    run.end("plain", error=ValueError("no"))
+    assert run.turn is not None
+    run.turn.hand_back()
+    run.end("undo:b")
+    assert run.status is COMPENSATING
+    assert run.run.due_at == run.now
+    run.claim()
+    run.finish()
+    assert undone(run) == ["undo:b", "undo:a"]
+
+
+async def nothing(what: int = 0) -> Any: ...
+
+
+def test_an_undo_may_be_a_workflow_and_a_child_may_be_undone():
+    async def release(what: int, result: str) -> None: ...
+
+    back = Workflow(release, name="release")
+    booking = Workflow(nothing, name="booking", undo=back)
+
+    async def work() -> None:
+        await booking(7)
+        started = await flow.start(booking, 8)
+        await started.result()
+        await plain()
+
+    run = Driver(work)
+    run.child_ends("booking", "b1")
+    assert "r/booking#2" in run.children
+    run.child_ends("booking#2", "b2")
+    run.end("plain", error=ValueError("no"))
+    assert run.status is COMPENSATING
+    assert run.turn is None
+    assert run.run.due_at is not None
+    new = run.children["r/undo:booking#2"]
+    assert (new.workflow, new.records[0].payload) == ("release", '{"what":8,"result":"b2"}')
+    run.child_ends("undo:booking#2", None)
+    run.child_ends("undo:booking", None)
+    assert run.status is COMPENSATED
+
+
+def test_a_detached_child_of_the_last_breath_is_begun_all_the_same():
+    async def work() -> None:
+        await a(1)
+        await flow.start(Workflow(nothing, name="free"), is_detached=True)
+        await flow.start(Workflow(nothing, name="bound"))
+        raise ValueError("no")
+
+    run = Driver(work)
+    run.end("a")
+    assert list(run.children) == ["r/free"]
+    run.finish()
+    assert run.terminated == []
+
+
+def test_code_that_spins_is_undone_too(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("perdure.core.loop.SPIN_LIMIT", 500)
+
+    async def work() -> None:
+        await a(1)
+        while True:
+            await asyncio.sleep(0)
+
+    run = Driver(work)
+    run.end("a")
+    assert run.status is COMPENSATING
+    run.crash()
+    run.finish()
+    assert run.status is COMPENSATED
+    assert "without waiting for anything" in str(run.error)
+
+
+def test_steps_with_an_undo_in_an_undo_are_just_steps():
+    async def work() -> None:
+        replay = asyncio.get_running_loop().replay  # type: ignore[attr-defined]
+
+        async def back(result: Any) -> None:
+            await b(result)
+
+        await replay.wait_for(replay.ask_step(plain.spec, (1,), {}, back))
+        raise ValueError("no")
+
+    run = Driver(work)
+    run.end("plain", 5)
+    assert run.running["b"].ask.args == (5,)
+    run.finish()
+    assert run.status is COMPENSATED
+    assert run.keys == ["undo:plain", "plain", "undo", "b", "output"]
+
+
+def test_an_undo_that_spins_gives_its_run_up(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("perdure.core.loop.SPIN_LIMIT", 500)
+
+    async def spin(_: Any) -> None:
+        while True:
+            await asyncio.sleep(0)
+
+    async def stop(_: Any) -> None:
+        raise asyncio.CancelledError
+
+    async def work(undo: str) -> None:
+        replay = asyncio.get_running_loop().replay  # type: ignore[attr-defined]
+        await replay.wait_for(replay.ask_step(plain.spec, (1,), {}, spin if undo == "spin" else stop))
+        raise ValueError("no")
+
+    run = Driver(work, "spin")
+    with pytest.raises(UsageError, match="without waiting"):
+        run.end("plain")
+    run = Driver(work, "stop")
+    with pytest.raises(RuntimeError, match="cannot be undone"):
+        run.end("plain")
+
+
+def test_a_generator_that_is_dropped_waits_for_no_undo():
+    async def items() -> Any:
+        async with flow.saga():
+            await a(1)
+            yield 1
+
+    async def work() -> str:
+        generator = items()
+        await anext(generator)
+        await generator.aclose()
+        return "well"
+
+    assert Driver(work).finish().result == "well"
