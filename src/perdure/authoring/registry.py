@@ -6,6 +6,7 @@ from typing import Any
 
 from perdure.authoring.mapping import CHUNKS
 from perdure.authoring.step import Step
+from perdure.authoring.triggers import Triggers
 from perdure.authoring.workflow import Workflow
 from perdure.model.errors import DefinitionError
 
@@ -17,12 +18,14 @@ class Registry:
         workflows: by name; of a definition, the newest version.
         steps: by name.
         built_in: workflows that every application has, by name; they are worked, but not announced.
+        triggers: what starts workflows, and who hears what becomes of them.
     """
 
     def __init__(self) -> None:
         self.workflows: dict[str, Workflow[..., Any]] = {}
         self.steps: dict[str, Step[..., Any]] = {}
         self.built_in: dict[str, Workflow[..., Any]] = {CHUNKS.name: CHUNKS}
+        self.triggers = Triggers()
         self._definitions: dict[tuple[str, str], Workflow[..., Any]] = {}
         self._defined: set[str] = set()
 

@@ -22,6 +22,7 @@ from perdure.engine.queues import Queues
 from perdure.engine.settings import Mode, Settings, bounded
 from perdure.engine.shift import Shift
 from perdure.engine.starting import warn_of_queues
+from perdure.engine.triggers import Triggers
 from perdure.engine.worker import Worker
 from perdure.model.duration import Duration
 from perdure.model.errors import UsageError
@@ -38,7 +39,7 @@ A3 = TypeVar("A3")
 A4 = TypeVar("A4")
 
 
-class Perdure(Decorators, Queues):
+class Perdure(Decorators, Triggers, Queues):
     """An application's workflows on one store.
 
     Args:
@@ -82,6 +83,7 @@ class Perdure(Decorators, Queues):
     ) -> None:
         Decorators.__init__(self)
         Queues.__init__(self)
+        Triggers.__init__(self)
         self.url = url
         self.settings = Settings(
             mode=mode,
@@ -152,12 +154,14 @@ class Perdure(Decorators, Queues):
             worker = self._make_worker(self.store, self.registry, self.settings, self.world, endings)
             try:
                 await self.declare_limits(self.store)
+                client.worker = worker
                 await worker.start()
+                await self._declare_schedules(client)
             except BaseException:
                 await worker.stop()
                 await self._stop_clock()
                 raise
-            self._worker = client.worker = worker
+            self._worker = worker
             warn_of_queues(self.registry, self.settings)
         self._client = client
 

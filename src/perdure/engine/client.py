@@ -13,6 +13,7 @@ from perdure.authoring.registry import Registry
 from perdure.engine.batch import Batch
 from perdure.engine.ending import End, Ending, Endings, end_of, not_found
 from perdure.engine.env import Env, new_id
+from perdure.engine.events import Started, emit
 from perdure.engine.lifecycle import lifecycle_of
 from perdure.engine.settings import Settings
 from perdure.engine.starting import Announced
@@ -253,6 +254,10 @@ class Client:
 
     # Telling.
 
+    async def emit(self, event: str, payload: object, event_id: str | None) -> list[Started]:
+        """Start every workflow that is subscribed to an event; see `Perdure.emit`."""
+        return await emit(self, event, payload, event_id)
+
     async def send_event(self, run_id: str, kind: str, payload: object, event_id: str | None) -> bool:
         """Put an event into a run's inbox; return False when one of that id was there before.
 
@@ -310,6 +315,8 @@ class Client:
             self.endings.forget([done.run_id])
         for run_id in done.ended:
             self.endings.ended(run_id, RunStatus.TERMINATED, None)
+        if self.lifecycle is not None and done.ended and action is Action.TERMINATE:
+            self.lifecycle.terminated(self.store, done.ended)
         if self.worker is not None:
             self._tell_turns(self.worker, action, done)
             self.worker.wake()

@@ -77,7 +77,7 @@ class Announced:
         """
         check_name(workflow, "workflow name")
         is_read = False
-        if self._read_at is None or not 0 <= self._env.now() - self._read_at < CATALOG_KEPT_MS:
+        if not self._is_fresh():
             await self._read()
             is_read = True
         entry = self._latest(workflow)
@@ -92,6 +92,16 @@ class Announced:
             advice = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known[:NAMES_TOLD])}"
             raise UnknownWorkflowError(f"no worker has announced workflow {workflow!r}; {advice}")
         return entry
+
+    async def latest(self) -> list[CatalogEntry]:
+        """Return the last announcement of each workflow, as it was a few seconds ago at most."""
+        if not self._is_fresh():
+            await self._read()
+        by_age = sorted(self._catalog, key=lambda entry: entry.seen_at)
+        return list({entry.workflow: entry for entry in by_age}.values())
+
+    def _is_fresh(self) -> bool:
+        return self._read_at is not None and 0 <= self._env.now() - self._read_at < CATALOG_KEPT_MS
 
     async def _read(self) -> None:
         self._catalog = await self._store.catalog()

@@ -21,6 +21,7 @@ PerdureError
 │   ├── EventTimeoutError      no event came in time
 │   ├── ChildFailedError       a child workflow did not complete
 │   └── MapFailedError         more items of a map failed than it tolerates
+├── WebhookVerificationError   a delivery that must not be believed
 └── StoreError
     ├── StoreUnavailableError · StoreLockedError   try again
     ├── StoreConflictError                         a transaction was undone; try again
@@ -164,6 +165,10 @@ class ChildFailedError(StepError):
 
 class MapFailedError(StepError):
     """More items of a map failed than it tolerates; `__cause__` is the last one's error, where it is known."""
+
+
+class WebhookVerificationError(PerdureError):
+    """A delivery was not signed with the secret, or is too old; do not believe it."""
 
 
 class StoreError(PerdureError):

@@ -1,0 +1,315 @@
+"""What starts workflows beside a call of `start`, and who hears what becomes of them: as an application declares it."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import datetime as dt
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
+from urllib.parse import urlsplit
+
+from perdure.authoring.expressions import Expression
+from perdure.authoring.workflow import Workflow
+from perdure.core import schedule as core
+from perdure.core.schedule import Overlap, Schedule
+from perdure.model.codec import Shape, encode
+from perdure.model.cron import time_zone
+from perdure.model.duration import Duration, instant, milliseconds, seconds
+from perdure.model.errors import DefinitionError, UsageError
+from perdure.model.limits import NAME_LENGTH
+from perdure.model.name import check_name
+from perdure.model.retry import Retry
+
+LifecycleEventType = Literal[
+    "workflow:started",
+    "workflow:completed",
+    "workflow:failed",
+    "workflow:terminated",
+    "workflow:compensating",
+    "workflow:compensated",
+    "workflow:compensation-failed",
+    "workflow:parked",
+]
+"""What can be told of a run."""
+
+SCHEDULE_NAME_LENGTH = 140
+"""Characters in the name of a schedule: the ids of its runs hold it, and the time."""
+
+SECRET_BYTES = range(24, 65)
+"""How long a webhook's secret is."""
+
+DELIVERY_RETRY = Retry(attempts=16, delay="5s", max_delay="6h", jitter=0.2)
+"""When a delivery is tried again: for about a day, at first soon."""
+
+
+@dataclass(frozen=True)
+class Subscription:
+    """A workflow that an event starts.
+
+    Attributes:
+        event: the event's type.
+        where: a JMESPath expression over the payload, which has to hold; None for every event.
+        condition: a function of the payload in its place.
+        parameter: the parameter that takes the payload; None for a workflow without any.
+        shape: how that reads it.
+    """
+
+    event: str
+    where: Expression | None = None
+    condition: Callable[[Any], object] | None = None
+    parameter: str | None = None
+    shape: Shape | None = None
+
+    def announced(self) -> dict[str, Any]:
+        """Return what other applications have to know, as JSON data."""
+        return {
+            "event": self.event,
+            "where": None if self.where is None else self.where.text,
+            "parameter": self.parameter,
+            "is_in_code": self.condition is not None,
+        }
+
+    def takes(self, payload: str) -> bool:
+        """Return whether an event of its type with this payload (JSON text) starts the workflow.
+
+        Raises:
+            UsageError: the condition cannot be told. SerializationError: the payload does not fit the parameter.
+        """
+        if self.where is not None:
+            return self.where.holds(_PLAIN.decode(payload))
+        return self.condition is None or bool(self.condition((self.shape or _PLAIN).decode(payload)))
+
+    def input(self, payload: str) -> dict[str, Any]:
+        """Return the arguments by name, as plain data."""
+        return {} if self.parameter is None else {self.parameter: _PLAIN.decode(payload)}
+
+
+_PLAIN = Shape(Any, "the event's payload")
+
+
+@dataclass(frozen=True)
+class Observer:
+    """A function that is told what becomes of runs: of `workflow`, or of all."""
+
+    function: Callable[[Any], Any]
+    events: frozenset[str]
+    workflow: str | None
+
+
+@dataclass(frozen=True)
+class Webhook:
+    """A URL that is told what becomes of runs.
+
+    Attributes:
+        name: of its deliveries' workflow.
+        url: where the deliveries go.
+        events: what it is told of.
+        secrets: what deliveries are signed with, each with every one.
+        workflows: whose runs it is told of; None for all.
+        queue: where deliveries wait; None for the first queue that the worker serves.
+        timeout: of one attempt, in seconds.
+        retry: when a delivery is tried again.
+    """
+
+    name: str
+    url: str
+    events: frozenset[str]
+    secrets: tuple[bytes, ...] = field(repr=False)
+    workflows: frozenset[str] | None
+    queue: str | None
+    timeout: float
+    retry: Retry
+
+
+class Triggers:
+    """What an application has declared.
+
+    Attributes:
+        schedules: by name.
+        subscriptions: by the name of the workflow that they start.
+        observers: in the order of their registration.
+        webhooks: by name.
+    """
+
+    def __init__(self) -> None:
+        self.schedules: dict[str, Schedule] = {}
+        self.subscriptions: dict[str, list[Subscription]] = {}
+        self.observers: list[Observer] = []
+        self.webhooks: dict[str, Webhook] = {}
+
+    def announced(self, workflow: str) -> dict[str, Any]:
+        """Return what workers announce of what starts a workflow, as JSON data."""
+        subscriptions = self.subscriptions.get(workflow)
+        return {} if subscriptions is None else {"on": [each.announced() for each in subscriptions]}
+
+
+def schedule_of(
+    name: str,
+    workflow: str,
+    payload: str,
+    *,
+    cron: str | None = None,
+    every: Duration | None = None,
+    at: dt.datetime | float | None = None,
+    tz: str = "UTC",
+    jitter: Duration = 0,
+    overlap: Overlap = "allow",
+    catch_up: Duration | None = None,
+    start: dt.datetime | float | None = None,
+    end: dt.datetime | float | None = None,
+) -> Schedule:
+    """Return a schedule from what a user writes; see `Schedules.create`.
+
+    Raises:
+        UsageError: it cannot be kept.
+    """
+    check_name(name, "schedule name")
+    if len(name) > SCHEDULE_NAME_LENGTH:
+        raise UsageError(f"schedule name: {name!r} is longer than {SCHEDULE_NAME_LENGTH} characters")
+    time_zone(tz)
+    schedule = Schedule(
+        name=name,
+        workflow=workflow,
+        payload=payload,
+        cron=cron,
+        zone=tz,
+        every=None if every is None else milliseconds(every, field="every"),
+        at=None if at is None else instant(at, field="at"),
+        jitter=milliseconds(jitter, field="jitter"),
+        overlap=overlap,
+        catch_up=None if catch_up is None else milliseconds(catch_up, field="catch_up"),
+        start=None if start is None else instant(start, field="start"),
+        end=None if end is None else instant(end, field="end"),
+    )
+    core.check(schedule)
+    return schedule
+
+
+def subscription_of(
+    workflow: Workflow[..., Any], event: str, where: str | Callable[[Any], object] | None
+) -> Subscription:
+    """Return the subscription of a workflow to an event.
+
+    Raises:
+        DefinitionError: the workflow needs more than the payload. UsageError: the type or the condition is none.
+    """
+    check_event_type(event)
+    signature = workflow.parameters.signature
+    first, others = next(iter(signature.parameters.values()), None), list(signature.parameters.values())[1:]
+    if needed := [other.name for other in others if other.default is inspect.Parameter.empty]:
+        raise DefinitionError(
+            f"workflow {workflow.name!r} cannot be started by an event: beside the payload it needs {needed[0]!r}"
+        )
+    expression = condition = None
+    if isinstance(where, str):
+        expression = Expression(where, roots=None)
+    elif where is not None:
+        if not callable(where) or inspect.iscoroutinefunction(where):
+            raise DefinitionError(f"where: {where!r} must be a JMESPath expression or a plain function of the payload")
+        condition = where
+    shape = None if first is None else workflow.parameters.shapes[first.name]
+    return Subscription(event, expression, condition, None if first is None else first.name, shape)
+
+
+def announced_subscription(about: Mapping[str, Any]) -> Subscription | None:
+    """Return a subscription as some worker announced it; None if its condition is in that one's code."""
+    if about.get("is_in_code"):
+        return None
+    where = about.get("where")
+    return Subscription(
+        about["event"], None if where is None else Expression(where, roots=None), None, about["parameter"]
+    )
+
+
+def check_event_type(event: str) -> str:
+    """Return the type of an event.
+
+    Raises:
+        UsageError: it is none.
+    """
+    if not isinstance(event, str) or not 0 < len(event) <= NAME_LENGTH or not event.isprintable():
+        raise UsageError(f"event type {event!r} must be printable text of 1 to {NAME_LENGTH} characters")
+    return event
+
+
+def lifecycle_events(events: Sequence[str]) -> frozenset[str]:
+    """Return what is to be told.
+
+    Raises:
+        UsageError: something cannot be told of a run.
+    """
+    known = get_args(LifecycleEventType)
+    if isinstance(events, str) or not events:
+        raise UsageError(f"events: {events!r} must be a list of some of {', '.join(known)}")
+    for event in events:
+        if event not in known:
+            raise UsageError(f"events: {event!r} is none of {', '.join(known)}")
+    return frozenset(events)
+
+
+def webhook_of(
+    url: str,
+    *,
+    events: Sequence[str],
+    secret: str | Sequence[str],
+    workflows: Sequence[str] | None = None,
+    name: str | None = None,
+    queue: str | None = None,
+    timeout: Duration = 15.0,
+    retry: Retry | None = None,
+) -> Webhook:
+    """Return a webhook from what a user writes; see `Perdure.webhook`.
+
+    Raises:
+        UsageError: an argument cannot be used.
+    """
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise UsageError(f"url: {url!r} must begin with https:// or http://, and name a host")
+    if isinstance(workflows, str):
+        raise UsageError(f"workflows: {workflows!r} must be a list of names")
+    return Webhook(
+        name=check_name(name or f"{parts.netloc}{parts.path}".replace("/", "-").rstrip("-")[:100], "webhook name"),
+        url=url,
+        events=lifecycle_events(events),
+        secrets=secrets_of(secret),
+        workflows=None if workflows is None else frozenset(workflows),
+        queue=None if queue is None else check_name(queue, "queue"),
+        timeout=seconds(timeout, field="timeout"),
+        retry=retry or DELIVERY_RETRY,
+    )
+
+
+def secrets_of(secret: str | Sequence[str]) -> tuple[bytes, ...]:
+    """Return the keys of one secret or several, as the Standard Webhooks specification writes them.
+
+    Raises:
+        UsageError: one is not `whsec_` and 24 to 64 bytes in base64.
+    """
+    found = []
+    for each in (secret,) if isinstance(secret, str) else secret:
+        try:
+            key = base64.b64decode(each.removeprefix("whsec_"), validate=True)
+        except (AttributeError, binascii.Error, ValueError):
+            key = b""
+        if len(key) not in SECRET_BYTES:
+            raise UsageError(
+                "secret: it must be 'whsec_' and 24 to 64 random bytes in base64; "
+                "`openssl rand -base64 32` makes such bytes"
+            )
+        found.append(key)
+    if not found:
+        raise UsageError("secret: give at least one")
+    return tuple(found)
+
+
+def payload_of(payload: object, limit: int) -> str:
+    """Return an event's payload as JSON text.
+
+    Raises:
+        SerializationError, PayloadTooLargeError: it cannot be stored.
+    """
+    return encode(payload, "the payload of the event", limit)

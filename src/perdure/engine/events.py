@@ -1,0 +1,100 @@
+"""Events that start workflows: `emit` starts every one that is subscribed, once for each event."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import hashlib
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
+
+import msgspec
+
+from perdure.authoring.context import current_step
+from perdure.authoring.triggers import Subscription, announced_subscription, check_event_type, payload_of
+from perdure.authoring.workflow import Workflow
+from perdure.engine.ending import Ending
+from perdure.engine.starting import new_run
+from perdure.model.errors import RunExistsError, UsageError
+from perdure.model.limits import NAME_LENGTH
+
+if TYPE_CHECKING:
+    from perdure.engine.client import Client
+
+Started: TypeAlias = tuple[Workflow[..., Any] | None, Ending]
+"""A run that was started, with its workflow where that is known here."""
+
+ANNOUNCED_FOR_MS = 86_400_000
+"""How long, in milliseconds, a subscription counts after some worker has last announced it."""
+
+
+async def emit(client: Client, event: str, payload: object, event_id: str | None) -> list[Started]:
+    """Start every workflow that is subscribed to an event; see `Perdure.emit`."""
+    check_event_type(event)
+    if event_id is not None and (not isinstance(event_id, str) or not 0 < len(event_id) <= NAME_LENGTH):
+        raise UsageError(f"event id {event_id!r} must be text of 1 to {NAME_LENGTH} characters")
+    body = payload_of(payload, client.settings.limits.payload_bytes)
+    known = event_id or client.new_id()
+    chosen = [(name, each) for name, each in await _subscribers(client, event) if each.takes(body)]
+    return list(
+        await asyncio.gather(
+            *(
+                start_by_name(client, name, each.input(body), _run_id(name, known), {"event": event})
+                for name, each in chosen
+            )
+        )
+    )
+
+
+async def start_by_name(
+    client: Client, workflow: str, given: Mapping[str, Any], run_id: str, tags: Mapping[str, str]
+) -> Started:
+    """Start a workflow by its name, wherever it is worked, or find the run that has this id."""
+    options = {"input": given, "id": run_id, "tags": tags}
+    announced = await client.announced.look(workflow, options)
+    settings = dataclasses.replace(client.settings, mode="all")  # a worker starts what triggers ask for
+    found, new = new_run(client.registry, settings, client.env, workflow, (), options, announced)
+    try:
+        ending = await client.create(new)
+    except RunExistsError:  # that one was started before, with an input that was another one then
+        ending = client.endings.of(new.id)
+    return found, ending
+
+
+def client_of_step() -> Client:
+    """Return the verbs of the engine that the running step runs in."""
+    step = current_step.get()
+    assert step is not None, "only steps of the engine's own call this"
+    return cast("Client", step.client)
+
+
+async def _subscribers(client: Client, event: str) -> list[tuple[str, Subscription]]:
+    """Return who is subscribed to an event: here, and as other applications have announced.
+
+    Raises:
+        UsageError: a condition is in the code of an application that is not this one.
+    """
+    here = client.registry.triggers.subscriptions
+    found = [(name, each) for name, every in here.items() for each in every if each.event == event]
+    oldest = client.env.now() - ANNOUNCED_FOR_MS
+    for entry in await client.announced.latest():
+        if entry.workflow in client.registry.workflows or entry.seen_at < oldest:
+            continue
+        for about in msgspec.json.decode(entry.details).get("on", ()):
+            if about["event"] != event:
+                continue
+            subscription = announced_subscription(about)
+            if subscription is None:
+                raise UsageError(
+                    f"event {event!r}: workflow {entry.workflow!r} has a condition in Python, which only the "
+                    "application that registers it can look at; emit there, or write where= as JMESPath text"
+                )
+            found.append((entry.workflow, subscription))
+    return found
+
+
+def _run_id(workflow: str, event_id: str) -> str:
+    readable = f"event:{event_id}:{workflow}"
+    if len(readable) <= NAME_LENGTH and readable.isprintable():
+        return readable
+    return f"event:{hashlib.blake2b(readable.encode(), digest_size=20).hexdigest()}"
