@@ -11,21 +11,25 @@ from typing import Any
 import pytest
 
 from perdure.model.decision import RunFilter
+from perdure.model.queue import Admission, QueueLimits, QueueState
+from perdure.model.run import Dedup
 from perdure.store import open_store
-from perdure.store.postgres import PostgresStore, arrivals, commits, control, reads, turns
+from perdure.store.postgres import PostgresStore, arrivals, commits, control, dedups, queues, reads, turns
 from tests.servers import label, postgres
-from tests.store.making import CAPACITY, NOW, event, held, new
+from tests.store.making import CAPACITY, NOW, decide, event, held, new, record
 
 DATABASE = "plans"
 
 STATEMENTS = {
     f"{module.__name__.rpartition('.')[2]} {name.strip('_').lower()}": text
     for module, names in (
-        (arrivals, ("LOCK", "_BOXES", "_KNOWN", "_UNREAD", "_PUT", "_THERE")),
+        (arrivals, ("LOCK", "_CREATE", "_BOXES", "_KNOWN", "_UNREAD", "_PUT", "_THERE")),
+        (dedups, ("_LOCK_KEYS", "_STANDING", "_THERE", "_REPLACE", "_CREATE")),
         (commits, ("_CARRY_OUT", "_FENCES", "_UNSEEN", "_FORGET", "_ARRIVED")),
         (turns, ("_CLAIM", "_EXTEND", "_JOURNALS", "_INBOXES")),
-        (control, ("_FIND", "_FAMILY", "_PRUNE", "_END", "_RESTART", "_CUT_BACK")),
-        (reads, ("_GET", "_JOURNAL", "_INBOX")),
+        (queues, ("_ONE", "_BEGIN", "_CHANGE", "_SEEN", "_VIEW", "_ADMIT")),
+        (control, ("_LOCK_KEYS", "_FIND", "_FAMILY", "_PRUNE", "_END", "_RESTART", "_CUT_BACK")),
+        (reads, ("_GET", "_JOURNAL", "_INBOX", "_NEXT_DUE", "_DEFINED")),
     )
     for name, text in ((name, getattr(module, name)) for name in names)
 }
@@ -37,6 +41,15 @@ FIRST_OF = {"runs_pkey": "n", "runs_id_key": "id", "runs_due": "queue", "runs_cr
     "inbox_pkey": "n",
     "inbox_id": "n",
     "inbox_unread": "n",
+    "runs_keyed": "queue",
+    "runs_admitted": "queue",
+    "queues_pkey": "name",
+    "queues_gated": "name",
+    "paces_pkey": "queue",
+    "paces_at": "queue",
+    "dedups_pkey": "key",
+    "dedups_n": "n",
+    "definitions_pkey": "name",
 }
 """Each index, and the column that it is in the order of."""
 
@@ -55,12 +68,36 @@ async def test_every_row_is_looked_up_by_its_key(store: PostgresStore, tmp_path:
     for at in range(min(runs, 3)):
         await held(store, f"r{at}")
         await store.post([event(f"r{at}", "m")], NOW, CAPACITY)
-    await store.create([new(f"more{at}", parent_id="r0", parent_key=f"{at}") for at in range(runs - 3)])
+    more = range(runs - 3)
+    await store.create([new(f"more{at}", parent_id="r0", parent_key=f"{at}", dedup=Dedup(f"{at}")) for at in more])
     if runs:
-        for table in ("runs", "records", "inbox"):
+        await store.set_queue(QueueState("few", limits=QueueLimits(concurrency=9)))
+        await store.create([new(f"few{at}", queue="few", limit_key=f"{at % 9}") for at in range(runs)])
+        await store.admit(Admission("few", 0, ("few0", "few1"), {"1": NOW + 1}), "w", NOW, NOW + 9)
+        for table in ("runs", "records", "inbox", "queues", "paces", "dedups"):
             postgres().sql(f"VACUUM ANALYZE {label(tmp_path)}.{table}", database=DATABASE)
     for name, text in STATEMENTS.items():
         assert not [scan for scan in await scans(store, text) if not is_lookup(scan)], name
+
+
+async def test_a_look_into_a_queue_passes_by_whatever_it_does_not_show(store: PostgresStore):
+    found = await scans(store, queues._VIEW)
+    keyed = [scan for scan in found if scan["Index Name"] == "runs_keyed"]
+    assert keyed
+    assert all("limit_key" in scan["Index Cond"] for scan in keyed)
+    shown = [scan for scan in found if scan["Index Name"] == "runs_due" and "due_at" in scan["Index Cond"]]
+    assert shown
+    assert all("limit_key <> ''::text) = " in scan["Index Cond"] for scan in shown)
+
+
+async def test_queues_without_limits_do_without_their_indexes(store: PostgresStore, tmp_path: Path):
+    names = ("runs_keyed", "runs_admitted", "queues_pkey", "paces_pkey", "dedups_pkey", "dedups_n")
+    sizes = [f"pg_relation_size('{label(tmp_path)}.{name}')" for name in names]
+    empty = postgres().sql(f"SELECT {', '.join(sizes)}", database=DATABASE)
+    run = await held(store, "a")
+    await store.post([event("a", "m")], NOW, CAPACITY)
+    await store.commit([decide(run, records=(record(1),)), decide(run, "waiting", seq=2, seen=1, consumed=("m",))])
+    assert postgres().sql(f"SELECT {', '.join(sizes)}", database=DATABASE) == empty
 
 
 async def test_what_is_looked_for_is_planned_for_what_it_is(tmp_path: Path):
@@ -80,6 +117,7 @@ async def test_what_is_looked_for_is_planned_for_what_it_is(tmp_path: Path):
 
 async def scans(store: PostgresStore, text: str) -> list[Any]:
     """How the tables are read in the plan that the store's own connections would keep."""
+    text = text.replace("{given}", "$1")
     parameters = max(int(number) for number in re.findall(r"\$(\d+)", text))
 
     async def explain(session: Any) -> Any:
@@ -102,7 +140,7 @@ def tables_in(plan: Any) -> Iterator[Any]:
 
 
 def is_lookup(scan: Any) -> bool:
-    """Whether a scan goes to its rows through the first column of an index, or knows where they are."""
-    if scan["Node Type"] == "Tid Scan":
+    """Whether a scan goes to its rows through the first column of an index, knows where they are, or wants them all."""
+    if scan["Node Type"] == "Tid Scan" or scan.get("Index Name") == "queues_gated":
         return True
     return re.search(rf"\b{FIRST_OF.get(scan.get('Index Name'))}\b", scan.get("Index Cond", "")) is not None

@@ -45,7 +45,7 @@ _STANDING = f"""
 SELECT d.key, d.until, d.is_replacing, d.latest_due_at, r.id, r.fingerprint, r.status, r.epoch
 FROM jsonb_array_elements_text({_GIVEN}) AS asked (key)
 CROSS JOIN LATERAL (SELECT u.* FROM perdure.dedups AS u WHERE u.key = asked.key OFFSET 0) AS d
-CROSS JOIN LATERAL (SELECT u.* FROM perdure.runs AS u WHERE u.n = d.n OFFSET 0) AS r
+CROSS JOIN LATERAL (SELECT u.* FROM perdure.runs AS u WHERE u.id = d.run_id AND (u.n = d.n) IS TRUE OFFSET 0) AS r
 """
 
 _THERE = f"""
@@ -107,7 +107,7 @@ WITH asked AS MATERIALIZED (
     WHERE (asked.n IN (SELECT n FROM made)) IS TRUE
 ), known AS (
     UPDATE perdure.dedups AS d SET
-        n = asked.n, until = CAST(asked.dedup ->> 'until' AS bigint),
+        n = asked.n, run_id = asked.id, until = CAST(asked.dedup ->> 'until' AS bigint),
         is_replacing = CAST(asked.dedup ->> 'is_replacing' AS boolean),
         latest_due_at = CAST(asked.dedup ->> 'latest_due_at' AS bigint)
     FROM asked

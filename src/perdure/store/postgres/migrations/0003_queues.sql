@@ -40,11 +40,12 @@ WITH (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 500);
 
 CREATE INDEX paces_at ON perdure.paces (queue, at);
 
--- The run that was created last with a dedup key, by number, and what it asked for then. 0 stands for no run at all: a
--- key is put here to be locked before anybody looks what it stands for.
+-- The run that was created last with a dedup key, by number and id, and what it asked for then. 0 stands for no run at
+-- all: a key is put here to be locked before anybody looks what it stands for.
 CREATE TABLE perdure.dedups (
     key text COLLATE "C" NOT NULL PRIMARY KEY,
     n bigint NOT NULL DEFAULT 0,
+    run_id text COLLATE "C",
     until bigint,
     is_replacing boolean NOT NULL DEFAULT false,
     latest_due_at bigint
