@@ -24,11 +24,15 @@ STATUS = {
     "c": "complete",
     "e": "errored",
     "t": "terminated",
+    "u": "compensating",
+    "d": "compensated",
+    "f": "compensation_failed",
 }
-CAN_BECOME_DUE = "qwr"
+CLASS = {"c": "c", "e": "e", "t": "t", "d": "e"}
+CAN_BECOME_DUE = "qwruf"
 STAYS = b"\0"
 """In every key, so that none is ever empty."""
-SETS = ("due", "created", "family", "expires", "mail")
+SETS = ("due", "created", "family", "expires", "mail", "limited")
 
 Packed = dict[str, Any]
 
@@ -182,11 +186,16 @@ def _disagreements(shard: Shard) -> Iterator[str]:
         if kind in "cC":
             sets["mail"].add(f"{number}:c{len(digits)}{digits}".encode())
     for number, row in shard.rows.items():
-        letter = row["S"] if row["S"] in "cet" else "a"
-        sets["created"].add(f"{letter}{row['a']:012x}{number}".encode())
+        sets["created"].add(f"{CLASS.get(row['S'], 'a')}{row['a']:012x}{number}".encode())
         if row["S"] in CAN_BECOME_DUE and row.get("d") is not None:
-            lane = f"{row['q']}\0{0x80000000 - row.get('p', 0):08x}\0{row['w']}\0{'r' if row['S'] == 'r' else 'w'}\0"
-            sets["due"].add(f"{lane}{row['d']:012x}{number}".encode())
+            letter, key = "r" if row.get("o") else "w", row.get("L")
+            lane = f"{0x80000000 - row.get('p', 0):08x}\0{row['w']}\0{letter.upper() if key else letter}\0"
+            rest = f"{lane}{row['d']:012x}{number}"
+            sets["due"].add(f"{row['q']}\0{rest}".encode())
+            if key:
+                sets["limited"].add(f"l{row['q']}\0{key}\0{rest}".encode())
+            if row.get("A"):
+                sets["limited"].add(f"a{row['q']}\0{key or ''}\0{row['d']:012x}{number}".encode())
         if row.get("P") is not None:
             sets["family"].add(f"{row['P']}\0{number}".encode())
         if row.get("x") is not None:

@@ -196,7 +196,7 @@ async def admit(shards: Shards, admission: Admission, worker: str, now: int, unt
     if not failed:  # else something may still be on its way: then the hold is left to end by itself
         with contextlib.suppress(StoreError):
             await shards.calls.run(home, "end_hold", (admission.queue, turn), writes=True, patience=BRIEF)
-    order = {run_id: place for place, run_id in enumerate(admission.run_ids)}
+    order = {run_id: place for place, run_id in enumerate(dict.fromkeys(admission.run_ids))}
     return sorted(claims, key=lambda claimed: order[claimed.run.id])
 
 
