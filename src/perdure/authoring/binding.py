@@ -41,6 +41,7 @@ class Takes:
         is_positional: the parameters are given by place.
         takes_whole: the name of the one parameter that takes all of `data`; empty for none.
         is_open: it takes whatever it is given.
+        is_value: it takes one value, which is all of its input.
     """
 
     def __init__(
@@ -51,12 +52,14 @@ class Takes:
         *,
         positional: Iterable[str] = (),
         is_open: bool = False,
+        is_value: bool = False,
     ) -> None:
         self.required = list(required)
         self.optional = list(optional)
         self.types = dict(annotations or {})
         self.positional = list(positional)
         self.is_open = is_open
+        self.is_value = is_value
         every = [*self.required, *self.optional]
         self.takes_whole = every[0] if len(every) == 1 and every[0] in WHOLE else ""
 
@@ -68,6 +71,8 @@ class Takes:
     @classmethod
     def parameters(cls, parameters: Parameters) -> Takes:
         """Return what a workflow takes."""
+        if getattr(parameters, "is_whole", False):
+            return cls((), is_value=True)
         hints = {name: shape.annotation for name, shape in parameters.shapes.items()}
         return cls._of(parameters.signature, hints)
 

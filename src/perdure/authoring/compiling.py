@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from perdure.authoring.binding import Bind, Takes, binding, by_name, fits, from_data
-from perdure.authoring.dag import Dag, PlayContext
+from perdure.authoring.dag import PlayContext
 from perdure.authoring.dag_context import Context
 from perdure.authoring.drafts import ByName, Draft, as_data, result_type
 from perdure.authoring.expressions import ITEM_ROOTS, ROOTS, Expression, FlawsError, Template
@@ -29,8 +29,6 @@ STEPS = 1_000
 
 UNMET = ("skip", "skip-cascade")
 
-_INPUT = Takes((), ["input"], is_open=True)
-
 
 class Compiler:
     """Makes the nodes of one DAG.
@@ -42,12 +40,14 @@ class Compiler:
     Attributes:
         found: what is wrong, each with its place.
         uses_expressions: whether anything is text that is evaluated.
+        inputs: what is called by name is given, by the step's name and whether it is for its undo.
     """
 
     def __init__(self, drafts: Sequence[Draft], input: Any = Any) -> None:
         self.drafts = drafts
         self.found: list[str] = []
         self.uses_expressions = False
+        self.inputs: dict[tuple[str, bool], Any] = {}
         self._input = input
         self._types: dict[str, Any] = {}
 
@@ -131,7 +131,7 @@ class Compiler:
             return None
         limit, tolerate = draft.bounds
         try:
-            check_limits(limit, tolerate, draft.at(""))
+            check_limits(limit, tolerate, draft.at)
         except UsageError as error:
             self.found.append(str(error))
         if isinstance(draft.over, str) and draft.over in before:
@@ -195,6 +195,13 @@ class Compiler:
         self._check_types(draft, takes, given)
         return binding(takes, given)
 
+    def bind_value(self, draft: Draft, data: Any, before: frozenset[str]) -> Bind:
+        """Return what makes the input of a graph: `data`, or else the item or the input, whole."""
+        if data is None:
+            return (lambda ctx: ((ctx.item,), {})) if draft.is_map else (lambda ctx: ((ctx.input,), {}))
+        make = self._maker(data, before, draft.at("data"), ITEM_ROOTS if draft.is_map else ROOTS)
+        return lambda ctx: ((make(ctx) if make is not None else None,), {})
+
     def _more(self, draft: Draft, before: frozenset[str]) -> tuple[str, ...]:
         return ("result",) if draft.name in before else ()
 
@@ -247,11 +254,11 @@ def _target_of(compiler: Compiler, draft: Draft, calls: Any, data: Any, before: 
         return _named(compiler, draft, calls, data, before, timeout)
     if isinstance(calls, Workflow):
         _refuse(draft, "a task or a workflow", ("run_in", "tx"))
-        takes = Takes.parameters(calls.parameters) if not isinstance(calls, Dag) else _INPUT
-        bind = compiler.bind(draft, takes, data, before, "input")
-        if isinstance(calls, Dag) and data is not None:
-            make = compiler._maker(data, before, draft.at("data"), ITEM_ROOTS if draft.is_map else ROOTS)
-            bind = _wholly(make) if make is not None else bind
+        takes = Takes.parameters(calls.parameters)
+        if takes.is_value:
+            bind = compiler.bind_value(draft, data, before)
+        else:
+            bind = compiler.bind(draft, takes, data, before, "input")
         return Called(calls, bind, _options(draft, timeout, is_task=isinstance(calls, Task)))
     _refuse(draft, "a step of the run itself", ("queue", "priority"))
     if isinstance(calls, Step):
@@ -281,11 +288,12 @@ def _named(
         data, wrong = as_data(calls.takes, before, draft, compiler._more(draft, before))
         compiler.found += [f"{draft.at('data')}: {each}" for each in wrong]
     data = {} if data is None else data
-    if calls.takes is not None:
+    if calls.takes is not None and not calls.takes.is_value:
         compiler._check_data(draft, calls.takes, data)
         whole = calls.takes.takes_whole
         if whole and not (isinstance(data, Mapping) and whole in data):
             data = {whole: data}
+    compiler.inputs[draft.name, draft.name in before] = data
     make = compiler._maker(data, before, draft.at("data"), ITEM_ROOTS if draft.is_map else ROOTS)
     return Named(calls.name, make or (lambda ctx: None), _options(draft, timeout, is_task=True), calls.find)
 
@@ -303,10 +311,6 @@ def _refuse(draft: Draft, what: str, fields: tuple[str, ...]) -> None:
     for field in fields:
         if getattr(draft, field):
             raise DefinitionError(f"{field} is not for {what}")
-
-
-def _wholly(make: Callable[[Context], Any]) -> Bind:
-    return lambda ctx: ((make(ctx),), {})
 
 
 def _told(make: Callable[[Any], Any], at: str) -> Callable[[Context], Any]:

@@ -35,6 +35,8 @@ class Whole(Parameters):
         what: whose input it is, for errors.
     """
 
+    is_whole = True
+
     def __init__(self, annotation: Any, what: str) -> None:
         parameter = inspect.Parameter("input", inspect.Parameter.POSITIONAL_ONLY, default=None)
         self.what = what

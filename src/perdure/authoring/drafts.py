@@ -71,8 +71,10 @@ class Draft:
 
 def as_data(
     takes: Takes, before: frozenset[str], draft: Draft, more: tuple[str, ...] = ()
-) -> tuple[dict[str, str], list[str]]:
+) -> tuple[dict[str, str] | str, list[str]]:
     """Return what a step without `data` is called with, as data; and what is wrong."""
+    if takes.is_value:
+        return "${item}" if draft.is_map else "${input}", []
     given, wrong = by_name(takes, before, "input", in_map=draft.is_map, more=more)
     written = {}
     for name, source in given.items():

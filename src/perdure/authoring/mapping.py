@@ -10,18 +10,20 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from typing import Any, TypeVar, overload
 
 import msgspec
 
 from perdure.authoring.context import replay_or_raise
+from perdure.authoring.step import Step
 from perdure.authoring.workflow import Workflow, fingerprint
 from perdure.core.ask import Ask, ChildAsk, ChildSpec
 from perdure.core.replay import Replay
 from perdure.model import failure
 from perdure.model.codec import Shape
 from perdure.model.errors import MapFailedError, UsageError
+from perdure.model.name import check_name
 
 LIMIT = 10
 """How many items are under way at once by default."""
@@ -147,14 +149,14 @@ def tolerated(tolerate: Tolerate, count: int) -> int:
     return int(share * count + 1e-9)
 
 
-def check_limits(limit: object, tolerate: object, what: str) -> None:
-    """Check the bounds of a map.
+def check_limits(limit: object, tolerate: object, at: Callable[[str], str] = str) -> None:
+    """Check the bounds of a map; `at` returns where a field stands, for errors.
 
     Raises:
         UsageError: one of them is out of its range.
     """
     if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:
-        raise UsageError(f"{what}limit: {limit!r} must be a whole number, at least 1")
+        raise UsageError(f"{at('limit')}: {limit!r} must be a whole number, at least 1")
     share: object = tolerate
     if isinstance(tolerate, str):
         number = tolerate.removesuffix("%").strip()
@@ -162,7 +164,7 @@ def check_limits(limit: object, tolerate: object, what: str) -> None:
     is_count = isinstance(share, int) and not isinstance(share, bool) and share >= 0
     if not is_count and not (isinstance(share, float) and 0 <= share <= 1):
         raise UsageError(
-            f"{what}tolerate: {tolerate!r} must be a number of items, or a share of them such as 0.05 or '5%'"
+            f"{at('tolerate')}: {tolerate!r} must be a number of items, or a share of them such as 0.05 or '5%'"
         )
 
 
@@ -295,3 +297,81 @@ class Chunked:
             for index, raw in enumerate(chunk.results):
                 results.append(failures[index] if index in failures else self._shape.decode(bytes(raw).decode()))
         return results
+
+
+# `flow.map`.
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+@overload
+async def map_items(
+    calls: Callable[[T], Awaitable[R]], items: Iterable[T], /, *, limit: int = ..., name: str | None = ...
+) -> list[R]: ...
+@overload
+async def map_items(
+    calls: Callable[[T], Awaitable[R]],
+    items: Iterable[T],
+    /,
+    *,
+    limit: int = ...,
+    tolerate: Tolerate,
+    name: str | None = ...,
+) -> list[R | ItemFailure]: ...
+async def map_items(
+    calls: Any, items: Iterable[Any], /, *, limit: int = LIMIT, tolerate: Tolerate = 0, name: str | None = None
+) -> list[Any]:
+    """Call a step, a task or a workflow for each item, so many at once, and return the results in the items' order.
+
+    Args:
+        calls: a step, a task or a workflow of one argument.
+        items: the arguments.
+        limit: how many are under way at once.
+        tolerate: how many may fail: a number of them, or a share such as `0.05` or `"5%"`; the results have a
+            `perdure.ItemFailure` for each that did.
+        name: the name in the journal; that of what is called by default.
+
+    Raises:
+        MapFailedError: more items failed than are tolerated; with none tolerated, the error of the first that failed.
+    """
+    replay = replay_or_raise("flow.map")
+    check_limits(limit, tolerate)
+    given = list(items)
+    bounds: dict[str, Any] = {"limit": limit, "tolerated": tolerated(tolerate, len(given))}
+    key = check_name(name or str(getattr(calls, "name", "")), "flow.map, name")
+    spread: Spread | Chunked
+    if isinstance(calls, Step):
+        undoing, step = calls._undoing, calls.spec
+
+        def begin(index: int) -> Ask:
+            args = (given[index],)
+            undo = None if undoing is None else undoing.of(args, {})
+            return replay.ask_step(step, args, {}, undo, key)
+
+        spread = Spread(replay, len(given), begin, what=f"map {key!r}", **bounds)
+    elif isinstance(calls, Workflow):
+        spread = _of_children(replay, calls, given, key, bounds)
+    else:
+        raise UsageError(f"flow.map: {calls!r} must be a step, a task or a workflow")
+    try:
+        return await spread.future
+    except asyncio.CancelledError:
+        spread.cancel()
+        raise
+
+
+def _of_children(
+    replay: Replay, workflow: Workflow[..., Any], items: Sequence[Any], key: str, bounds: Mapping[str, Any]
+) -> Spread | Chunked:
+    def spec(index: int) -> ChildSpec:
+        return workflow.child((items[index],), {}, replay.limits.payload_bytes)
+
+    def begin(index: int) -> Ask:
+        undo = None if workflow.undoing is None else workflow.undoing.of((items[index],), {})
+        return replay.ask_child(spec(index), key, undo)
+
+    what = f"map {key!r}"
+    if len(items) > CHUNK and workflow.undoing is None:
+        return Chunked(replay, len(items), spec, key=key, what=what, **bounds)
+    return Spread(replay, len(items), begin, what=what, **bounds)

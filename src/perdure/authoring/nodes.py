@@ -113,10 +113,15 @@ class Called:
 
 
 class Found(Protocol):
-    """What is known of a workflow that is called by name: its version, and the queue of its runs."""
+    """What is known of a workflow that is called by name."""
 
-    version: str
-    queue: str
+    @property
+    def version(self) -> str:
+        """Its version."""
+
+    @property
+    def queue(self) -> str:
+        """The queue of its runs."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

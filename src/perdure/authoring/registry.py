@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from perdure.authoring.mapping import CHUNKS
 from perdure.authoring.step import Step
 from perdure.authoring.triggers import Triggers
 from perdure.authoring.workflow import Workflow
+from perdure.model.decision import CatalogEntry
 from perdure.model.errors import DefinitionError
 
 
@@ -18,6 +20,7 @@ class Registry:
         workflows: by name; of a definition, the newest version.
         steps: by name.
         built_in: workflows that every application has, by name; they are worked, but not announced.
+        announced: what workers have announced, by name, as far as it was looked up for definitions.
         triggers: what starts workflows, and who hears what becomes of them.
     """
 
@@ -26,8 +29,9 @@ class Registry:
         self.steps: dict[str, Step[..., Any]] = {}
         self.built_in: dict[str, Workflow[..., Any]] = {CHUNKS.name: CHUNKS}
         self.triggers = Triggers()
+        self.announced: Mapping[str, CatalogEntry] = {}
         self._definitions: dict[tuple[str, str], Workflow[..., Any]] = {}
-        self._defined: set[str] = set()
+        self._newest: dict[str, int] = {}
 
     def add_workflow(self, workflow: Workflow[..., Any]) -> None:
         """Register a workflow.
@@ -49,31 +53,45 @@ class Registry:
             raise DefinitionError(f"a step {step.name!r} is registered already; give one of them name='...'")
         self.steps[step.name] = step
 
-    def add_definition(self, workflow: Workflow[..., Any]) -> bool:
-        """Take in one version of a definition, newer than those of its name so far.
+    def add_definition(self, workflow: Workflow[..., Any], created_at: int) -> bool:
+        """Take in one version of a definition.
+
+        Args:
+            workflow: what works it.
+            created_at: when it was published, in milliseconds since the epoch; the latest is the newest.
 
         Returns:
             Whether it was taken: not if a workflow of that name is written in code here, which then counts.
         """
-        if workflow.name not in self._defined and workflow.name in self.workflows:
+        name = workflow.name
+        if name not in self._newest and name in self.workflows:
             return False
-        self._defined.add(workflow.name)
-        self._definitions[workflow.name, workflow.version] = workflow
-        self.workflows[workflow.name] = workflow
+        self.add_version(workflow)
+        if created_at >= self._newest.get(name, 0):
+            self._newest[name] = created_at
+            self.workflows[name] = workflow
         return True
+
+    def add_version(self, workflow: Workflow[..., Any]) -> None:
+        """Take in a version of a definition that is known here, without making it the newest."""
+        self._definitions[workflow.name, workflow.version] = workflow
 
     def has_defined(self, name: str) -> bool:
         """Return whether a name is that of a definition."""
-        return name in self._defined
+        return name in self._newest
 
     def program(self, name: str, version: str) -> Workflow[..., Any] | None:
         """Return what works a run of that name and version; None for a version of a definition that is not here.
 
         Whatever its version, a run of a workflow that is written in code is worked by today's code.
         """
-        if name in self._defined:
+        if name in self._newest:
             return self._definitions.get((name, version))
         return self.workflows.get(name) or self.built_in.get(name)
+
+    def find(self, name: str) -> Workflow[..., Any] | CatalogEntry | None:
+        """Return what is known of a workflow that is called by its name: its version and its queue."""
+        return self.workflows.get(name) or self.announced.get(name)
 
     def names(self) -> tuple[str, ...]:
         """Return the names of all workflows whose runs can be worked here."""

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from perdure.authoring.binding import Takes
-from perdure.authoring.dag import Dag
 from perdure.authoring.drafts import Draft, as_data
 from perdure.authoring.expressions import reference
 from perdure.authoring.task import Task
@@ -66,11 +65,9 @@ def _call(draft: Draft, calls: Any, data: Any, before: frozenset[str], at: str) 
     if not isinstance(calls, Workflow):
         raise DefinitionError(f"{at}it calls {calls!r}, which cannot be written as data; make it a task")
     kind = "task" if isinstance(calls, Task) else "workflow"
-    if data is None and not isinstance(calls, Dag):
+    if data is None:
         more = ("result",) if draft.name in before else ()
         data, _ = as_data(Takes.parameters(calls.parameters), before, draft, more)
-    elif data is None:
-        data = "${item}" if draft.is_map else "${input}"
     return {kind: calls.name, "data": _data(data, f"{at}data")}
 
 
