@@ -19,6 +19,7 @@ import msgspec
 
 from perdure.authoring.triggers import Observer, Triggers, Webhook
 from perdure.authoring.workflow import fingerprint
+from perdure.core.turn import Turn
 from perdure.core.wait import decode_waits
 from perdure.engine.env import Env
 from perdure.engine.settings import Settings
@@ -38,8 +39,11 @@ ENDS_WITHIN = 10.0
 TOLD_OF_ERRORS = 2_000
 """How many characters of an error are told."""
 
-DELIVERY = "perdure.webhook:"
-"""What the name of a webhook's workflow begins with; nobody is told of its runs."""
+OURS = "perdure."
+"""What the names of workflows that are part of Perdure begin with; nobody is told of their runs."""
+
+DELIVERY = f"{OURS}webhook:"
+"""What the name of a webhook's workflow begins with."""
 
 _TOLD = {
     RunStatus.COMPLETE: "workflow:completed",
@@ -99,22 +103,9 @@ class Lifecycle:
         self._telling: asyncio.Task[None] | None = None
         self._ending: set[asyncio.Task[None]] = set()
 
-    def with_deliveries(self, run: Run, decision: Decision, *, is_undoing: bool) -> Decision:
-        """Return a decision that also creates the deliveries that tell of it."""
-        if not self._webhooks:
-            return decision
-        news = [
-            delivery
-            for event in events_of(run, decision, is_undoing=is_undoing)
-            for delivery in self._deliveries(event, f"{run.incarnation}.{decision.epoch}.{decision.seq}")
-        ]
-        return msgspec.structs.replace(decision, children=(*decision.children, *news)) if news else decision
-
-    def committed(self, run: Run, decision: Decision, *, is_undoing: bool) -> None:
-        """Tell the observers of a decision that is durable."""
-        if self._observers:
-            for event in events_of(run, decision, is_undoing=is_undoing):
-                self._observe(event)
+    def of(self, turn: Turn) -> Telling:
+        """Return what tells of one turn."""
+        return Telling(self, turn)
 
     def terminated(self, store: Store, run_ids: Iterable[str]) -> None:
         """Tell of runs that were ended from outside, of which no decision tells."""
@@ -127,15 +118,14 @@ class Lifecycle:
             events = [
                 _event(run, "workflow:terminated", run.status, run.updated_at) for run in await store.get(ids) if run
             ]
-            news = [delivery for event in events for delivery in self._deliveries(event, _moment(event))]
+            news = [delivery for event in events for delivery in self.deliveries(event, _moment(event))]
             if news:
                 await store.create(news)
         except StoreError as error:
             _log.warning("webhooks and observers are not told that %d runs were terminated: %s", len(ids), error)
             return
         for event in events:
-            if not event.workflow.startswith(DELIVERY):
-                self._observe(event)
+            self.observe(event)
 
     async def close(self) -> None:
         """Wait, for a while, until the observers have been told of everything."""
@@ -147,7 +137,8 @@ class Lifecycle:
                 task.cancel()
                 _log.warning("observers are not told of %d events: the worker ends", len(self._waiting))
 
-    def _deliveries(self, event: LifecycleEvent, moment: str) -> Iterable[NewRun]:
+    def deliveries(self, event: LifecycleEvent, moment: str) -> Iterable[NewRun]:
+        """Yield the deliveries that tell of an event."""
         for webhook in self._webhooks.values():
             if event.type in webhook.events and (webhook.workflows is None or event.workflow in webhook.workflows):
                 yield self._delivery(webhook, event, moment)
@@ -168,7 +159,8 @@ class Lifecycle:
             retention=self._settings.retention,
         )
 
-    def _observe(self, event: LifecycleEvent) -> None:
+    def observe(self, event: LifecycleEvent) -> None:
+        """Have the observers told of an event, in their time."""
         for observer in self._observers:
             if event.type not in observer.events or observer.workflow not in (None, event.workflow):
                 continue
@@ -193,42 +185,58 @@ class Lifecycle:
                 _log.exception("an observer failed over %s of run %s", event.type, event.run_id)
 
 
-def events_of(run: Run, decision: Decision, *, is_undoing: bool) -> list[LifecycleEvent]:
-    """Return what a decision makes of a run.
+class Telling:
+    """What is told of one turn of a run."""
 
-    Args:
-        run: as it was claimed.
-        decision: what is decided.
-        is_undoing: it was being undone before already.
-    """
-    if run.workflow.startswith(DELIVERY):
-        return []
-    status, events = decision.status, []
-    if run.epoch == 1 and decision.seq == 1:
-        events.append(_event(run, "workflow:started", RunStatus.RUNNING, decision.at))
-    if status is RunStatus.PAUSED:
-        reason = next((wait.detail for wait in decode_waits(decision.wait).waits if wait.kind == "parked"), None)
-        if reason is not None:
-            events.append(_event(run, "workflow:parked", status, decision.at, reason))
-    elif status in _TOLD and not (is_undoing and status is RunStatus.COMPENSATING):
-        events.append(_event(run, _TOLD[status], status, decision.at, _error_of(decision)))
-    return events
+    def __init__(self, lifecycle: Lifecycle, turn: Turn) -> None:
+        self._lifecycle = lifecycle
+        self._turn = turn
+        self._is_undoing = turn.run.status is RunStatus.COMPENSATING
+
+    def with_deliveries(self, decision: Decision) -> Decision:
+        """Return a decision that also creates the deliveries that tell of it."""
+        moment = f"{self._turn.run.incarnation}.{decision.epoch}.{decision.seq}"
+        news = [new for event in self._events(decision) for new in self._lifecycle.deliveries(event, moment)]
+        return msgspec.structs.replace(decision, children=(*decision.children, *news)) if news else decision
+
+    def committed(self, decision: Decision) -> None:
+        """Tell the observers of a decision that is durable."""
+        for event in self._events(decision):
+            self._lifecycle.observe(event)
+        self._is_undoing = decision.status is RunStatus.COMPENSATING
+
+    def _events(self, decision: Decision) -> list[LifecycleEvent]:
+        run, status = self._turn.run, decision.status
+        events: list[LifecycleEvent] = []
+        if run.workflow.startswith(OURS):
+            return events
+        if decision.seq == 1 and run.crashes == run.epoch - 1:  # none before it came to a decision
+            events.append(_event(run, "workflow:started", RunStatus.RUNNING, decision.at))
+        if status is RunStatus.PAUSED:
+            waits = decode_waits(decision.wait).waits
+            if (reason := next((wait.detail for wait in waits if wait.kind == "parked"), None)) is not None:
+                events.append(_event(run, "workflow:parked", status, decision.at, reason))
+        elif status in _TOLD and not (self._is_undoing and status is RunStatus.COMPENSATING):
+            events.append(_event(run, _TOLD[status], status, decision.at, self._error(decision)))
+        return events
+
+    def _error(self, decision: Decision) -> str | None:
+        """Return what a run failed with; None where it did not."""
+        payload = self._turn.replay.cause
+        if decision.status is RunStatus.ERRORED:
+            payload = decision.records[-1].payload
+        if payload is None:
+            return None
+        error = failure.decode_error(payload)
+        return f"{error.type.rpartition(':')[2]}: {error.message}"
 
 
 def _event(run: Run, kind: str, status: RunStatus, at: int, error: str | None = None) -> LifecycleEvent:
     moment = dt.datetime.fromtimestamp(at / 1000, dt.UTC)
+    told = None if error is None else error[:TOLD_OF_ERRORS]
     return LifecycleEvent(
-        kind, moment, run.id, run.workflow, run.version, run.queue, status, run.tags, run.parent_id, error
+        kind, moment, run.id, run.workflow, run.version, run.queue, status, run.tags, run.parent_id, told
     )
-
-
-def _error_of(decision: Decision) -> str | None:
-    """Return the error that a decision ends, or undoes, a run with; None for none."""
-    failed = [record for record in decision.records if record.state == "error" and record.payload is not None]
-    if decision.status is RunStatus.COMPLETE or not failed:
-        return None
-    error = failure.decode_error(failed[-1].payload or "{}")
-    return f"{error.type.rpartition(':')[2]}: {error.message}"[:TOLD_OF_ERRORS]
 
 
 def _moment(event: LifecycleEvent) -> str:

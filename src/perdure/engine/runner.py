@@ -72,6 +72,7 @@ class Runner:
         self.progress: dict[str, str] = {}
         self.is_over = False
         self.transactional: TransactionalSteps | None = None
+        self._telling = None if worker.lifecycle is None else worker.lifecycle.of(self.turn)
         self._stored_progress = claim.run.progress
         self._steps: dict[str, StepRun] = {}
         self._decided: Decision | None = None
@@ -152,6 +153,8 @@ class Runner:
                 self._decided = decision = _as_the_store_wishes(
                     decision, now, is_compensating=turn.replay.cause is not None
                 )
+                if self._telling is not None:
+                    self._decided = decision = self._telling.with_deliveries(decision)
                 self._acknowledging, self._unacknowledged = self._unacknowledged, []
             if steps is not None and ended is not None:
                 steps.commit(ended, decision)
@@ -175,6 +178,8 @@ class Runner:
             self.lost()
             return
         decision, self._decided = self._decided, None
+        if self._telling is not None and decision is not None:
+            self._telling.committed(decision)
         acknowledged, self._acknowledging = self._acknowledging, []
         for future in acknowledged:
             if not future.done():
