@@ -15,6 +15,7 @@ from perdure.authoring.registry import Registry
 from perdure.engine.blocking import Blocking
 from perdure.engine.client import Client
 from perdure.engine.clock import StoreClock
+from perdure.engine.definitions import Definitions
 from perdure.engine.ending import Endings
 from perdure.engine.entrypoint_runs import EntrypointRuns
 from perdure.engine.env import Env, SystemEnv
@@ -39,7 +40,7 @@ A3 = TypeVar("A3")
 A4 = TypeVar("A4")
 
 
-class Perdure(Decorators, Triggers, Queues):
+class Perdure(Decorators, Triggers, Queues, Definitions):
     """An application's workflows on one store.
 
     Args:
@@ -56,6 +57,7 @@ class Perdure(Decorators, Triggers, Queues):
         drain: how long (a duration) a stopping worker waits for running steps.
         retention: how long ended runs are kept.
         limits: the bounds on payloads, journals, fan-out, nesting and inboxes.
+        definitions: whether the worker works the definitions in the store, too.
         world: the clock, chance and timers; the real ones by default.
 
     Raises:
@@ -79,6 +81,7 @@ class Perdure(Decorators, Triggers, Queues):
         drain: Duration = 30.0,
         retention: Retention | None = None,
         limits: Limits | None = None,
+        definitions: bool = True,
         world: Env | None = None,
     ) -> None:
         Decorators.__init__(self)
@@ -97,6 +100,7 @@ class Perdure(Decorators, Triggers, Queues):
             drain=drain,
             retention=retention or Retention(),
             limits=limits or Limits(),
+            definitions=definitions,
         )
         self.store = open_store(url)
         self.env = env

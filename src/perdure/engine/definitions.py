@@ -1,17 +1,11 @@
-"""Definitions in the store: how they are published, and how workers come to know of them.
-
-A definition is compiled in whichever process works its runs. A worker reads the store's definitions when it starts,
-when it is told that something happened in the store, once in `READ_AGAIN` seconds at most, and when it has claimed a
-run of a version that it does not know. So a run is always worked by the very version it was started with.
-"""
+"""Definitions in the store: how they are checked, published and listed; for workers see `perdure.engine.reading`."""
 
 from __future__ import annotations
 
 import asyncio
-import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 
@@ -20,19 +14,11 @@ from perdure.authoring.dag import Dag
 from perdure.authoring.definition import Definition, Known
 from perdure.authoring.registry import Registry
 from perdure.engine.client import Client
-from perdure.engine.env import Env, pause
-from perdure.model.decision import CatalogEntry, Claim, StoredDefinition
-from perdure.model.errors import DefinitionError, StoreError
-from perdure.model.run import Run
-from perdure.store.contract import Store
-
-if TYPE_CHECKING:
-    from perdure.engine.worker import Worker
-
-READ_AGAIN = 2.0
-"""Seconds after which a worker reads the definitions again, if something happened in the store."""
-
-_log = logging.getLogger("perdure.engine")
+from perdure.engine.env import Env
+from perdure.engine.reading import newest
+from perdure.engine.verbs import Verbs
+from perdure.model.decision import CatalogEntry, StoredDefinition
+from perdure.model.errors import DefinitionError
 
 
 class PublishedDefinition(msgspec.Struct, frozen=True):
@@ -59,102 +45,6 @@ class PublishedDefinition(msgspec.Struct, frozen=True):
     def to_mermaid(self) -> str:
         """Return the graph as a Mermaid flowchart."""
         return Definition(self.data).compile(None, lambda name: None).to_mermaid()
-
-
-class Reading:
-    """A worker's knowledge of the store's definitions.
-
-    Args:
-        worker: whose registry takes them in.
-        is_on: whether it works definitions at all.
-    """
-
-    def __init__(self, worker: Worker, *, is_on: bool) -> None:
-        self._worker = worker
-        self._is_on = is_on
-        self._read: set[tuple[str, str]] = set()
-        self._is_due = asyncio.Event()
-
-    async def read(self) -> None:
-        """Take in what the store has and is not known yet."""
-        if self._is_on:
-            await read_definitions(self._worker.store, self._worker.registry, self._read)
-
-    async def require(self, claims: Sequence[Claim]) -> None:
-        """Take in the definitions of claimed runs; a run of one that is not in the store ends with an error."""
-        registry = self._worker.registry
-        if all(registry.program(claim.run.workflow, claim.run.version) is not None for claim in claims):
-            return
-        await self.read()
-        for claim in claims:
-            run = claim.run
-            if registry.has_defined(run.workflow) and registry.program(run.workflow, run.version) is None:
-                registry.add_version(_Absent(run.workflow, run.version))
-
-    def hint(self) -> None:
-        """Something happened in the store."""
-        self._is_due.set()
-
-    async def keep_reading(self) -> None:
-        """Read after hints, for as long as the worker lives."""
-        while self._is_on:
-            await self._is_due.wait()
-            await pause(self._worker.env, READ_AGAIN)
-            self._is_due.clear()
-            try:
-                if await read_definitions(self._worker.store, self._worker.registry, self._read):
-                    self._worker.wake()
-            except StoreError as error:
-                _log.warning("definitions are read later: %s", error)
-
-
-class _Absent(Dag):
-    """A version of a definition that is not in the store: it was moved here without, or published elsewhere."""
-
-    def __init__(self, name: str, version: str) -> None:
-        found = Definition({"name": name, "version": version, "steps": [{"task": "absent"}]})
-        dag = found.compile(None, lambda name: None)
-        super().__init__(dag.graph, dag.nodes, name=name, version=version, kind="definition")
-
-    def begin(self, payload: str, run: Run) -> Any:
-        """Refuse to begin."""
-        raise DefinitionError(
-            f"version {self.version!r} of definition {self.name!r} is not in this store; publish it, then restart "
-            "the run"
-        )
-
-
-async def read_definitions(store: Store, registry: Registry, read: set[tuple[str, str]]) -> bool:
-    """Take the store's definitions into a registry; return whether there were any that it did not have.
-
-    Args:
-        store, registry: from where to where.
-        read: which were read before.
-    """
-    stored = await store.definitions()
-    fresh = [each for each in stored if (each.name, each.version) not in read]
-    if not fresh:
-        return False
-    registry.announced = newest(await store.catalog())
-    for each in fresh:
-        read.add((each.name, each.version))
-        try:
-            dag = Definition.of_stored(each).compile(None, registry.find)
-        except (DefinitionError, msgspec.MsgspecError) as error:
-            _log.error("version %s of definition %r cannot be read: %s", each.version, each.name, error)
-            continue
-        if not registry.add_definition(dag, each.created_at):
-            _log.warning("definition %r is not worked here: a workflow of that name is written in code", each.name)
-    return True
-
-
-def newest(catalog: Iterable[CatalogEntry]) -> dict[str, CatalogEntry]:
-    """Return the entry that was last announced of each workflow."""
-    found: dict[str, CatalogEntry] = {}
-    for entry in catalog:
-        if entry.workflow not in found or entry.seen_at > found[entry.workflow].seen_at:
-            found[entry.workflow] = entry
-    return found
 
 
 def known_workflows(registry: Registry, announced: Mapping[str, CatalogEntry]) -> dict[str, Known]:
@@ -222,12 +112,8 @@ def definition_of(given: object) -> Definition:
     return Definition.of_text(given) if isinstance(given, str) else Definition(given)
 
 
-class Definitions:
+class Definitions(Verbs):
     """The verbs of `Perdure` for definitions."""
-
-    client: Client
-    world: Env
-    worker: Worker | None
 
     async def publish(self, definition: Mapping[str, Any] | str | Path, *, anyway: bool = False) -> PublishedDefinition:
         """Publish a workflow that is written as data, so that it can be started by its name.
@@ -246,8 +132,8 @@ class Definitions:
         read = await asyncio.to_thread(definition_of, definition)
         published, dag = await publish(self.client, read, self.world, is_anyway=anyway)
         self.client.registry.add_definition(dag, published.created_at)
-        if self.worker is not None:
-            self.worker.wake()
+        if self.client.worker is not None:
+            self.client.worker.wake()
         return published
 
     async def definitions(self) -> list[PublishedDefinition]:

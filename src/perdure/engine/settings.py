@@ -35,6 +35,7 @@ class Settings:
     drain: Duration = 30.0
     retention: Retention = field(default_factory=Retention)
     limits: Limits = field(default_factory=Limits)
+    definitions: bool = True
     lease_ms: int = field(init=False)
     hold_ms: int = field(init=False)
 
