@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Generic, NoReturn, ParamSpec, TypeAlias, TypeVar, cast, overload
 
 from perdure.authoring.context import replay_or_raise, step_or_raise
+from perdure.authoring.emitting import emit_event
 from perdure.authoring.mapping import map_items
 from perdure.authoring.saga import SagaBlock
 from perdure.authoring.step import Step, perform, step_spec, undoing
@@ -33,6 +34,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 Undo: TypeAlias = Callable[..., Any]
 
+emit = emit_event
 map = map_items  # noqa: A001  # `flow.map` is the word for it
 
 EVENT_TIMEOUT: Duration = "2 minutes"
