@@ -10,7 +10,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import msgspec
@@ -71,9 +71,7 @@ class Definition:
         version: as it is given, or a hash of the content.
         content: its steps, its queue and its output.
         digest: a hash of all of it.
-
-    Raises:
-        DefinitionError: a field is missing, unknown or wrong; the message lists everything, each with its path.
+        found: what is wrong with its fields, which `compile` tells with the rest.
     """
 
     def __init__(self, data: object) -> None:
@@ -90,8 +88,8 @@ class Definition:
             steps = []
         self.content: dict[str, Any] = {"steps": list(_in_sequence(reader, steps))}
         self.content |= {field: graph[field] for field in ("queue", "output") if field in graph}
-        if "queue" in graph:
-            reader.check(lambda: check_name(graph["queue"], "queue"))
+        if "queue" in graph and not reader.check(lambda: check_name(graph["queue"], "queue")):
+            del self.content["queue"]
         version = top.get("version")
         if isinstance(version, bool) or not (version is None or isinstance(version, str | int)):
             reader.found.append(f"version: {version!r} must be text or a whole number")
@@ -100,14 +98,14 @@ class Definition:
         self.version = self.digest[:12] if version is None else str(version)
         if not self.version or len(self.version) > NAME_LENGTH or not self.version.isprintable():
             reader.found.append(f"version: it must be printable text of 1 to {NAME_LENGTH} characters")
-        reader.end(self.name)
+        self.found = reader.found
 
     @classmethod
     def of_text(cls, text: str) -> Definition:
         """Return the definition of a JSON or YAML text.
 
         Raises:
-            DefinitionError: the text cannot be read, is too long, or see `Definition`.
+            DefinitionError: the text cannot be read, or is too long.
         """
         return cls(data_of(text))
 
@@ -130,7 +128,7 @@ class Definition:
         Raises:
             DefinitionError: something is wrong; the message lists everything, each with its path.
         """
-        reader = _Reader()
+        reader = _Reader(self.found)
         drafts = [self._draft(reader, number, known, find) for number in range(len(self.content["steps"]))]
         compiler = Compiler(drafts)
         output = None
@@ -233,8 +231,8 @@ class _Loader(yaml.SafeLoader):
 class _Reader:
     """Looks at fields and takes down what is wrong with them."""
 
-    def __init__(self) -> None:
-        self.found: list[str] = []
+    def __init__(self, found: Iterable[str] = ()) -> None:
+        self.found = list(found)
 
     def end(self, name: str) -> None:
         """Raise what was found, if anything was."""
@@ -243,12 +241,14 @@ class _Reader:
             more = f"\n  and {len(self.found) - FLAWS_TOLD} more" if len(self.found) > FLAWS_TOLD else ""
             raise DefinitionError(f"definition {name!r} is wrong:{told}{more}")
 
-    def check(self, look: Callable[[], object]) -> None:
-        """Take down what a check raises."""
+    def check(self, look: Callable[[], object]) -> bool:
+        """Take down what a check raises; return whether it raised nothing."""
         try:
             look()
         except UsageError as error:
             self.found.append(str(error))
+            return False
+        return True
 
     def fields(self, data: object, path: str, known: tuple[str, ...]) -> dict[str, Any]:
         """Return the fields of an object under their own names, without those that are unknown."""
@@ -288,7 +288,7 @@ def _in_sequence(reader: _Reader, steps: list[Any]) -> Iterator[dict[str, Any]]:
         path = f"steps[{number}]"
         step = _step(reader, reader.fields(data, path, STEP), path)
         if "name" not in step:
-            step["name"] = _free_name(step["calls"], taken)
+            step["name"] = _free_name(step["calls"] or f"step-{number}", taken)
         taken.add(str(step["name"]))
         after = step.get("after", before)
         step["after"] = [after] if isinstance(after, str) else after
@@ -309,19 +309,17 @@ def _step(reader: _Reader, fields: dict[str, Any], path: str) -> dict[str, Any]:
     if "when" in step and not isinstance(step["when"], str):
         reader.found.append(f"{path}.when: {_shown(step['when'])} must be an expression, as text")
         del step["when"]
-    if "timeout" in step:
-        reader.check(lambda: seconds(step["timeout"], field=f"{path}.timeout"))
-    if "queue" in step:
-        reader.check(lambda: check_name(step["queue"], f"{path}.queue"))
+    if "timeout" in step and not reader.check(lambda: seconds(step["timeout"], field=f"{path}.timeout")):
+        del step["timeout"]
+    if "queue" in step and not reader.check(lambda: check_name(step["queue"], f"{path}.queue")):
+        del step["queue"]
     if "priority" in step and (isinstance(step["priority"], bool) or not isinstance(step["priority"], int)):
-        reader.found.append(f"{path}.priority: {_shown(step['priority'])} must be a whole number")
+        reader.found.append(f"{path}.priority: {_shown(step.pop('priority'))} must be a whole number")
     if "retry" in step:
         step["retry"] = reader.fields(step["retry"], f"{path}.retry", RETRY)
         _check_retry(reader, step, f"{path}.retry")
     if "map" in step:
         spread = reader.fields(step["map"], f"{path}.map", MAP)
-        if "over" not in spread:
-            reader.found.append(f"{path}.map.over: it is not said what the items are")
         step["map"] = {"over": None, "limit": LIMIT, "tolerate": 0, **spread}
     if "compensate" in step:
         given = step["compensate"]
@@ -372,7 +370,7 @@ def _by_name(
     takes: Takes | None = None
     if known is not None and name in known:
         takes = known[name].takes
-    elif known is not None:
+    elif known is not None and name:
         close = difflib.get_close_matches(name, known, 1)
         advice = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(sorted(known)[:10]) or 'none'}"
         reader.found.append(f"{path}: there is no task or workflow {name!r}; {advice}")

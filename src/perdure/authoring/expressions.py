@@ -37,6 +37,7 @@ TEXT = 1_000_000
 ROOTS = ("input", "steps", "workflow")
 ITEM_ROOTS = (*ROOTS, "item", "index")
 
+_BARE_NUMBER = re.compile(r"[<>=]\s*-?\d")
 _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 Path = list[str]
@@ -65,7 +66,8 @@ class Expression:
         try:
             self._tree: Any = jmespath.compile(text).parsed
         except (jmespath.exceptions.JMESPathError, RecursionError, ValueError) as error:
-            raise UsageError(f"{text!r} is no expression: {' '.join(str(error).split())}") from None
+            hint = "; numbers are written in backticks, as in `100`" if _BARE_NUMBER.search(text) else ""
+            raise UsageError(f"{_shown(text)} is no expression: {_first_line(error)}{hint}") from None
         self.text = text
         _check(self._tree)
         self.steps = frozenset(_steps_of(list(_paths(self._tree)), roots) if roots is not None else ())
@@ -79,7 +81,7 @@ class Expression:
         try:
             return _Bounded().visit(self._tree, scope)
         except (jmespath.exceptions.JMESPathError, TypeError, ValueError, RecursionError) as error:
-            raise UsageError(f"{self.text!r} cannot be evaluated: {error}") from error
+            raise UsageError(f"{_shown(self.text)} cannot be evaluated: {error}") from error
 
     def holds(self, scope: Mapping[str, Any]) -> bool:
         """Return whether the value counts as true: all but null, false and empty text, lists and objects do."""
@@ -178,6 +180,14 @@ def reference(step: str) -> str:
     return f"steps.{step}" if _IDENTIFIER.fullmatch(step) else "steps." + codec.encode(step, "a name", LENGTH)
 
 
+def _shown(text: str) -> str:
+    return repr(text if len(text) <= 80 else text[:77] + "...")
+
+
+def _first_line(error: Exception) -> str:
+    return " ".join((str(error).strip() or type(error).__name__).splitlines()[0].split())
+
+
 def _as_text(value: Any) -> str:
     """Return a value as part of a text: text as it is, nothing for null, JSON for all else."""
     if isinstance(value, str):
@@ -226,7 +236,7 @@ def _end_of(text: str, at: int) -> int:
                 return at
             depth -= 1
         at += 1
-    raise UsageError(f"{text!r} has a '${{' without its '}}'; write '$${{' for a plain '${{'")
+    raise UsageError(f"{_shown(text)} has a '${{' without its '}}'; write '$${{' for a plain '${{'")
 
 
 # What an expression refers to, told from its tree.
