@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import tracemalloc
 import zlib
 
 import pytest
@@ -102,10 +103,16 @@ async def test_an_answer_that_is_too_long_is_refused_and_not_read_to_its_end():
             await small(server.url)
 
 
-async def test_a_small_answer_that_unpacks_to_a_long_one_is_refused():
-    with web(in_turn(Reply(body=gzip.compress(b"\0" * 50_000_000), headers={"Content-Encoding": "gzip"}))) as server:
-        with pytest.raises(HttpRequestError, match="more than 500,000 bytes"):
-            await request(server.url)
+async def test_a_small_answer_that_unpacks_to_a_long_one_is_refused_before_it_is_there():
+    bomb = gzip.compress(b"\0" * 100_000_000)
+    with web(in_turn(Reply(body=bomb, headers={"Content-Encoding": "gzip"}))) as server:
+        tracemalloc.start()
+        try:
+            with pytest.raises(HttpRequestError, match="more than 500,000 bytes"):
+                await request(server.url)
+            assert tracemalloc.get_traced_memory()[1] < 20_000_000
+        finally:
+            tracemalloc.stop()
 
 
 async def test_an_encoding_that_was_not_asked_for_is_refused():
@@ -245,6 +252,21 @@ async def test_a_redirect_to_another_scheme_is_refused():
             await request(server.url)
 
 
+async def test_a_task_for_one_server_takes_paths_and_carries_what_no_journal_shows():
+    with web(in_turn(Reply())) as other:
+        with web(in_turn(Reply(), Reply(), Reply(307, headers={"Location": other.url}))) as server:
+            task = http_request_task(base_url=f"{server.url}/api/", headers={"Authorization": "Bearer t", "X-A": "1"})
+            await task("/orders?a=1", headers={"X-A": "2"}, params={"b": 2})
+            await task("//other.example/@third.example")
+            for path in ("orders", other.url, "", "@other.example/"):
+                with pytest.raises(HttpRequestError, match="must be a path, such as /orders"):
+                    await task(path)
+            await task("/away")
+    assert server.paths == ["/api/orders?a=1&b=2", "/api//other.example/@third.example", "/api/away"]
+    assert [server.asked[0].headers[name] for name in ("Authorization", "X-A")] == ["Bearer t", "2"]
+    assert [other.asked[0].headers[name] for name in ("Authorization", "X-A")] == [None, None]
+
+
 # In an engine.
 
 
@@ -306,6 +328,10 @@ def test_the_input_is_described_for_whoever_writes_definitions():
         ({"max_bytes": 0}, "max_bytes=0"),
         ({"max_redirects": -1}, "max_redirects=-1"),
         ({"guard": False, "allow": ["localhost"]}, "allow=.* is what a guard lets pass"),
+        ({"headers": {"X-A": "b"}}, "headers: say by base_url which server they are for"),
+        ({"base_url": "orders.example"}, "base_url: .* must be http"),
+        ({"base_url": "http://u:secret@orders.example"}, "base_url: http://orders.example must be http"),
+        ({"base_url": "http://orders.example/?a=1"}, "base_url: .* must be http"),
         ({"allow": "localhost"}, "allow: 'localhost' is one text"),
         ({"allow": ["http://localhost/"]}, "allow: 'http://localhost/' is no address"),
         ({"allow": ["10.0.0.1/8"]}, "allow: '10.0.0.1/8' is no address"),

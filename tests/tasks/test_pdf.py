@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import socket
+import sys
 import time
 
 import pypdf
@@ -110,7 +111,7 @@ async def test_no_package_is_loaded_from_the_network(monkeypatch):
             monkeypatch.setenv(name, way_out)
         monkeypatch.setenv("no_proxy", "*")
         for package in ('"@preview/cetz:0.1.0"', '("@pre" + "view/cetz:0.1.0")'):
-            with pytest.raises(TemplateError, match="failed to download package|Connection"):
+            with pytest.raises(TemplateError, match="failed to download package.*refused"):
                 await pdf_render(source=f"#import {package}: *")
         with pytest.raises(TimeoutError):
             listener.accept()
@@ -133,9 +134,10 @@ async def test_a_template_that_does_not_end_is_stopped():
     assert time.monotonic() - began < 5
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems do not bound a process's memory")
 async def test_a_template_that_eats_memory_ends_alone():
     hungry = "#{ let a = (1, 2); for i in range(60) { a = a + a } }"
-    with pytest.raises(PdfError, match="takes too much|not made within"):
+    with pytest.raises(PdfError, match="takes too much"):
         await pdf_render_task(timeout="20s")(source=hungry)
 
 

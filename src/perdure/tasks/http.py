@@ -12,7 +12,7 @@ import email.utils
 import ssl
 import urllib.parse
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import httpx
@@ -95,6 +95,8 @@ def http_request_task(
     name: str = "http.request",
     guard: bool = True,
     allow: Sequence[str] = (),
+    base_url: str | None = None,
+    headers: Mapping[str, str] | None = None,
     max_bytes: int = HTTP_ANSWER_BYTES,
     max_redirects: int = HTTP_REDIRECTS,
     tls: ssl.SSLContext | None = None,
@@ -108,6 +110,8 @@ def http_request_task(
         guard: whether it refuses addresses that are not on the public internet. Without, whoever writes a definition
             can reach whatever the worker can.
         allow: what the guard lets pass beside these: addresses, networks (`"10.1.0.0/16"`), names, `"*.internal"`.
+        base_url: the one server that it makes requests to, which the guard lets pass; the task's `url` is then a path.
+        headers: what each request to `base_url` carries, such as a password, which then stands in no journal.
         max_bytes: how long an answer may be, unpacked.
         max_redirects: how many redirects are followed.
         tls: how certificates are checked; by default, with the certificates that come with httpx.
@@ -120,7 +124,13 @@ def http_request_task(
         raise UsageError(f"max_bytes={max_bytes}, max_redirects={max_redirects}: give at least 1 and at least 0")
     if allow and not guard:
         raise UsageError("allow=[...] is what a guard lets pass; take it away, or guard=False")
+    if headers and base_url is None:
+        raise UsageError("headers: say by base_url which server they are for")
+    home = None if base_url is None else _home(base_url)
+    if home is not None and guard:
+        allow = [*allow, home.raw_host.decode("ascii").strip("[]")]
     door = _Door(Guard(allow) if guard else None, max_bytes, max_redirects, tls)
+    carried = dict(headers or {})
 
     async def http_request(
         url: str,
@@ -136,7 +146,7 @@ def http_request_task(
         """Make a request over HTTP.
 
         Args:
-            url: where, http or https.
+            url: where, http or https; a path, where the task is made for one server.
             method: what.
             headers: of the request; a method that changes something also gets an `Idempotency-Key`.
             params: to add to the URL's query.
@@ -152,7 +162,10 @@ def http_request_task(
         """
         if json is not None and body is not None:
             raise HttpRequestError("json, body: a request has one body; give one of them")
-        request = _Request(method, url, _headers(headers or {}, method), params, _content(json, body))
+        where = url if home is None else _below(home, url)
+        request = _Request(
+            method, where, _headers({**carried, **(headers or {})}, method), params, _content(json, body)
+        )
         if json is not None:
             request.headers.setdefault("content-type", "application/json")
         answer = await door.send(request, _timeouts(timeout))
@@ -297,6 +310,19 @@ class _Pinned(httpx.AsyncBaseTransport):
 
     async def aclose(self) -> None:
         await self._inner.aclose()
+
+
+def _home(base_url: str) -> httpx.URL:
+    url = httpx.URL(base_url)
+    if url.scheme not in ("http", "https") or not url.host or url.userinfo or url.query or url.fragment:
+        raise UsageError(f"base_url: {_shown(base_url)} must be http(s)://host, perhaps with a port and a path")
+    return url
+
+
+def _below(home: httpx.URL, path: str) -> str:
+    if not path.startswith("/"):
+        raise HttpRequestError(f"url: {_shown(path)!r} must be a path, such as /orders: this task is for one server")
+    return f"{str(home).rstrip('/')}{path}"
 
 
 def _headers(given: dict[str, str], method: str) -> dict[str, str]:
