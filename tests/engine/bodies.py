@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -16,6 +17,10 @@ def product(a: int, b: int) -> int:
 
 def own_pid() -> int:
     return os.getpid()
+
+
+def own_thread() -> str:
+    return threading.current_thread().name
 
 
 def note_and_hang(path: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextvars import ContextVar
 from typing import Any, Protocol
 
+from perdure.authoring.enqueuing import Batch
 from perdure.core.ask import StepSpec
 from perdure.core.loop import running
 from perdure.core.replay import Replay
@@ -19,12 +20,17 @@ class StepContext(Protocol):
         key: the step's key in the journal.
         attempt: the number of this attempt, from 1.
         last_progress: what the attempt before this one last gave to `flow.heartbeat`; None for nothing.
+        client: the verbs of the engine that runs it.
     """
 
     run_id: str
     key: str
     attempt: int
     last_progress: Any
+
+    @property
+    def client(self) -> Any:
+        """See the class."""
 
     def heartbeat(self, progress: object) -> None:
         """Keep the progress where a crash does not reach it."""
@@ -34,6 +40,9 @@ class StepContext(Protocol):
 
     async def nested(self, spec: StepSpec, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run a step inside this one, or return what it returned before."""
+
+    async def gathered(self, batch: Batch, spec: StepSpec, item: Any) -> Any:
+        """Wait for what a call of a batched task's function, with this item among others, comes to."""
 
 
 current_step: ContextVar[StepContext | None] = ContextVar("perdure_step", default=None)

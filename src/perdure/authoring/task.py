@@ -10,6 +10,7 @@ import weakref
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from typing import Any, Generic, ParamSpec, Protocol, TypeVar, cast
 
+from perdure.authoring.context import step_or_raise
 from perdure.authoring.enqueuing import (
     Batch,
     Debounce,
@@ -20,7 +21,7 @@ from perdure.authoring.enqueuing import (
 )
 from perdure.authoring.step import step_spec
 from perdure.authoring.workflow import Workflow
-from perdure.core.ask import ChildSpec, RunIn
+from perdure.core.ask import ChildSpec, RunIn, StepSpec
 from perdure.core.loop import running
 from perdure.model.codec import Parameters
 from perdure.model.duration import Duration, milliseconds
@@ -108,9 +109,10 @@ class Task(Workflow[P, R], Generic[P, R]):
         super().__init__(
             function, name=title, version=version, queue=queue, retention=retention, local_names=local_names, undo=undo
         )
-        self.leaf = step_spec(
+        leaf = step_spec(
             function, name=title, retry=retry, timeout=timeout, run_in=run_in, tx=tx, local_names=local_names
         )
+        self.leaf = leaf if batch is None else self._gathered(leaf, batch)
         self.priority = check_priority(priority, f"task {title!r}, priority")
         self.expires_ms = None if expires is None else milliseconds(expires, field=f"task {title!r}, expires")
         self.given: EnqueueOptions = {}
@@ -247,6 +249,17 @@ class Task(Workflow[P, R], Generic[P, R]):
             args, kwargs = ([self._item(args, kwargs)],), {}
         result = self.function(*args, **kwargs)
         return await result if inspect.isawaitable(result) else result
+
+    def _gathered(self, spec: StepSpec, batch: Batch) -> StepSpec:
+        """Return the step of one item, which waits for a call of the function with others."""
+        if spec.tx:
+            raise DefinitionError(f"task {spec.name!r}: a batch has no transaction; take tx or batch away")
+
+        async def gathered(*args: Any, **kwargs: Any) -> Any:
+            step = step_or_raise(f"task {spec.name!r}")
+            return await step.gathered(batch, spec, self._item(args, kwargs))
+
+        return dataclasses.replace(spec, function=gathered, run_in="loop", timeout=None, is_native=True)
 
     def _item(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         """Return the one item that a batched task is called with."""

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from perdure.authoring.context import no_transaction
+from perdure.authoring.enqueuing import Batch
 from perdure.core.ask import StepSpec
 from perdure.engine.executor import Execution
 from perdure.model import codec, failure
@@ -40,6 +41,11 @@ class StepRun:
         self.execution: Execution
         self.opened: Transaction | None = None
         self._uses: dict[str, int] = {}
+
+    @property
+    def client(self) -> Any:
+        """The verbs of the engine that runs it."""
+        return self.runner.worker.client
 
     def heartbeat(self, progress: object) -> None:
         """Keep the progress where a crash does not reach it; from any thread."""
@@ -76,6 +82,10 @@ class StepRun:
         use = self._uses[spec.name] = self._uses.get(spec.name, 0) + 1
         key = f"{self.key}/{spec.name}" + (f"#{use}" if use > 1 else "")
         return await self.runner.nested(key, spec, args, kwargs)
+
+    async def gathered(self, batch: Batch, spec: StepSpec, item: Any) -> Any:
+        """Wait for what a call of a batched task's function, with this item among others, comes to."""
+        return await self.runner.worker.gathering.join(self, batch, spec, item)
 
     def failed(self, spec: StepSpec, error: BaseException, now: int) -> tuple[State, str, int | None]:
         """Return the state and payload of this attempt that failed, and when the next one is due; None for never."""

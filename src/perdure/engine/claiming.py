@@ -221,6 +221,7 @@ class Claiming:
             return True
         worker, now = self._worker, self._env.now()
         claims = await self._store.claim(queues, limit, worker.id, now, now + self._settings.lease_ms, workflows)
+        await worker.definitions.require(claims)
         self._hand_over(claims)
         if len(claims) == limit:
             return False
@@ -263,6 +264,7 @@ class Claiming:
                     outrun += 1
                     await pause(self._env, self._env.roll() * outrun * MIN_DELAY_MS / 1000)
                     continue
+                await self._worker.definitions.require(claims)
                 self._hand_over(claims)
                 begun += len(claims)
                 self._after[queue] = choice.after

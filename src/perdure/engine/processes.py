@@ -25,7 +25,9 @@ from multiprocessing.connection import Connection
 from typing import Any, NamedTuple
 
 from perdure.authoring.context import current_step, no_transaction
+from perdure.authoring.enqueuing import Batch
 from perdure.authoring.step import Step
+from perdure.authoring.task import Task
 from perdure.core.ask import StepSpec
 from perdure.model import codec
 from perdure.model.errors import DefinitionError, PerdureError, UsageError
@@ -202,6 +204,11 @@ class ProcessStep:
     def __init__(self, about: About) -> None:
         self.run_id, self.key, self.attempt, self.last_progress = about
 
+    @property
+    def client(self) -> Any:
+        """Refuse: the engine is in another process."""
+        raise UsageError(f"step {self.key!r} runs in a process, out of reach of the engine; call it in workflow code")
+
     def heartbeat(self, progress: object) -> None:
         """Keep the progress where a crash does not reach it."""
         text = codec.encode(progress, f"the progress of step {self.key!r}", sys.maxsize)
@@ -217,6 +224,10 @@ class ProcessStep:
             f"step {spec.name!r} was called in step {self.key!r}, which runs in a process and has no steps inside; "
             "call it in workflow code, call its plain function, or give the outer step another run_in"
         )
+
+    def gathered(self, batch: Batch, spec: StepSpec, item: Any) -> Coroutine[Any, Any, Any]:
+        """Refuse: the items of a batch are gathered by the worker."""
+        raise UsageError(f"step {spec.name!r} runs in a process, which gathers no items")
 
 
 def _begin(worker: int, pipe: Connection) -> None:
@@ -244,7 +255,9 @@ def _run(call: bytes) -> Any:
         found: Any = importlib.import_module(module)
         for part in qualname.split("."):
             found = getattr(found, part)
-        return contained(functools.partial(found.function if isinstance(found, Step) else found, *args, **kwargs))
+        return contained(
+            functools.partial(found.function if isinstance(found, Step | Task) else found, *args, **kwargs)
+        )
     finally:
         current_step.set(None)
         _pipes[0].send_bytes(b"")

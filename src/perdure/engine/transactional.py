@@ -50,7 +50,8 @@ async def require_transactions(store: Store, registry: Registry) -> None:
     Raises:
         UsageError: the store has none.
     """
-    if any(step.spec.tx for step in registry.steps.values()):
+    leaves = [workflow.leaf for workflow in registry.workflows.values() if workflow.leaf is not None]
+    if any(spec.tx for spec in (*leaves, *(step.spec for step in registry.steps.values()))):
         transaction = await store.begin()
         await transaction.roll_back()
 

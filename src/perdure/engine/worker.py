@@ -7,6 +7,7 @@ import functools
 import gc
 import logging
 from collections.abc import Sequence
+from typing import Any
 
 import msgspec
 
@@ -17,8 +18,11 @@ from perdure.engine.claiming import IDLE_CHECK, Claiming
 from perdure.engine.ending import Endings, parked_reason
 from perdure.engine.env import Env, new_id, pause
 from perdure.engine.executor import Executor
+from perdure.engine.gathering import Gathering
 from perdure.engine.keeper import Keeper
+from perdure.engine.lifecycle import lifecycle_of
 from perdure.engine.lookout import Lookout
+from perdure.engine.reading import Reading
 from perdure.engine.runner import Runner
 from perdure.engine.settings import Settings
 from perdure.engine.transactional import require_transactions
@@ -48,6 +52,8 @@ class Worker:
         lookout: what finds out what others did to its runs.
         turns: the runs it has, by id.
         claiming: how it comes by them.
+        definitions: how it comes to know of those in the store.
+        gathering: what gathers the items of batched tasks.
         is_stopping: it claims nothing more.
         cut_off: once it has stopped, how many runs it gave back in the middle of a step.
         broken: set when it can claim no more because of a defect; its process had better end.
@@ -66,8 +72,12 @@ class Worker:
         self.keeper = Keeper(store, env, settings, self.loop, self._extended)
         self.lookout = Lookout(store, env, self.loop, self._extended)
         self.turns = self.lookout.turns
+        self.lifecycle = lifecycle_of(registry.triggers, settings, env)
+        self.client: Any = None
         self.is_stopping = False
         self.claiming = Claiming(self)
+        self.definitions = Reading(self, is_on=settings.definitions)
+        self.gathering = Gathering(self)
         self._empty = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
         self._is_hurried = False
@@ -80,8 +90,9 @@ class Worker:
         _freeze()
         self.keeper.start()
         await self._require_transactions()
+        await self.definitions.read()
         await self._announce()
-        for work in (self.claiming.claim_for_ever, self._listen, self._maintain):
+        for work in (self.claiming.claim_for_ever, self._listen, self._maintain, self.definitions.keep_reading):
             task = self.loop.create_task(work())
             task.add_done_callback(self._work_ended)
             self._tasks.append(task)
@@ -89,6 +100,7 @@ class Worker:
     async def stop(self) -> None:
         """Claim nothing more; let running steps finish, up to `Settings.drain`; hand the rest back at once."""
         self.is_stopping = True
+        self.gathering.hurry()
         self.claiming.stop()  # so that it ends by itself: what a claim under way brings must be handed back
         for task in self._tasks[1:]:
             task.cancel()
@@ -234,6 +246,7 @@ class Worker:
                 if await self.store.wait(IDLE_CHECK):
                     self.wake()
                     self.lookout.look()
+                    self.definitions.hint()
             except StoreError:
                 await pause(self.env, 1.0)
 
@@ -271,7 +284,7 @@ class Worker:
                 msgspec.json.encode(workflow.parameters.schema()).decode(),
                 now,
                 self.id,
-                msgspec.json.encode(workflow.details()).decode(),
+                msgspec.json.encode(workflow.details() | self.registry.triggers.announced(workflow.name)).decode(),
             )
             for workflow in self.registry.workflows.values()
         ]

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from perdure.authoring.context import StepContext
+from perdure.authoring.enqueuing import Batch
 from perdure.core.ask import StepSpec
 from perdure.engine.env import pause
 from perdure.engine.executor import Execution, Executor, no_begin
@@ -93,6 +94,7 @@ class WatchedStep:
         self.key = step.key
         self.attempt = step.attempt
         self.last_progress = step.last_progress
+        self.client = step.client
         self.waits = 0
         self._step = step
         self._executor = executor
@@ -110,6 +112,14 @@ class WatchedStep:
         self.waits += 1
         try:
             return await self._step.nested(spec, args, kwargs)
+        finally:
+            self.waits -= 1
+
+    async def gathered(self, batch: Batch, spec: StepSpec, item: Any) -> Any:
+        """Wait for what a call of a batched task's function, with this item among others, comes to."""
+        self.waits += 1
+        try:
+            return await self._step.gathered(batch, spec, item)
         finally:
             self.waits -= 1
 
