@@ -41,6 +41,7 @@ payloads = st.sampled_from(
     [None, '"a"', "1e400", '{"a": [1, 2]}', '"\\u00e9\\n\\"🎉"', "123456789012345678901234567890"]
 )
 queues = st.sampled_from(QUEUES)
+queues_gated = st.sampled_from(["other", "other", "default"])
 statuses = st.sampled_from(list(RunStatus))
 EXAMPLES = {"sqlite": 40, "postgres": 25, "redis": 40, "cluster": 10}
 """How many sequences the gate tries on each store: as many as it does in some ten seconds."""
@@ -83,7 +84,7 @@ def new_runs(draw: st.DrawFn, now: int) -> NewRun:
         tags=draw(st.dictionaries(st.sampled_from(["k", "q\"%'é"]), st.sampled_from(["1", "2"]), max_size=2)),
         retention=draw(st.sampled_from([Retention(), Retention(None, 0, 20), Retention(0, 5, 0)])),
         limit_key=draw(st.sampled_from(LIMIT_KEYS)),
-        dedup=draw(st.sampled_from([None, None, dedup])),
+        dedup=draw(st.sampled_from([dedup, None])),
     )
 
 
@@ -162,6 +163,7 @@ class Differential(RuleBasedStateMachine):
         place = Path(self.folder.name)
         self.reference, self.store = store_at("memory", place), store_at(self.kind, place)
         self.both(lambda store: store.open())
+        self.both(lambda store: store.set_queue(QueueState("other", limits=QueueLimits(2))))
 
     def teardown(self) -> None:
         self.both(lambda store: store.close())
@@ -301,13 +303,22 @@ class Differential(RuleBasedStateMachine):
 
     @rule(data=st.data(), lasting=st.integers(0, 20), known=st.sampled_from([None, None, ["w"], []]))
     def admit(self, data: st.DataObject, lasting: int, known: list[str] | None) -> None:
-        queue, keys, each = data.draw(queues), data.draw(st.integers(1, 3)), data.draw(st.integers(1, 3))
+        self.admit_drawn(data, lasting, known)
+
+    @rule(data=st.data())
+    def create_and_admit(self, data: st.DataObject) -> None:
+        self.create(data)
+        self.admit_drawn(data, 10, None)
+        self.commit_drawn(data)
+
+    def admit_drawn(self, data: st.DataObject, lasting: int, known: list[str] | None) -> None:
+        queue, keys, each = data.draw(queues_gated), data.draw(st.integers(1, 3)), data.draw(st.integers(1, 3))
         view = self.both(lambda store: looked_into(store, queue, self.now, keys, each, known))
         likely = IDS if view is None else [candidate.run_id for candidate in view.candidates] * 4 + IDS
         admission = Admission(
             queue,
             turns=(0 if view is None else view.state.turns) + data.draw(st.sampled_from([0, 0, 0, 0, 1])),
-            run_ids=tuple(data.draw(st.lists(st.sampled_from(likely), max_size=4))),
+            run_ids=tuple(data.draw(st.lists(st.sampled_from(likely), min_size=1, max_size=4))),
             paces=data.draw(st.dictionaries(st.sampled_from(LIMIT_KEYS), st.integers(self.now, self.now + 20))),
         )
         self.both(lambda store: store.admit(admission, "chooser", self.now, self.now + lasting))
