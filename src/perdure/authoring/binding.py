@@ -129,12 +129,12 @@ def by_name(
         before: the names of the steps whose results there are.
         rest: what the one parameter of another name gets: `ctx` or `input`.
         in_map: whether there are items.
-        more: further names, which parameters get under their own.
+        more: further names, which parameters get under their own: `ctx` where it need not be stored, `result`.
 
     Returns:
         For each parameter `steps.<name>`, `input`, `ctx`, `item`, `index` or one of `more`; and complaints.
     """
-    own = {"input", "ctx", *more, *(("item", "index") if in_map else ())}
+    own = {"input", *more, *(("item", "index") if in_map else ())}
     before = set(before)
     given: dict[str, str] = {}
     left = []

@@ -10,7 +10,7 @@ from typing import Any
 from perdure.authoring.binding import Bind, Takes, binding, by_name, fits, from_data
 from perdure.authoring.dag import PlayContext
 from perdure.authoring.dag_context import Context
-from perdure.authoring.drafts import ByName, Draft, as_data, result_type
+from perdure.authoring.drafts import ByName, Draft, as_data, own_names, result_type
 from perdure.authoring.expressions import ITEM_ROOTS, ROOTS, Expression, FlawsError, Template
 from perdure.authoring.mapping import check_limits
 from perdure.authoring.nodes import Called, Inline, Named, Node, Options, Over, Target
@@ -183,14 +183,24 @@ class Compiler:
         )  # fmt: skip
         return self._target(plain, draft.compensate, draft.compensate_data, before | {draft.name})
 
-    def bind(self, draft: Draft, takes: Takes, data: Any, before: frozenset[str], rest: str) -> Bind:
-        """Return what makes the arguments, or whatever where something is wrong."""
+    def bind(
+        self, draft: Draft, takes: Takes, data: Any, before: frozenset[str], rest: str, *, is_stored: bool = False
+    ) -> Bind:
+        """Return what makes the arguments, or whatever where something is wrong.
+
+        Args:
+            draft, data, before: the step, its data, and the steps that it sees the results of.
+            takes: the parameters of what it calls.
+            rest: what the one parameter of another name gets.
+            is_stored: the arguments are the input of a run, so the context cannot be among them.
+        """
         if data is not None:
             self._check_data(draft, takes, data)
             roots = ITEM_ROOTS if draft.is_map else ROOTS
             make = self._maker(data, before, draft.at("data"), roots)
             return from_data(takes, make or (lambda ctx: None), draft.at("data"))
-        given, wrong = by_name(takes, before, rest, in_map=draft.is_map, more=self._more(draft, before))
+        more = own_names(draft, before) if is_stored else ("ctx", *own_names(draft, before))
+        given, wrong = by_name(takes, before, rest, in_map=draft.is_map, more=more)
         self.found += [f"{draft.at('data')}: {each}" for each in wrong]
         self._check_types(draft, takes, given)
         return binding(takes, given)
@@ -202,14 +212,11 @@ class Compiler:
         make = self._maker(data, before, draft.at("data"), ITEM_ROOTS if draft.is_map else ROOTS)
         return lambda ctx: ((make(ctx) if make is not None else None,), {})
 
-    def _more(self, draft: Draft, before: frozenset[str]) -> tuple[str, ...]:
-        return ("result",) if draft.name in before else ()
-
     def _check_data(self, draft: Draft, takes: Takes, data: Any) -> None:
         if isinstance(data, Mapping):
             if not (takes.takes_whole and takes.takes_whole not in data):
                 self.found += [f"{draft.at('data')}: {each}" for each in takes.misfits(map(str, data))]
-        elif not callable(data) and not takes.takes_whole and not takes.is_open:
+        elif not (callable(data) or takes.takes_whole or takes.is_open or str(data).startswith("${")):
             self.found.append(f"{draft.at('data')}: {data!r} must be an object, the arguments by name")
 
     def _check_types(self, draft: Draft, takes: Takes, given: Mapping[str, str]) -> None:
@@ -258,7 +265,7 @@ def _target_of(compiler: Compiler, draft: Draft, calls: Any, data: Any, before: 
         if takes.is_value:
             bind = compiler.bind_value(draft, data, before)
         else:
-            bind = compiler.bind(draft, takes, data, before, "input")
+            bind = compiler.bind(draft, takes, data, before, "input", is_stored=True)
         return Called(calls, bind, _options(draft, timeout, is_task=isinstance(calls, Task)))
     _refuse(draft, "a step of the run itself", ("queue", "priority"))
     if isinstance(calls, Step):
@@ -285,7 +292,7 @@ def _named(
 ) -> Named:
     _refuse(draft, "a task or a workflow", ("run_in", "tx"))
     if data is None and calls.takes is not None:
-        data, wrong = as_data(calls.takes, before, draft, compiler._more(draft, before))
+        data, wrong = as_data(calls.takes, before, draft)
         compiler.found += [f"{draft.at('data')}: {each}" for each in wrong]
     data = {} if data is None else data
     if calls.takes is not None and not calls.takes.is_value:

@@ -69,19 +69,22 @@ class Draft:
         return self.bounds is not None
 
 
-def as_data(
-    takes: Takes, before: frozenset[str], draft: Draft, more: tuple[str, ...] = ()
-) -> tuple[dict[str, str] | str, list[str]]:
+def as_data(takes: Takes, before: frozenset[str], draft: Draft) -> tuple[dict[str, str] | str, list[str]]:
     """Return what a step without `data` is called with, as data; and what is wrong."""
     if takes.is_value:
         return "${item}" if draft.is_map else "${input}", []
-    given, wrong = by_name(takes, before, "input", in_map=draft.is_map, more=more)
+    given, wrong = by_name(takes, before, "input", in_map=draft.is_map, more=own_names(draft, before))
     written = {}
     for name, source in given.items():
         step = source.removeprefix("steps.") if source.startswith("steps.") else None
         step = draft.name if source == "result" else step
         written[name] = "${" + (reference(step) if step is not None else source) + "}"
     return written, wrong
+
+
+def own_names(draft: Draft, before: frozenset[str]) -> tuple[str, ...]:
+    """Return the names that parameters of an undo get something under, beside those of every step."""
+    return ("result",) if draft.name in before else ()
 
 
 def result_type(draft: Draft) -> Any:
