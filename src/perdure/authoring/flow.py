@@ -23,6 +23,7 @@ from perdure.authoring.workflow import Workflow
 from perdure.core.ask import ChildAsk, RunIn
 from perdure.core.loop import running
 from perdure.core.replay import Replay
+from perdure.core.saga import RESERVED
 from perdure.model.codec import Shape
 from perdure.model.duration import Duration, instant, milliseconds
 from perdure.model.errors import UsageError
@@ -194,6 +195,8 @@ async def wait_for_event(
     check_name(name, "event wait name")
     if not type or len(type) > NAME_LENGTH:
         raise UsageError(f"event type {type!r} must be text of 1 to {NAME_LENGTH} characters")
+    if type.startswith(RESERVED):
+        raise UsageError(f"event type {type!r} begins with {RESERVED!r}, which is kept for Perdure; choose another")
     if into not in _SHAPES:
         _SHAPES[into] = Shape(into, "the event's payload")  # of whichever type: types are without number
     due_at = None if timeout is None else replay.loop.at + milliseconds(timeout, field="timeout")

@@ -39,11 +39,11 @@ class Undoing:
         self._call = call
         self._signature = signature
         own = call.signature()
-        own = own if own is not None else inspect.Signature()
-        taken = [p for p in own.parameters.values() if p.kind not in _STARRED]
-        self._is_open = signature is None or len(taken) < len(own.parameters)
+        parameters = {} if own is None else dict(own.parameters)
+        taken = [p for p in parameters.values() if p.kind not in _STARRED]
+        self._is_open = signature is None or own is None or len(taken) < len(parameters)
         known = {} if signature is None else dict(signature.parameters)
-        self._takes_result = "result" in own.parameters
+        self._takes_result = "result" in parameters
         if self._takes_result and "result" in known:
             raise DefinitionError(f"{what}: `result` is a parameter of both; in an undo it is the result, rename it")
         self._names: list[str] = []

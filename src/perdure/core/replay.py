@@ -23,11 +23,11 @@ from perdure.core.ask import Ask, Program, TimerAsk
 from perdure.core.asking import Asking
 from perdure.core.drift import Drift
 from perdure.core.loop import ReplayLoop
+from perdure.core.saga import terminated
 from perdure.core.settlement import read
 from perdure.model import codec, failure
 from perdure.model.errors import (
     NotDurableError,
-    RunTerminatedError,
     SerializationError,
     UsageError,
 )
@@ -226,8 +226,7 @@ class Replay(Asking):
 
     def _undo(self, record: Record) -> None:
         """Drop the code, as a record says, and undo in its place what it did."""
-        ended = RunTerminatedError(f"run {self.run.id!r} was terminated")
-        self.cause = record.payload or failure.encode_error(failure.describe(ended))
+        self.cause = record.payload or failure.encode_error(failure.describe(terminated(self.run.id)))
         self.loop.clear()
         self.dropped += self.asks.values()
         self.asks.clear()

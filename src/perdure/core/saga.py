@@ -9,6 +9,7 @@ crash like all code does, and newer code cannot take it back.
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -21,12 +22,15 @@ from perdure.core.settlement import read
 from perdure.core.wait import Wait
 from perdure.model import codec, failure
 from perdure.model.codec import Shape
-from perdure.model.errors import CompensationFailedError, UsageError
+from perdure.model.errors import CompensationFailedError, RunTerminatedError, UsageError
 from perdure.model.record import ErrorInfo, Record
 from perdure.model.retry import NO_RETRY
 
 if TYPE_CHECKING:
     from perdure.core.asking import Asking
+
+RESERVED = "perdure:"
+"""What the types of Perdure's own messages begin with."""
 
 CANCEL = "perdure:cancel"
 """The type of the message that has a run terminated and undone."""
@@ -39,6 +43,7 @@ Undo = Callable[[Any], Coroutine[Any, Any, object]]
 
 UndoState = Literal["registered", "completed", "undone", "failed"]
 
+_TRIED = re.compile(r"undo(?:#\d+)?:(.*)")
 _ANY = Shape(Any, "an operator's decision")
 _key: ContextVar[str | None] = ContextVar("perdure_undo", default=None)
 _scope: ContextVar[Scope | None] = ContextVar("perdure_saga", default=None)
@@ -213,9 +218,8 @@ class Saga:
 
     def failure(self, cause: str) -> str:
         """Return what a parent is told when undos failed, as a payload, with the error the run failed with."""
-        return failure.encode_error(
-            compensation_failure(self._replay.run.id, self.waits(), failure.decode_error(cause))
-        )
+        failed = {undoable.key: undoable.error or "" for undoable in self.failed()}
+        return failure.encode_error(compensation_failure(self._replay.run.id, failed, failure.decode_error(cause)))
 
     async def compensate(self) -> None:
         """Undo what completed, latest first; have an operator decide on what cannot be undone."""
@@ -291,13 +295,24 @@ def undo_key() -> str:
     return key
 
 
-def compensation_failure(run_id: str, waits: Sequence[Wait], cause: ErrorInfo | None) -> ErrorInfo:
-    """Return the error of a run whose undos failed, described."""
-    told = ", ".join(f"{wait.key!r} ({wait.detail})" for wait in waits)
+def compensation_failure(run_id: str, failed: Mapping[str, str], cause: ErrorInfo | None) -> ErrorInfo:
+    """Return the error of a run whose undos failed, described.
+
+    Args:
+        run_id: the run.
+        failed: the last error of each failed undo, by the key of what it undoes.
+        cause: what the run failed with; None where an operator ended it.
+    """
+    told = ", ".join(f"{key!r} ({error})" for key, error in failed.items())
     error = CompensationFailedError(
-        f"run {run_id!r} failed and could not be undone: {told}; mend it, then retry the undo or mark it done"
+        f"run {run_id!r} failed, and not all that it did could be undone: {told}; retry these undos, or mark them done"
     )
-    return msgspec.structs.replace(failure.describe(error), cause=cause)
+    return msgspec.structs.replace(failure.describe(error), cause=cause or failure.describe(terminated(run_id)))
+
+
+def terminated(run_id: str) -> RunTerminatedError:
+    """Return the error of a run that was ended from outside."""
+    return RunTerminatedError(f"run {run_id!r} was terminated")
 
 
 def undos_of(journal: Sequence[Record]) -> list[UndoInfo]:
@@ -315,7 +330,7 @@ def undos_of(journal: Sequence[Record]) -> list[UndoInfo]:
                 found[key] = UndoInfo(key, "completed")
             else:
                 del found[key]
-        elif key.startswith("undo") and (undone := key.partition(":")[2]) in found:
+        elif (tried := _TRIED.fullmatch(key)) and (undone := tried[1]) in found:
             if record.state == "ok":
                 found[undone] = UndoInfo(undone, "undone")
             else:

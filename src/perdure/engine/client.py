@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from perdure.authoring.registry import Registry
+from perdure.core.saga import CANCEL, DECISION, RESERVED, undos_of
 from perdure.engine.batch import Batch
 from perdure.engine.ending import End, Ending, Endings, end_of, not_found
 from perdure.engine.env import Env, new_id
@@ -264,13 +265,23 @@ class Client:
         Raises:
             RunNotFoundError, RunFinishedError, InboxFullError, UsageError, SerializationError: it was not taken.
         """
+        if isinstance(kind, str) and kind.startswith(RESERVED):
+            raise UsageError(f"event type {kind!r} begins with {RESERVED!r}, which is kept for Perdure; choose another")
         for field, text in (("type", kind), ("id", event_id)):
             if text is None and field == "id":
                 continue
             if not isinstance(text, str) or not 0 < len(text) <= NAME_LENGTH or not text.isprintable():
                 raise UsageError(f"event {field} {text!r} must be printable text of 1 to {NAME_LENGTH} characters")
+        return await self.tell(run_id, kind, payload, event_id or new_id(self.env))
+
+    async def tell(self, run_id: str, kind: str, payload: object, message_id: str) -> bool:
+        """Put a message into a run's inbox; return False when one of that id was there before.
+
+        Raises:
+            RunNotFoundError, RunFinishedError, InboxFullError, SerializationError: it was not taken.
+        """
         encoded = codec.encode(payload, f"the payload of event {kind!r}", self.settings.limits.payload_bytes)
-        message = Message(run_id, event_id or new_id(self.env), "event", kind, encoded, self.env.now())
+        message = Message(run_id, message_id, "event", kind, encoded, self.env.now())
         posted = await self._posts.call(message)
         if posted is Posted.NO_RUN:
             raise not_found(run_id)
@@ -284,6 +295,34 @@ class Client:
             self.worker.deliver(run_id)
             self.worker.wake()
         return posted is Posted.NEW
+
+    async def turn_back(self, run_id: str) -> RunStatus:
+        """Have a run drop its code and undo what it did; return its status.
+
+        Raises:
+            RunNotFoundError: there is no such run. RunFinishedError: it has ended.
+        """
+        run = await self.get(run_id)
+        if run.status.is_finished:
+            raise RunFinishedError(f"run {run_id!r} is {run.status}; only a restart moves it")
+        await self.tell(run_id, CANCEL, None, CANCEL)
+        if run.status is RunStatus.PAUSED or run.is_pausing:
+            return await self.control(run_id, Action.RESUME)
+        return run.status
+
+    async def decide_undo(self, run_id: str, key: str | None, decision: dict[str, Any]) -> None:
+        """Tell a run what becomes of its failed undos: of the one of `key`, or of all.
+
+        Raises:
+            RunNotFoundError: there is no such run. UsageError: none of its undos has failed, or not that one.
+        """
+        run = await self.get(run_id)
+        if run.status is not RunStatus.COMPENSATION_FAILED:
+            raise UsageError(f"run {run_id!r} is {run.status}: no failed undo of it waits for a decision")
+        failed = [info.key for info in undos_of(await self.journal(run_id)) if info.state == "failed"]
+        if key is not None and key not in failed:
+            raise UsageError(f"run {run_id!r} has no failed undo {key!r}; failed: {', '.join(failed)}")
+        await self.tell(run_id, DECISION, {"key": key, **decision}, new_id(self.env))
 
     async def control(self, run_id: str, action: Action) -> RunStatus:
         """Pause, resume, terminate or restart a run; return its status afterwards.

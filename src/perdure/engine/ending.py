@@ -20,7 +20,8 @@ BELIEVED = 15.0
 """Seconds for which an end that nobody waited for is kept."""
 
 End: TypeAlias = tuple[RunStatus, str | None]
-"""How a run ended, with its output; `paused` stands for parked: it needs somebody's help, and the text says why."""
+"""How a run ended, with its output; or that it needs somebody's help: `paused` stands for parked, and the text says
+why; with `compensation_failed`, undos failed."""
 
 
 class Ending:
@@ -92,7 +93,7 @@ class Endings:
         return ending
 
     def ended(self, run_id: str, status: RunStatus, payload: str | None) -> None:
-        """Tell of a run that this process ended, or found parked."""
+        """Tell of a run that this process ended, or that needs somebody's help."""
         ending = self._endings.get(run_id)
         if ending is not None and not ending.tell((status, payload)) and status.is_finished:
             ending.keep((status, payload))
@@ -137,11 +138,13 @@ class Endings:
 
 
 def end_of(run: Run) -> End | None:
-    """Return how a run ended, or why it is parked; None when it does neither."""
+    """Return how a run ended, or why it is parked, or that undos failed; None when it goes on."""
     if run.status.is_finished:
         return run.status, run.output
     if run.status is RunStatus.PAUSED and (reason := parked_reason(run)) is not None:
         return run.status, reason
+    if run.status is RunStatus.COMPENSATION_FAILED and run.due_at is None:  # else a decision of an operator is there
+        return run.status, None
     return None
 
 

@@ -10,10 +10,13 @@ import msgspec
 from perdure.core.wait import Wait, decode_waits
 from perdure.model import failure
 from perdure.model.decision import CatalogEntry, Message
-from perdure.model.run import Run, RunStatus
+from perdure.model.run import FINISHED, Run, RunStatus
 
 WORKER_GONE_AFTER = 90_000
 """Milliseconds since its last announcement after which no worker is taken to serve a workflow."""
+
+
+_WAITED = frozenset(RunStatus) - FINISHED - {RunStatus.RUNNING}
 
 
 class Explanation(msgspec.Struct, frozen=True):
@@ -43,7 +46,7 @@ def explain(run: Run, inbox: Sequence[Message], catalog: Sequence[CatalogEntry],
     """
     waits = decode_waits(run.wait)
     reasons = list(_by_status(run, catalog, now))
-    if run.status in (RunStatus.WAITING, RunStatus.PAUSED, RunStatus.QUEUED):
+    if run.status in _WAITED:
         reasons += [_wait(wait, now) for wait in waits.waits]
     if waits.more:
         reasons.append(f"and {waits.more} more")
@@ -56,12 +59,13 @@ def explain(run: Run, inbox: Sequence[Message], catalog: Sequence[CatalogEntry],
 
 def _by_status(run: Run, catalog: Sequence[CatalogEntry], now: int) -> list[str]:
     status = run.status
+    if status is RunStatus.COMPENSATING:
+        reason = "its code is over, and what it did is being undone"
+        return [reason, *_leased(run, now)] if run.worker is not None else [reason]
+    if status is RunStatus.COMPENSATION_FAILED:
+        return ["its code is over, and not all that it did could be undone: an operator decides, with perdure undos"]
     if status is RunStatus.RUNNING:
-        ends = _when(run.due_at, now)
-        if run.due_at is not None and run.due_at <= now:
-            return [f"worker {run.worker} held it and its lease ended {ends}: the next worker that looks will take it"]
-        pausing = ["it pauses as soon as the steps that run have ended"] if run.is_pausing else []
-        return [f"worker {run.worker} has it, with a lease that ends {ends}", *pausing]
+        return _leased(run, now)
     if status is RunStatus.QUEUED:
         if run.due_at is not None and run.due_at > now:
             return [f"it starts {_when(run.due_at, now)}"]
@@ -72,9 +76,18 @@ def _by_status(run: Run, catalog: Sequence[CatalogEntry], now: int) -> list[str]
     if status is RunStatus.PAUSED:
         parked = any(wait.kind == "parked" for wait in decode_waits(run.wait).waits)
         return [] if parked else ["an operator paused it; resume it to go on"]
-    if status is RunStatus.ERRORED and run.output is not None:
-        return [f"it failed {_when(run.finished_at, now)}: {failure.decode_error(run.output).message}"]
+    if status in (RunStatus.ERRORED, RunStatus.COMPENSATED) and run.output is not None:
+        undone = " and what it did was undone" if status is RunStatus.COMPENSATED else ""
+        return [f"it failed{undone} {_when(run.finished_at, now)}: {failure.decode_error(run.output).message}"]
     return [f"it ended {_when(run.finished_at, now)}"]
+
+
+def _leased(run: Run, now: int) -> list[str]:
+    ends = _when(run.due_at, now)
+    if run.due_at is not None and run.due_at <= now:
+        return [f"worker {run.worker} held it and its lease ended {ends}: the next worker that looks will take it"]
+    pausing = ["it pauses as soon as the steps that run have ended"] if run.is_pausing else []
+    return [f"worker {run.worker} has it, with a lease that ends {ends}", *pausing]
 
 
 def _nobody(run: Run, catalog: Sequence[CatalogEntry], now: int) -> list[str]:
@@ -104,6 +117,9 @@ def _wait(wait: Wait, now: int) -> str:
             return f"{wait.key!r} waits for child run {wait.detail!r}"
         case "retry":
             return f"step {wait.key!r} failed {wait.attempt} times ({wait.detail}) and is tried again{due}"
+        case "undo":
+            begun = f"{wait.attempt} times" if wait.attempt > 1 else "once"
+            return f"the undo of {wait.key!r} was tried {begun} and failed ({wait.detail})"
         case "parked":
             return f"it is parked: {wait.detail}; deploy code that fits and resume it, or restart or terminate it"
 

@@ -8,6 +8,7 @@ from typing import Any, Generic, TypeVar, cast
 
 import msgspec
 
+from perdure.core.saga import UndoInfo, compensation_failure, undos_of
 from perdure.engine.client import Client
 from perdure.engine.ending import End, Ending
 from perdure.engine.explain import Explanation, explain
@@ -16,6 +17,7 @@ from perdure.model.codec import Shape
 from perdure.model.decision import Action
 from perdure.model.duration import Duration, seconds
 from perdure.model.errors import (
+    RunCompensatedError,
     RunFailedError,
     RunNotFinishedError,
     RunParkedError,
@@ -59,12 +61,13 @@ class RunHandle(Generic[R]):
 
         Raises:
             RunFailedError: the run errored; its `__cause__` is the error. RunTerminatedError: it was ended.
+            RunCompensatedError: a RunFailedError; what the run did was undone. CompensationFailedError: not all of it.
             RunParkedError: it needs somebody's help. RunNotFinishedError: the timeout passed.
             RunNotFoundError: it is not there, or was removed. StoreUnavailableError: the engine was closed.
         """
         if timeout is None:
             known = await self._client.look_for_end(self._ending)
-            return self._read(known or await self._client.wait_for_end(self._ending))
+            return await self._read(known or await self._client.wait_for_end(self._ending))
         limit = seconds(timeout, field="timeout")
         deadline = asyncio.get_running_loop().time() + limit
         end = await self._client.look_for_end(self._ending)
@@ -74,9 +77,9 @@ class RunHandle(Generic[R]):
                     end = await self._client.wait_for_end(self._ending)
             except TimeoutError:
                 raise RunNotFinishedError(f"run {self.id!r} has not ended within {limit:g} s; it goes on") from None
-        return self._read(end)
+        return await self._read(end)
 
-    def _read(self, end: End) -> R:
+    async def _read(self, end: End) -> R:
         status, payload = end
         if status is RunStatus.COMPLETE:
             value = codec.decode_any(payload) if self._shape is None else self._shape.decode(payload)
@@ -84,6 +87,13 @@ class RunHandle(Generic[R]):
         if status is RunStatus.ERRORED:
             cause = failure.decode_error(payload or "{}")
             raise RunFailedError(f"run {self.id!r} failed: {_told(cause)}") from failure.rebuild(cause)
+        if status is RunStatus.COMPENSATED:
+            cause = failure.decode_error(payload or "{}")
+            raise RunCompensatedError(
+                f"run {self.id!r} failed, and what it did was undone: {_told(cause)}"
+            ) from failure.rebuild(cause)
+        if status is RunStatus.COMPENSATION_FAILED:
+            raise failure.rebuild(await self._compensation_failure())
         if status is RunStatus.PAUSED:
             raise RunParkedError(f"run {self.id!r} is parked: {payload}; mend it, then resume it")
         raise RunTerminatedError(f"run {self.id!r} was terminated")
@@ -102,8 +112,10 @@ class RunHandle(Generic[R]):
         if run.status is RunStatus.COMPLETE:
             output = codec.decode_any(run.output) if self._shape is None else self._shape.decode(run.output)
             return RunSummary(run.status, output)
-        if run.status is RunStatus.ERRORED:
+        if run.status in (RunStatus.ERRORED, RunStatus.COMPENSATED):
             return RunSummary(run.status, None, _told(failure.decode_error(run.output or "{}")))
+        if run.status is RunStatus.COMPENSATION_FAILED:
+            return RunSummary(run.status, None, _told(await self._compensation_failure()))
         return RunSummary(run.status)
 
     async def state(self, name: str) -> Any:
@@ -145,9 +157,44 @@ class RunHandle(Generic[R]):
         """Let a paused or parked run go on. Return the status it has now."""
         return await self._client.control(self.id, Action.RESUME)
 
-    async def terminate(self) -> RunStatus:
-        """End the run, and its children, for good. Return the status it has now."""
-        return await self._client.control(self.id, Action.TERMINATE)
+    async def terminate(self, *, undo: bool = False) -> RunStatus:
+        """End the run, and its children, for good. Return the status it has now.
+
+        Args:
+            undo: have a worker drop its code first and undo what it did; it then ends `compensated`, or `terminated` if
+                there was nothing to undo. A paused run is resumed for it.
+
+        Raises:
+            RunNotFoundError: there is no such run. RunFinishedError: it has ended.
+        """
+        return await (self._client.turn_back(self.id) if undo else self._client.control(self.id, Action.TERMINATE))
+
+    async def undos(self) -> list[UndoInfo]:
+        """Return what of the run can be undone, or was, in the order in which that was registered."""
+        return undos_of(await self.journal())
+
+    async def retry_undo(self, key: str | None = None) -> None:
+        """Have a failed undo tried again, in a run whose compensation failed.
+
+        Args:
+            key: of the step or child that it undoes, as `undos()` shows it; None for all that failed.
+
+        Raises:
+            UsageError: that undo has not failed.
+        """
+        await self._client.decide_undo(self.id, key, {"verb": "retry"})
+
+    async def mark_undone(self, key: str | None = None, *, reason: str | None = None) -> None:
+        """Have a failed undo count as done, because it was seen to by hand or need not be.
+
+        Args:
+            key: of the step or child that it undoes, as `undos()` shows it; None for all that failed.
+            reason: why; it is kept in the journal.
+
+        Raises:
+            UsageError: that undo has not failed.
+        """
+        await self._client.decide_undo(self.id, key, {"verb": "done", "reason": reason})
 
     async def restart(self) -> RunStatus:
         """Begin the run anew from its input, whatever its state. Return the status it has now."""
@@ -165,9 +212,11 @@ class RunHandle(Generic[R]):
         """
         source = await self.get()
         records = await self.journal()
-        first = next((r.position for r in records if r.key == from_step and r.kind not in ("input", "output")), None)
+        over = next((r.position for r in records if r.kind == "undo" and r.state != "open"), len(records))
+        names = {r.key: r.position for r in reversed(records[:over]) if r.kind not in ("input", "undo", "output")}
+        first = names.get(from_step)
         if first is None:
-            known = ", ".join(dict.fromkeys(r.key for r in records if r.kind not in ("input", "output"))) or "nothing"
+            known = ", ".join(reversed(names)) or "nothing"
             raise UsageError(f"run {self.id!r} has no record {from_step!r} to fork from; recorded: {known}")
         now = self._client.env.now()
         new = NewRun(
@@ -184,6 +233,13 @@ class RunHandle(Generic[R]):
             retention=source.retention,
         )
         return RunHandle(self._client, new.id, self._shape, await self._client.create(new))
+
+    async def _compensation_failure(self) -> ErrorInfo:
+        """Return the error of a run some of whose undos failed, caused by what it failed with."""
+        records = await self.journal()
+        why = next((record.payload for record in records if record.kind == "undo" and record.state == "error"), None)
+        failed = {info.key: info.error.message for info in undos_of(records) if info.error is not None}
+        return compensation_failure(self.id, failed, None if why is None else failure.decode_error(why))
 
     # The names that Cloudflare-style engines have for the same.
 

@@ -18,7 +18,7 @@ from perdure.core.ask import EventAsk
 from perdure.engine.env import Env, Timer
 from perdure.model.decision import Extended
 from perdure.model.errors import StoreError
-from perdure.model.run import Run, RunStatus
+from perdure.model.run import Run
 from perdure.store.contract import Store
 
 if TYPE_CHECKING:
@@ -172,6 +172,6 @@ def _may_hear(runner: Runner, now: int) -> bool:
 
 
 def _told(runner: Runner, run: Run | None) -> Extended:
-    if run is None or run.status is not RunStatus.RUNNING or run.epoch != runner.epoch:
+    if run is None or run.worker is None or run.epoch != runner.epoch:
         return Extended(runner.run_id, is_lost=True)
     return Extended(run.id, is_pausing=run.is_pausing, inbox_seq=run.inbox_seq)

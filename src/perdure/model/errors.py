@@ -11,7 +11,9 @@ PerdureError
 │       └── NestingTooDeepError · InboxFullError · BatchTooLargeError
 ├── RunError                   about one run
 │   ├── RunNotFoundError · RunExistsError · RunFinishedError · RunNotFinishedError
-│   ├── RunFailedError · RunTerminatedError · RunParkedError
+│   ├── RunFailedError
+│   │   └── RunCompensatedError    what the failed run did was undone
+│   ├── RunTerminatedError · RunParkedError · CompensationFailedError
 │   └── TaskExpiredError       a task was not begun in time
 ├── StepError                  raised into workflow code
 │   ├── NonRetryableError      raise it in a step: no further attempt is made
