@@ -48,7 +48,7 @@ FIRST_OF = {"runs_pkey": "n", "runs_id_key": "id", "runs_due": "queue", "runs_cr
     "paces_pkey": "queue",
     "paces_at": "queue",
     "dedups_pkey": "key",
-    "dedups_n": "n",
+    "dedups_run": "run_id",
     "definitions_pkey": "name",
 }
 """Each index, and the column that it is in the order of."""
@@ -91,7 +91,7 @@ async def test_a_look_into_a_queue_passes_by_whatever_it_does_not_show(store: Po
 
 
 async def test_queues_without_limits_do_without_their_indexes(store: PostgresStore, tmp_path: Path):
-    names = ("runs_keyed", "runs_admitted", "queues_pkey", "paces_pkey", "dedups_pkey", "dedups_n")
+    names = ("runs_keyed", "runs_admitted", "queues_pkey", "paces_pkey", "dedups_pkey", "dedups_run")
     sizes = [f"pg_relation_size('{label(tmp_path)}.{name}')" for name in names]
     empty = postgres().sql(f"SELECT {', '.join(sizes)}", database=DATABASE)
     run = await held(store, "a")

@@ -29,9 +29,9 @@ FROM perdure.runs WHERE id = $1 FOR UPDATE
 
 _LOCK_KEYS = """
 SELECT FROM (
-    SELECT d.key FROM perdure.runs AS r CROSS JOIN LATERAL (
-        SELECT u.key FROM perdure.dedups AS u WHERE u.n = r.n OFFSET 0) AS d
-    WHERE r.id = ANY($1::text[]) ORDER BY d.key) AS known
+    SELECT d.key FROM unnest($1::text[]) AS a (run_id) CROSS JOIN LATERAL (
+        SELECT u.key FROM perdure.dedups AS u WHERE u.run_id = a.run_id OFFSET 0) AS d
+    ORDER BY d.key) AS known
 CROSS JOIN LATERAL (SELECT FROM perdure.dedups AS d WHERE d.key = known.key FOR UPDATE) AS locked
 """
 """Lock the dedup keys of runs, before the runs themselves are: in the order of whoever creates runs."""
@@ -69,7 +69,7 @@ _CUT_BACK = """
 WITH cut AS (
     DELETE FROM perdure.records WHERE n = $1 AND position > 0
 ), stands AS (
-    DELETE FROM perdure.dedups WHERE n = $1
+    DELETE FROM perdure.dedups WHERE run_id = $2
 )
 DELETE FROM perdure.inbox WHERE n = $1 AND (is_read OR kind = 'child')
 """
@@ -87,16 +87,19 @@ WITH expired AS MATERIALIZED (
     SELECT n, id FROM perdure.runs WHERE expires_at IS NOT NULL AND expires_at <= $1
     ORDER BY expires_at, n LIMIT $2 FOR UPDATE SKIP LOCKED
 ), keys AS MATERIALIZED (
-    SELECT key.key, key.n FROM (SELECT n FROM expired UNION ALL SELECT 0) AS of CROSS JOIN LATERAL (
-        SELECT d.key, d.n FROM perdure.dedups AS d WHERE d.n = of.n LIMIT $2 FOR UPDATE SKIP LOCKED) AS key
+    SELECT key.key, expired.id FROM expired CROSS JOIN LATERAL (
+        SELECT d.key FROM perdure.dedups AS d WHERE d.run_id = expired.id FOR UPDATE SKIP LOCKED) AS key
+), unused AS MATERIALIZED (
+    SELECT key FROM perdure.dedups WHERE run_id IS NULL LIMIT $2 FOR UPDATE SKIP LOCKED
 ), held AS MATERIALIZED (
-    SELECT d.n FROM expired CROSS JOIN LATERAL (
-        SELECT u.n FROM perdure.dedups AS u WHERE u.n = expired.n OFFSET 0) AS d
-    WHERE d.n <> ALL(ARRAY(SELECT n FROM keys))
+    SELECT d.run_id FROM expired CROSS JOIN LATERAL (
+        SELECT u.run_id FROM perdure.dedups AS u WHERE u.run_id = expired.id OFFSET 0) AS d
+    WHERE d.run_id <> ALL(ARRAY(SELECT id FROM keys))
 ), removed AS MATERIALIZED (
-    SELECT n, id FROM expired WHERE n <> ALL(ARRAY(SELECT n FROM held))
+    SELECT n, id FROM expired WHERE id <> ALL(ARRAY(SELECT run_id FROM held))
 ), keys_gone AS (
-    DELETE FROM perdure.dedups AS d USING keys WHERE d.key BETWEEN keys.key AND keys.key
+    DELETE FROM perdure.dedups AS d USING (SELECT key FROM keys UNION ALL SELECT key FROM unused) AS gone
+    WHERE d.key BETWEEN gone.key AND gone.key
 ), records_gone AS (
     DELETE FROM perdure.records AS r USING removed WHERE r.n BETWEEN removed.n AND removed.n
 ), messages_gone AS (
@@ -180,7 +183,7 @@ async def terminate(session: Session, run_id: str, now: int, notice: str | None)
 
 async def _restart(session: Session, run: _Row, now: int) -> tuple[str, ...]:
     ended = await _end(session, run, now, including=())
-    await session.fetch(_CUT_BACK, run.n)
+    await session.fetch(_CUT_BACK, run.n, run.id)
     await session.fetch(_RESTART, run.id, now)
     return ended
 

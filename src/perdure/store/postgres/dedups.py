@@ -45,7 +45,7 @@ _STANDING = f"""
 SELECT d.key, d.until, d.is_replacing, d.latest_due_at, r.id, r.fingerprint, r.status, r.epoch
 FROM jsonb_array_elements_text({_GIVEN}) AS asked (key)
 CROSS JOIN LATERAL (SELECT u.* FROM perdure.dedups AS u WHERE u.key = asked.key OFFSET 0) AS d
-CROSS JOIN LATERAL (SELECT u.* FROM perdure.runs AS u WHERE u.id = d.run_id AND (u.n = d.n) IS TRUE OFFSET 0) AS r
+CROSS JOIN LATERAL (SELECT u.* FROM perdure.runs AS u WHERE u.id = d.run_id OFFSET 0) AS r
 """
 
 _THERE = f"""
@@ -107,7 +107,7 @@ WITH asked AS MATERIALIZED (
     WHERE (asked.n IN (SELECT n FROM made)) IS TRUE
 ), known AS (
     UPDATE perdure.dedups AS d SET
-        n = asked.n, run_id = asked.id, until = CAST(asked.dedup ->> 'until' AS bigint),
+        run_id = asked.id, until = CAST(asked.dedup ->> 'until' AS bigint),
         is_replacing = CAST(asked.dedup ->> 'is_replacing' AS boolean),
         latest_due_at = CAST(asked.dedup ->> 'latest_due_at' AS bigint)
     FROM asked
@@ -142,7 +142,7 @@ def asking(session: Session) -> Ask:
 async def lock_keys(ask: Ask, runs: Sequence[NewRun]) -> None:
     """Lock the dedup keys of runs that are to be created, before anything else is locked."""
     if keys := _keys(runs):
-        await ask(_LOCK_KEYS, _json(sorted(keys)))
+        await ask(_LOCK_KEYS, _json(list(keys)))
 
 
 async def create(ask: Ask, runs: Sequence[NewRun]) -> list[Created]:
@@ -170,7 +170,7 @@ class _Creation:
     async def go_on(self, runs: Sequence[NewRun]) -> list[Created]:
         """Create runs until one is met that depends on what was just created; return what became of them."""
         there: dict[str, str] = {row[0]: row[1] for row in await self._ask(_THERE, _json([run.id for run in runs]))}
-        keys = sorted(_keys(runs))
+        keys = list(_keys(runs))
         standing = {row[0]: _standing(row) for row in await self._ask(_STANDING, _json(keys))} if keys else {}
         answers: list[Created] = []
         fresh: dict[str, NewRun] = {}

@@ -40,11 +40,10 @@ WITH (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 500);
 
 CREATE INDEX paces_at ON perdure.paces (queue, at);
 
--- The run that was created last with a dedup key, by number and id, and what it asked for then. 0 stands for no run at
--- all: a key is put here to be locked before anybody looks what it stands for.
+-- The run that was created last with a dedup key, and what it asked for then. It is in `runs`, or null: a key is put here
+-- to be locked before anybody looks what it stands for.
 CREATE TABLE perdure.dedups (
     key text COLLATE "C" NOT NULL PRIMARY KEY,
-    n bigint NOT NULL DEFAULT 0,
     run_id text COLLATE "C",
     until bigint,
     is_replacing boolean NOT NULL DEFAULT false,
@@ -52,7 +51,7 @@ CREATE TABLE perdure.dedups (
 )
 WITH (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 500);
 
-CREATE INDEX dedups_n ON perdure.dedups (n);
+CREATE INDEX dedups_run ON perdure.dedups (run_id);
 
 -- In its place comes one that holds runs that are undone too, and keeps those with a limit key apart from the others.
 ALTER INDEX perdure.runs_due RENAME TO runs_due_1;
