@@ -86,12 +86,14 @@ def fire_time(fire: int) -> str:
 async def _keep(schedule: Schedule, progress: Progress) -> None:
     """See to the fires of a schedule, until there are none any more."""
     for _ in range(RENEW_AFTER):
-        flow.set(STATE, Standing(schedule, progress))
         now = _now()
         wake: int | None = None
-        if not progress.is_paused:
+        if progress.is_paused:
+            flow.set(STATE, Standing(schedule, progress))
+        else:
             step = plan(schedule, progress.after, now)
             progress = msgspec.structs.replace(progress, after=step.after, missed=progress.missed + step.missed)
+            flow.set(STATE, Standing(schedule, progress))
             if step.fire is not None:
                 progress = await _see_to(schedule, progress, step.fire)
                 continue
@@ -101,7 +103,6 @@ async def _keep(schedule: Schedule, progress: Progress) -> None:
                     continue
                 wake = now + min(max((now - progress.last_at) // 10, LOOKS.start), LOOKS.stop)
             elif step.due is None:
-                flow.set(STATE, Standing(schedule, progress))
                 return
             wake = min(time for time in (wake, step.due) if time is not None)
         change = await _wait(wake, now)
