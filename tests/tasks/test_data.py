@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import json
 import sys
 import time
@@ -85,22 +86,13 @@ def test_another_name_is_not():
     [("http_request", "httpx", "http"), ("MailServer", "aiosmtplib", "email"), ("pdf_render", "typst", "pdf")],
 )
 def test_a_library_that_is_missing_is_named_with_the_way_to_get_it(monkeypatch, name, library, extra):
-    monkeypatch.delitem(sys.modules, f"perdure.tasks.{extra}", raising=False)
-    monkeypatch.delitem(sys.modules, library, raising=False)
-    monkeypatch.setattr(sys, "meta_path", [Missing(library), *sys.meta_path])
+    for module in (library, *(f"perdure.tasks.{home}" for home in ("http", "door", "email", "pdf"))):
+        monkeypatch.delitem(sys.modules, module, raising=False)
+    found = importlib.util.find_spec
+    monkeypatch.setitem(sys.modules, library, None)  # as if it were not installed
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == library else found(name))
     with pytest.raises(UsageError, match=rf"needs {library}: pip install 'perdure\[{extra}\]'"):
         getattr(perdure.tasks, name)
-
-
-class Missing:
-    """Stands for a library that is not installed."""
-
-    def __init__(self, library: str) -> None:
-        self.library = library
-
-    def find_spec(self, name: str, path: object = None, target: object = None) -> None:
-        if name == self.library:
-            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
 
 def test_nothing_is_loaded_before_it_is_named(monkeypatch):

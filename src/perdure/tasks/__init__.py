@@ -14,7 +14,9 @@ from perdure.model.errors import UsageError
 if TYPE_CHECKING:
     from perdure.authoring.task import Task
     from perdure.tasks.addresses import AddressRefusedError
+    from perdure.tasks.answers import HttpAnswer, HttpError, HttpRequestError, HttpStatusError
     from perdure.tasks.data import DataExpressionError, data_transform
+    from perdure.tasks.door import HttpTimeouts
     from perdure.tasks.email import (
         Attachment,
         EmailError,
@@ -24,15 +26,7 @@ if TYPE_CHECKING:
         email_send,
         email_send_task,
     )
-    from perdure.tasks.http import (
-        HttpAnswer,
-        HttpError,
-        HttpRequestError,
-        HttpStatusError,
-        HttpTimeouts,
-        http_request,
-        http_request_task,
-    )
+    from perdure.tasks.http import http_request, http_request_task
     from perdure.tasks.pdf import PdfError, PdfTooLargeError, RenderedPdf, TemplateError, pdf_render, pdf_render_task
 
 __all__ = [
@@ -62,9 +56,18 @@ __all__ = [
     "pdf_render_task",
 ]
 
-_HOMES = {"AddressRefusedError": "addresses", "Attachment": "email", "MailServer": "email", "SentEmail": "email"}
-_HOMES |= {"RenderedPdf": "pdf", "TemplateError": "pdf"}
-_LIBRARIES = {"http": "httpx", "email": "aiosmtplib", "pdf": "typst"}
+_HOMES = {
+    "addresses": ("AddressRefusedError",),
+    "answers": ("HttpAnswer", "HttpError", "HttpRequestError", "HttpStatusError"),
+    "data": ("DataExpressionError", "data_transform"),
+    "door": ("HttpTimeouts",),
+    "email": (
+        "Attachment", "EmailError", "EmailRefusedError", "MailServer", "SentEmail", "email_send", "email_send_task",
+    ),
+    "http": ("http_request", "http_request_task"),
+    "pdf": ("PdfError", "PdfTooLargeError", "RenderedPdf", "TemplateError", "pdf_render", "pdf_render_task"),
+}  # fmt: skip
+_EXTRAS = {"httpx": "http", "aiosmtplib": "email"}
 
 
 def everything() -> list[Task[..., Any]]:
@@ -78,13 +81,14 @@ def everything() -> list[Task[..., Any]]:
 
 def __getattr__(name: str) -> Any:
     """Load what is named, with its library."""
-    if name not in __all__:
+    home = next((module for module, names in _HOMES.items() if name in names), None)
+    if home is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    home = _HOMES.get(name) or next(home for home in ("http", "email", "pdf", "data") if name.lower().startswith(home))
     try:
         module = importlib.import_module(f"{__name__}.{home}")
     except ModuleNotFoundError as error:
-        if error.name != _LIBRARIES.get(home):
+        if error.name not in _EXTRAS:
             raise
-        raise UsageError(f"perdure.tasks.{name} needs {error.name}: pip install 'perdure[{home}]'") from error
+        extra = _EXTRAS[error.name]
+        raise UsageError(f"perdure.tasks.{name} needs {error.name}: pip install 'perdure[{extra}]'") from error
     return getattr(module, name)

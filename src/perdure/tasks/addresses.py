@@ -51,8 +51,6 @@ class Guard:
     """
 
     def __init__(self, allow: Sequence[str] = ()) -> None:
-        if isinstance(allow, str):
-            raise UsageError(f"allow: {allow!r} is one text; give a list of names, addresses and networks")
         self._networks: list[Network] = []
         self._names: set[str] = set()
         self._domains: list[str] = []

@@ -83,7 +83,7 @@ def pdf_render_task(
         UsageError: the folder is not there, an option is out of its range, or Typst is not installed.
     """
     if importlib.util.find_spec("typst") is None:
-        raise UsageError(f"{name} needs Typst: pip install 'perdure[pdf]'")
+        raise UsageError(f"{name} needs typst: pip install 'perdure[pdf]'")
     folder = None if templates is None else Path(templates).resolve()
     for field, path in (("templates", folder), *(("fonts", Path(each)) for each in fonts)):
         if path is not None and not path.is_dir():

@@ -1,0 +1,173 @@
+"""How requests over HTTP go out: to addresses that were checked, through a bounded number of redirects.
+
+A guarded request connects to the address that the guard has checked, under the name that the URL gave: the name is not
+resolved a second time. A redirect is a request like the first and goes the same way.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+import zlib
+
+import httpx
+import msgspec
+
+from perdure.tasks.addresses import Guard
+from perdure.tasks.answers import HttpAnswer, HttpError, HttpRequestError, answer_of, shown
+
+
+class HttpTimeouts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How long parts of a request may take, in seconds.
+
+    Attributes:
+        connect: to connect.
+        read: to wait for each next part of the answer, or to send each part of the request.
+        total: for everything, redirects included.
+    """
+
+    connect: float = 10.0
+    read: float = 30.0
+    total: float = 60.0
+
+
+class Request(msgspec.Struct, frozen=True):
+    """A request as it is to go out; `headers` have names in lower case."""
+
+    method: str
+    url: str
+    headers: dict[str, str]
+    params: dict[str, str | int | float | bool] | None
+    content: bytes | None
+
+
+class Door:
+    """The way out: connects, follows redirects and reads answers, each within its bounds."""
+
+    def __init__(self, guard: Guard | None, max_bytes: int, max_redirects: int, tls: ssl.SSLContext | None) -> None:
+        self._guard = guard
+        self._max_bytes = max_bytes
+        self._max_redirects = max_redirects
+        self._tls = tls
+
+    async def send(self, request: Request, timeouts: HttpTimeouts) -> HttpAnswer:
+        """Return the answer to a request."""
+        where = f"{request.method} {shown(request.url)}"
+        try:
+            async with asyncio.timeout(timeouts.total):
+                return await self._exchange(request, timeouts)
+        except TimeoutError:
+            raise HttpError(f"{where}: no whole answer within {timeouts.total:g} s") from None
+        except httpx.TooManyRedirects:
+            raise HttpRequestError(f"{where}: more than {self._max_redirects} redirects") from None
+        except (httpx.InvalidURL, httpx.UnsupportedProtocol, httpx.LocalProtocolError) as error:
+            raise HttpRequestError(f"{where}: {error}") from None
+        except (httpx.HTTPError, OSError) as error:
+            raise HttpError(f"{where}: {_said(error)}") from error
+
+    async def _exchange(self, request: Request, timeouts: HttpTimeouts) -> HttpAnswer:
+        if self._tls is None:
+            self._tls = await asyncio.to_thread(httpx.create_ssl_context)  # reads a long file, once
+        transport: httpx.AsyncBaseTransport = httpx.AsyncHTTPTransport(
+            verify=self._tls, limits=httpx.Limits(max_keepalive_connections=0)
+        )
+        if self._guard is not None:
+            transport = _Pinned(self._guard, transport)
+        hook = _Checked(set(request.headers))
+        url = httpx.URL(request.url).copy_merge_params(request.params or {})
+        async with (
+            httpx.AsyncClient(
+                transport=transport,
+                timeout=httpx.Timeout(timeouts.read, connect=timeouts.connect),
+                follow_redirects=True,
+                max_redirects=self._max_redirects,
+                trust_env=False,
+                event_hooks={"request": [hook.check]},
+                headers={"accept-encoding": "gzip", "user-agent": "perdure"},
+            ) as client,
+            client.stream(request.method, url, headers=request.headers, content=request.content) as response,
+        ):
+            raw = await self._read(response)
+        return answer_of(response.status_code, str(response.url), response.headers, raw)
+
+    async def _read(self, response: httpx.Response) -> bytes:
+        """Return the body, unpacked; a small body that unpacks to a large one is stopped on the way."""
+        raw = bytearray()
+        async for part in response.aiter_raw():
+            raw += part
+            self._check_length(response, len(raw))
+        encoding = response.headers.get("content-encoding", "identity").lower()
+        if encoding == "identity" or not raw:
+            return bytes(raw)
+        if encoding not in ("gzip", "deflate"):
+            raise HttpRequestError(f"{shown(str(response.url))} answered in the encoding {encoding!r}, not in gzip")
+        try:
+            unpacked = zlib.decompressobj(wbits=47).decompress(raw, self._max_bytes + 1)
+        except zlib.error as error:
+            raise HttpError(f"{shown(str(response.url))}: the answer cannot be unpacked: {error}") from error
+        self._check_length(response, len(unpacked))
+        return unpacked
+
+    def _check_length(self, response: httpx.Response, length: int) -> None:
+        if length > self._max_bytes:
+            raise HttpRequestError(
+                f"{shown(str(response.url))} answered with more than {self._max_bytes:,} bytes; "
+                "ask for less, or make the task with a larger max_bytes (and Limits.payload_bytes)"
+            )
+
+
+class _Checked:
+    """Looks at each request before it goes out: the first, and those that follow a redirect."""
+
+    def __init__(self, given: set[str]) -> None:
+        self._given = given
+        self._origin: tuple[str, str, int | None] | None = None
+
+    async def check(self, request: httpx.Request) -> None:
+        """Refuse a URL that is none, and take a caller's headers away where a redirect leads to somebody else."""
+        url = request.url
+        where = shown(str(url))
+        if url.scheme not in ("http", "https"):
+            raise HttpRequestError(f"url: {where} must begin with http:// or https://")
+        if not url.host:
+            raise HttpRequestError(f"url: {where} names no host")
+        if url.userinfo:
+            raise HttpRequestError(f"url: {where} holds a user or a password; give an Authorization header instead")
+        origin = (url.scheme, url.host, url.port)
+        self._origin = self._origin or origin
+        if origin != self._origin:
+            for name in self._given - {"accept", "content-type"}:
+                request.headers.pop(name, None)
+
+
+class _Pinned(httpx.AsyncBaseTransport):
+    """Connects to addresses that a guard has checked, and still asks for, and checks, the name."""
+
+    def __init__(self, guard: Guard, inner: httpx.AsyncBaseTransport) -> None:
+        self._guard = guard
+        self._inner = inner
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        host = request.url.raw_host.decode("ascii").strip("[]")
+        port = request.url.port or (443 if request.url.scheme == "https" else 80)
+        refused: httpx.ConnectError | None = None
+        for address in await self._guard.resolve(host, port):
+            pinned = httpx.Request(
+                request.method,
+                request.url.copy_with(host=address),
+                headers=request.headers,
+                stream=request.stream,
+                extensions={**request.extensions, "sni_hostname": host},
+            )
+            try:
+                return await self._inner.handle_async_request(pinned)
+            except httpx.ConnectError as error:  # nothing was sent yet
+                refused = error
+        raise refused or httpx.ConnectError(f"{host} has no address")
+
+    async def aclose(self) -> None:
+        await self._inner.aclose()
+
+
+def _said(error: Exception) -> str:
+    return str(error) or type(error).__name__
