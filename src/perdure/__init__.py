@@ -4,18 +4,26 @@ from perdure.authoring import flow
 from perdure.authoring.dag import Dag
 from perdure.authoring.dag_builder import DagBuilder, workflow
 from perdure.authoring.dag_context import Context
+from perdure.authoring.enqueuing import Batch, Debounce, Dedup
 from perdure.authoring.entrypoint import WorkflowEntrypoint, WorkflowEvent, WorkflowStep
 from perdure.authoring.mapping import ItemFailure
 from perdure.authoring.purity import DeterminismWarning
 from perdure.authoring.step import Step
+from perdure.authoring.task import Task
 from perdure.authoring.workflow import Workflow
+from perdure.core.saga import UndoInfo
+from perdure.engine import webhooks
 from perdure.engine.app import Perdure
 from perdure.engine.explain import Explanation
 from perdure.engine.handle import RunHandle, RunSummary
+from perdure.engine.lifecycle import LifecycleEvent
+from perdure.engine.queues import Queue, QueueOverview
+from perdure.engine.schedules import ScheduleSummary
 from perdure.model.decision import RunPage, Stats, StoreInfo
 from perdure.model.errors import (
     BatchTooLargeError,
     ChildFailedError,
+    CompensationFailedError,
     DefinitionError,
     EventTimeoutError,
     FanOutTooWideError,
@@ -29,6 +37,7 @@ from perdure.model.errors import (
     PayloadTooLargeError,
     PerdureError,
     RetryAfterError,
+    RunCompensatedError,
     RunError,
     RunExistsError,
     RunFailedError,
@@ -49,20 +58,27 @@ from perdure.model.errors import (
     StoreLockedError,
     StoreReadOnlyError,
     StoreUnavailableError,
+    TaskExpiredError,
     UnknownWorkflowError,
     UsageError,
+    WebhookVerificationError,
 )
 from perdure.model.limits import Limits
+from perdure.model.queue import QueueLimits, Rate
 from perdure.model.record import Record
 from perdure.model.retry import Retry
 from perdure.model.run import Retention, Run, RunStatus
 
 __all__ = [
+    "Batch",
     "BatchTooLargeError",
     "ChildFailedError",
+    "CompensationFailedError",
     "Context",
     "Dag",
     "DagBuilder",
+    "Debounce",
+    "Dedup",
     "DefinitionError",
     "DeterminismWarning",
     "EventTimeoutError",
@@ -71,6 +87,7 @@ __all__ = [
     "InboxFullError",
     "ItemFailure",
     "JournalTooLongError",
+    "LifecycleEvent",
     "LimitError",
     "Limits",
     "MapFailedError",
@@ -80,11 +97,16 @@ __all__ = [
     "PayloadTooLargeError",
     "Perdure",
     "PerdureError",
+    "Queue",
+    "QueueLimits",
+    "QueueOverview",
+    "Rate",
     "Record",
     "Retention",
     "Retry",
     "RetryAfterError",
     "Run",
+    "RunCompensatedError",
     "RunError",
     "RunExistsError",
     "RunFailedError",
@@ -97,6 +119,7 @@ __all__ = [
     "RunStatus",
     "RunSummary",
     "RunTerminatedError",
+    "ScheduleSummary",
     "SchemaTooNewError",
     "SerializationError",
     "Stats",
@@ -112,12 +135,17 @@ __all__ = [
     "StoreLockedError",
     "StoreReadOnlyError",
     "StoreUnavailableError",
+    "Task",
+    "TaskExpiredError",
+    "UndoInfo",
     "UnknownWorkflowError",
     "UsageError",
+    "WebhookVerificationError",
     "Workflow",
     "WorkflowEntrypoint",
     "WorkflowEvent",
     "WorkflowStep",
     "flow",
+    "webhooks",
     "workflow",
 ]
