@@ -35,7 +35,9 @@ class Explanation(msgspec.Struct, frozen=True):
         return f"run {self.run_id} is {self.status}: " + "; ".join(self.reasons)
 
 
-def explain(run: Run, inbox: Sequence[Message], catalog: Sequence[CatalogEntry], now: int) -> Explanation:
+def explain(
+    run: Run, inbox: Sequence[Message], catalog: Sequence[CatalogEntry], now: int, held: Sequence[str] = ()
+) -> Explanation:
     """Return why a run is where it is.
 
     Args:
@@ -43,9 +45,10 @@ def explain(run: Run, inbox: Sequence[Message], catalog: Sequence[CatalogEntry],
         inbox: its unread messages.
         catalog: what workers have announced.
         now: the present, in milliseconds since the epoch.
+        held: why its queue keeps it back (see `perdure.engine.holding`).
     """
     waits = decode_waits(run.wait)
-    reasons = list(_by_status(run, catalog, now))
+    reasons = list(_by_status(run, catalog, now, held))
     if run.status in _WAITED:
         reasons += [_wait(wait, now) for wait in waits.waits]
     if waits.more:
@@ -57,7 +60,7 @@ def explain(run: Run, inbox: Sequence[Message], catalog: Sequence[CatalogEntry],
     return Explanation(run.id, run.status, tuple(reasons))
 
 
-def _by_status(run: Run, catalog: Sequence[CatalogEntry], now: int) -> list[str]:
+def _by_status(run: Run, catalog: Sequence[CatalogEntry], now: int, held: Sequence[str]) -> list[str]:
     status = run.status
     if status is RunStatus.COMPENSATING:
         reason = "its code is over, and what it did is being undone"
@@ -69,10 +72,11 @@ def _by_status(run: Run, catalog: Sequence[CatalogEntry], now: int) -> list[str]
     if status is RunStatus.QUEUED:
         if run.due_at is not None and run.due_at > now:
             return [f"it starts {_when(run.due_at, now)}"]
-        return [f"it has been due in queue {run.queue!r} since {_when(run.due_at, now)}", *_nobody(run, catalog, now)]
+        since = f"it has been due in queue {run.queue!r} since {_when(run.due_at, now)}"
+        return [since, *(held or _nobody(run, catalog, now))]
     if status is RunStatus.WAITING:
         overdue = run.due_at is not None and run.due_at <= now
-        return _nobody(run, catalog, now) if overdue else []
+        return list(held or _nobody(run, catalog, now)) if overdue else []
     if status is RunStatus.PAUSED:
         parked = any(wait.kind == "parked" for wait in decode_waits(run.wait).waits)
         return [] if parked else ["an operator paused it; resume it to go on"]

@@ -12,6 +12,7 @@ from perdure.core.saga import UndoInfo, compensation_failure, undos_of
 from perdure.engine.client import Client
 from perdure.engine.ending import End, Ending
 from perdure.engine.explain import Explanation, explain
+from perdure.engine.holding import held_back
 from perdure.model import codec, failure
 from perdure.model.codec import Shape
 from perdure.model.decision import Action
@@ -130,8 +131,9 @@ class RunHandle(Generic[R]):
     async def explain(self) -> Explanation:
         """Return why the run is where it is, in sentences."""
         run = await self.get()
-        store = self._client.store
-        return explain(run, await store.inbox(self.id), await store.catalog(), self._client.env.now())
+        store, now = self._client.store, self._client.env.now()
+        held = await held_back(store, run, now)
+        return explain(run, await store.inbox(self.id), await store.catalog(), now, held)
 
     async def send_event(self, type: str, payload: object = None, *, id: str | None = None) -> bool:
         """Send the run an event; it is kept until the run's code waits for its type.
