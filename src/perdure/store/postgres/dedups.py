@@ -142,7 +142,7 @@ def asking(session: Session) -> Ask:
 async def lock_keys(ask: Ask, runs: Sequence[NewRun]) -> None:
     """Lock the dedup keys of runs that are to be created, before anything else is locked."""
     if keys := _keys(runs):
-        await ask(_LOCK_KEYS, _json(list(keys)))
+        await ask(_LOCK_KEYS, _json(keys))
 
 
 async def create(ask: Ask, runs: Sequence[NewRun]) -> list[Created]:
@@ -170,7 +170,7 @@ class _Creation:
     async def go_on(self, runs: Sequence[NewRun]) -> list[Created]:
         """Create runs until one is met that depends on what was just created; return what became of them."""
         there: dict[str, str] = {row[0]: row[1] for row in await self._ask(_THERE, _json([run.id for run in runs]))}
-        keys = list(_keys(runs))
+        keys = _keys(runs)
         standing = {row[0]: _standing(row) for row in await self._ask(_STANDING, _json(keys))} if keys else {}
         answers: list[Created] = []
         fresh: dict[str, NewRun] = {}
@@ -187,7 +187,7 @@ class _Creation:
             found = None if key is None else standing.get(key)
             if key is None or found is None or not stands(*found, run.created_at):
                 fresh[run.id] = run
-                fresh_keys |= _keys([run])
+                fresh_keys.update(_keys([run]))
                 answers.append(Created(run.id, is_new=True, fingerprint=run.fingerprint))
                 continue
             other = found.run
@@ -228,8 +228,8 @@ def _replacement(run: NewRun, found: _Standing) -> dict[str, Any]:
     }
 
 
-def _keys(runs: Sequence[NewRun]) -> set[str]:
-    return {run.dedup.key for run in runs if run.dedup is not None}
+def _keys(runs: Sequence[NewRun]) -> list[str]:
+    return list(dict.fromkeys(run.dedup.key for run in runs if run.dedup is not None))
 
 
 def _json(given: object) -> str:
