@@ -118,6 +118,8 @@ class Worker:
         await self._release()
         await self.commits.close()
         await self.executor.finished()
+        if self.lifecycle is not None:
+            await self.lifecycle.close()
         self.lookout.close()
         self.keeper.stop()
         self.executor.close()
