@@ -8,7 +8,7 @@ def test_counts_per_state_and_queue(shell, seeded):
     rows = {words[1]: words[2] for words in (line.split() for line in said.out.splitlines()) if words[:1] == ["●"]}
     assert rows == {
         "queued": "2", "running": "0", "waiting": "2", "paused": "0", "complete": "2", "errored": "1",
-        "terminated": "0",
+        "terminated": "0", "compensating": "0", "compensated": "0", "compensation_failed": "0",
     }  # fmt: skip
     lines = [line.split() for line in said.out.splitlines()]
     assert ["queue", "due", "later", "leased", "oldest", "due"] in lines

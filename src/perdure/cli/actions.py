@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 from collections.abc import Sequence
 from typing import Annotated, Any
 
@@ -44,12 +45,13 @@ _TEXTS = {
 
 RunIds = Annotated[list[str] | None, typer.Argument(metavar="RUN", help="Ids of runs.")]
 All = Annotated[bool, typer.Option("--all", help="All runs that the filters choose, instead of ids.")]
+Undo = Annotated[bool, typer.Option("--undo", help="Have a worker undo first what they did; they end compensated.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 
 
 def register(group: typer.Typer) -> None:
     """Add the commands."""
-    for action in Action:
+    for action in _TEXTS:
         _register(group, action)
     command(group, "fork", examples=["perdure runs fork order-1042 --from-step charge --id order-1042-again"])(fork)
     command(
@@ -76,6 +78,7 @@ def _register(group: typer.Typer, action: Action) -> None:
         prefix: Prefix = None,
         parent: Parent = None,
         since: Since = None,
+        undo: Undo = False,
     ) -> int:
         chosen = Chosen(status, workflow, queue, tag, prefix, parent, since)
         _check(action, run_ids, chosen, every_run=every_run)
@@ -87,7 +90,12 @@ def _register(group: typer.Typer, action: Action) -> None:
                 if ids and not yes and not _is_confirmed(session, action, len(ids)):
                     session.note("nothing was done")
                     return PROBLEM
-            return await _move(session, app, action, ids, skips_ended=every_run)
+            return await _move(session, app, action, ids, skips_ended=every_run, undo=undo)
+
+    if action is not Action.TERMINATE:
+        taken = inspect.signature(move, eval_str=True)
+        kept = [parameter for parameter in taken.parameters.values() if parameter.name != "undo"]
+        vars(move)["__signature__"] = taken.replace(parameters=kept)
 
     status = "errored" if action is Action.RESTART else MOVED_BY_DEFAULT[action][0].value
     move.__doc__ = _TEXTS[action]
@@ -116,7 +124,9 @@ def _is_confirmed(session: Session, action: Action, number: int) -> bool:
         return False
 
 
-async def _move(session: Session, app: Perdure, action: Action, ids: Sequence[str], *, skips_ended: bool) -> int:
+async def _move(
+    session: Session, app: Perdure, action: Action, ids: Sequence[str], *, skips_ended: bool, undo: bool = False
+) -> int:
     """Do the action to each run, and return the exit code."""
     done: list[tuple[str, RunStatus]] = []
     failed: list[tuple[str, Exception]] = []
@@ -132,7 +142,8 @@ async def _move(session: Session, app: Perdure, action: Action, ids: Sequence[st
         for first in range(0, len(ids), AT_ONCE):
             part = ids[first : first + AT_ONCE]
             answers = await asyncio.gather(
-                *(app.client.control(run_id, action) for run_id in part), return_exceptions=True
+                *(app.client.turn_back(run_id) if undo else app.client.control(run_id, action) for run_id in part),
+                return_exceptions=True,
             )
             for run_id, answer in zip(part, answers, strict=True):
                 if isinstance(answer, RunStatus):

@@ -200,8 +200,8 @@ async def _stuck(app: Perdure, now: int) -> AsyncIterator[Check]:
     """Yield what is wrong with single runs."""
     ended = [
         run.id
-        async for run in every(app, RunFilter(status=(RunStatus.RUNNING,)), LOOKED_AT)
-        if run.due_at is not None and run.due_at <= now
+        async for run in every(app, RunFilter(status=(RunStatus.RUNNING, RunStatus.COMPENSATING)), LOOKED_AT)
+        if run.worker is not None and run.due_at is not None and run.due_at <= now
     ]
     if ended:
         yield Check(
@@ -221,6 +221,15 @@ async def _stuck(app: Perdure, now: int) -> AsyncIterator[Check]:
             Level.PROBLEM,
             f"{count(len(parked), 'run')}: {_named(list(parked))}{first}: {short(next(iter(parked.values())))}",
             "see perdure runs explain RUN; then deploy code that fits, and perdure runs resume RUN",
+        )
+    where = RunFilter(status=(RunStatus.COMPENSATION_FAILED,))
+    failed = [run.id async for run in every(app, where, LOOKED_AT)]
+    if failed:
+        yield Check(
+            "undos",
+            Level.PROBLEM,
+            f"{count(len(failed), 'run')} could not be undone: {_named(failed)}",
+            "see perdure undos list; then perdure undos retry RUN, or perdure undos done RUN",
         )
 
 

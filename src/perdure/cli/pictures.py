@@ -68,15 +68,15 @@ def runs(found: Sequence[Run], outputs: Mapping[str, str | None], now: int) -> T
 def _took(run: Run, now: int) -> str:
     if run.started_at is None:
         return ""
-    if run.finished_at is None and run.status is not RunStatus.RUNNING:
+    if run.finished_at is None and run.worker is None:
         return ""
     return duration((run.finished_at or now) - run.started_at)
 
 
 def _remark(run: Run, output: str | None, now: int) -> str:
-    if run.status is RunStatus.ERRORED and output is not None:
+    if run.status in (RunStatus.ERRORED, RunStatus.COMPENSATED) and output is not None:
         return short(error_line(output), 120)
-    if run.status is RunStatus.RUNNING:
+    if run.worker is not None:
         return "its lease has ended" if run.due_at is not None and run.due_at <= now else ""
     waits = [] if run.status.is_finished else decode_waits(run.wait).waits
     if waits:
@@ -97,6 +97,8 @@ def _wait(wait: Wait, now: int) -> str:
             return f"{wait.key}: child run {wait.detail}"
         case "retry":
             return f"{wait.key}: failed {wait.attempt}×, again{due[1:]}: {wait.detail}"
+        case "undo":
+            return f"{wait.key}: its undo failed: {wait.detail}"
         case "parked":
             return f"parked: {wait.detail}"
         case _:
@@ -117,7 +119,7 @@ def run(run: Run, given: str | None, children: RunPage, unread: Sequence[Message
     parts += _section("input", _payload(given))
     if run.status is RunStatus.COMPLETE:
         parts += _section("output", _payload(run.output))
-    if run.status is RunStatus.ERRORED:
+    if run.status in (RunStatus.ERRORED, RunStatus.COMPENSATED):
         parts += _section("error", _error(failure.decode_error(run.output or "{}")))
     if run.state is not None:
         parts += _section("state", _payload(run.state))
@@ -154,8 +156,8 @@ def _facts(run: Run, now: int) -> list[tuple[str, Text | str]]:
         took = duration(run.finished_at - (run.started_at or run.created_at))
         facts.append(("ended", Text.assemble(when(run.finished_at), (f", took {took}", QUIET))))
     elif run.due_at is not None:
-        facts.append(("lease ends" if run.status is RunStatus.RUNNING else "due", when(run.due_at)))
-    if run.worker is not None and run.status is RunStatus.RUNNING:
+        facts.append(("lease ends" if run.worker is not None else "due", when(run.due_at)))
+    if run.worker is not None:
         facts.append(("worker", run.worker))
     facts.append(("queue", run.queue + (f", priority {run.priority}" if run.priority else "")))
     facts.append(("journal", count(run.journal_length, "record")))
@@ -233,6 +235,10 @@ def _name(record: Record) -> str:
 
 def _told(record: Record) -> tuple[str, str, str]:
     """Return a record's sign, its style, and what it says."""
+    if record.kind == "undo" and record.state == "open":
+        return "·", QUIET, "can be undone"
+    if record.kind == "undo" and record.state == "ok":
+        return "↶", "yellow", "an operator has it undone"
     if record.state == "error":
         return "✗", "red", short(error_line(record.payload))
     if record.state == "open":

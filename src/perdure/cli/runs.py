@@ -56,7 +56,7 @@ async def list_runs(
     async with session.client() as app:
         now = app.world.now()
         page = await app.client.find(chosen.where(now), limit, cursor)
-        ended = [run.id for run in page.runs if run.status is RunStatus.ERRORED]
+        ended = [run.id for run in page.runs if run.status in (RunStatus.ERRORED, RunStatus.COMPENSATED)]
         outputs = {run.id: run.output for run in await app.store.get(ended) if run is not None} if ended else {}
     if not page.runs:
         session.note("no runs" + (" like that" if chosen.is_given else ""))

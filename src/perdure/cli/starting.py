@@ -19,7 +19,14 @@ from perdure.engine.ending import parked_reason
 from perdure.engine.explain import WORKER_GONE_AFTER
 from perdure.engine.handle import RunHandle
 from perdure.model.decision import CatalogEntry
-from perdure.model.errors import RunFailedError, RunParkedError, RunTerminatedError, UnknownWorkflowError, UsageError
+from perdure.model.errors import (
+    CompensationFailedError,
+    RunFailedError,
+    RunParkedError,
+    RunTerminatedError,
+    UnknownWorkflowError,
+    UsageError,
+)
 from perdure.model.run import RunStatus
 
 
@@ -103,14 +110,15 @@ async def _wait(session: Session, run: RunHandle[Any], timeout: str | None) -> i
     with session.err.status(Text(run.id, QUIET), spinner="dots") if shows else nullcontext():
         try:
             output = await run.result(timeout)
-        except (RunFailedError, RunTerminatedError, RunParkedError):
+        except (RunFailedError, RunTerminatedError, RunParkedError, CompensationFailedError):
             output = None
     ended = await run.get()
     document = {"id": run.id, "status": ended.status, "output": output, "error": None}
     if ended.status is RunStatus.COMPLETE:
         session.show(document, pictures.value(output))
         return OK
-    told = error_line(ended.output) if ended.status is RunStatus.ERRORED else parked_reason(ended) or ""
+    has_failed = ended.status in (RunStatus.ERRORED, RunStatus.COMPENSATED)
+    told = error_line(ended.output) if has_failed else parked_reason(ended) or ""
     session.show(
         {**document, "error": told or None}, Text.assemble(status_text(ended.status), f"  {run.id}  {clean(told)}")
     )

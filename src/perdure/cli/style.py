@@ -18,6 +18,9 @@ STATUS_STYLE: dict[RunStatus, str] = {
     RunStatus.COMPLETE: "green",
     RunStatus.ERRORED: "red",
     RunStatus.TERMINATED: "magenta",
+    RunStatus.COMPENSATING: "cyan",
+    RunStatus.COMPENSATED: "red",
+    RunStatus.COMPENSATION_FAILED: "yellow",
 }
 QUIET = "bright_black"
 

@@ -45,7 +45,7 @@ def run_document(run: Run) -> dict[str, Any]:
     fields["wait"] = None if run.wait is None else msgspec.to_builtins(decode_waits(run.wait))
     for name in ("state", "progress", "output"):
         fields[name] = codec.decode_any(fields[name])
-    fields["error"] = fields["output"] if run.status is RunStatus.ERRORED else None
+    fields["error"] = fields["output"] if run.status in (RunStatus.ERRORED, RunStatus.COMPENSATED) else None
     if run.status is not RunStatus.COMPLETE:
         fields["output"] = None
     return fields

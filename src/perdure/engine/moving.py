@@ -239,8 +239,8 @@ async def sign_of_work(source: Store, env: Env) -> str | None:
     now = env.now() if clock is None else clock
     leased = sum(queue.leased for queue in (await source.stats(now)).queues)
     if leased:
-        page = await source.find(RunFilter(status=(RunStatus.RUNNING,)), BATCH)
-        held = next((run for run in page.runs if run.due_at is not None and run.due_at > now), None)
+        page = await source.find(RunFilter(status=(RunStatus.RUNNING, RunStatus.COMPENSATING)), BATCH)
+        held = next((run for run in page.runs if run.worker and run.due_at is not None and run.due_at > now), None)
         such = "" if held is None else f" (as {held.id!r}, by worker {held.worker})"
         runs = "1 run is" if leased == 1 else f"{leased:,} runs are"
         return f"{runs} leased in the source{such}: stop its workers, or wait until their leases have ended"

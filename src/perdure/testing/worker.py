@@ -114,7 +114,7 @@ class VirtualWorker(Worker):
         now = self.env.now()
         cursor: str | None = None
         while True:
-            page = await self.store.find(RunFilter((RunStatus.RUNNING,)), PAGE, cursor)
+            page = await self.store.find(RunFilter((RunStatus.RUNNING, RunStatus.COMPENSATING)), PAGE, cursor)
             mine = [Lease(run.id, run.epoch, now) for run in page.runs if run.worker == self.id]
             if mine:
                 await self.store.extend(mine, now)
