@@ -1,0 +1,79 @@
+"""Daily sales of many shops, put together: `python examples/etl_fan_out.py`.
+
+Each shop's file is a task of its own on the queue `extract`, so any number of workers share them, and a shop whose file
+cannot be read does not hold up the others. What was read is summed up and loaded in one transaction with its record.
+"""
+
+import asyncio
+import contextlib
+import csv
+import sqlite3
+import tempfile
+from pathlib import Path
+
+from perdure import ChildFailedError, NonRetryableError, Perdure, Retry, flow
+
+app = Perdure("sqlite:///sales.db", queues=("default", "extract"))
+
+SHOPS = [f"shop-{number:02}" for number in range(1, 21)]
+
+
+@app.task(queue="extract", retry=Retry(attempts=4, delay="100ms"))
+def extract(folder: str, shop: str) -> dict[str, int]:
+    """What a shop sold, in cents by product. May run again: it only reads."""
+    sold: dict[str, int] = {}
+    try:
+        with (Path(folder) / f"{shop}.csv").open(newline="") as file:
+            for row in csv.DictReader(file):
+                sold[row["product"]] = sold.get(row["product"], 0) + int(row["cents"])
+    except (KeyError, ValueError) as error:
+        raise NonRetryableError(f"{shop}.csv is no list of sales: {error}") from error
+    return sold
+
+
+@app.step
+def transform(sold: list[dict[str, int]]) -> dict[str, int]:
+    total: dict[str, int] = {}
+    for shop in sold:
+        for product, cents in shop.items():
+            total[product] = total.get(product, 0) + cents
+    return total
+
+
+@app.step(tx=True)
+def load(day: str, total: dict[str, int]) -> None:
+    """These rows and the record that they are written are one transaction, so they are never there twice."""
+    connection = flow.transaction()
+    connection.execute("CREATE TABLE IF NOT EXISTS sales (day TEXT, product TEXT, cents INTEGER)")
+    connection.executemany("INSERT INTO sales VALUES (?, ?, ?)", [(day, *row) for row in total.items()])
+
+
+@app.workflow
+async def daily_sales(day: str, folder: str, shops: list[str]) -> dict[str, int]:
+    found = await asyncio.gather(*(extract(folder, shop) for shop in shops), return_exceptions=True)
+    failed = [shop for shop, sold in zip(shops, found, strict=True) if isinstance(sold, ChildFailedError)]
+    total = await transform([sold for sold in found if isinstance(sold, dict)])
+    await load(day, total)
+    return {"shops": len(shops) - len(failed), "failed": len(failed), "products": len(total)}
+
+
+def write_files(folder: str) -> None:
+    for number, shop in enumerate(SHOPS):
+        lines = [f"{product},{100 * number + 5}" for product in ("tea", "cups", "pots")] * 50
+        (Path(folder) / f"{shop}.csv").write_text("\n".join(["product,cents", *lines]))
+    (Path(folder) / "shop-13.csv").write_text("product;price\npots;5\n")
+
+
+async def main() -> None:
+    write_files(".")
+    async with app:
+        run = await app.start(daily_sales, "2026-11-20", str(Path.cwd()), SHOPS)
+        print(await run.result(timeout="1 minute"))
+    with contextlib.closing(sqlite3.connect("sales.db")) as database:
+        for product, cents in database.execute("SELECT product, cents FROM sales ORDER BY product"):
+            print(f"{product}: {cents / 100:.2f}")
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
+        asyncio.run(main())

@@ -1,0 +1,123 @@
+"""`examples/invoice`: from orders over HTTP to a PDF in somebody's mail, or to a voided entry."""
+
+from __future__ import annotations
+
+import io
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pypdf
+import pytest
+
+from examples.invoice.app import DEFINITION, Accounts, Settings, make_app
+from examples.invoice.outside import PostBox, Source, post_box, source
+from perdure import Perdure, RunCompensatedError, RunFailedError, RunStatus, testing
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+@dataclass
+class Shop:
+    app: Perdure
+    engine: testing.Engine
+    accounts: Accounts
+    orders: Source
+    box: PostBox
+
+
+@asynccontextmanager
+async def shop(folder: Path) -> AsyncIterator[Shop]:
+    async with post_box() as box:
+        with source() as orders:
+            settings = Settings("memory://", str(folder / "accounts.db"), orders.url, "127.0.0.1", box.port)
+            app = make_app(settings)
+            async with testing.engine(app) as engine:
+                await app.publish(DEFINITION)
+                yield Shop(app, engine, Accounts(settings.accounts), orders, box)
+
+
+async def test_an_invoice_arrives_as_a_pdf_that_says_what_was_ordered(tmp_path):
+    async with shop(tmp_path) as the:
+        run = await the.app.start("invoice", input={"customerId": "cust-01"})
+        made = await the.engine.result(run)
+        entries = the.accounts.listed()
+    (mail,) = the.box.mails
+    (attached,) = mail.iter_attachments()
+    text = pypdf.PdfReader(io.BytesIO(attached.get_content())).pages[0].extract_text()
+    assert (mail["To"], mail["From"]) == ("ada@example.org", "The Shop <shop@example.org>")
+    assert mail["Subject"] == "Invoice R-00001"
+    assert (attached.get_filename(), attached.get_content_type()) == ("invoice-R-00001.pdf", "application/pdf")
+    for said in ("Invoice R-00001", "To Ada Lovelace", "Tea, a pound", "25.00", "Teapot", "39.99", "24.30", "89.29"):
+        assert said in text, text
+    assert made == {"number": "R-00001", "cents": 8_929, "message": mail["Message-ID"]}
+    assert entries == [("R-00001", "cust-01", 8_929, "open")]
+    assert the.orders.asked == 2, "the service was busy once"
+
+
+async def test_mail_that_is_put_off_twice_arrives_once(tmp_path):
+    async with shop(tmp_path) as the:
+        run = await the.app.start("invoice", input={"customerId": "cust-02"})
+        await the.engine.result(run)
+        entries = the.accounts.listed()
+    assert the.box.tries == {"bob@busy.example": 3}
+    assert [mail["To"] for mail in the.box.mails] == ["bob@busy.example"]
+    assert [status for *_, status in entries] == ["open"]
+
+
+async def test_an_invoice_that_cannot_be_sent_is_voided(tmp_path):
+    async with shop(tmp_path) as the:
+        run = await the.app.start("invoice", input={"customerId": "cust-03"})
+        with pytest.raises(RunCompensatedError, match="554 nobody here takes mail any more"):
+            await the.engine.result(run)
+        entries = the.accounts.listed()
+        assert (await run.get()).status is RunStatus.COMPENSATED
+    assert entries == [("R-00001", "cust-03", 8_929, "void")]
+    assert the.box.tries == {"carl@closed.example": 1}, "what is refused for good is not tried again"
+    assert the.box.mails == []
+
+
+async def test_a_customer_whom_nobody_knows_leaves_nothing_behind(tmp_path):
+    async with shop(tmp_path) as the:
+        run = await the.app.start("invoice", input={"customerId": "cust-99"})
+        with pytest.raises(RunFailedError, match="no such customer"):
+            await the.engine.result(run)
+        assert the.accounts.listed() == []
+        assert (await run.get()).status is RunStatus.ERRORED
+
+
+async def test_an_entry_is_made_once_whoever_asks_again_and_how_often(tmp_path):
+    accounts = Accounts(str(tmp_path / "accounts.db"))
+    customer = {"id": "c", "name": "C", "email": "c@example.org"}
+    made = [accounts.enter(key, customer, [{"title": "a", "quantity": 2, "cents": 3}]) for key in ("k", "k", "other")]
+    assert [invoice.number for invoice in made] == ["R-00001", "R-00001", "R-00002"]
+    for _ in range(2):
+        accounts.void("R-00001")
+    assert [(number, cents, status) for number, _, cents, status in accounts.listed()] == [
+        ("R-00001", 6, "void"),
+        ("R-00002", 6, "open"),
+    ]
+
+
+def test_the_whole_program_with_a_process_for_each_queue():
+    ran = subprocess.run(
+        [sys.executable, "-m", "examples.invoice"], cwd=ROOT, capture_output=True, text=True, timeout=55, check=False
+    )
+    assert ran.returncode == 0, ran.stderr
+    for said in (
+        "cust-01 is complete: R-",
+        "cust-02 is complete: R-",
+        "cust-03 is compensated: 127.0.0.1 answered 554",
+        "  ada@example.org: Invoice R-",
+        "  bob@busy.example: Invoice R-",
+    ):
+        assert said in ran.stdout, ran.stdout
+    accounts = [line.split() for line in ran.stdout.partition("accounts:\n")[2].splitlines()]
+    assert sorted((customer, status) for _, customer, _, status in accounts) == [
+        ("cust-01", "open"),
+        ("cust-02", "open"),
+        ("cust-03", "void"),
+    ]

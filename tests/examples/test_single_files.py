@@ -1,0 +1,72 @@
+"""The examples of one file each, run as a reader would run them, and under a clock that a test moves."""
+
+from __future__ import annotations
+
+import importlib
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from perdure import RunCompensatedError, testing
+
+ROOT = Path(__file__).parent.parent.parent
+SAYS = {
+    "human_approval": [
+        "to team lead: bob asks for 900.00",
+        "small: paid under small:pay",
+        "large: paid under large:pay",
+        "refused: refused by tina",
+    ],
+    "etl_fan_out": ["{'shops': 19, 'failed': 1, 'products': 3}", "cups: 8947.50", "pots: 8947.50", "tea: 8947.50"],
+    "saga_booking": [
+        "ada goes to Bern, booked as trip-1",
+        "trip-1 is complete",
+        "  bob: the hotel is cancelled\n  bob: the flight is cancelled",
+        "bob stays at home: there are no cars in Venice",
+        "trip-2 is compensated",
+    ],
+}
+
+
+@pytest.mark.parametrize("name", SAYS)
+def test_it_runs_and_leaves_nothing_behind(name, tmp_path):
+    ran = subprocess.run(
+        [sys.executable, "-W", "error", str(ROOT / "examples" / f"{name}.py")],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=50,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stderr
+    for said in SAYS[name]:
+        assert said in ran.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_every_file_is_run_here():
+    assert sorted(path.stem for path in (ROOT / "examples").glob("*.py")) == sorted(SAYS)
+
+
+async def test_who_does_not_answer_in_three_days_is_passed_over():
+    example = importlib.import_module("examples.human_approval")
+    async with testing.engine(example.app) as engine:
+        asked = await example.app.start(example.approve, example.Expense("eve", 6_000))
+        await engine.advance("3 days 1 second")
+        await engine.send_event(asked, "answer", example.Answer("the head of finance", False))
+        assert await asked.result() == "refused by the head of finance"
+        nobody = await example.app.start(example.approve, example.Expense("eve", 6_000))
+        assert await engine.result(nobody) == "nobody answered"
+
+
+async def test_what_was_booked_is_undone_last_first(capsys):
+    example = importlib.import_module("examples.saga_booking")
+    async with testing.engine(example.app) as engine:
+        run = await example.app.start(example.book, example.Trip("bob", "Venice"))
+        with pytest.raises(RunCompensatedError):
+            await engine.result(run)
+        assert [undo.state for undo in await run.undos()] == ["undone", "undone"]
+    undone = [line.strip() for line in capsys.readouterr().out.splitlines() if "cancelled" in line]
+    assert undone == ["bob: the hotel is cancelled", "bob: the flight is cancelled"]
