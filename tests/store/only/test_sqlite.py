@@ -20,6 +20,7 @@ from typing import Any
 import apsw
 import pytest
 
+from perdure.model.decision import Action, Control
 from perdure.model.errors import (
     SchemaTooNewError,
     StoreCorruptError,
@@ -29,7 +30,8 @@ from perdure.model.errors import (
     StoreReadOnlyError,
     StoreUnavailableError,
 )
-from perdure.model.run import RunStatus
+from perdure.model.queue import Admission, QueueLimits, QueueState
+from perdure.model.run import Dedup, RunStatus
 from perdure.store.sqlite import SqliteStore, connection
 from perdure.store.sqlite.schema import APPLICATION_ID, migrations
 from perdure.store.sqlite.threads import ConnectionThread
@@ -231,6 +233,9 @@ class TestFile:
         await store.close()
 
 
+KEY = Dedup("once", is_replacing=True)
+
+
 class TestPlans:
     async def test_nothing_hot_scans_the_runs(self, store: SqliteStore) -> None:
         statements: dict[str, Any] = {}
@@ -258,14 +263,20 @@ class TestPlans:
             await store.inbox("a")
             await store.commit([decide(run, records=(record(1),), consumed=("m",), children=(new("c"),))])
             await store.commit([decide(run, "waiting", seq=2, renew=(record(0),), terminate=("c",))])
+            await store.create([new("k", dedup=KEY), new("l", dedup=KEY), new("l", limit_key="tenant", queue="few")])
+            await store.set_queue(QueueState("few", limits=QueueLimits(1)))
+            await store.look_into("few", NOW, 9, 9, None, ["checkout"])
+            await store.admit(Admission("few", 0, ("l", "k"), {"tenant": NOW + 1}), "w", NOW, NOW + 9)
+            await store.control([Control(name, action) for name in ("k", "b") for action in Action], NOW)
             await store.prune(NOW, 1)
 
         for is_reader in (False, True):
             await thread(store, is_reader).submit(lambda connection: connection.set_exec_trace(note))
         await everything()
         steps = [step for is_reader in (True, False) for step in await thread(store, is_reader).submit(plans)]
-        assert any("runs_due" in step for step in steps)
-        tables = {"runs", "records", "inbox", "r", "m", "child"}
+        for index in ("runs_due", "runs_keyed", "runs_admitted", "paces_at", "dedups_run"):
+            assert any(f"INDEX {index} " in step for step in steps), index
+        tables = {"runs", "records", "inbox", "dedups", "paces", "r", "m", "d", "p", "child"}
         assert not {step for step in steps if step.split()[0] == "SCAN" and step.split()[1] in tables}
 
 
