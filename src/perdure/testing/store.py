@@ -10,6 +10,9 @@ from typing import Any, NamedTuple
 from perdure.model.decision import Claim, Committed, Decision
 from perdure.store.contract import Store
 
+_COUNTED = ("create", "post", "control", "extend", "set_queue")
+"""What each call of counts as something written, beside what is counted below."""
+
 
 class Moment(str, Enum):
     """When, around a commit, a worker dies."""
@@ -87,7 +90,7 @@ class WatchedStore:
 
     def __getattr__(self, name: str) -> Any:
         operation = getattr(self._store, name)
-        if name not in ("create", "post", "control", "extend"):
+        if name not in _COUNTED:
             return operation
 
         async def counted(*args: Any, **kwargs: Any) -> Any:
@@ -100,6 +103,12 @@ class WatchedStore:
         """See the contract."""
         claims = await self._store.claim(*args, **options)
         self.writes += len(claims)
+        return claims
+
+    async def admit(self, *args: Any, **options: Any) -> list[Claim] | None:
+        """See the contract."""
+        claims = await self._store.admit(*args, **options)
+        self.writes += len(claims or ())
         return claims
 
     async def commit(self, decisions: Sequence[Decision]) -> list[Committed]:
