@@ -11,10 +11,11 @@ import pytest
 from redis.exceptions import MovedError, ResponseError
 
 from perdure.model.errors import StoreUnavailableError
+from perdure.model.queue import QueueLimits, QueueState, Rate
 from perdure.store import open_store
 from perdure.store.redis.cluster import ClusterLink
 from perdure.store.redis.errors import is_of_replica
-from perdure.store.redis.keys import home_of
+from perdure.store.redis.keys import home_of, home_of_queue
 from perdure.store.redis.settings import Address, settings_of
 from perdure.store.redis.store import RedisStore
 from tests.servers import ClusterNode, ValkeyCluster, cut, label, valkey, valkey_cluster
@@ -78,6 +79,34 @@ async def test_a_shard_that_fails_does_not_lose_what_others_leased(
     assert {claimed.run.id for claimed in claims} == others
     victim.call("ACL", "SETUSER", "default", "+hset")
     assert len(await store.claim(["default"], 100, "w", NOW, NOW + 1000)) == 60 - len(others)
+
+
+async def test_a_queue_that_bounds_how_many_there_are_stands_still_until_all_is_known(
+    outage: tuple[RedisStore, ValkeyCluster, ClusterNode],
+) -> None:
+    store, cluster, victim = outage
+    bounded = next(f"q{n}" for n in range(99) if is_served(store, cluster, victim, f"q{n}"))
+    paced = next(f"p{n}" for n in range(99) if is_served(store, cluster, victim, f"p{n}"))
+    away = next(f"a{n}" for n in range(99) if not is_served(store, cluster, victim, f"a{n}"))
+    for queue in (bounded, paced):
+        await store.create([new(f"{queue}{number}", queue=queue) for number in range(60)])
+    await store.set_queue(QueueState(bounded, limits=QueueLimits(concurrency=5)))
+    await store.set_queue(QueueState(paced, limits=QueueLimits(rate=Rate(5, 1000))))
+    await store.set_queue(QueueState(away, is_paused=True))
+    victim.kill()
+    view = await store.look_into(bounded, NOW, 9, 99, None)
+    assert view is not None
+    assert (view.candidates, view.last_key) == ([], None)
+    view = await store.look_into(paced, NOW, 9, 999, None)
+    assert view is not None
+    assert 0 < len(view.candidates) < 60
+    assert {state.name: state.is_paused for state in await store.queues()} == {bounded: False, paced: False, away: True}
+    with pytest.raises(StoreUnavailableError):
+        await store.look_into(away, NOW, 9, 9, None)
+
+
+def is_served(store: RedisStore, cluster: ValkeyCluster, victim: ClusterNode, queue: str) -> bool:
+    return cluster.owner(store._shards[home_of_queue(queue, SHARDS)].slot) is not victim
 
 
 async def test_a_node_without_a_name_is_where_it_answered(tmp_path: Path) -> None:
