@@ -70,12 +70,12 @@ def test_a_thread_that_does_not_end_cannot_hold_the_process(shell, worker, effec
 
 
 def test_it_says_what_it_works(worker, url):
-    process = worker("--queues", "mail, default", "--concurrency", "7")
+    process = worker("--queue", "mail = 3, default", "--concurrency", "7")
     said = process.says("working")
     assert said["store"] == url.partition("?")[0]
     assert said["durability"] == "D1 relaxed"
     assert said["workflows"] == "broken,held,letter,nap,order,parcel,stuck"
-    assert said["queues"] == "mail,default"
+    assert said["queues"] == "mail=3,default"
     assert said["concurrency"] == 7
     assert said["pid"] == process.process.pid
     assert list(said)[:3] == ["timestamp", "level", "event"]
@@ -131,6 +131,8 @@ class TestMistakes:
             ([SHOP, "--drain", "soon"], "drain: 'soon' is no duration"),
             ([SHOP, "--concurrency", "0"], "concurrency: 0 must be a whole number"),
             ([SHOP, "--queues", "a,,b"], "queue"),
+            ([SHOP, "--queues", "a=many"], "--queues: 'a=many' must be a name, or a name and a number, as in pdf=4"),
+            ([SHOP, "--queues", "a=0"], "queues: 'a': 0 must be a whole number, at least 1"),
             ([SHOP, "--log-level", "loud"], "'loud' is none of debug, info, warning, error"),
         ],
     )

@@ -7,7 +7,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Annotated, Any
@@ -39,6 +39,7 @@ def register(app: typer.Typer) -> None:
         examples=[
             "perdure worker shop.app:app",
             "perdure worker shop/app.py:app --queues mail,default --concurrency 50 --drain 2m",
+            "perdure worker shop.app:app --queues pdf=4,default",
             "perdure worker shop.app:app --processes 4",
         ],
     )(work)
@@ -49,7 +50,14 @@ def work(
     target: Annotated[str, typer.Argument(metavar="MODULE:APP", help="As in shop.app:app, or shop/app.py:app.")],
     *,
     queues: Annotated[
-        str | None, typer.Option("--queues", "-q", metavar="A,B", help="The queues to serve; the app's by default.")
+        str | None,
+        typer.Option(
+            "--queues",
+            "--queue",
+            "-q",
+            metavar="A,B=N",
+            help="The queues to serve, and how many runs of one to have in hand at once; the app's by default.",
+        ),
     ] = None,
     concurrency: Annotated[
         int | None,
@@ -101,7 +109,7 @@ def work(
         return _keep(session, log, ["worker", *words, "--", target], processes)
     session.app = target
     if queues is not None:
-        chosen["queues"] = tuple(name.strip() for name in queues.split(","))
+        chosen["queues"], chosen["per_queue"] = _queues(queues)
     if line is None:
         return _work(session, log, chosen, None)
     try:
@@ -111,6 +119,20 @@ def work(
             show_traceback(error)
         line.tell(News(failed=Failure(*describe(error))))
         return exit_code(error)
+
+
+def _queues(text: str) -> tuple[tuple[str, ...], dict[str, int]]:
+    """Return the queues to serve, and how many runs of some of them to have in hand at once."""
+    names: list[str] = []
+    most: dict[str, int] = {}
+    for part in text.split(","):
+        name, equals, number = (piece.strip() for piece in part.partition("="))
+        if equals:
+            if not number.isdecimal():
+                raise UsageError(f"--queues: {part.strip()!r} must be a name, or a name and a number, as in pdf=4")
+            most[name] = int(number)
+        names.append(name)
+    return tuple(names), most
 
 
 def _work(session: Session, log: BoundLogger, chosen: dict[str, Any], line: Line | None) -> int:
@@ -209,7 +231,7 @@ class ToldShift(Shift):
             "store": info.url,
             "durability": info.durability,
             "workflows": sorted(self.app.registry.workflows),
-            "queues": list(self.app.settings.queues),
+            "queues": [_bounded(queue, self.app.settings.per_queue) for queue in self.app.settings.queues],
             "concurrency": self.app.settings.concurrency,
             "pid": os.getpid(),
             "worker": worker.id,
@@ -220,6 +242,10 @@ class ToldShift(Shift):
             self._line.tell(News(working=hello))
         else:
             self._session.tell(hello)
+
+
+def _bounded(queue: str, most: Mapping[str, int]) -> str:
+    return f"{queue}={most[queue]}" if queue in most else queue
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
