@@ -267,6 +267,14 @@ async def test_a_task_for_one_server_takes_paths_and_carries_what_no_journal_sho
     assert [other.asked[0].headers[name] for name in ("Authorization", "X-A")] == [None, None]
 
 
+async def test_no_proxy_of_the_environment_stands_between(monkeypatch):
+    with web(in_turn(Reply(body=b"proxy"))) as proxy, web(in_turn(Reply(body=b"server"))) as server:
+        for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+            monkeypatch.setenv(name, proxy.url)
+        assert (await request(server.url)).text == "server"
+        assert proxy.asked == []
+
+
 # In an engine.
 
 
