@@ -145,6 +145,10 @@ async def test_which_statuses_are_tried_again_and_which_are_answers_can_be_said(
             await request(server.url, retry_on=[404])
         with pytest.raises(HttpError):
             await request(server.url, retry_on=[404])
+    with web(in_turn(Reply(202), Reply(200))) as server:
+        with pytest.raises(HttpError, match="answered 202"):
+            await request(server.url, retry_on=[202])
+        assert (await request(server.url, retry_on=[202])).status == 200
 
 
 @pytest.mark.parametrize(
@@ -178,9 +182,9 @@ async def test_an_answer_that_does_not_come_in_time_is_given_up():
             await request(server.url, timeout=HttpTimeouts(read=0.05))
 
 
-@pytest.mark.parametrize("timeout", ["soon", -1, HttpTimeouts(read=-1)])
-async def test_a_timeout_that_is_none_is_refused(timeout):
-    with pytest.raises(UsageError, match="^timeout"):
+@pytest.mark.parametrize("timeout", ["soon", -1, HttpTimeouts(read=-1), "2 hours", HttpTimeouts(total=3_601)])
+async def test_a_timeout_out_of_its_range_is_refused(timeout):
+    with pytest.raises((UsageError, HttpRequestError), match="^timeout"):
         await request("http://127.0.0.1:1", timeout=timeout)
 
 
@@ -233,6 +237,23 @@ async def test_redirects_are_followed_and_counted():
             await request(f"{server.url}/6")
         with pytest.raises(HttpRequestError, match="more than 0 redirects"):
             await http_request_task(guard=False, max_redirects=0)(f"{server.url}/1")
+
+
+async def test_the_body_of_a_redirect_is_not_read():
+    def answers(asked: Asked) -> Reply:
+        if asked.path == "/there":
+            return Reply(body=b"there")
+        return Reply(302, b"x" * 100_000, {"Location": "/there", "Content-Encoding": "gzip"}, parts=1_000_000)
+
+    with web(answers) as server:
+        assert (await request(server.url, timeout=5)).text == "there"
+
+
+@pytest.mark.parametrize(("status", "method", "body"), [(303, "GET", b""), (302, "GET", b""), (307, "POST", b"x")])
+async def test_a_redirect_says_whether_the_body_goes_on(status, method, body):
+    with web(in_turn(Reply(status, headers={"Location": "/in"}), Reply())) as server:
+        await request(server.url, "POST", body="x")
+    assert (server.asked[1].method, server.asked[1].path, server.asked[1].body) == (method, "/in", body)
 
 
 async def test_what_the_caller_gave_goes_to_nobody_else():

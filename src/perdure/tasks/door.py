@@ -58,8 +58,6 @@ class Door:
                 return await self._exchange(request, timeouts)
         except TimeoutError:
             raise HttpError(f"{where}: no whole answer within {timeouts.total:g} s") from None
-        except httpx.TooManyRedirects:
-            raise HttpRequestError(f"{where}: more than {self._max_redirects} redirects") from None
         except (httpx.InvalidURL, httpx.UnsupportedProtocol, httpx.LocalProtocolError) as error:
             raise HttpRequestError(f"{where}: {error}") from None
         except (httpx.HTTPError, OSError) as error:
@@ -73,22 +71,30 @@ class Door:
         )
         if self._guard is not None:
             transport = _Pinned(self._guard, transport)
-        hook = _Checked(set(request.headers))
-        url = httpx.URL(request.url).copy_merge_params(request.params or {})
-        async with (
-            httpx.AsyncClient(
-                transport=transport,
-                timeout=httpx.Timeout(timeouts.read, connect=timeouts.connect),
-                follow_redirects=True,
-                max_redirects=self._max_redirects,
-                trust_env=False,
-                event_hooks={"request": [hook.check]},
-                headers={"accept-encoding": "gzip", "user-agent": "perdure"},
-            ) as client,
-            client.stream(request.method, url, headers=request.headers, content=request.content) as response,
-        ):
-            raw = await self._read(response)
-        return answer_of(response.status_code, str(response.url), response.headers, raw)
+        client = httpx.AsyncClient(
+            transport=transport,
+            timeout=httpx.Timeout(timeouts.read, connect=timeouts.connect),
+            trust_env=False,
+            headers={"accept-encoding": "gzip", "user-agent": "perdure"},
+        )
+        async with client:
+            url = httpx.URL(request.url).copy_merge_params(request.params or {})
+            going = client.build_request(request.method, url, headers=request.headers, content=request.content)
+            origin = _origin(url)
+            for _ in range(self._max_redirects + 1):
+                _check(going.url)
+                if _origin(going.url) != origin:  # what the caller gave is for nobody else
+                    for name in request.headers.keys() - {"accept", "content-type"}:
+                        going.headers.pop(name, None)
+                response = await client.send(going, stream=True)
+                try:
+                    if response.next_request is None:
+                        raw = await self._read(response)
+                        return answer_of(response.status_code, str(response.url), response.headers, raw)
+                finally:
+                    await response.aclose()  # a redirect's body is not read: it may be endless
+                going = response.next_request
+        raise HttpRequestError(f"{request.method} {shown(request.url)}: more than {self._max_redirects} redirects")
 
     async def _read(self, response: httpx.Response) -> bytes:
         """Return the body, unpacked; a small body that unpacks to a large one is stopped on the way."""
@@ -114,30 +120,6 @@ class Door:
                 f"{shown(str(response.url))} answered with more than {self._max_bytes:,} bytes; "
                 "ask for less, or make the task with a larger max_bytes (and Limits.payload_bytes)"
             )
-
-
-class _Checked:
-    """Looks at each request before it goes out: the first, and those that follow a redirect."""
-
-    def __init__(self, given: set[str]) -> None:
-        self._given = given
-        self._origin: tuple[str, str, int | None] | None = None
-
-    async def check(self, request: httpx.Request) -> None:
-        """Refuse a URL that is none, and take a caller's headers away where a redirect leads to somebody else."""
-        url = request.url
-        where = shown(str(url))
-        if url.scheme not in ("http", "https"):
-            raise HttpRequestError(f"url: {where} must begin with http:// or https://")
-        if not url.host:
-            raise HttpRequestError(f"url: {where} names no host")
-        if url.userinfo:
-            raise HttpRequestError(f"url: {where} holds a user or a password; give an Authorization header instead")
-        origin = (url.scheme, url.host, url.port)
-        self._origin = self._origin or origin
-        if origin != self._origin:
-            for name in self._given - {"accept", "content-type"}:
-                request.headers.pop(name, None)
 
 
 class _Pinned(httpx.AsyncBaseTransport):
@@ -167,6 +149,20 @@ class _Pinned(httpx.AsyncBaseTransport):
 
     async def aclose(self) -> None:
         await self._inner.aclose()
+
+
+def _check(url: httpx.URL) -> None:
+    where = shown(str(url))
+    if url.scheme not in ("http", "https"):
+        raise HttpRequestError(f"url: {where} must begin with http:// or https://")
+    if not url.host:
+        raise HttpRequestError(f"url: {where} names no host")
+    if url.userinfo:
+        raise HttpRequestError(f"url: {where} holds a user or a password; give an Authorization header instead")
+
+
+def _origin(url: httpx.URL) -> tuple[str, str, int | None]:
+    return url.scheme, url.host, url.port
 
 
 def _said(error: Exception) -> str:

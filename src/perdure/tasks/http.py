@@ -27,6 +27,9 @@ HTTP_ANSWER_BYTES = 500_000
 HTTP_REDIRECTS = 5
 """How many redirects are followed."""
 
+HTTP_TIMEOUT = 3_600.0
+"""The longest timeout of a request, in seconds."""
+
 HTTP_RETRY = Retry(attempts=5, delay="1s")
 
 _SAFE = {"GET", "HEAD", "OPTIONS"}
@@ -90,7 +93,7 @@ def http_request_task(
             json: a body, sent as JSON.
             body: a body, sent as it is.
             timeout: of the whole request (a duration), or of its parts.
-            retry_on: statuses worth another attempt; 408, 425, 429 and 500 to 599 by default.
+            retry_on: statuses worth another attempt, any at all; 408, 425, 429 and 500 to 599 by default.
             accept: statuses of 400 and more that are answers all the same.
 
         Raises:
@@ -104,7 +107,8 @@ def http_request_task(
         if json is not None:
             request.headers.setdefault("content-type", "application/json")
         answer = await door.send(request, _timeouts(timeout))
-        if answer.status >= 400 and answer.status not in (accept or ()):
+        is_accepted = answer.status < 400 or answer.status in (accept or ())
+        if not is_accepted or answer.status in (retry_on or ()):
             raise refusal_of(method, answer, retry_on)
         return answer
 
@@ -164,12 +168,13 @@ def _timeouts(given: float | str | HttpTimeouts | None) -> HttpTimeouts:
     """Return the timeouts of a request; one duration bounds every part of it."""
     if given is None:
         return HttpTimeouts()
-    if isinstance(given, HttpTimeouts):
-        for part in given.__struct_fields__:
-            seconds(getattr(given, part), field=f"timeout.{part}")
-        return given
-    total = seconds(given, field="timeout")
-    return HttpTimeouts(connect=min(HttpTimeouts().connect, total), read=total, total=total)
+    if not isinstance(given, HttpTimeouts):
+        total = seconds(given, field="timeout")
+        given = HttpTimeouts(connect=min(HttpTimeouts().connect, total), read=total, total=total)
+    for part in given.__struct_fields__:
+        if seconds(getattr(given, part), field=f"timeout.{part}") > HTTP_TIMEOUT:
+            raise HttpRequestError(f"timeout.{part}: {getattr(given, part):g} s are more than {HTTP_TIMEOUT:g} s")
+    return given
 
 
 http_request = http_request_task()
