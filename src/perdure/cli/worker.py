@@ -29,6 +29,17 @@ from perdure.model.errors import UsageError
 
 LEVELS = ("debug", "info", "warning", "error")
 
+QueueNames = Annotated[
+    str | None,
+    typer.Option(
+        "--queues",
+        "--queue",
+        "-q",
+        metavar="A,B=N",
+        help="The queues to serve, and how many runs of one to have in hand at once; the app's by default.",
+    ),
+]
+
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
@@ -49,16 +60,7 @@ def work(
     session: Session,
     target: Annotated[str, typer.Argument(metavar="MODULE:APP", help="As in shop.app:app, or shop/app.py:app.")],
     *,
-    queues: Annotated[
-        str | None,
-        typer.Option(
-            "--queues",
-            "--queue",
-            "-q",
-            metavar="A,B=N",
-            help="The queues to serve, and how many runs of one to have in hand at once; the app's by default.",
-        ),
-    ] = None,
+    queues: QueueNames = None,
     concurrency: Annotated[
         int | None,
         typer.Option(
