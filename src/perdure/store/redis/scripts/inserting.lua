@@ -96,6 +96,25 @@ local function without_worker(new, number)
   new[3] = lane_of(row, letter_of(row)) .. time_text(row.d)
 end
 
+-- What a run with a limit key, or under an admission, has in LIMITED.
+local function line_up(new, number, limited)
+  local queue = string.match(new[3], '^[^%z]*')
+  move({}, limited, nil, new[9] and line_entry(queue, new[9], new[3] .. number))
+  move({}, limited, nil, new[11] and admitted_entry(queue, new[9], new[11], number))
+end
+
+local function keep_messages(new, number, inbox, seen, mail)
+  for _, message in ipairs(new[8] or {}) do
+    inbox[#inbox + 1] = number .. ':' .. message[1]
+    inbox[#inbox + 1] = message[2] .. message[3] .. text()
+    seen[#seen + 1] = number .. ':' .. message[3]
+    seen[#seen + 1] = message[1]
+    local letter = string.lower(message[2])
+    move({}, mail, nil, letter == message[2] and mail_entry(number, 'u', message[1]))
+    move({}, mail, nil, letter == 'c' and mail_entry(number, 'c', message[1]))
+  end
+end
+
 -- `insert` for runs of which no two have one dedup key; `offset` is how many came before these.
 local function insert_some(list, offset, are_moved, there, waiting)
   local stood, stand_for, fresh = taken_ids(list)
@@ -131,10 +150,8 @@ local function insert_some(list, offset, are_moved, there, waiting)
       move({}, due, nil, new[3] and new[3] .. number)
       move({}, created, nil, new[4] .. number)
       move({}, family, nil, new[5] and new[5] .. '\0' .. number)
-      if new[9] or new[11] then
-        local queue = new[3] and string.match(new[3], '^[^%z]*')
-        move({}, limited, nil, new[9] and new[3] and line_entry(queue, new[9], new[3] .. number))
-        move({}, limited, nil, new[11] and new[3] and admitted_entry(queue, new[9], new[11], number))
+      if new[3] and (new[9] or new[11]) then
+        line_up(new, number, limited)
       end
       if new[10] then
         deduped[#deduped + 1] = new[10][1]
@@ -144,15 +161,7 @@ local function insert_some(list, offset, are_moved, there, waiting)
         expiring[#expiring + 1] = new[7]
         expiring[#expiring + 1] = number
       end
-      for _, message in ipairs(new[8] or {}) do
-        inbox[#inbox + 1] = number .. ':' .. message[1]
-        inbox[#inbox + 1] = message[2] .. message[3] .. text()
-        seen[#seen + 1] = number .. ':' .. message[3]
-        seen[#seen + 1] = message[1]
-        local letter = string.lower(message[2])
-        move({}, mail, nil, letter == message[2] and mail_entry(number, 'u', message[1]))
-        move({}, mail, nil, letter == 'c' and mail_entry(number, 'c', message[1]))
-      end
+      keep_messages(new, number, inbox, seen, mail)
       count(new[2], 1)
     end
   end
