@@ -1,5 +1,5 @@
--- What may take long stands last, and nothing is locked more than it must be: the new columns change no row, and each
--- index is made in one reading of the table, during which runs can be read but not changed.
+-- The new columns change no row. The runs are locked until all of this is done, and each index is made in one reading of
+-- them: a store of a million of them stands still for a second or two.
 
 ALTER TABLE perdure.runs
     ADD COLUMN limit_key text COLLATE "C" NOT NULL DEFAULT '',
