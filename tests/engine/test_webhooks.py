@@ -148,9 +148,13 @@ async def test_a_terminated_run_is_told_of(world, app, receiver):
     async with app:
         await app.start(bad, 1_000.0, id="r")
         await world.settle()
+        receiver.statuses = [500]
         await app.run("r").terminate()
         await arrived(world, receiver, 1)
         assert json.loads(receiver.got[0][1])["status"] == "terminated"
+        await app.run(receiver.got[0][0]["webhook-id"]).terminate()
+        await world.advance(60)
+        assert len((await app.runs()).runs) == 2  # nobody is told of deliveries
 
 
 async def test_each_restart_is_told_of_again(world, app, receiver):

@@ -115,9 +115,8 @@ class Lifecycle:
 
     async def _terminated(self, store: Store, ids: list[str]) -> None:
         try:
-            events = [
-                _event(run, "workflow:terminated", run.status, run.updated_at) for run in await store.get(ids) if run
-            ]
+            runs = [run for run in await store.get(ids) if run is not None and not run.workflow.startswith(OURS)]
+            events = [_event(run, "workflow:terminated", run.status, run.updated_at) for run in runs]
             news = [delivery for event in events for delivery in self.deliveries(event, _moment(event))]
             if news:
                 await store.create(news)
