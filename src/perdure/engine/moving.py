@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from enum import Enum
 
 import msgspec
+from msgspec.structs import replace
 
 from perdure.engine.env import Env, SystemEnv, pause
 from perdure.engine.explain import WORKER_GONE_AFTER
@@ -68,6 +69,8 @@ class Moved(msgspec.Struct, frozen=True):
         there: how many had been there before, the same in everything.
         verified: how many were read back from the target, the same in everything.
         workflows: how many entries of the catalog were published.
+        definitions: how many versions of workflows that are written as data were new to the target.
+        queues: of how many queues the limits, or that they are paused, were new to the target.
         status: the runs by status, as the source counts them at the end and as they were read back.
         different: in the target under the same id, and not the same: they were there before and were left alone, or
             somebody has worked them there since.
@@ -82,6 +85,8 @@ class Moved(msgspec.Struct, frozen=True):
     verified: int
     workflows: int
     status: dict[RunStatus, Arrived]
+    definitions: int = 0
+    queues: int = 0
     different: Listed = Listed()
     missing: Listed = Listed()
     changed: Listed = Listed()
@@ -102,7 +107,7 @@ async def move(
     told: Told = lambda stage, done, total: None,
     env: Env | None = None,
 ) -> Moved:
-    """Copy the catalog and every run, and verify that all of it is in the target. The source stays as it is.
+    """Copy everything, and verify that every run is in the target. The source stays as it is.
 
     Args:
         source: open, and worked by nobody.
@@ -113,7 +118,8 @@ async def move(
         env: where the time comes from.
 
     Raises:
-        UsageError: source and target are the same store.
+        UsageError: source and target are the same store; or the target has a version of a workflow that is written as
+            data, with another text. Nothing was copied.
         StoreLockedError: a worker is alive on the source. StoreError: a store failed; a second call goes on from there.
     """
     if source is target or _is_one_place(await source.describe(), await target.describe()):
@@ -135,6 +141,8 @@ class _Move:
 
     async def carry_out(self) -> Moved:
         """Do every pass."""
+        definitions = await self._define()
+        queues = await self._set_queues()
         workflows = await self._publish()
         await self._compare()
         moved = await self._copy()
@@ -153,11 +161,36 @@ class _Move:
                 for status in RunStatus
                 if status in counted or status in arrived
             },
+            definitions=definitions,
+            queues=queues,
             different=self._ledger.listed(DIFFERENT),
             missing=self._ledger.listed(MISSING),
             changed=self._ledger.listed(CHANGED),
             added=self._ledger.listed(ADDED),
         )
+
+    async def _define(self) -> int:
+        """Keep the source's definitions in the target: before its runs, which may be claimed there at once."""
+        known = {(kept.name, kept.version): kept.text for kept in await self._target.definitions()}
+        fresh = []
+        for kept in await self._source.definitions():
+            text = known.get((kept.name, kept.version))
+            if text is None:
+                fresh.append(kept)
+            elif text != kept.text:
+                raise UsageError(
+                    f"definitions: the target has another {kept.name!r} of version {kept.version!r}, under which runs "
+                    "of the source would go on; move to a store without it"
+                )
+        for first in range(0, len(fresh), self._batch):
+            await self._target.define(fresh[first : first + self._batch])
+        return len(fresh)
+
+    async def _set_queues(self) -> int:
+        """Set the source's queues in the target as they are, but for those that the target has set itself."""
+        known = {state.name for state in await self._target.queues()}
+        fresh = [state for state in await self._source.queues() if state.name not in known]
+        return sum([await self._target.set_queue(replace(state, version=1)) for state in fresh])
 
     async def _publish(self) -> int:
         """Announce the source's workflows in the target, but for what the target knows better."""
