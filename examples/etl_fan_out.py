@@ -1,7 +1,7 @@
 """Daily sales of many shops, put together: `python examples/etl_fan_out.py`.
 
-Each shop's file is a task of its own on the queue `extract`, so any number of workers share them, and a shop whose file
-cannot be read does not hold up the others. What was read is summed up and loaded in one transaction with its record.
+Each shop's file is a task of its own on the queue `extract`, so any number of workers share them, fifty at once. One in
+ten may be unreadable without holding up the others. The sums are loaded in one transaction with the step's record.
 """
 
 import asyncio
@@ -11,7 +11,7 @@ import sqlite3
 import tempfile
 from pathlib import Path
 
-from perdure import ChildFailedError, NonRetryableError, Perdure, Retry, flow
+from perdure import ItemFailure, NonRetryableError, Perdure, Retry, flow
 
 app = Perdure("sqlite:///sales.db", queues=("default", "extract"))
 
@@ -19,15 +19,15 @@ SHOPS = [f"shop-{number:02}" for number in range(1, 21)]
 
 
 @app.task(queue="extract", retry=Retry(attempts=4, delay="100ms"))
-def extract(folder: str, shop: str) -> dict[str, int]:
+def extract(path: str) -> dict[str, int]:
     """What a shop sold, in cents by product. May run again: it only reads."""
     sold: dict[str, int] = {}
     try:
-        with (Path(folder) / f"{shop}.csv").open(newline="") as file:
+        with Path(path).open(newline="") as file:
             for row in csv.DictReader(file):
                 sold[row["product"]] = sold.get(row["product"], 0) + int(row["cents"])
     except (KeyError, ValueError) as error:
-        raise NonRetryableError(f"{shop}.csv is no list of sales: {error}") from error
+        raise NonRetryableError(f"{path} is no list of sales: {error}") from error
     return sold
 
 
@@ -49,12 +49,12 @@ def load(day: str, total: dict[str, int]) -> None:
 
 
 @app.workflow
-async def daily_sales(day: str, folder: str, shops: list[str]) -> dict[str, int]:
-    found = await asyncio.gather(*(extract(folder, shop) for shop in shops), return_exceptions=True)
-    failed = [shop for shop, sold in zip(shops, found, strict=True) if isinstance(sold, ChildFailedError)]
-    total = await transform([sold for sold in found if isinstance(sold, dict)])
+async def daily_sales(day: str, paths: list[str]) -> dict[str, int]:
+    found = await flow.map(extract, paths, limit=50, tolerate="10%")
+    sold = [one for one in found if not isinstance(one, ItemFailure)]
+    total = await transform(sold)
     await load(day, total)
-    return {"shops": len(shops) - len(failed), "failed": len(failed), "products": len(total)}
+    return {"shops": len(sold), "failed": len(found) - len(sold), "products": len(total)}
 
 
 def write_files(folder: str) -> None:
@@ -67,7 +67,8 @@ def write_files(folder: str) -> None:
 async def main() -> None:
     write_files(".")
     async with app:
-        run = await app.start(daily_sales, "2026-11-20", str(Path.cwd()), SHOPS)
+        paths = [str(path) for path in sorted(Path.cwd().glob("*.csv"))]
+        run = await app.start(daily_sales, "2026-11-20", paths)
         print(await run.result(timeout="1 minute"))
     with contextlib.closing(sqlite3.connect("sales.db")) as database:
         for product, cents in database.execute("SELECT product, cents FROM sales ORDER BY product"):

@@ -102,6 +102,34 @@ async def test_an_entry_is_made_once_whoever_asks_again_and_how_often(tmp_path):
     ]
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("customer", "status", "arrives"), [("cust-01", "open", True), ("cust-03", "void", False)])
+async def test_there_is_one_entry_and_it_is_right_wherever_the_worker_dies(tmp_path, customer, status, arrives):
+    async with post_box() as box:
+        with source() as orders:
+            path = tmp_path / "accounts.db"
+            app = make_app(Settings("memory://", str(path), orders.url, "127.0.0.1", box.port))
+
+            async def body(engine: testing.Engine) -> None:
+                path.unlink(missing_ok=True)
+                accounts = Accounts(str(path))
+                box.mails.clear()
+                await app.publish(DEFINITION)
+                run = await app.start("invoice", input={"customerId": customer})
+                if arrives:
+                    await engine.result(run)
+                else:
+                    with pytest.raises(RunCompensatedError):
+                        await engine.result(run)
+                assert accounts.listed() == [("R-00001", customer, 8_929, status)]
+                assert len({mail["Message-ID"] for mail in box.mails}) == arrives, (
+                    "a repeated mail can be told by its id"
+                )
+
+            assert await testing.crash_everywhere(app, body) > 10
+
+
+@pytest.mark.slow
 def test_the_whole_program_with_a_process_for_each_queue():
     ran = subprocess.run(
         [sys.executable, "-m", "examples.invoice"], cwd=ROOT, capture_output=True, text=True, timeout=55, check=False

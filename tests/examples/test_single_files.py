@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from perdure import RunCompensatedError, testing
+from perdure import RunCompensatedError, RunFailedError, testing
 
 ROOT = Path(__file__).parent.parent.parent
 SAYS = {
@@ -59,6 +59,17 @@ async def test_who_does_not_answer_in_three_days_is_passed_over():
         assert await asked.result() == "refused by the head of finance"
         nobody = await example.app.start(example.approve, example.Expense("eve", 6_000))
         assert await engine.result(nobody) == "nobody answered"
+
+
+async def test_a_day_on_which_too_many_shops_are_unreadable_is_not_loaded(tmp_path):
+    example = importlib.import_module("examples.etl_fan_out")
+    example.write_files(str(tmp_path))
+    for shop in example.SHOPS[:2]:
+        (tmp_path / f"{shop}.csv").write_text("product,cents\ntea,many\n")
+    async with testing.engine(example.app) as engine:
+        run = await example.app.start(example.daily_sales, "2026-11-20", [str(path) for path in tmp_path.glob("*.csv")])
+        with pytest.raises(RunFailedError, match="3 items failed, over tolerate=2"):
+            await engine.result(run)
 
 
 async def test_what_was_booked_is_undone_last_first(capsys):
