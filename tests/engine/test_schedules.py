@@ -484,3 +484,23 @@ class TestDeclared:
         app.schedule(every="2h", name="slow")(nap)
         with pytest.raises(DefinitionError, match="a schedule 'slow' is declared already"):
             app.schedule(every="3h", name="slow")(nap)
+
+
+async def test_why_it_does_not_move_is_told(world, make):
+    client, app = make(mode="client"), make()
+    ticking(app)
+
+    async def reason() -> str:
+        return (await client.run("schedule:tick").explain()).reasons[-1]
+
+    async with client:
+        await client.schedules.create("tick", "tick", every="1h")
+        assert await reason() == "no worker has ever announced anything: start one"
+        async with app:
+            await world.settle()
+            assert "'change' waits for an event of type 'schedule.change' until" in await reason()
+        await client.schedules.create("other", "tick", every="1h")
+        assert "workers are there, and busy" in (await client.run("schedule:other").explain()).reasons[-1]
+        await world.advance(DAY)
+        first, *_ = (await client.run("schedule:tick").explain()).reasons
+        assert first.startswith("no worker has announced anything since 2023-11-14 22:13:20 UTC")

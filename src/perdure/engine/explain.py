@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import msgspec
 
 from perdure.core.wait import Wait, decode_waits
+from perdure.engine.lifecycle import OURS
 from perdure.model import failure
 from perdure.model.decision import CatalogEntry, Message
 from perdure.model.run import FINISHED, Run, RunStatus
@@ -96,17 +97,19 @@ def _leased(run: Run, now: int) -> list[str]:
 
 def _nobody(run: Run, catalog: Sequence[CatalogEntry], now: int) -> list[str]:
     """Return whether anybody serves a run's workflow, and its queue as far as that was announced."""
-    seen = [entry.seen_at for entry in catalog if entry.workflow == run.workflow]
-    if not seen:
-        return [f"no worker has ever announced workflow {run.workflow!r}: start one that registers it"]
-    if now - max(seen) > WORKER_GONE_AFTER:
-        return [f"no worker has announced workflow {run.workflow!r} since {_when(max(seen), now)}: start one"]
-    announced = [entry for entry in catalog if now - entry.seen_at <= WORKER_GONE_AFTER]
-    if run.queue not in {entry.queue for entry in announced}:
-        own = max((entry for entry in announced if entry.workflow == run.workflow), key=lambda entry: entry.seen_at)
-        usual = f"no worker has announced queue {run.queue!r}, and runs of {run.workflow!r} usually go to {own.queue!r}"
-        return [f"{usual}: start a worker that serves this one"]
-    return [f"workers that know {run.workflow!r} are there, and busy, unless none of them serves queue {run.queue!r}"]
+    is_ours = run.workflow.startswith(OURS)  # which is in every worker
+    known = [entry for entry in catalog if is_ours or entry.workflow == run.workflow]
+    what = "anything" if is_ours else f"workflow {run.workflow!r}"
+    if not known:
+        return [f"no worker has ever announced {what}: start one" + ("" if is_ours else " that registers it")]
+    last = max(known, key=lambda entry: entry.seen_at)
+    if now - last.seen_at > WORKER_GONE_AFTER:
+        return [f"no worker has announced {what} since {_when(last.seen_at, now)}: start one"]
+    if run.queue not in {entry.queue for entry in catalog if now - entry.seen_at <= WORKER_GONE_AFTER}:
+        usual = "" if is_ours else f", and runs of {run.workflow!r} usually go to {last.queue!r}"
+        return [f"no worker has announced queue {run.queue!r}{usual}: start a worker that serves this one"]
+    who = "workers" if is_ours else f"workers that know {run.workflow!r}"
+    return [f"{who} are there, and busy, unless none of them serves queue {run.queue!r}"]
 
 
 def _wait(wait: Wait, now: int) -> str:
