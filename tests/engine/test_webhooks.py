@@ -17,7 +17,8 @@ OTHER = "whsec_" + base64.b64encode(bytes(range(1, 33))).decode()
 
 
 @pytest.fixture
-def receiver():
+def receiver(monkeypatch):
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     with receiving() as found:
         yield found
 
@@ -87,7 +88,8 @@ async def test_a_receiver_that_is_gone_gets_no_more(world, app, receiver):
         assert run.status is RunStatus.ERRORED
 
 
-async def test_nobody_listens_at_first(world, app):
+async def test_nobody_listens_at_first(world, app, monkeypatch):
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     with receiving() as gone:
         url = gone.url
     app.webhook(url, events=["workflow:failed"], secret=SECRET, name="x")
@@ -183,7 +185,7 @@ BODY = b'{"type":"workflow:failed"}'
 
 
 def signed(**changes: str) -> dict[str, str]:
-    signature = webhooks.sign([bytes(range(32))], "msg_1", 1_000, BODY)
+    signature = webhooks.signature([bytes(range(32))], "msg_1", 1_000, BODY)
     return {"Webhook-Id": "msg_1", "Webhook-Timestamp": "1000", "Webhook-Signature": signature, **changes}
 
 
@@ -260,7 +262,7 @@ def test_what_is_no_webhook(app, url, options, message):
 
 
 def test_a_name_is_taken_once(app):
-    app.webhook("https://example.com/hooks", events=["workflow:failed"], secret=SECRET)
+    app.webhook("https://user:word@example.com/hooks", events=["workflow:failed"], secret=SECRET)
     with pytest.raises(DefinitionError, match="a webhook 'example.com-hooks' is registered already"):
         app.webhook("https://example.com/hooks", events=["workflow:completed"], secret=SECRET)
 

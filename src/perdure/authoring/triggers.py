@@ -9,7 +9,7 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from perdure.authoring.expressions import Expression
 from perdure.authoring.workflow import Workflow
@@ -272,7 +272,7 @@ def webhook_of(
     if isinstance(workflows, str):
         raise UsageError(f"workflows: {workflows!r} must be a list of names")
     return Webhook(
-        name=check_name(name or f"{parts.netloc}{parts.path}".replace("/", "-").rstrip("-")[:100], "webhook name"),
+        name=check_name(name or _webhook_name(parts), "webhook name"),
         url=url,
         events=lifecycle_events(events),
         secrets=secrets_of(secret),
@@ -281,6 +281,11 @@ def webhook_of(
         timeout=seconds(timeout, field="timeout"),
         retry=retry or DELIVERY_RETRY,
     )
+
+
+def _webhook_name(parts: SplitResult) -> str:
+    place = f"{parts.hostname}:{parts.port}" if parts.port else f"{parts.hostname}"
+    return f"{place}{parts.path}".replace("/", "-").rstrip("-")[:100]
 
 
 def secrets_of(secret: str | Sequence[str]) -> tuple[bytes, ...]:

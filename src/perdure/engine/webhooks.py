@@ -40,7 +40,7 @@ class DeliveryError(StepError):
     """A delivery was not taken: there was no answer, or not one that says so."""
 
 
-def sign(secrets: Sequence[bytes], delivery_id: str, timestamp: int, body: bytes) -> str:
+def signature(secrets: Sequence[bytes], delivery_id: str, timestamp: int, body: bytes) -> str:
     """Return the `webhook-signature` header of a delivery: one signature for each secret."""
     content = f"{delivery_id}.{timestamp}.".encode() + body
     digests = (hmac.new(secret, content, hashlib.sha256).digest() for secret in secrets)
@@ -77,7 +77,7 @@ def verify(
     if not (stamp.isascii() and stamp.isdigit()):
         raise WebhookVerificationError(f"webhook-timestamp: {stamp!r} is no number of seconds")
     raw = body.encode() if isinstance(body, str) else body
-    expected = sign(secrets, delivery_id, int(stamp), raw).split()
+    expected = signature(secrets, delivery_id, int(stamp), raw).split()
     if not any(hmac.compare_digest(one.encode(), other.encode()) for one in signatures.split() for other in expected):
         raise WebhookVerificationError("no signature is one of this body, id and timestamp with this secret")
     present = SystemEnv().local() / 1000 if now is None else now
@@ -86,7 +86,7 @@ def verify(
             f"webhook-timestamp: {stamp} is more than {seconds(tolerance):g} s from {present:.0f}: an old delivery "
             "that is sent again, or a clock that is off"
         )
-    return codec.decode_any(raw.decode())
+    return codec.decode_any(raw.decode(errors="replace"))
 
 
 def require_http() -> None:
@@ -118,16 +118,16 @@ async def _deliver(webhook: Webhook, event: LifecycleEvent) -> int:
         "content-type": "application/json",
         "webhook-id": delivery_id,
         "webhook-timestamp": str(timestamp),
-        "webhook-signature": sign(webhook.secrets, delivery_id, timestamp, body),
+        "webhook-signature": signature(webhook.secrets, delivery_id, timestamp, body),
     }
     try:
-        async with httpx.AsyncClient(verify=_certificates(), timeout=webhook.timeout, trust_env=False) as http:
+        async with httpx.AsyncClient(verify=_certificates(), timeout=webhook.timeout) as http:
             answer = await http.post(webhook.url, content=body, headers=headers)
     except httpx.HTTPError as error:
-        raise DeliveryError(f"{webhook.url}: {type(error).__name__}: {error}") from None
+        raise DeliveryError(f"webhook {webhook.name!r}: {type(error).__name__}: {error}") from None
     if answer.is_success:
         return answer.status_code
-    told = f"{webhook.url} answered {answer.status_code}"
+    told = f"webhook {webhook.name!r} answered {answer.status_code}"
     if answer.status_code == GONE:
         raise NonRetryableError(f"{told}: it wants no more deliveries")
     raise DeliveryError(told)
