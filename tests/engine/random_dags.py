@@ -26,17 +26,20 @@ def random_dag(seed: int) -> list[Node]:
     delays = [UNIT * 4**n for n in range(NODES)]
     dice.shuffle(delays)
     nodes: list[Node] = []
-    for number in range(dice.randint(1, NODES)):
+    count = dice.randint(2, NODES)
+    for number in range(count):
         before = [node["name"] for node in nodes]
-        after = dice.sample(before, dice.randint(0, min(3, len(before))))
+        after = dice.sample(
+            before, dice.randint(min(1, len(before)) if dice.random() < 0.7 else 0, min(3, len(before)))
+        )
         node: Node = {
             "name": f"s{number}",
             "after": after,
             "delay": delays[number],
             "n": dice.randint(0, 9),
-            "fate": "hopeless" if dice.random() < 0.12 else "ok",
-            "undo": dice.choice([None, "ok", "ok", "hopeless"]) if dice.random() < 0.6 else None,
-            "when": [dice.choice(after), dice.randint(0, 9)] if after and dice.random() < 0.4 else None,
+            "fate": "hopeless" if dice.random() < (0.5 if number == count - 1 else 0.04) else "ok",
+            "undo": dice.choice(["ok", "ok", "ok", "hopeless"]) if dice.random() < 0.7 else None,
+            "when": [dice.choice(after), dice.randint(0, 9)] if after and dice.random() < 0.45 else None,
             "unmet": dice.choice(["skip", "skip-cascade"]),
             "items": None,
             "tolerate": 0,
@@ -236,3 +239,45 @@ def comparable(value: Any) -> Any:
             return {"failed": value["index"]}
         return {name: comparable(each) for name, each in value.items()}
     return [comparable(each) for each in value] if isinstance(value, list) else value
+
+
+def expected(nodes: list[Node]) -> dict[str, Any]:
+    """What becomes of a graph, said without an engine."""
+    ends: dict[str, float] = {}
+    fates: dict[str, str] = {}
+    results: dict[str, Any] = {}
+    failures: list[tuple[float, str]] = []
+    for node in nodes:
+        name = node["name"]
+        begun = max((ends[each] for each in node["after"]), default=0.0)
+        ends[name], fates[name] = begun, "done"
+        if "cascades" in (fates[each] for each in node["after"]):
+            fates[name] = "cascades"
+        elif not holds(node, results):
+            fates[name] = "cascades" if node["unmet"] == "skip-cascade" else "skipped"
+        elif node["items"] is not None:
+            ends[name], results[name], failure = mapped(node, begun)
+            failures += [(failure, "items failed")] if failure is not None else []
+        else:
+            ends[name] = begun + node["delay"]
+            results[name] = {"n": node["n"], "saw": saw(node, results)}
+            failures += [(ends[name], "hopeless")] if node["fate"] == "hopeless" else []
+    if not failures:
+        return {"status": "complete", "undone": [], "result": results}
+    at, told = min(failures)
+    undos = {node["name"]: node["undo"] for node in nodes if node["undo"] is not None and node["name"] in results}
+    undone = sorted((name for name in undos if ends[name] < at), key=lambda name: -ends[name])
+    status = "compensated" if undone else "errored"
+    if "hopeless" in (undos[name] for name in undone):
+        return {"status": "compensation_failed", "undone": undone, "result": None}
+    return {"status": status, "undone": undone, "result": told}
+
+
+def mapped(node: Node, begun: float) -> tuple[float, list[Any], float | None]:
+    """When a map ends, what it gives, and when it fails; two items at a time."""
+    items, tolerate = node["items"], node["tolerate"]
+    most = int(float(tolerate[:-1]) / 100 * len(items)) if isinstance(tolerate, str) else tolerate
+    lost = [index for index, item in enumerate(items) if item == 5]
+    results = [{"failed": index} if index in lost else item for index, item in enumerate(items)]
+    failure = begun + (lost[most] // 2 + 1) * node["delay"] if len(lost) > most else None
+    return begun + -(-len(items) // 2) * node["delay"], results, failure

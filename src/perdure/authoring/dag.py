@@ -17,7 +17,6 @@ from typing import Any
 from perdure.authoring.dag_context import Context, Results
 from perdure.authoring.nodes import Node
 from perdure.authoring.workflow import Workflow
-from perdure.core.ask import Ask
 from perdure.core.graph import Fate, Graph, Walk
 from perdure.core.loop import running
 from perdure.core.replay import Replay
@@ -138,7 +137,7 @@ class Dag(Workflow[..., Any]):
 class Play:
     """One run of a DAG, as far as it has come. The code around it is one coroutine, which waits for the end."""
 
-    __slots__ = ("_dag", "_end", "_given", "_plain", "_replay", "_results", "_run", "_running", "_scope", "_walk")
+    __slots__ = ("_dag", "_end", "_given", "_plain", "_replay", "_results", "_run", "_scope", "_walk")
 
     def __init__(self, dag: Dag, run: Run, given: Any) -> None:
         self._dag = dag
@@ -146,7 +145,6 @@ class Play:
         self._given = given
         self._results: dict[str, Any] = {}
         self._plain: dict[str, Any] = {}
-        self._running: dict[int, Any] = {}
         self._walk = Walk(dag.graph)
         self._scope: dict[str, Any] | None = None
         self._replay: Replay
@@ -193,11 +191,10 @@ class Play:
                 elif node.when is not None and not node.when(self.context(node)):
                     waiting += walk.settle(number, Fate.CASCADES if node.cascades else Fate.SKIPPED)
                 else:
-                    asked = self._running[number] = node.begin(self._replay, self.context)
-                    assert asked.future is not None
-                    asked.future.add_done_callback(functools.partial(self._settled, number))
+                    future = node.begin(self._replay, self.context)
+                    future.add_done_callback(functools.partial(self._settled, number))
         except Exception as error:
-            self._fail(error)
+            self._end.set_exception(error)
             return
         if not walk.left and not self._end.done():
             self._end.set_result(None)
@@ -206,25 +203,14 @@ class Play:
         if self._end.done() or future.cancelled():
             return
         error = future.exception()
-        if error is not None:
-            self._fail(error)
+        if error is not None:  # what is still under way ends with the code
+            self._end.set_exception(error)
             return
-        del self._running[number]
         node, result = self._dag.nodes[number], future.result()
         self._results[node.name] = result
         if self._dag.uses_expressions:
             self._plain[node.name] = result if node.is_plain else _as_data(result)
         self._proceed(self._walk.settle(number, Fate.DONE))
-
-    def _fail(self, error: BaseException) -> None:
-        """Take back what is under way; the run ends with the error, and is undone."""
-        running, self._running = self._running, {}
-        for asked in running.values():
-            if isinstance(asked, Ask):
-                self._replay.cancel(asked.key)
-            else:
-                asked.cancel()
-        self._end.set_exception(error)
 
 
 class PlayContext(Context):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, Protocol
@@ -200,8 +201,8 @@ class Node:
     over: Over | None = None
     is_plain: bool = True
 
-    def begin(self, replay: Replay, context: Callable[..., Context]) -> Ask | Spread | Chunked:
-        """Ask for it.
+    def begin(self, replay: Replay, context: Callable[..., Context]) -> asyncio.Future[Any]:
+        """Ask for it; return the future of its result.
 
         Args:
             replay: of the run.
@@ -209,8 +210,10 @@ class Node:
                 result, for its undo.
         """
         if self.over is None:
-            return self.target.ask(replay, context(self), self.name, self._undo(replay, context))
-        return self._spread(self.over, replay, context)
+            asked = self.target.ask(replay, context(self), self.name, self._undo(replay, context))
+            assert asked.future is not None
+            return asked.future
+        return self._spread(self.over, replay, context).future
 
     def _spread(self, over: Over, replay: Replay, context: Callable[..., Context]) -> Spread | Chunked:
         items = over.make(context(self))
