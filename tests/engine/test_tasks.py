@@ -547,3 +547,47 @@ def test_options_make_another_task_of_the_same_name(app):
     assert not work.given
     assert other.name == work.name
     assert dataclasses.is_dataclass(other.leaf)
+
+
+async def test_a_fork_of_a_task_that_expired_runs(make, world):
+    client, worker = make(mode="client"), make(mode="worker")
+
+    @client.task(name="work", expires="1m", limit_key=lambda n: f"k{n}", retry=Retry(attempts=2, delay=60, jitter=0))
+    async def work(n: int) -> int:
+        if flow.attempt() < 2:
+            raise ConnectionError
+        return n
+
+    @worker.task(name="work")
+    async def works_now(n: int) -> int:
+        await inner()
+        return n
+
+    @worker.step
+    async def inner() -> None: ...
+
+    async with client:
+        run = await work.enqueue(4)
+        async with worker:
+            assert await run.result(timeout=5) == 4
+            await world.advance(120)
+            fork = await run.fork(from_step="work/inner")
+            assert await fork.result(timeout=5) == 4
+            assert (await fork.get()).limit_key == "k4"
+
+
+def test_code_that_cannot_await_enqueues_too(memory):
+    app = Perdure(memory)
+
+    @app.task
+    async def double(n: int) -> int:
+        return 2 * n
+
+    with app.blocking as blocking:
+        assert blocking.enqueue(double, n=4).result(timeout=5) == 8
+        assert [run.result(timeout=5) for run in blocking.enqueue_many(double, [(1,), (2,)])] == [2, 4]
+        queue = blocking.queue("default")
+        queue.pause()
+        assert (queue.name, repr(queue), queue.stats().is_paused) == ("default", "BlockingQueue('default')", True)
+        assert [overview.name for overview in blocking.queues()] == ["default"]
+        assert repr(app.queue("default")) == "Queue('default')"

@@ -11,7 +11,7 @@ from perdure.authoring.enqueuing import Batch
 from perdure.authoring.purity import warn_of_impure_calls
 from perdure.authoring.registry import Registry
 from perdure.authoring.step import Step, step_spec
-from perdure.authoring.task import Task, Undoing
+from perdure.authoring.task import Task
 from perdure.authoring.workflow import Workflow
 from perdure.core.ask import RunIn
 from perdure.model.duration import Duration
@@ -179,7 +179,7 @@ class Decorators:
         self, *, name: str | None = ..., version: str = ..., queue: str = ..., priority: int = ...,
         retry: Retry | None = ..., timeout: Duration | None = ..., expires: Duration | None = ...,
         run_in: RunIn | None = ..., tx: bool = ..., retention: Retention | None = ...,
-        limit_key: Callable[..., str | None] | None = ..., undo: Undoing | None = ...,
+        limit_key: Callable[..., str | None] | None = ..., undo: Callable[..., Any] | None = ...,
     ) -> TaskDecorator: ...  # fmt: skip
     def task(  # type: ignore[misc]  # see step
         self, function: Callable[..., Any] | None = None, /, **options: Any
@@ -200,7 +200,7 @@ class Decorators:
             tx: its own SQL, on the connection that `flow.transaction()` returns, is committed together with its result.
             retention: how long its ended runs are kept; the engine's by default.
             limit_key: called with a run's arguments, it says what the run counts as under its queue's limits per key.
-            undo: what undoes it, in a saga.
+            undo: what undoes a completed run of it that a workflow called as a child; see `step`.
             batch: the function takes a list of what a call takes one of; calls are gathered.
 
         Raises:

@@ -34,9 +34,6 @@ P = ParamSpec("P")
 R = TypeVar("R")
 R_co = TypeVar("R_co", covariant=True)
 
-Undoing = Callable[..., Any]
-"""What undoes a task that has ended well, in a saga; see `flow.saga`."""
-
 _OF_A_CHILD = {"id", "queue", "priority", "delay", "tags", "retention", "expires", "limit_key"}
 
 
@@ -100,7 +97,7 @@ class Task(Workflow[P, R], Generic[P, R]):
         tx: bool = False,
         retention: Retention | None = None,
         limit_key: Callable[..., str | None] | None = None,
-        undo: Undoing | None = None,
+        undo: Callable[..., Any] | None = None,
         batch: Batch | None = None,
         local_names: Mapping[str, Any] | None = None,
     ) -> None:

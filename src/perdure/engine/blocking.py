@@ -9,6 +9,7 @@ from concurrent.futures import CancelledError
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
 from perdure.engine.handle import RunHandle
+from perdure.engine.queues import Queue
 from perdure.model.errors import StoreUnavailableError, UsageError
 
 if TYPE_CHECKING:
@@ -30,6 +31,26 @@ class BlockingRun(Generic[T]):
 
     def __getattr__(self, name: str) -> Any:
         method = getattr(self._run, name)
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            return self._blocking._wrapped(method(*args, **kwargs))
+
+        return call
+
+
+class BlockingQueue:
+    """A queue whose methods wait: `pause`, `stats`, `dead`, … take and return what `Queue`'s do."""
+
+    def __init__(self, blocking: Blocking, queue: Queue) -> None:
+        self.name = queue.name
+        self._blocking = blocking
+        self._queue = queue
+
+    def __repr__(self) -> str:
+        return f"BlockingQueue({self.name!r})"
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self._queue, name)
 
         def call(*args: Any, **kwargs: Any) -> Any:
             return self._blocking._wrapped(method(*args, **kwargs))
@@ -95,6 +116,25 @@ class Blocking:
         runs: list[BlockingRun[Any]] = self._call("start_many", workflow, inputs, **options)
         return runs
 
+    def enqueue(self, task: Any, /, *args: Any, **kwargs: Any) -> BlockingRun[Any]:
+        """Start a run of a task; see `Perdure.enqueue`."""
+        run: BlockingRun[Any] = self._call("enqueue", task, *args, **kwargs)
+        return run
+
+    def enqueue_many(self, task: Any, inputs: Any) -> list[BlockingRun[Any]]:
+        """Start a run of a task for each input; see `Perdure.enqueue_many`."""
+        runs: list[BlockingRun[Any]] = self._call("enqueue_many", task, inputs)
+        return runs
+
+    def queue(self, name: str) -> BlockingQueue:
+        """Return a queue; see `Perdure.queue`."""
+        self.open()
+        return BlockingQueue(self, self._app.queue(name))
+
+    def queues(self) -> Any:
+        """Return every queue; see `Perdure.queues`."""
+        return self._call("queues")
+
     def run(self, run_id: str, workflow: Any = None) -> BlockingRun[Any]:
         """Return the handle of a run; see `Perdure.run`."""
         self.open()
@@ -112,7 +152,7 @@ class Blocking:
         """Return what the store is; see `Perdure.describe`."""
         return self._call("describe")
 
-    def _call(self, name: str, *args: Any, **options: Any) -> Any:
+    def _call(self, name: str, /, *args: Any, **options: Any) -> Any:
         self.open()
         return self._wrapped(getattr(self._app, name)(*args, **options))
 

@@ -49,14 +49,24 @@ KEYS_AT_ONCE = 64
 TRIES = 8
 """How often in a row others may get ahead of this worker in a gated queue before it comes back later."""
 
+OUTRUN_CHECK = 0.1
+"""After how many seconds it then comes back."""
+
 _log = logging.getLogger("perdure.engine")
 
 
 class Claiming:
-    """See the module's text. `idle_check` and `gate_check` are seconds; see `IDLE_CHECK` and `GATE_CHECK`."""
+    """See the module's text.
+
+    Attributes:
+        idle_check: see `IDLE_CHECK`.
+        gate_check, change_check: see `GATE_CHECK`: where runs wait for the end of others, and where only a change of
+            the queue, or time, can let them in.
+    """
 
     idle_check: float = IDLE_CHECK
     gate_check: float = GATE_CHECK
+    change_check: float = GATE_CHECK
 
     def __init__(self, worker: Worker) -> None:
         self._worker = worker
@@ -245,7 +255,7 @@ class Claiming:
             Whether nothing more can be taken of it for now.
         """
         after = self._after.get(queue)
-        has_wrapped, outrun, begun = after is None, 0, 0
+        has_wrapped, is_full, outrun, begun = after is None, False, 0, 0
         again_at: int | None = None
         while (room := self._room(queue)) > 0 and outrun < TRIES:
             if begun >= CLAIM_BATCH:
@@ -256,6 +266,7 @@ class Claiming:
                 self._read_at = None
                 return False
             choice = admit(view, min(self._room(queue), CLAIM_BATCH), now)
+            is_full = is_full or choice.is_full
             again_at = min((at for at in (again_at, choice.again_at) if at is not None), default=None)
             if choice.admission is not None:
                 until = now + self._settings.lease_ms
@@ -276,16 +287,18 @@ class Claiming:
                 break
             else:
                 after, has_wrapped = view.last_key, has_wrapped or view.last_key is None
-        await self._plan(queue, workflows, again_at)
+        check = OUTRUN_CHECK if outrun == TRIES else self.gate_check if is_full else self.change_check
+        await self._plan(queue, workflows, again_at, check)
         return True
 
-    async def _plan(self, queue: str, workflows: Sequence[str], again_at: int | None) -> None:
+    async def _plan(self, queue: str, workflows: Sequence[str], again_at: int | None, check: float) -> None:
+        """Look again when something becomes due; where it is, after `check` seconds or at `again_at`."""
         due = await self._store.next_due((queue,), workflows)
         if due is None:
             return
         now = self._env.now()
         if due <= now:
-            due = now + round(self.gate_check * 1000)
+            due = now + round(check * 1000)
         self.look_at(due if again_at is None else min(due, again_at))
 
 

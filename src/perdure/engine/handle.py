@@ -233,6 +233,7 @@ class RunHandle(Generic[R]):
             fingerprint=f"{source.fingerprint}:{self.id}:{from_step}",
             tags=source.tags,
             retention=source.retention,
+            limit_key=source.limit_key,
         )
         return RunHandle(self._client, new.id, self._shape, await self._client.create(new))
 
@@ -266,10 +267,13 @@ def _told(error: ErrorInfo) -> str:
 
 
 def _forked(records: Sequence[Record]) -> tuple[Record, ...]:
-    """Return the settled records, numbered anew: attempts and children under way are the other run's affair."""
+    """Return the settled records, numbered anew: attempts and children under way are the other run's affair.
+
+    A task that is forked is no longer too late.
+    """
     settled = [record for record in records if record.state != "open"]
     numbers: dict[int | None, int] = {record.position: number for number, record in enumerate(settled)}
     return tuple(
-        msgspec.structs.replace(record, position=number, before=numbers.get(record.before))
+        msgspec.structs.replace(record, position=number, before=numbers.get(record.before), due_at=None)
         for number, record in enumerate(settled)
     )

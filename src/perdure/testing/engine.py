@@ -12,6 +12,7 @@ from typing import Any, Self, TypeVar, cast
 
 from perdure.authoring.registry import Registry
 from perdure.authoring.step import Step
+from perdure.authoring.task import Task
 from perdure.engine.app import Perdure
 from perdure.engine.ending import Endings, end_of
 from perdure.engine.env import Env
@@ -189,7 +190,7 @@ class Engine:
 
     def mock(
         self,
-        step: Step[..., Any] | str,
+        step: Step[..., Any] | Task[..., Any] | str,
         *,
         returns: object = NOTHING,
         raises: Raises | Sequence[Raises] | None = None,
@@ -200,7 +201,8 @@ class Engine:
         """Put something in place of a step, from now until the `with` block ends; the latest mock of a step counts.
 
         Args:
-            step: the step, its name (of `flow.do` and `step.do` as well), or its key in the journal (`charge#2`).
+            step: the step or task, its name (of `flow.do` and `step.do` as well), or its key in the journal
+                (`charge#2`).
             returns: what every call returns.
             raises: what calls raise: one exception for all of them, or a list with one for each.
             then: what calls return once `raises` is used up; without it, the last one is raised again and again.

@@ -9,6 +9,7 @@ from typing import Any, Final, Self
 
 from perdure.authoring.context import StepContext
 from perdure.authoring.step import Step
+from perdure.authoring.task import Task
 from perdure.core.ask import StepSpec
 from perdure.model.duration import Duration, seconds
 from perdure.model.errors import UsageError
@@ -106,7 +107,7 @@ class Mocks:
 
     def add(
         self,
-        step: Step[..., Any] | str,
+        step: Step[..., Any] | Task[..., Any] | str,
         *,
         returns: object,
         raises: Raises | Sequence[Raises] | None,
@@ -115,9 +116,9 @@ class Mocks:
         takes: Duration,
     ) -> Mock:
         """Put a mock in place of a step; see `Engine.mock`."""
-        name = step.name if isinstance(step, Step) else step
+        name = step.name if isinstance(step, Step | Task) else step
         if not isinstance(name, str):
-            raise UsageError(f"mock: {step!r} is no step; give a step of the application, or a step's name")
+            raise UsageError(f"mock: {step!r} is no step; give a step or a task of the application, or its name")
         given = [
             word
             for word, is_given in (

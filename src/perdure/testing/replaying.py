@@ -11,10 +11,11 @@ import msgspec
 
 from perdure.core import guard
 from perdure.core.ask import Ask, TimerAsk
+from perdure.core.drift import Drift
 from perdure.core.replay import Replay
 from perdure.engine.app import Perdure
 from perdure.model import codec, failure
-from perdure.model.errors import UsageError
+from perdure.model.errors import SerializationError, UsageError
 from perdure.model.record import Outcome, Record
 from perdure.testing.journal import Recording, read_journal
 
@@ -120,6 +121,12 @@ def _problems(recording: Recording, app: Perdure, *, is_strict: bool) -> Iterato
     if workflow is None:
         known = ", ".join(sorted(app.registry.workflows)) or "none"
         yield f"no workflow {recording.run.workflow!r} is registered any more; registered: {known}"
+        return
+    if workflow.leaf is not None:  # no code of its own, that could find another way
+        try:
+            workflow.arguments(recording.journal[0].payload or "{}")
+        except SerializationError as error:
+            yield str(Drift.unreadable(recording.journal[0], error))
         return
     guard.install()
     journal = list(recording.journal)

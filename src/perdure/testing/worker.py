@@ -51,7 +51,11 @@ class VirtualClaiming(Claiming):
     """
 
     idle_check = 10 * 365 * 86_400.0
-    gate_check = 10 * 365 * 86_400.0
+    change_check = 10 * 365 * 86_400.0
+
+    def __init__(self, worker: Worker) -> None:
+        super().__init__(worker)
+        self.gate_check = worker.settings.lease_ms / 1000  # what a dead worker had ends then
 
     def look_at(self, due_at: int) -> None:
         """Look for due runs at that moment, in milliseconds since the epoch, unless a look is planned before."""
