@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import uuid
 from dataclasses import dataclass
 
 import pytest
 
-from perdure import DefinitionError, RunStatus, SerializationError, UsageError, flow
+from perdure import DefinitionError, Perdure, RunStatus, SerializationError, UsageError, flow
 from perdure.engine.events import ANNOUNCED_FOR_MS
 
 
@@ -203,3 +204,14 @@ async def test_a_payload_that_does_not_fit_somebody_elses_workflow_fails_there(w
         (run,) = await client.emit("order.created", {"number": "one"})
         await world.settle()
         assert (await run.get()).status is RunStatus.ERRORED
+
+
+def test_code_that_cannot_await():
+    app = Perdure(f"memory://{uuid.uuid4()}")
+    invoice = shop(app)
+    with app.blocking as blocking:
+        (run,) = blocking.emit("order.created", Order(7, 9.5), id="e")
+        assert run.result() == "7: 9.5"
+        blocking.schedules.create("hourly", invoice, Order(8, 1), every="1h")
+        assert blocking.schedules.trigger("hourly").result() == "8: 1.0"
+        assert [summary.name for summary in blocking.schedules.list()] == ["hourly"]

@@ -18,44 +18,46 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-class BlockingRun(Generic[T]):
+class _Waiting:
+    """Something whose methods wait: they take and return what those of `awaited` do."""
+
+    def __init__(self, blocking: Blocking, awaited: object) -> None:
+        self._blocking = blocking
+        self._awaited = awaited
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self._awaited, name)
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            return self._blocking._wrapped(method(*args, **kwargs))
+
+        return call
+
+
+class BlockingRun(_Waiting, Generic[T]):
     """A run handle whose methods wait: `result`, `status`, `send_event`, … take and return what `RunHandle`'s do."""
 
     def __init__(self, blocking: Blocking, run: RunHandle[T]) -> None:
+        super().__init__(blocking, run)
         self.id = run.id
-        self._blocking = blocking
-        self._run = run
 
     def __repr__(self) -> str:
         return f"BlockingRun({self.id!r})"
 
-    def __getattr__(self, name: str) -> Any:
-        method = getattr(self._run, name)
 
-        def call(*args: Any, **kwargs: Any) -> Any:
-            return self._blocking._wrapped(method(*args, **kwargs))
-
-        return call
-
-
-class BlockingQueue:
+class BlockingQueue(_Waiting):
     """A queue whose methods wait: `pause`, `stats`, `dead`, … take and return what `Queue`'s do."""
 
     def __init__(self, blocking: Blocking, queue: Queue) -> None:
+        super().__init__(blocking, queue)
         self.name = queue.name
-        self._blocking = blocking
-        self._queue = queue
 
     def __repr__(self) -> str:
         return f"BlockingQueue({self.name!r})"
 
-    def __getattr__(self, name: str) -> Any:
-        method = getattr(self._queue, name)
 
-        def call(*args: Any, **kwargs: Any) -> Any:
-            return self._blocking._wrapped(method(*args, **kwargs))
-
-        return call
+class BlockingSchedules(_Waiting):
+    """Schedules whose methods wait: `create`, `pause`, `next`, … take and return what those of `app.schedules` do."""
 
 
 class Blocking:
@@ -134,6 +136,17 @@ class Blocking:
     def queues(self) -> Any:
         """Return every queue; see `Perdure.queues`."""
         return self._call("queues")
+
+    @property
+    def schedules(self) -> BlockingSchedules:
+        """The schedules; see `Perdure.schedules`."""
+        self.open()
+        return BlockingSchedules(self, self._app.schedules)
+
+    def emit(self, type: str, payload: object = None, *, id: str | None = None) -> list[BlockingRun[Any]]:
+        """Start what is subscribed to an event; see `Perdure.emit`."""
+        runs: list[BlockingRun[Any]] = self._call("emit", type, payload, id=id)
+        return runs
 
     def run(self, run_id: str, workflow: Any = None) -> BlockingRun[Any]:
         """Return the handle of a run; see `Perdure.run`."""
