@@ -20,6 +20,7 @@ from perdure.authoring.step import Step, step_spec
 from perdure.authoring.workflow import Workflow
 from perdure.core.ask import EventAsk
 from perdure.core.launching import Launch
+from perdure.core.saga import CANCEL
 from perdure.core.turn import Turn
 from perdure.core.wait import Wait, decode_waits
 from perdure.model import codec, failure
@@ -178,7 +179,7 @@ class Driver:
             self.run,
             seq=decision.seq,
             status=decision.status,
-            due_at=decision.due_at,
+            due_at=self.run.due_at if decision.keeps_lease else decision.due_at,
             wait=decision.wait,
             incarnation=self.run.incarnation + (decision.renew is not None),
             state=self.run.state if decision.state is None else decision.state,
@@ -308,6 +309,9 @@ def settle(run: Driver, record: Record) -> None:
             cause = failure.decode_error(record.payload).cause
             payload = None if cause is None else failure.encode_error(cause)
         run.post(Message("r", record.ref or "", record.kind, kind, payload, run.now, record.state, record.ref))
+        return
+    if record.kind == "undo" and record.ref is not None:
+        run.post(event(CANCEL, id=record.ref))
         return
     if record.key not in run.running:  # a timer, or a step whose next attempt is due
         run.wait(0)

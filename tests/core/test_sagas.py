@@ -109,6 +109,7 @@ def test_what_failed_or_was_under_way_is_not_undone():
     run.finish()
     assert undone(run) == ["undo:b"]
     assert [(info.key, info.state) for info in undos_of(run.journal)] == [("b", "undone"), ("c", "registered")]
+    assert "a" not in {info.key for info in undos_of(run.journal)}
 
 
 def test_a_failed_undo_stops_no_other_and_an_operator_has_it_tried_again():
@@ -220,6 +221,22 @@ def test_newer_code_that_completes_is_undone_all_the_same():
     run.end("plain", error=ValueError("no"))
     run.crash(fixed)
     assert list(run.running) == ["undo:b"]
+
+
+def test_newer_code_that_begins_anew_is_undone_all_the_same():
+    async def newer() -> Any:
+        await asyncio.gather(a(1), b(2))
+        await asyncio.gather(plain(), return_exceptions=True)
+        flow.pivot()
+        await flow.continue_as_new()
+
+    run = Driver(order)
+    for key in ("a", "b"):
+        run.end(key)
+    run.end("plain", error=ValueError("no"))
+    run.crash(newer)
+    assert run.status is COMPENSATED
+    assert undone(run) == []
 
 
 def test_newer_code_that_asks_for_more_ahead_of_a_compensation_is_parked():
@@ -369,6 +386,7 @@ def test_no_cancellation_interrupts_a_blocks_undo():
     assert run.result == "failed"
     run = Driver(work)
     run.end("a")
+    run.end("plain", error=ValueError("no"))
     run.wait(60)
     assert list(run.running) == ["undo:a"]
     run.end("undo:a")

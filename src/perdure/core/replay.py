@@ -231,7 +231,9 @@ class Replay(Asking):
         self.dropped += self.asks.values()
         self.asks.clear()
         self._refusals = 0
-        self._main = self.loop.create_task(self.begin_saga().compensate(), context=contextvars.Context())
+        self._main = self.loop.create_task(
+            self.begin_saga().compensate(has_failed=record.state == "error"), context=contextvars.Context()
+        )
         self._drain()
 
     def _has_live_asks(self) -> bool:

@@ -221,12 +221,16 @@ class Saga:
         failed = {undoable.key: undoable.error or "" for undoable in self.failed()}
         return failure.encode_error(compensation_failure(self._replay.run.id, failed, failure.decode_error(cause)))
 
-    async def compensate(self) -> None:
-        """Undo what completed, latest first; have an operator decide on what cannot be undone."""
+    async def compensate(self, *, has_failed: bool) -> None:
+        """Undo what completed, latest first; have an operator decide on what cannot be undone.
+
+        Args:
+            has_failed: the run's code failed, with something to undo; else it was ended from outside.
+        """
         self._open.clear()
         for undoable in self._completed:
             undoable.is_busy = False  # that was the code's own way, and is dropped with it
-        self.has_undone = self.has_work
+        self.has_undone = has_failed or self.has_work
         await self._undo_each(self._undoable(self._run))
         replay = self._replay
         while failed := self.failed():
