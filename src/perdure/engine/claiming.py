@@ -125,6 +125,7 @@ class Claiming:
         if self._room(queue) <= 0 or worker.is_stopping or queue in self._gates or queue not in self._settings.queues:
             return False
         if worker.registry.program(new.workflow, new.version) is None:
+            worker.definitions.hint()
             return False
         self._take(queue, 1)
         return True
@@ -254,6 +255,9 @@ class Claiming:
         Returns:
             Whether nothing more can be taken of it for now.
         """
+        if self._gates[queue].is_paused:  # `_read_states` hears of its end
+            await self._plan(queue, workflows, None, self.change_check)
+            return True
         after = self._after.get(queue)
         has_wrapped, is_full, outrun, begun = after is None, False, 0, 0
         again_at: int | None = None
@@ -279,7 +283,7 @@ class Claiming:
                 self._hand_over(claims)
                 begun += len(claims)
                 self._after[queue] = choice.after
-            if view.state.is_paused or (choice.is_full and _is_at_its_limit(view, choice)):
+            if choice.is_full and _is_at_its_limit(view, choice):
                 break
             if choice.admission is not None:
                 after, has_wrapped, again_at = choice.after, choice.after is None, None

@@ -1,8 +1,8 @@
 """How workers come to know of the definitions in their store.
 
 A definition is compiled in whichever process works its runs. A worker reads the store's definitions when it starts,
-when it is told that something happened in the store, once in `READ_AGAIN` seconds at most, and when it has claimed a
-run of a version that it does not know. So a run is always worked by the very version it was started with.
+with its housekeeping, soon after something happened in the store (`READ_AGAIN`), and when it has claimed a run of a
+version that it does not know. So a run is always worked by the very version it was started with.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class Reading:
                 registry.add_version(_Absent(run.workflow, run.version))
 
     def hint(self) -> None:
-        """Something happened in the store."""
+        """Something happened in the store, or a run was started of what is not known here."""
         self._is_due.set()
 
     async def keep_reading(self) -> None:

@@ -297,6 +297,7 @@ class Worker:
         while True:
             await pause(self.env, MAINTENANCE_EVERY)
             try:
+                await self.definitions.read()
                 await self._announce()
                 while await self.store.prune(self.env.now(), PRUNE_BATCH) == PRUNE_BATCH:
                     pass

@@ -1,0 +1,312 @@
+"""Workflows as data: published, listed, started by name, worked by every worker, pinned to their version."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from perdure import DefinitionError, RunFailedError, StoreUnavailableError, workflow
+from perdure.model.decision import StoredDefinition
+
+HELLO = {"name": "hello_world", "definition": {"steps": [{"taskName": "step1", "data": {}}]}}
+
+INVOICE = """
+name: invoice
+version: 3
+definition:
+  steps:
+    - {name: orders, task: orders.fetch, data: {customer: "${input.customer}"}}
+    - {name: pdf, task: pdf.render, retry: {attempts: 3, backoff: exponential}}
+    - name: big
+      task: review.ask
+      after: [orders]
+      when: "steps.orders.total > `1000`"
+      data: {total: "${steps.orders.total}"}
+    - name: mail
+      task: mail.send
+      after: [pdf, big]
+      data: {body: "Dear ${input.customer}: ${steps.pdf} (${steps.big})"}
+"""
+
+
+def with_tasks(app):
+    """An engine with the tasks that definitions here call."""
+
+    @app.task(name="step1")
+    async def step1(data: dict) -> str:
+        return f"did {data}"
+
+    @app.task(name="orders.fetch")
+    async def fetch(customer: str) -> dict:
+        return {"total": 1_500 if customer == "rich" else 5}
+
+    @app.task(name="pdf.render")
+    async def render(orders: dict) -> str:
+        return f"pdf over {orders['total']}"
+
+    @app.task(name="review.ask")
+    async def ask(total: int) -> str:
+        return f"approved {total}"
+
+    @app.task(name="mail.send")
+    async def send(body: str) -> str:
+        return body
+
+    return app
+
+
+@pytest.fixture
+def app(make):
+    return with_tasks(make())
+
+
+async def result_of(app, name, given, **options):
+    run = await app.start(name, input=given, **options)
+    return await run.result(timeout=5)
+
+
+async def test_the_body_of_the_seed(app):
+    async with app:
+        published = await app.publish(HELLO)
+        assert await result_of(app, "hello_world", {}) == {"step1": "did {}"}
+        (listed,) = await app.definitions()
+        assert listed == published
+        assert (listed.name, len(listed.version)) == ("hello_world", 12)
+        assert "s0" in listed.to_mermaid()
+
+
+@pytest.mark.parametrize("given", ["text", "path", "name"])
+async def test_a_text_or_a_file(app, tmp_path: Path, given):
+    path = tmp_path / "invoice.yaml"
+    path.write_text(INVOICE)
+    async with app:
+        published = await app.publish({"text": INVOICE, "path": path, "name": str(path)}[given])
+        assert (published.name, published.version) == ("invoice", "3")
+        rich = await result_of(app, "invoice", {"customer": "rich"})
+        assert rich["mail"] == "Dear rich: pdf over 1500 (approved 1500)"
+        assert (await result_of(app, "invoice", {"customer": "poor"}))["mail"] == "Dear poor: pdf over 5 ()"
+
+
+async def test_the_same_content_again_is_nothing_and_another_one_needs_another_version(app):
+    async with app:
+        first = await app.publish(INVOICE)
+        assert await app.publish(INVOICE) == first
+        with pytest.raises(DefinitionError, match=r"version: definition 'invoice' has a version '3' with another"):
+            await app.publish(INVOICE.replace("Dear", "Hi"))
+        await app.publish(INVOICE.replace("Dear", "Hi").replace("version: 3", "version: 4"))
+        assert [each.version for each in await app.definitions()] == ["3", "4"]
+        assert (await result_of(app, "invoice", {"customer": "a"}))["mail"].startswith("Hi")
+
+
+async def test_a_version_is_made_of_the_content(app):
+    async with app:
+        one = await app.publish(HELLO)
+        same = await app.publish(json.dumps({"definition": HELLO["definition"]["steps"], "name": "hello_world"}))
+        other = await app.publish({**HELLO, "definition": [{"task": "step1", "data": {"a": 1}}]})
+        assert one.version == same.version != other.version
+
+
+async def test_a_run_keeps_its_version(app, world):
+    async with app:
+        await app.publish(INVOICE)
+        run = await app.start("invoice", input={"customer": "a"}, delay="1h")
+        await app.publish(INVOICE.replace("Dear", "Hi").replace("version: 3", "version: 4"))
+        await world.advance(3_700)
+        assert (await run.result(timeout=5))["mail"].startswith("Dear")
+        assert (await run.get()).version == "3"
+
+
+async def test_other_workers_take_definitions_up(make, world):
+    first, second = with_tasks(make()), make()
+    async with second:
+        async with first:
+            await first.publish(INVOICE)
+            assert "invoice" not in second.registry.workflows
+            run = await second.start("invoice", input={"customer": "a"})
+            await world.advance(5)
+            assert "invoice" in second.registry.workflows
+            assert (await run.result(timeout=5))["mail"].startswith("Dear")
+            await first.publish(INVOICE.replace("Dear", "Hi").replace("version: 3", "version: 4"))
+            run = await first.start("invoice", input={"customer": "a"}, id="r", delay=1)
+        await world.advance(2)
+        third = with_tasks(make())
+        async with third:
+            await world.advance(60)
+            assert (await third.run("r").result(timeout=5))["mail"].startswith("Hi")
+
+
+async def test_a_client_starts_a_definition_by_its_name(make, world):
+    worker = with_tasks(make())
+    client = make(mode="client")
+    async with worker, client:
+        await client.publish(INVOICE)
+        run = await client.start("invoice", input={"customer": "a"})
+        await world.advance(5)
+        assert (await run.result(timeout=5))["mail"].startswith("Dear")
+
+
+async def test_definitions_can_be_left_to_other_workers(make, world):
+    app, other = with_tasks(make()), with_tasks(make(definitions=False))
+    async with app:
+        await app.publish(INVOICE)
+        async with other:
+            await world.advance(5)
+            assert "invoice" not in other.registry.workflows
+
+
+async def test_a_version_that_is_not_in_the_store_is_told(make, world):
+    first = with_tasks(make())
+    async with first:
+        await first.publish(INVOICE)
+        await first.start("invoice", input={"customer": "a"}, id="r", delay="1h")
+        await first.publish(INVOICE.replace("version: 3", "version: 4"))
+        kept = first.store.store.definitions
+
+        async def without_version_three():
+            return [each for each in await kept() if each.version != "3"]
+
+        first.registry._definitions.pop(("invoice", "3"))
+        first.store.store.definitions = without_version_three
+        await world.advance(3_700)
+        with pytest.raises(RunFailedError, match="version '3' of definition 'invoice' is not in this store"):
+            await first.run("r").result(timeout=5)
+        del first.store.store.definitions
+
+
+async def test_what_cannot_be_read_does_not_stop_a_worker(make, caplog):
+    app = with_tasks(make())
+    await app.store.open()
+    await app.store.define([StoredDefinition("odd", "1", '{"digest": "x"}', 1), StoredDefinition("no", "1", "{", 2)])
+    async with app:
+        await app.publish(HELLO)
+        assert await result_of(app, "hello_world", {}) == {"step1": "did {}"}
+    assert "version 1 of definition 'odd' cannot be read" in caplog.text
+
+
+async def test_code_counts_before_a_definition_of_its_name(make, caplog):
+    app = with_tasks(make())
+    async with app:
+        await app.publish(HELLO)
+    other = make()
+    dag = workflow("hello_world").step("a", lambda ctx: 1).build()
+    other.add(dag)
+    async with other:
+        with pytest.raises(DefinitionError, match="a workflow 'hello_world' is written in code"):
+            await other.publish(HELLO)
+        assert await result_of(other, "hello_world", {}) == {"a": 1}
+    assert "definition 'hello_world' is not worked here" in caplog.text
+
+
+async def test_what_it_calls_must_be_there_or_announced(make, world):
+    app, bare = with_tasks(make()), make(mode="client")
+    async with bare:
+        with pytest.raises(DefinitionError, match=r"steps\[0\]: there is no task or workflow 'step1'; known: none"):
+            await bare.publish(HELLO)
+        assert (await bare.publish(HELLO, anyway=True)).name == "hello_world"
+    async with app:
+        pass
+    async with bare:
+        await bare.publish(INVOICE)
+        with pytest.raises(DefinitionError) as caught:
+            await bare.publish(
+                {
+                    "name": "wrong",
+                    "definition": [
+                        {"taskName": "mail.sent", "data": {}},
+                        {"taskName": "mail.send", "data": {"boody": 1}},
+                        {"workflow": "invoice", "data": {"anything": 1}, "retry": {"attempts": 2}},
+                    ],
+                }
+            )
+    assert str(caught.value).splitlines()[1:] == [
+        "  steps[0]: there is no task or workflow 'mail.sent'; did you mean 'mail.send'?",
+        "  steps[2].retry: a workflow has those of its steps",
+        "  steps[1].data: there is no parameter 'boody'; there is body",
+        "  steps[1].data: the parameter 'body' is not given",
+    ]
+
+
+async def test_a_definition_may_call_graphs_workflows_and_definitions(app):
+    dag = workflow("graph").step("a", lambda ctx: ctx.input["n"] + 1).build()
+    app.add(dag)
+
+    @app.workflow
+    async def code(n: int) -> int:
+        return n * 2
+
+    async with app:
+        await app.publish({"name": "inner", "definition": [{"workflow": "code", "data": {"n": "${input.n}"}}]})
+        await app.publish(
+            {
+                "name": "outer",
+                "definition": {
+                    "steps": [{"workflow": "graph"}, {"workflow": "inner", "data": {"n": "${steps.graph.a}"}}],
+                    "output": "${steps.inner.code}",
+                },
+            }
+        )
+        assert await result_of(app, "outer", {"n": 4}) == 10
+
+
+async def test_a_graph_that_is_built_can_be_written_and_published(app):
+    tasks = app.registry.workflows
+    dag = (
+        workflow("as-code", output="${steps.mail}")
+        .step("orders", tasks["orders.fetch"], data={"customer": "${input.customer}"})
+        .step("pdf", tasks["pdf.render"], after="orders")
+        .map("mail", tasks["mail.send"], over="${[steps.pdf, input.customer]}", after="pdf", limit=2)
+        .build()
+    )
+    text = dag.to_json()
+    app.add(dag)
+    async with app:
+        published = await app.publish(text.replace("as-code", "as-data"))
+        assert published.data["definition"]["steps"][1]["data"] == {"orders": "${steps.orders}"}
+        for name in ("as-code", "as-data"):
+            assert await result_of(app, name, {"customer": "a"}) == ["pdf over 5", "a"]
+
+
+async def test_a_queue_and_a_priority_of_their_own(app, world):
+    async with app:
+        await app.publish(
+            {
+                "name": "elsewhere",
+                "definition": {
+                    "queue": "default",
+                    "steps": [{"taskName": "step1", "queue": "far", "priority": 7, "data": {}}],
+                },
+            }
+        )
+        await app.start("elsewhere", input={}, id="r")
+        await world.settle()
+        run = await app.run("r/step1").get()
+        assert (run.queue, run.priority, str(run.status)) == ("far", 7, "queued")
+
+
+async def test_retries_and_a_timeout_of_their_own(app, world):
+    calls = []
+
+    @app.task(name="flaky")
+    async def flaky() -> int:
+        calls.append(1)
+        raise OSError("no")
+
+    async with app:
+        await app.publish(
+            {
+                "name": "r",
+                "definition": [{"taskName": "flaky", "retry": {"attempts": 5, "delay": "1m", "maxDelay": 60}}],
+            }
+        )
+        run = await app.start("r", input={})
+        await world.advance(600)
+        with pytest.raises(RunFailedError):
+            await run.result(timeout=5)
+    assert len(calls) == 5
+
+
+async def test_it_has_to_be_open(app):
+    with pytest.raises(StoreUnavailableError):
+        await app.publish(HELLO)
