@@ -326,3 +326,14 @@ async def test_what_is_not_gated_costs_one_look_in_each_script(tmp_path: Path) -
     assert len(await store.claim(["default", "other"], 9, "w", NOW, UNTIL)) == 2
     assert looks() - before == 7  # the queues, the rows, each run's records
     await store.close()
+
+
+async def test_where_shards_say_two_things_the_queues_home_is_right(store: RedisStore) -> None:
+    await store.set_queue(LIMITED)
+    home = home_of_queue("default", SHARDS)
+    there, others = store._shards[home], [shard for shard in store._shards if shard.index != home]
+    kept = valkey().call("HGET", there.key("queues").decode(), "default")
+    for shard in others:  # as after a failover that lost what one had been told
+        valkey().call("HSET", shard.key("queues").decode(), "default", kept.replace("g1:", "p1:"))
+    assert await store.queues() == [LIMITED]
+    assert {valkey().call("HGET", shard.key("queues").decode(), "default") for shard in others} == {kept}

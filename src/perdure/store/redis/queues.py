@@ -31,6 +31,10 @@ KEYS_LOOKED_AT = 1000
 HOLD = 5_000
 """Milliseconds for which a queue is held for whoever leases what was chosen on several shards."""
 
+WAITED = 0.2
+"""Seconds for which a hold is waited for: most last for milliseconds."""
+
+_NONE = b"-0:"
 _state_of = msgspec.json.Decoder(QueueState).decode
 
 
@@ -44,9 +48,11 @@ async def queues(shards: Shards) -> list[QueueState]:
     }
     states = []
     for name in sorted({name for fields in kept.values() for name in fields if b"\0" not in name}):
-        text = max((fields.get(name, b"-0:") for fields in kept.values()), key=_version)
-        state = _parsed(text, kept.get(home_of_queue(name.decode(), len(shards.all)), {}).get(name + b"\0turns"))
-        behind = [shards.all[index] for index, fields in kept.items() if fields.get(name) != text]
+        home = home_of_queue(name.decode(), len(shards.all))
+        texts = {index: fields.get(name, _NONE) for index, fields in kept.items()}
+        text = texts[max(texts, key=lambda index: (_version(texts[index]), index == home))]
+        state = _parsed(text, kept.get(home, {}).get(name + b"\0turns"))
+        behind = [shards.all[index] for index, there in texts.items() if there != text]
         await asyncio.gather(*[_keep(shards, shard, state, text) for shard in behind])
         states.append(state)
     return states
@@ -90,14 +96,11 @@ async def look_into(
     """Return what to choose from."""
     home = _home(shards, queue)
     # the turns first: if anybody takes one while we look, nothing can be admitted by what we saw
-    fields = (queue, f"{queue}\0turns", f"{queue}\0hold")
-    patience = BRIEF if shards.are_many else None
-    text, turns, hold = await shards.calls.command(home, "HMGET", home.key("queues"), *fields, patience=patience)
-    if text is None:
+    state, is_held = await _read_state(shards, home, queue)
+    if state is None:
         return None
-    state = _parsed(text, turns)
     nothing = QueueView(state, {}, {}, [], None)
-    if hold is not None and not await _is_over(shards, home, queue, hold):
+    if is_held:
         return nothing
     asked = (queue, workflows, now, keys, each, after, KEYS_LOOKED_AT)
     found = await shards.calls.look_around(shards.all, "look_into", asked)
@@ -106,6 +109,21 @@ async def look_into(
     admitted, candidates, last_key = _gathered(shards, found, keys, each)
     paces = await _paces(shards, home, queue, list(dict.fromkeys(candidate.limit_key for candidate in candidates)))
     return QueueView(state, admitted, paces, candidates, last_key)
+
+
+async def _read_state(shards: Shards, home: Shard, queue: str) -> tuple[QueueState | None, bool]:
+    """Return how a queue is set, and whether somebody holds it for longer than we want to wait."""
+    fields = (queue, f"{queue}\0turns", f"{queue}\0hold")
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + WAITED
+    while True:
+        patience = BRIEF if shards.are_many else None
+        text, turns, hold = await shards.calls.command(home, "HMGET", home.key("queues"), *fields, patience=patience)
+        state = None if text is None else _parsed(text, turns)
+        is_held = hold is not None and not await _is_over(shards, home, queue, hold)
+        if not is_held or loop.time() >= deadline:
+            return state, is_held
+        await asyncio.sleep(WAITED / 20)
 
 
 async def _is_over(shards: Shards, home: Shard, queue: str, hold: bytes) -> bool:

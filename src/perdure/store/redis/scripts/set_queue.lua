@@ -7,7 +7,7 @@ local kept = redis.call('HGET', QUEUES, asked[1])
 local version = kept and tonumber(string.match(kept, '^.(%d+):')) or 0
 if kept == asked[3] then
   return 1
-elseif asked[4] and asked[2] ~= version + 1 or asked[2] <= version then
+elseif asked[4] and asked[2] ~= version + 1 or asked[2] < version then
   return 0
 end
 redis.call('HSET', QUEUES, asked[1], asked[3])
