@@ -27,6 +27,12 @@ SAYS = {
         "bob stays at home: there are no cars in Venice",
         "trip-2 is compensated",
     ],
+    "sample_flows": [
+        "hello_world is complete\n  step1: complete, attempts: 1\n",
+        "sample_flow is complete\n  step1: complete, attempts: 1\n  step2: complete, attempts: 1\n",
+        "sample_failing_flow is errored\n  step1: complete, attempts: 1\n  fails-twice: complete, attempts: 3\n",
+        "  fails: errored, attempts: 3\n  step2: never began\n",
+    ],
 }
 
 
@@ -81,3 +87,22 @@ async def test_what_was_booked_is_undone_last_first(capsys):
         assert [undo.state for undo in await run.undos()] == ["undone", "undone"]
     undone = [line.strip() for line in capsys.readouterr().out.splitlines() if "cancelled" in line]
     assert undone == ["bob: the hotel is cancelled", "bob: the flight is cancelled"]
+
+
+async def test_a_flow_that_is_posted_runs_in_sequence_and_one_that_fails_says_where():
+    example = importlib.import_module("examples.sample_flows")
+    async with testing.engine(example.app) as engine:
+        for body in (example.HELLO_WORLD, example.SAMPLE_FLOW, example.SAMPLE_FAILING_FLOW):
+            await example.app.publish(body)
+        hello = await example.app.start("hello_world", input={})
+        assert await engine.result(hello) == {"step1": "step1 did {}"}
+        run = await example.app.start("sample_flow", input={})
+        assert await engine.result(run) == {
+            "step1": "step1 did {'message': 'first'}",
+            "step2": "step2 did {'message': 'second'}",
+        }
+        run = await example.app.start("sample_failing_flow", input={})
+        with pytest.raises(RunFailedError, match="step 'fails' failed 3 times, at last with OSError: no luck today"):
+            await engine.result(run)
+        asked = [record.key for record in await run.journal() if record.kind == "child" and record.state == "open"]
+    assert asked == ["step1", "fails-twice", "fails"], "what stands behind the step that failed never began"
