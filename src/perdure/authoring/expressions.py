@@ -185,7 +185,8 @@ def _shown(text: str) -> str:
 
 
 def _first_line(error: Exception) -> str:
-    return " ".join((str(error).strip() or type(error).__name__).splitlines()[0].split())
+    told = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return told.removesuffix(", for expression:")
 
 
 def _as_text(value: Any) -> str:
