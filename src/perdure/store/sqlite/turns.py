@@ -26,7 +26,7 @@ LEVELS = f"""
 WITH RECURSIVE levels (queue, is_keyed, priority) AS (
     SELECT q.value, k.column1, (SELECT priority FROM runs INDEXED BY runs_due
         WHERE {CAN_BE_DUE} AND queue = q.value AND (limit_key <> '') = k.column1 ORDER BY priority DESC LIMIT 1)
-    FROM (SELECT DISTINCT value FROM jsonb_each(:queues)) AS q CROSS JOIN (VALUES (0), (1)) AS k
+    FROM jsonb_each(:queues) AS q CROSS JOIN (VALUES (0), (1)) AS k
     UNION ALL
     SELECT l.queue, l.is_keyed, (SELECT priority FROM runs INDEXED BY runs_due
         WHERE {CAN_BE_DUE} AND queue = l.queue AND (limit_key <> '') = l.is_keyed AND priority < l.priority
@@ -41,13 +41,12 @@ OF_LEVEL = f"{CAN_BE_DUE} AND queue = l.queue AND (limit_key <> '') = l.is_keyed
 WANTED = "(:workflows IS NULL OR workflow IN (SELECT value FROM jsonb_each(:workflows)))"
 
 _PICK = f"""{LEVELS}
-SELECT json_group_array(n) FROM (
-    SELECT r.n
-    FROM levels AS l CROSS JOIN runs AS r ON r.n IN (
-        SELECT n FROM runs INDEXED BY runs_due WHERE {OF_LEVEL} AND due_at <= :now AND {WANTED}
-        ORDER BY due_at, n LIMIT :limit)
-    WHERE NOT EXISTS (SELECT 1 FROM queues AS g WHERE g.name = l.queue AND g.is_gated)
-    ORDER BY l.priority DESC, r.due_at, r.n LIMIT :limit)
+SELECT json_group_array(json_array(-priority, (
+    SELECT json_group_array(json_array(due_at, n)) FROM (
+        SELECT due_at, n FROM runs INDEXED BY runs_due WHERE {OF_LEVEL} AND due_at <= :now AND {WANTED}
+        ORDER BY due_at, n LIMIT :limit))))
+FROM levels AS l
+WHERE priority IS NOT NULL AND NOT EXISTS (SELECT 1 FROM queues AS g WHERE g.name = l.queue AND g.is_gated)
 """
 
 _LEASE = """
@@ -69,6 +68,8 @@ SELECT '[' || group_concat('{{"run":' || {run_json("r")}
 FROM jsonb_each(:picked) AS j CROSS JOIN runs AS r ON r.n = j.value
 """
 _CLAIMS = msgspec.json.Decoder(list[Claim])
+_LEVELS = msgspec.json.Decoder(list[tuple[int, str]])
+_LEVEL = msgspec.json.Decoder(list[tuple[int, int]])
 
 
 class Wanted(NamedTuple):
@@ -96,21 +97,27 @@ def lease(connection: apsw.Connection, picked: str, lessee: Lessee) -> list[Clai
 
 def is_idle(connection: apsw.Connection, wanted: Wanted, now: int) -> bool:
     """Return whether nothing that is wanted is due."""
-    return _picked(connection, wanted._replace(limit=1), now) == "[]"
+    return not _picked(connection, wanted._replace(limit=1), now)
 
 
 def claim(connection: apsw.Connection, wanted: Wanted, worker: str, now: int, until: int) -> list[Claim]:
     """Lease due runs to a worker."""
     picked = _picked(connection, wanted, now)
-    if picked == "[]":
-        return []
-    return lease(connection, picked, Lessee(worker, now, until))
+    return lease(connection, _json(picked), Lessee(worker, now, until)) if picked else []
 
 
-def _picked(connection: apsw.Connection, wanted: Wanted, now: int) -> str:
+def _picked(connection: apsw.Connection, wanted: Wanted, now: int) -> list[int]:
+    """Return the numbers of the runs to take; each level gives as many as are wanted of all."""
     workflows = None if wanted.workflows is None else _json(wanted.workflows)
-    asked = {"queues": _json(wanted.queues), "workflows": workflows, "limit": wanted.limit, "now": now}
-    return str(connection.execute(_PICK, asked).get)
+    asked = {
+        "queues": _json(list(dict.fromkeys(wanted.queues))),
+        "workflows": workflows,
+        "limit": wanted.limit,
+        "now": now,
+    }
+    levels = _LEVELS.decode(connection.execute(_PICK, asked).get)
+    due = sorted((rank, at, n) for rank, level in levels for at, n in _LEVEL.decode(level))
+    return [n for _, _, n in due[: wanted.limit]]
 
 
 class _Fence(msgspec.Struct, array_like=True, gc=False):

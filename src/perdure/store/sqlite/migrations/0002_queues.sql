@@ -3,12 +3,13 @@ ALTER TABLE runs ADD COLUMN is_admitted INTEGER NOT NULL DEFAULT 0;
 
 -- Holds only runs that can become due, so that a claim costs the same beside a million ended, paused or waiting ones; an
 -- ended run has no `due_at`. Those without a limit key stand apart, so that they are found beside any number with one.
+-- `n` is in it so that of many that are due since the same moment, only as many are read as are claimed.
 DROP INDEX runs_due;
-CREATE INDEX runs_due ON runs (queue, (limit_key <> ''), priority DESC, due_at, workflow)
+CREATE INDEX runs_due ON runs (queue, (limit_key <> ''), priority DESC, due_at, n, workflow)
 WHERE status <> 'paused' AND due_at IS NOT NULL;
 
 -- What is looked into in a queue with limits. A run without a limit key, or not admitted, is in neither.
-CREATE INDEX runs_keyed ON runs (queue, limit_key, priority DESC, due_at, workflow)
+CREATE INDEX runs_keyed ON runs (queue, limit_key, priority DESC, due_at, n, workflow)
 WHERE limit_key <> '' AND status <> 'paused' AND due_at IS NOT NULL;
 CREATE INDEX runs_admitted ON runs (queue, limit_key, due_at) WHERE is_admitted;
 
