@@ -11,7 +11,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from perdure.model.decision import Action, Control, Lease, RunFilter
+from perdure.model.decision import Action, Control, Lease, RunFilter, StoredDefinition
 from perdure.model.errors import (
     SchemaTooNewError,
     StoreCorruptError,
@@ -20,7 +20,8 @@ from perdure.model.errors import (
     StoreUnavailableError,
     UsageError,
 )
-from perdure.model.run import RunStatus
+from perdure.model.queue import Admission, QueueLimits, QueueState
+from perdure.model.run import Dedup, RunStatus
 from perdure.store import open_store
 from perdure.store.postgres import PostgresStore, schema
 from perdure.store.postgres.arrivals import LOCK
@@ -328,6 +329,23 @@ class TestBehindPgbouncer:
         assert await pooled.prune(NOW * 2, 10) == 2
         with pytest.raises(UsageError, match="is next"):
             await pooled.commit([decide(await held(pooled, "d"), records=(record(7),))])
+
+    async def test_every_operation_on_queues_and_keys(self, pooled: PostgresStore):
+        assert await pooled.set_queue(QueueState("few", limits=QueueLimits(per_key=1)))
+        assert [state.name for state in await pooled.queues()] == ["few"]
+        latest = Dedup("k", is_replacing=True)
+        for name in ("a", "b"):
+            (made,) = await pooled.create([new(name, queue="few", limit_key="t", dedup=latest)])
+            assert made.id == "a"
+        view = await pooled.look_into("few", NOW, 10, 10, None)
+        assert view is not None
+        assert [candidate.run_id for candidate in view.candidates] == ["a"]
+        admitted = await pooled.admit(Admission("few", 0, ("a",), {"t": NOW + 1}), "w", NOW, NOW + 9)
+        assert [claim.run.id for claim in admitted or ()] == ["a"]
+        assert (await pooled.control([Control("a", Action.RESTART)], NOW))[0].after is RunStatus.QUEUED
+        definition = StoredDefinition("d", "1", "{}", NOW)
+        assert await pooled.define([definition, definition]) == [definition] * 2
+        assert await pooled.definitions() == [definition]
 
     async def test_nothing_outlives_a_transaction(self, pooled: PostgresStore):
         await finish(pooled, "a")

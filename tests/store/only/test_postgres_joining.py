@@ -11,12 +11,13 @@ import asyncpg
 import psycopg
 import pytest
 import sqlalchemy
+from msgspec import structs
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession, create_async_engine
 from sqlalchemy.orm import Session
 from sqlalchemy.pool import NullPool
 
 from perdure.model.errors import UsageError
-from perdure.model.run import NewRun
+from perdure.model.run import Dedup, NewRun
 from perdure.store import open_store
 from perdure.store.postgres import PostgresStore
 from tests.servers import label, postgres
@@ -181,6 +182,19 @@ async def test_ids_that_are_taken(store: PostgresStore, driver: str):
         ("b", True, ""),
         ("a", False, "first"),
     ]
+
+
+@every_driver
+async def test_one_that_stands_for_those_that_come_later(store: PostgresStore, driver: str):
+    latest = Dedup("checkout:%s", is_replacing=True)
+    await store.create([new("a", dedup=latest), new("b", dedup=Dedup("checkout:b"))])
+    runs = [new("c", dedup=Dedup("checkout:b")), structs.replace(hard("d"), dedup=latest), new("e", dedup=Dedup("e"))]
+    async with DRIVERS[driver]() as (connection, end):
+        created = await store.create_in(connection, runs)
+        await end("commit")
+    assert [(entry.id, entry.is_new) for entry in created] == [("b", False), ("a", False), ("e", True)]
+    assert await store.journal("a") == list(runs[1].records)
+    assert (await store.create([new("f", dedup=Dedup("e"))]))[0].id == "e"
 
 
 @pytest.mark.parametrize("driver", ["asyncpg", "psycopg", "sqlalchemy"])
