@@ -292,18 +292,19 @@ class Claiming:
             else:
                 after, has_wrapped = view.last_key, has_wrapped or view.last_key is None
         check = OUTRUN_CHECK if outrun == TRIES else self.gate_check if is_full else self.change_check
-        await self._plan(queue, workflows, again_at, check)
+        await self._plan(queue, workflows, again_at, check, has_due=is_full)
         return True
 
-    async def _plan(self, queue: str, workflows: Sequence[str], again_at: int | None, check: float) -> None:
+    async def _plan(
+        self, queue: str, workflows: Sequence[str], again_at: int | None, check: float, *, has_due: bool = False
+    ) -> None:
         """Look again when something becomes due; where it is, after `check` seconds or at `again_at`."""
-        due = await self._store.next_due((queue,), workflows)
-        if due is None:
-            return
+        due = None if has_due else await self._store.next_due((queue,), workflows)
         now = self._env.now()
-        if due <= now:
+        if has_due or (due is not None and due <= now):
             due = now + round(check * 1000)
-        self.look_at(due if again_at is None else min(due, again_at))
+        if due is not None:
+            self.look_at(due if again_at is None else min(due, again_at))
 
 
 def _is_at_its_limit(view: QueueView, choice: Choice) -> bool:
