@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from perdure.cli import actions, doctor, migrate, queues, runs, schedules, starting, stats, undos, worker
+from perdure.cli import actions, definitions, doctor, migrate, queues, runs, schedules, starting, stats, undos, worker
 from perdure.cli.command import Group, help_of
 
 app = typer.Typer(
@@ -45,6 +45,7 @@ def perdure(
 
 app.callback(help=help_of(perdure))(perdure)
 app.add_typer(runs.group, name="runs")
+app.add_typer(definitions.group, name="definitions")
 app.add_typer(queues.group, name="queues")
 app.add_typer(undos.group, name="undos")
 for part in (worker, starting, stats, doctor, migrate, schedules):

@@ -57,8 +57,24 @@ def known_workflows(registry: Registry, announced: Mapping[str, CatalogEntry]) -
         known[name] = Known(takes, kind)
     for name, workflow in registry.workflows.items():
         kind = str(workflow.details().get("kind", "workflow"))
-        known[name] = Known(Takes.parameters(workflow.parameters), kind)
+        known[name] = Known(Takes.of(workflow), kind)
     return known
+
+
+async def check(client: Client, definition: Definition, *, is_anyway: bool = False) -> Dag:
+    """Return the workflow of a definition, checked against what is registered here and what workers have announced.
+
+    Raises:
+        DefinitionError: something is wrong with it.
+    """
+    registry = client.registry
+    if definition.name in registry.workflows and not registry.has_defined(definition.name):
+        raise DefinitionError(
+            f"name: a workflow {definition.name!r} is written in code; give the definition another one"
+        )
+    registry.announced = newest(await client.store.catalog())
+    known = None if is_anyway else known_workflows(registry, registry.announced)
+    return await asyncio.to_thread(definition.compile, known, registry.find)  # a task's check may take its time
 
 
 async def publish(
@@ -69,14 +85,8 @@ async def publish(
     Raises:
         DefinitionError: it is wrong, or its version is taken by another content.
     """
-    store, registry = client.store, client.registry
-    if definition.name in registry.workflows and not registry.has_defined(definition.name):
-        raise DefinitionError(
-            f"name: a workflow {definition.name!r} is written in code; give the definition another one"
-        )
-    registry.announced = newest(await store.catalog())
-    known = None if is_anyway else known_workflows(registry, registry.announced)
-    dag = definition.compile(known, registry.find)
+    store = client.store
+    dag = await check(client, definition, is_anyway=is_anyway)
     stored = definition.stored(dag, env.now())
     (kept,) = await store.define([stored])
     if msgspec.json.decode(kept.text).get("digest") != definition.digest:

@@ -1,0 +1,99 @@
+"""`perdure definitions`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from perdure.authoring.definition_schema import schema_text
+
+LETTERS = """
+name: letters
+version: 2
+definition:
+  - {task: letter, name: first}
+  - {task: letter, name: second}
+"""
+
+
+@pytest.fixture
+def letters(tmp_path: Path) -> Path:
+    path = tmp_path / "letters.yaml"
+    path.write_text(LETTERS)
+    return path
+
+
+def test_publish_list_and_show(shell, seeded, letters):
+    said = shell("definitions", "publish", str(letters))
+    assert (said.code, said.err.strip()) == (0, "published letters, version 2")
+    assert shell("definitions", "publish", str(letters), "--json").json == {
+        "published": [{"name": "letters", "version": "2"}]
+    }
+    header, line = shell("definitions", "list").out.splitlines()
+    assert header.split() == ["name", "version", "steps", "published"]
+    assert line.split()[:3] == ["letters", "2", "2"]
+    (listed,) = shell("definitions", "list", "--json").json["definitions"]
+    assert (listed["name"], listed["version"]) == ("letters", "2")
+    shown = shell("definitions", "show", "letters")
+    assert json.loads(shown.out)["definition"]["steps"][1]["after"] == ["first"]
+    assert shell("definitions", "show", "letters", "--mermaid").out.startswith("flowchart TD\n")
+    assert "flowchart" in shell("definitions", "show", "letters", "--mermaid", "--json").json["mermaid"]
+
+
+def test_a_published_definition_can_be_started(shell, seeded, letters):
+    shell("definitions", "publish", str(letters))
+    assert shell("start", "letters", "--id", "l-1").code == 0
+    assert shell("runs", "show", "l-1", "--json").json["run"]["workflow"] == "letters"
+
+
+def test_versions(shell, seeded, letters):
+    shell("definitions", "publish", str(letters))
+    letters.write_text(LETTERS.replace("version: 2", "version: 3"))
+    shell("definitions", "publish", str(letters))
+    assert json.loads(shell("definitions", "show", "letters").out)["version"] == "3"
+    assert json.loads(shell("definitions", "show", "letters", "--version", "2").out)["version"] == "2"
+    said = shell("definitions", "show", "letters", "--version", "4")
+    assert (said.code, "it has the versions 2, 3" in said.err) == (3, True)
+    assert shell("definitions", "show", "nothing").code == 3
+    letters.write_text(LETTERS.replace("second", "other"))
+    said = shell("definitions", "publish", str(letters))
+    assert (said.code, "has a version '2' with another content" in said.err) == (2, True)
+
+
+def test_what_is_wrong_is_told(shell, seeded, letters):
+    letters.write_text(LETTERS.replace("{task: letter, name: second}", "{task: leter, when: 'steps.x', onUnmet: no}"))
+    for verb in ("publish", "validate"):
+        said = shell("definitions", verb, str(letters))
+        assert said.code == 2
+        assert "steps[1]: there is no task or workflow 'leter'; did you mean 'letter'?" in said.err
+        assert "steps[1].when: it refers to step 'x', which there is not" in said.err
+    said = shell("definitions", "publish", str(letters.parent / "nothing.yaml"))
+    assert (said.code, "cannot be read" in said.err) == (2, True)
+
+
+def test_validate(shell, seeded, letters):
+    letters.write_text(LETTERS.replace("task: letter", "task: unheard-of"))
+    assert shell("definitions", "validate", str(letters)).code == 2
+    said = shell("definitions", "validate", str(letters), PERDURE_STORE=None)
+    assert said.code == 0
+    assert said.err.strip().endswith("definition letters, version 2, is right")
+    assert shell("definitions", "validate", str(letters), "--json", PERDURE_STORE=None).json == {
+        "valid": [{"name": "letters", "version": "2", "steps": 2}]
+    }
+
+
+def test_anyway(shell, seeded, letters):
+    letters.write_text(LETTERS.replace("task: letter,", "task: unheard-of,"))
+    assert shell("definitions", "publish", str(letters)).code == 2
+    assert shell("definitions", "publish", str(letters), "--anyway").code == 0
+
+
+def test_an_empty_list(shell, seeded):
+    assert shell("definitions", "list").err.strip() == "no definitions"
+
+
+def test_the_schema(shell):
+    assert shell("definitions", "schema").out == schema_text()
+    assert shell("definitions", "schema", "--json").json["title"] == "A Perdure workflow as data"
