@@ -335,7 +335,7 @@ if __name__ == "__main__":
 async def test_a_killed_worker_takes_its_processes_with_it(tmp_path, can_prctl):
     script, path = tmp_path / "killed.py", tmp_path / "pid"
     other = (
-        "" if can_prctl else "sys.platform = 'darwin'\n"
+        "" if can_prctl else "import zoneinfo\nsys.platform = 'darwin'\n"  # it asks where it is, once
     )  # the process runs this module too, before it is made ready
     script.write_text(KILLED.replace("from perdure import Perdure\n", other + "from perdure import Perdure\n"))
     environment = {**os.environ, "PYTHONPATH": os.getcwd()}
