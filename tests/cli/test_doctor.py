@@ -109,6 +109,20 @@ def test_a_run_that_nobody_takes(shell, url):
 
 
 @pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["pause", "slow"], "it is paused"),
+        (["limit", "slow", "--fair"], "it has limits, which may be what holds them up"),
+    ],
+)
+def test_a_run_that_its_queue_keeps_back(shell, url, words, said):
+    put(url, ago=HOUR, due_ago=HOUR, seen_ago=0)
+    shell("queues", *words)
+    assert level(shell("doctor", "--json"), "waiting") == "warning"
+    assert said in shell("doctor", columns=200).out
+
+
+@pytest.mark.parametrize(
     ("due_ago", "seen_ago", "expected"),
     [(1_000, HOUR, "problem"), (-HOUR, HOUR, "warning"), (-HOUR, None, "info"), (1_000, 0, "ok")],
 )

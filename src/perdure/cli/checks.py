@@ -19,6 +19,7 @@ from perdure.engine.ending import parked_reason
 from perdure.engine.env import Env, SystemEnv
 from perdure.engine.explain import WORKER_GONE_AFTER
 from perdure.model.decision import Action, CatalogEntry, Control, QueueStats, RunFilter, StoreInfo
+from perdure.model.queue import QueueState
 from perdure.model.record import Record
 from perdure.model.run import NewRun, Retention, Run, RunStatus
 
@@ -89,10 +90,13 @@ async def examine(app: Perdure) -> list[Check]:
     newest = await app.client.find(RunFilter(), 1, None)
     found.append(_clock(newest.runs, catalog, now, _ahead(app.world)))
     stats = await app.store.stats(now)
-    found.append(_workers(catalog, now, is_needed=any(queue.due for queue in stats.queues)))
+    gates = {state.name: state for state in await app.store.queues() if state.is_gated}
+    paused = {name for name, state in gates.items() if state.is_paused}
+    is_needed = any(queue.due and queue.queue not in paused for queue in stats.queues)
+    found.append(_workers(catalog, now, is_needed=is_needed))
     totals = ", ".join(f"{total:,} {status}" for status, total in stats.status.items())
     found.append(Check("runs", Level.INFO, totals or "none"))
-    found += [_queue(queue, now) for queue in stats.queues if queue.due]
+    found += [_queue(queue, gates.get(queue.queue), now) for queue in stats.queues if queue.due]
     found += [check async for check in _stuck(app, now)]
     return found
 
@@ -187,11 +191,14 @@ def _workers(catalog: list[CatalogEntry], now: int, *, is_needed: bool) -> Check
     )
 
 
-def _queue(queue: QueueStats, now: int) -> Check:
+def _queue(queue: QueueStats, gate: QueueState | None, now: int) -> Check:
     oldest = now if queue.oldest_due_at is None else queue.oldest_due_at
     said = f"{count(queue.due, 'run')} due in queue {clean(queue.queue)!r}, the oldest for {duration(now - oldest)}"
     if now - oldest <= OVERDUE_AFTER:
         return Check("waiting", Level.INFO, said)
+    if gate is not None:
+        state = "is paused" if gate.is_paused else "has limits, which may be what holds them up"
+        return Check("waiting", Level.WARNING, f"{said}; it {state}", "see perdure queues list")
     advice = f"nobody takes them: start a worker with --queues {clean(queue.queue)}, or more of them"
     return Check("waiting", Level.PROBLEM, said, advice)
 
