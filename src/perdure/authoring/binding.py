@@ -19,7 +19,7 @@ from typing import Any
 import msgspec
 
 from perdure.authoring.dag_context import Context
-from perdure.model.codec import Parameters
+from perdure.authoring.workflow import Workflow
 from perdure.model.errors import UsageError
 
 Bind = Callable[[Context], tuple[tuple[Any, ...], dict[str, Any]]]
@@ -42,6 +42,7 @@ class Takes:
         takes_whole: the name of the one parameter that takes all of `data`; empty for none.
         is_open: it takes whatever it is given.
         is_value: it takes one value, which is all of its input.
+        workflow: what has these parameters, if it is a workflow that is registered here.
     """
 
     def __init__(
@@ -61,6 +62,7 @@ class Takes:
         self.is_open = is_open
         self.is_value = is_value
         every = [*self.required, *self.optional]
+        self.workflow: Workflow[..., Any] | None = None
         self.takes_whole = every[0] if len(every) == 1 and every[0] in WHOLE else ""
 
     @classmethod
@@ -69,12 +71,15 @@ class Takes:
         return cls._of(inspect.signature(function), hints)
 
     @classmethod
-    def parameters(cls, parameters: Parameters) -> Takes:
+    def of(cls, workflow: Workflow[..., Any]) -> Takes:
         """Return what a workflow takes."""
+        parameters = workflow.parameters
         if getattr(parameters, "is_whole", False):
             return cls((), is_value=True)
         hints = {name: shape.annotation for name, shape in parameters.shapes.items()}
-        return cls._of(parameters.signature, hints)
+        takes = cls._of(parameters.signature, hints)
+        takes.workflow = workflow
+        return takes
 
     @classmethod
     def step(cls, function: Callable[..., Any]) -> Takes:

@@ -11,7 +11,7 @@ from perdure.authoring.binding import Bind, Takes, binding, by_name, fits, from_
 from perdure.authoring.dag import PlayContext
 from perdure.authoring.dag_context import Context
 from perdure.authoring.drafts import ByName, Draft, as_data, own_names, result_type
-from perdure.authoring.expressions import ITEM_ROOTS, ROOTS, Expression, FlawsError, Template
+from perdure.authoring.expressions import ITEM_ROOTS, ROOTS, Expression, FlawsError, Template, constants
 from perdure.authoring.mapping import check_limits
 from perdure.authoring.nodes import Called, Inline, Named, Node, Options, Over, Target
 from perdure.authoring.step import Step, step_spec
@@ -213,11 +213,21 @@ class Compiler:
         return lambda ctx: ((make(ctx) if make is not None else None,), {})
 
     def _check_data(self, draft: Draft, takes: Takes, data: Any) -> None:
-        if isinstance(data, Mapping):
-            if not (takes.takes_whole and takes.takes_whole not in data):
-                self.found += [f"{draft.at('data')}: {each}" for each in takes.misfits(map(str, data))]
-        elif not (callable(data) or takes.takes_whole or takes.is_open or str(data).startswith("${")):
-            self.found.append(f"{draft.at('data')}: {data!r} must be an object, the arguments by name")
+        at, whole = draft.at("data"), takes.takes_whole
+        if callable(data):
+            return
+        if whole and not (isinstance(data, Mapping) and whole in data):
+            self._check_known(takes, {whole: data}, lambda flaw: at + flaw.removeprefix(whole))
+        elif isinstance(data, Mapping):
+            self.found += [f"{at}: {each}" for each in takes.misfits(map(str, data))]
+            self._check_known(takes, data, lambda flaw: f"{at}.{flaw}")
+        elif not (takes.is_open or str(data).startswith("${")):
+            self.found.append(f"{at}: {data!r} must be an object, the arguments by name")
+
+    def _check_known(self, takes: Takes, data: Mapping[str, Any], told: Callable[[str], str]) -> None:
+        """Look at the arguments that refer to nothing, which are what they will be."""
+        if takes.workflow is not None:
+            self.found += map(told, takes.workflow.flaws(constants(data), data.keys()))
 
     def _check_types(self, draft: Draft, takes: Takes, given: Mapping[str, str]) -> None:
         for name, source in given.items():
@@ -261,7 +271,7 @@ def _target_of(compiler: Compiler, draft: Draft, calls: Any, data: Any, before: 
         return _named(compiler, draft, calls, data, before, timeout)
     if isinstance(calls, Workflow):
         _refuse(draft, "a task or a workflow", ("run_in", "tx"))
-        takes = Takes.parameters(calls.parameters)
+        takes = Takes.of(calls)
         if takes.is_value:
             bind = compiler.bind_value(draft, data, before)
         else:

@@ -175,6 +175,19 @@ class FlawsError(UsageError):
         self.found = found
 
 
+def constants(data: Mapping[str, Any]) -> dict[str, Any]:
+    """Return those of the values that have no references in them, as they will be."""
+    found = {}
+    for name, value in data.items():
+        try:
+            template = Template(value, ITEM_ROOTS)
+        except FlawsError:
+            continue
+        if not template.has_expressions:
+            found[name] = template.fill({})
+    return found
+
+
 def reference(step: str) -> str:
     """Return the expression of a step's result."""
     return f"steps.{step}" if _IDENTIFIER.fullmatch(step) else "steps." + codec.encode(step, "a name", LENGTH)

@@ -20,7 +20,7 @@ from perdure.authoring.enqueuing import (
     check_priority,
 )
 from perdure.authoring.step import step_spec
-from perdure.authoring.workflow import Workflow
+from perdure.authoring.workflow import Check, Workflow
 from perdure.core.ask import ChildSpec, RunIn, StepSpec
 from perdure.core.loop import running
 from perdure.model.codec import Parameters
@@ -99,10 +99,12 @@ class Task(Workflow[P, R], Generic[P, R]):
         limit_key: Callable[..., str | None] | None = None,
         undo: Callable[..., Any] | None = None,
         batch: Batch | None = None,
+        check: Check | None = None,
         local_names: Mapping[str, Any] | None = None,
     ) -> None:
         title = name or str(getattr(function, "__name__", ""))
         self.batch = batch
+        self.check = check
         super().__init__(
             function, name=title, version=version, queue=queue, retention=retention, local_names=local_names, undo=undo
         )
@@ -118,7 +120,10 @@ class Task(Workflow[P, R], Generic[P, R]):
 
     @classmethod
     def of(cls, function: Callable[..., Any], **options: Any) -> Task[..., Any]:
-        """Return a function as a task, which `app.add` then registers; the options are those of `@app.task`."""
+        """Return a function as a task, which `app.add` then registers.
+
+        The options are those of `@app.task`, and `check`, by which graphs and definitions that call it are refused.
+        """
         return cls(function, **options)
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[object, None, R]:

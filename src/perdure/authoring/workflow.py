@@ -5,21 +5,25 @@ from __future__ import annotations
 import functools
 import hashlib
 import inspect
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping
 from typing import Any, Generic, ParamSpec, TypeVar
 
 from perdure.authoring.context import replay_or_raise
 from perdure.authoring.step import undoing
 from perdure.core.ask import ChildSpec, StepSpec
 from perdure.core.loop import running
-from perdure.model.codec import Parameters, Shape, annotations_of
-from perdure.model.errors import DefinitionError
+from perdure.model.codec import Parameters, Shape, annotations_of, encode
+from perdure.model.errors import DefinitionError, SerializationError
 from perdure.model.limits import NAME_LENGTH
 from perdure.model.name import check_name
 from perdure.model.run import Retention, Run
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+Check = Callable[[Mapping[str, Any], Collection[str]], Iterable[str]]
+"""Says what is wrong with the arguments of a call, each beginning with its name. It gets those that are known before
+the call, by name, and the names of all that the call will have."""
 
 
 class Workflow(Generic[P, R]):
@@ -40,11 +44,13 @@ class Workflow(Generic[P, R]):
         priority: of its runs, unless they are given another one.
         expires_ms: how long after it is due a run may be begun, in milliseconds; None for ever.
         registered: what an application knows it as: itself, or what it was made of by giving it options.
+        check: what is wrong with arguments, beyond their types; None for nothing.
     """
 
     leaf: StepSpec | None = None
     priority: int = 0
     expires_ms: int | None = None
+    check: Check | None = None
 
     def __init__(
         self,
@@ -97,6 +103,24 @@ class Workflow(Generic[P, R]):
             SerializationError: the payload does not fit the parameters.
         """
         return self.parameters.decode(payload)
+
+    def flaws(self, known: Mapping[str, Any], given: Collection[str]) -> list[str]:
+        """Return what is wrong with the arguments of a call that is not made yet, each with its name.
+
+        Args:
+            known: arguments that are known already, as JSON data by name.
+            given: the names of all arguments that it will have.
+        """
+        found, values = [], {}
+        for name, value in known.items():
+            shape = self.parameters.shapes.get(name)
+            if shape is None:
+                continue
+            try:
+                values[name] = shape.decode(encode(value, "it", 1 << 62))
+            except SerializationError as error:
+                found.append(f"{name}: it {str(error).removeprefix(shape.what).lstrip()}")
+        return found if found or self.check is None else list(self.check(values, given))
 
     def limit_key(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
         """Return what a run of these arguments counts as under its queue's limits per key; empty for none."""

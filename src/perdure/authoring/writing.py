@@ -66,7 +66,7 @@ def _call(draft: Draft, calls: Any, data: Any, before: frozenset[str], at: str) 
         raise DefinitionError(f"{at}it calls {calls!r}, which cannot be written as data; make it a task")
     kind = "task" if isinstance(calls, Task) else "workflow"
     if data is None:
-        data, _ = as_data(Takes.parameters(calls.parameters), before, draft)
+        data, _ = as_data(Takes.of(calls), before, draft)
     return {kind: calls.name, "data": _data(data, f"{at}data")}
 
 

@@ -156,7 +156,9 @@ class Shape:
         return "" if all(kind is object or hasattr(kind, "model_validate") for kind in custom) else _NO_FORM
 
     def _name(self) -> str:
-        return getattr(self.annotation, "__qualname__", None) or str(self.annotation)
+        if isinstance(self.annotation, type) and not typing.get_args(self.annotation):
+            return self.annotation.__qualname__
+        return str(self.annotation).replace("typing.", "")
 
 
 def _hint(error: Exception) -> str:

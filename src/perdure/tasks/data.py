@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from perdure.authoring.expressions import Expression
@@ -29,4 +30,12 @@ async def _transform(expression: str, data: Any) -> Any:  # on the loop: what it
         raise DataExpressionError(f"expression: {error}") from error
 
 
-data_transform: Task[..., Any] = Task.of(_transform, name="data.transform")
+def _check(known: Mapping[str, Any], given: Collection[str]) -> Iterator[str]:
+    try:
+        if "expression" in known:
+            Expression(known["expression"], roots=None)
+    except UsageError as error:
+        yield f"expression: {error}"
+
+
+data_transform: Task[..., Any] = Task.of(_transform, name="data.transform", check=_check)
