@@ -4,7 +4,7 @@
 -- that was, '-' for one that was left without its worker, the row of the run that has the id or stands for it, or '@' and the
 -- shard on which it is.
 
-local there, waiting = insert(asked)
+local there, waiting, said = insert(asked)
 flush()
 if next(there) == nil and #waiting == 0 then
   return {}
@@ -14,7 +14,7 @@ for index = 1, #asked do
   found[index] = there[index] or false
   if there[index] and sub(there[index], 1, 1) ~= '@' then
     know_rows({ there[index] })
-    found[index] = packed[there[index]]
+    found[index] = said[index] or packed[there[index]]
   end
 end
 for _, index in ipairs(waiting) do

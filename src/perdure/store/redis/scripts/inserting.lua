@@ -30,6 +30,17 @@ local function take_over(row, new, latest)
   touch(row)
 end
 
+-- Keep what those were told who came upon a run, before another one changes it.
+local function say(row, there, said)
+  local now
+  for place, number in pairs(there) do
+    if number == number_of[row] and not said[place] then
+      now = now or cmsgpack.pack(row)
+      said[place] = now
+    end
+  end
+end
+
 -- The entries of dedup keys, by place in the list, of runs that are in the store and stand for a new one.
 local function standing(list)
   local keys, places, found = {}, {}, {}
@@ -116,7 +127,7 @@ local function keep_messages(new, number, inbox, seen, mail)
 end
 
 -- `insert` for runs of which no two have one dedup key; `offset` is how many came before these.
-local function insert_some(list, offset, are_moved, there, waiting)
+local function insert_some(list, offset, are_moved, there, waiting, said)
   local stood, stand_for, fresh = taken_ids(list)
   local is_gated = are_moved and {} or gates(list)
   local n = fresh > 0 and redis.call('HINCRBY', META, 'n', fresh) - fresh
@@ -125,12 +136,13 @@ local function insert_some(list, offset, are_moved, there, waiting)
   for index, new in ipairs(list) do
     local kept = stand_for[index]
     if stood[index] then
-      there[offset + index] = kept and stood[index] or numbers[new[1]] or stood[index]
       if kept and new[10][3] and is_unclaimed(row_of(kept.number)) then
+        say(row_of(kept.number), there, said)
         take_over(row_of(kept.number), new, kept.latest)
       else
         skip_texts(new)
       end
+      there[offset + index] = kept and stood[index] or numbers[new[1]] or stood[index]
     else
       n = n + 1
       local number = number_text(n)
@@ -180,13 +192,14 @@ end
 
 -- Keep the runs whose ids are free and for which no other stands; `are_moved` if they are to stay as they were elsewhere.
 -- Returns, by place in the list, of those that are not kept the number of the run that has the id or stands for it, or '@' and
--- the shard on which it is, if that is another; and the places of those that are kept, but left without the worker they were for.
+-- the shard on which it is, if that is another; the places of those that are kept, but left without the worker they were for; and,
+-- by place, the row as it was for those that came upon a run before a later one of the list changed it.
 local function insert(list, are_moved)
-  local there, waiting, some, keys, offset = {}, {}, {}, {}, 0
+  local there, waiting, said, some, keys, offset = {}, {}, {}, {}, {}, 0
   for index, new in ipairs(list) do
     local key = new[10] and new[10][1]
     if key and keys[key] then
-      insert_some(some, offset, are_moved, there, waiting)
+      insert_some(some, offset, are_moved, there, waiting, said)
       some, keys, offset = {}, {}, index - 1
     end
     some[#some + 1] = new
@@ -194,6 +207,6 @@ local function insert(list, are_moved)
       keys[key] = true
     end
   end
-  insert_some(some, offset, are_moved, there, waiting)
-  return there, waiting
+  insert_some(some, offset, are_moved, there, waiting, said)
+  return there, waiting, said
 end
