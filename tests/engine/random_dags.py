@@ -160,7 +160,7 @@ def give_item(item: int) -> int:
     return item
 
 
-def item_body(item: int) -> int:
+async def item_body(item: int) -> int:
     return give_item(item)
 
 
