@@ -281,6 +281,45 @@ async def test_a_run_with_nothing_to_undo_is_just_terminated(make, world):
         assert await above.result(timeout=5) == "RunTerminatedError(\"run 'p/w' was terminated\")"
 
 
+async def test_a_task_has_nothing_to_undo_itself(make, world):
+    app = make()
+
+    @app.task
+    async def wait() -> None:
+        await asyncio.Event().wait()
+
+    async with app:
+        run = await wait.enqueue()
+        await world.settle()
+        await app.run(run.id).terminate(undo=True)
+        with pytest.raises(RunTerminatedError):
+            await run.result(timeout=5)
+        assert (await run.get()).status == "terminated"
+
+
+async def test_a_task_is_undone_by_a_task(make, world):
+    app, log = make(), []
+
+    @app.task
+    async def release(seat: str) -> None:
+        log.append(f"release {seat}")
+
+    @app.task(undo=release)
+    async def hold(seat: str) -> str:
+        return seat
+
+    @app.workflow
+    async def w() -> None:
+        await hold("a")
+        await hold.options(priority=3)("b")
+        raise ValueError("no")
+
+    async with app:
+        with pytest.raises(RunCompensatedError):
+            await (await app.start(w)).result(timeout=5)
+        assert log == ["release b", "release a"]
+
+
 async def test_a_compensation_can_be_paused(trip, world):
     trip.broken = {"ticket", "refund"}
     async with trip.app as app:

@@ -46,6 +46,24 @@ async def book(order_id: str) -> int:
 async def bare() -> None: ...
 
 
+async def refund(cents: int, result: str) -> None: ...
+
+
+@app.step(undo=refund)
+async def pay(cents: int) -> str:
+    return ""
+
+
+@app.workflow(undo=bare)
+async def paid_trip() -> str:
+    async with flow.saga():
+        assert_type(await pay(5), str)
+        assert_type(await pay.options(undo=refund)(5), str)
+        assert_type(await flow.do("pay", pay, 5, undo=refund), str)
+    flow.pivot()
+    return ""
+
+
 @app.workflow
 async def nightly(n: int | str) -> int:
     return 1

@@ -213,11 +213,12 @@ class Turn:
 
     def launches(self) -> list[Launch]:
         """Return the steps that may start now: everything that led to them is committed."""
+        steps = self._steps
         if self.is_ended:
             return []
-        if not self._is_committing and not self._has_news():
-            self._steps.clear_ready()
-        return [] if self.is_pausing or self._is_leaving else self._steps.start()
+        if steps.ready and not self._is_committing and not self._has_news():
+            steps.clear_ready()
+        return [] if not steps.cleared or self.is_pausing or self._is_leaving else steps.start()
 
     def cancels(self) -> list[str]:
         """Return the keys of running steps that nobody waits for any more."""

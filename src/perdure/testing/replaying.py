@@ -141,11 +141,18 @@ def _problems(recording: Recording, app: Perdure, *, is_strict: bool) -> Iterato
         else:
             if replayed.outcome is not None and replayed.outcome[0] == "error" and end is None:
                 yield f"the code now fails here: {_outcome(*replayed.outcome)}"
+            if replayed.cause is not None and not any(_is_turned_back(record) for record in journal):
+                yield f"the code now fails here, and what it did would be undone: {_outcome('error', replayed.cause)}"
             if is_strict:
                 yield from _beyond(replayed, end)
                 yield from _other_end(replayed, end)
     finally:
         replayed.close()
+
+
+def _is_turned_back(record: Record) -> bool:
+    """Return whether a record says that the code was left, to be undone."""
+    return record.kind == "undo" and record.state != "open"
 
 
 def _beyond(replayed: Replay, end: Record | None) -> Iterator[str]:
