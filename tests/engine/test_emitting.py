@@ -193,6 +193,8 @@ async def test_what_cannot_be_subscribed(app):
         app.on("e", where="total >")(invoice)
     with pytest.raises(DefinitionError, match="must be a JMESPath expression or a plain function"):
         app.on("e", where=5)(invoice)
+    with pytest.raises(UsageError, match="workflow 'invoice' is not registered with this application"):
+        Perdure("memory://elsewhere").on("e")(invoice)
     with pytest.raises(UsageError, match="@app.on stands above"):
         app.on("e")(len)
 

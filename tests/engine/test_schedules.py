@@ -479,6 +479,9 @@ class TestDeclared:
             @app.schedule(every="1h")
             async def plain() -> None: ...
 
+        with pytest.raises(UsageError, match="workflow 'nap' is not registered with this application"):
+            app.schedule(every="1h")(napping(World().app("memory://elsewhere")))
+
         nap = napping(app)
         app.schedule(every="1h")(nap)
         app.schedule(every="2h", name="slow")(nap)

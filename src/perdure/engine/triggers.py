@@ -79,7 +79,7 @@ class Triggers(Verbs):
         """
 
         def declare(workflow: W) -> W:
-            _require_workflow(workflow, "@app.schedule")
+            self._require_registered(workflow, "@app.schedule")
             payload = workflow.parameters.encode(tuple(args), input or {}, self.settings.limits.payload_bytes)
             schedule = schedule_of(
                 name or workflow.name, workflow.name, payload, cron=cron, every=every, at=at, tz=tz, jitter=jitter,
@@ -105,7 +105,7 @@ class Triggers(Verbs):
         """
 
         def subscribe(workflow: W) -> W:
-            _require_workflow(workflow, "@app.on")
+            self._require_registered(workflow, "@app.on")
             subscription = subscription_of(workflow, event, where)
             every = self.registry.triggers.subscriptions.setdefault(workflow.name, [])
             if any(each.event == event for each in every):
@@ -204,7 +204,10 @@ class Triggers(Verbs):
             queue = client.registry.workflows[schedule.workflow].queue
             await Schedules(lambda: client).declare(schedule, queue, replace=True)
 
-
-def _require_workflow(workflow: object, decorator: str) -> None:
-    if not isinstance(workflow, Workflow):
-        raise UsageError(f"{decorator} stands above @app.workflow or @app.task, not {workflow!r}")
+    def _require_registered(self, workflow: object, decorator: str) -> None:
+        if not isinstance(workflow, Workflow):
+            raise UsageError(f"{decorator} stands above @app.workflow or @app.task, not {workflow!r}")
+        if self.registry.workflows.get(workflow.name) is not workflow.registered:
+            raise UsageError(
+                f"{decorator}: workflow {workflow.name!r} is not registered with this application; app.add() does that"
+            )
