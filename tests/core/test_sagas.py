@@ -695,6 +695,25 @@ def test_an_undo_that_spins_gives_its_run_up(monkeypatch: pytest.MonkeyPatch):
         run.end("plain")
 
 
+def test_code_that_raises_while_it_is_dropped_undoes_nothing():
+    async def work() -> None:
+        async with flow.saga():
+            await a(1)
+            try:
+                await plain()
+            finally:
+                raise ValueError("of all times")
+
+    run = Driver(work)
+    run.end("a")
+    run.crash()
+    assert list(run.running) == ["plain"]
+    cancel(run)
+    assert list(run.running) == ["undo:a"]
+    run.finish()
+    assert undone(run) == ["undo:a"]
+
+
 def test_a_generator_that_is_dropped_waits_for_no_undo():
     async def items() -> Any:
         async with flow.saga():

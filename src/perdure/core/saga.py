@@ -175,7 +175,7 @@ class Saga:
         _scope.set(scope.parent)
         undoables = self._undoable(scope) if is_failed else []
         scope.is_left = True
-        if not undoables:
+        if not undoables or self._replay.loop.is_closed():  # closed: the code is being dropped
             return
         undoing = self._replay.loop.create_task(self._undo_each(undoables))
         cancelled: asyncio.CancelledError | None = None
