@@ -114,6 +114,24 @@ async def test_a_subscription_that_nobody_announces_is_over(world, make):
         assert await client.emit("order.created", {"number": 1, "total": 1}) == []
 
 
+async def test_while_two_versions_are_at_work_both_count(world, make):
+    old, new, client = make(), make(), make(mode="client")
+
+    @old.workflow
+    async def invoice(order: dict) -> None: ...
+
+    @new.on("order.created")
+    @new.workflow(version="2", name="invoice")
+    async def newer(order: dict) -> None: ...
+
+    async with client, old:
+        async with new:
+            await world.advance(35)  # the older one has announced itself behind it
+            assert len(await client.emit("order.created", {})) == 1
+        await world.advance(200)
+        assert await client.emit("order.created", {}) == []
+
+
 async def test_a_worker_emits_too(world, make):
     app = make(mode="worker")
     shop(app)

@@ -27,6 +27,9 @@ Started: TypeAlias = tuple[Workflow[..., Any] | None, Ending]
 ANNOUNCED_FOR_MS = 86_400_000
 """How long, in milliseconds, a subscription counts after some worker has last announced it."""
 
+TOGETHER_MS = 90_000
+"""Versions of a workflow announced within this time, in milliseconds, are at work together, and all of them count."""
+
 
 async def emit(client: Client, event: str, payload: object, event_id: str | None) -> list[Started]:
     """Start every workflow that is subscribed to an event; see `Perdure.emit`."""
@@ -77,20 +80,24 @@ async def _subscribers(client: Client, event: str) -> list[tuple[str, Subscripti
     here = client.registry.triggers.subscriptions
     found = [(name, each) for name, every in here.items() for each in every if each.event == event]
     oldest = client.env.now() - ANNOUNCED_FOR_MS
-    for entry in await client.announced.latest():
-        if entry.workflow in client.registry.workflows or entry.seen_at < oldest:
+    last: dict[str, int] = {}
+    elsewhere: dict[str, Subscription] = {}
+    for entry in await client.announced.entries():
+        workflow = entry.workflow
+        since = max(oldest, last.setdefault(workflow, entry.seen_at) - TOGETHER_MS)
+        if workflow in client.registry.workflows or workflow in elsewhere or entry.seen_at < since:
             continue
-        for about in msgspec.json.decode(entry.details).get("on", ()):
-            if about["event"] != event:
-                continue
-            subscription = announced_subscription(about)
-            if subscription is None:
-                raise UsageError(
-                    f"event {event!r}: workflow {entry.workflow!r} has a condition in Python, which only the "
-                    "application that registers it can look at; emit there, or write where= as JMESPath text"
-                )
-            found.append((entry.workflow, subscription))
-    return found
+        about = next((on for on in msgspec.json.decode(entry.details).get("on", ()) if on["event"] == event), None)
+        if about is None:
+            continue
+        subscription = announced_subscription(about)
+        if subscription is None:
+            raise UsageError(
+                f"event {event!r}: workflow {workflow!r} has a condition in Python, which only the application that "
+                "registers it can look at; emit there, or write where= as JMESPath text"
+            )
+        elsewhere[workflow] = subscription
+    return [*found, *elsewhere.items()]
 
 
 def _run_id(workflow: str, event_id: str) -> str:

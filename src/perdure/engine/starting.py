@@ -93,12 +93,11 @@ class Announced:
             raise UnknownWorkflowError(f"no worker has announced workflow {workflow!r}; {advice}")
         return entry
 
-    async def latest(self) -> list[CatalogEntry]:
-        """Return the last announcement of each workflow, as it was a few seconds ago at most."""
+    async def entries(self) -> list[CatalogEntry]:
+        """Return the catalog as it was a few seconds ago at most, what was announced last first."""
         if not self._is_fresh():
             await self._read()
-        by_age = sorted(self._catalog, key=lambda entry: entry.seen_at)
-        return list({entry.workflow: entry for entry in by_age}.values())
+        return sorted(self._catalog, key=lambda entry: entry.seen_at, reverse=True)
 
     def _is_fresh(self) -> bool:
         return self._read_at is not None and 0 <= self._env.now() - self._read_at < CATALOG_KEPT_MS
