@@ -281,7 +281,7 @@ def _target_of(compiler: Compiler, draft: Draft, calls: Any, data: Any, before: 
     if isinstance(calls, Step):
         step = calls.options(name=draft.name, retry=draft.retry, timeout=draft.timeout, run_in=draft.run_in)
         takes = Takes.step(calls.function)
-        return Inline(step.spec, compiler.bind(draft, takes, data, before, "input"), step._undoing)
+        return Inline(step.spec, compiler.bind(draft, takes, data, before, "input"), step.undoing)
     if not callable(calls):
         raise DefinitionError(f"{calls!r} must be a function, a step, a task or a workflow")
     spec = step_spec(

@@ -342,7 +342,7 @@ async def map_items(
     key = check_name(name or str(getattr(calls, "name", "")), "flow.map, name")
     spread: Spread | Chunked
     if isinstance(calls, Step):
-        undoing, step = calls._undoing, calls.spec
+        undoing, step = calls.undoing, calls.spec
 
         def begin(index: int) -> Ask:
             args = (given[index],)

@@ -34,7 +34,8 @@ class Step(Generic[P, R]):
         name: its name in the journal.
         function: the plain function.
         spec: how it runs.
-        undo: how it is undone; None for not at all.
+        undo: what undoes it; None for nothing.
+        undoing: how that is called.
     """
 
     def __init__(self, function: Callable[P, Any], spec: StepSpec, undo: Callable[..., Any] | None = None) -> None:
@@ -42,7 +43,7 @@ class Step(Generic[P, R]):
         self.function = function
         self.spec = spec
         self.undo = undo
-        self._undoing = undoing(undo, signature_of(function), f"step {spec.name!r}")
+        self.undoing = undoing(undo, signature_of(function), f"step {spec.name!r}")
         functools.update_wrapper(self, function)
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[object, None, R]:
@@ -51,7 +52,7 @@ class Step(Generic[P, R]):
         Raises:
             NonRetryableError, StepTimeoutError, StepRetriesExceededError: when awaited, if the step failed for good.
         """
-        return perform(self.spec, args, kwargs, self._undoing)
+        return perform(self.spec, args, kwargs, self.undoing)
 
     def signature(self) -> inspect.Signature | None:
         """Return what its function takes; None where that is not known."""

@@ -39,7 +39,8 @@ class Workflow(Generic[P, R]):
         retention: how long its ended runs are kept; None takes the engine's.
         function: the plain function.
         parameters, result: how its input and output are stored.
-        undo: how a child run of it is undone; None for not at all.
+        undo: what undoes a child run of it; None for nothing.
+        undoing: how that is called.
         leaf: for a task, the step that is all of it; None for code of its own.
         priority: of its runs, unless they are given another one.
         expires_ms: how long after it is due a run may be begun, in milliseconds; None for ever.

@@ -366,10 +366,8 @@ class Turn:
         return RunStatus.WAITING, due, self._waits()
 
     def _end(self, outcome: Outcome) -> RunStatus:
-        if outcome == "ok":
-            return RunStatus.COMPLETE
         if self.replay.cause is None:
-            return RunStatus.ERRORED
+            return RunStatus.COMPLETE if outcome == "ok" else RunStatus.ERRORED
         return RunStatus.COMPENSATED if self.replay.begin_saga().has_undone else RunStatus.TERMINATED
 
     def _given_back(self) -> RunStatus:
