@@ -101,6 +101,36 @@ async def test_a_saga(world, app):
     assert undone == ["room"]
 
 
+async def test_a_saga_that_needs_somebody(world, app):
+    heard, is_mended = watch(app, "workflow:compensating", "workflow:compensation-failed", "workflow:compensated"), []
+
+    def give_back() -> None:
+        if not is_mended:
+            raise NonRetryableError("no such room")
+
+    @app.step(undo=give_back)
+    async def book() -> str:
+        return "room"
+
+    @app.workflow
+    async def trip() -> None:
+        await book()
+        await flow.sleep("1 day")
+
+    async with app:
+        run = await app.start(trip, id="r")
+        await world.settle()
+        await run.terminate(undo=True)
+        await world.advance(5)
+        assert told(heard) == [("compensating", "r"), ("compensation-failed", "r")]
+        assert heard[1].status is RunStatus.COMPENSATION_FAILED
+        assert "RunTerminatedError" in heard[1].error
+        is_mended.append(True)
+        await run.retry_undo()
+        await world.advance(5)
+        assert told(heard)[2:] == [("compensated", "r")]
+
+
 async def test_children_and_tasks_are_told_of_and_perdures_own_runs_are_not(world, app):
     heard = watch(app, "workflow:completed")
 
