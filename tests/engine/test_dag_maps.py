@@ -291,3 +291,26 @@ async def test_a_map_goes_on_where_a_dead_worker_left_it(make, world):
                 break
         assert await second.run("r").result(timeout=5) == [n * 2 for n in range(150)]
     assert set(calls) == set(range(150))
+
+
+async def test_how_much_a_map_writes_and_how_much_of_it_is_in_memory(app, world):
+    most = 0
+
+    @app.task
+    async def one(item: int) -> int:
+        nonlocal most
+        most = max(most, len(app.worker.turns))
+        return item
+
+    dag = workflow("w", output="m").map("m", one, over=lambda ctx: range(450), limit=16).build()
+    app.add(dag)
+    async with app:
+        run = await app.start(dag, id="r")
+        assert await done(app, world, dag) == list(range(450))
+        await world.advance(5)
+        assert await run.result(timeout=5) == list(range(450))
+        assert len(await run.journal()) == 2 + 2 * 5
+        chunks = (await app.runs(parent="r")).runs
+        lengths = sorted([len(await app.run(chunk.id).journal()) for chunk in chunks])
+        assert lengths == [2 + 2 * 50, *[2 + 2 * 100] * 4]
+    assert most <= 2 * (16 + 5 + 1)  # two of these maps ran at once

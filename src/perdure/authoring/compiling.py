@@ -51,8 +51,8 @@ class Compiler:
         self._input = input
         self._types: dict[str, Any] = {}
 
-    def nodes(self) -> tuple[Graph, list[Node]]:
-        """Return the graph and its nodes.
+    def compile(self, output: Any) -> tuple[Graph, list[Node], Callable[[Context], Any] | None]:
+        """Return the graph, its nodes, and what makes the result of `output`; None for the results of all steps.
 
         Raises:
             FlawsError: something is wrong; it lists everything.
@@ -66,16 +66,15 @@ class Compiler:
         graph = Graph([(draft.name, draft.after) for draft in self.drafts])
         self._types = {draft.name: result_type(draft) for draft in self.drafts}
         nodes = [self._node(draft, graph.before(number)) for number, draft in enumerate(self.drafts)]
+        make = self._output(output, frozenset(graph.names))
         if self.found:
             raise FlawsError(self.found)
-        return graph, [node for node in nodes if node is not None]
+        return graph, [node for node in nodes if node is not None], make
 
-    def output(self, given: Any, at: str) -> Callable[[Context], Any] | None:
-        """Return what makes the result of the DAG."""
-        names = frozenset(draft.name for draft in self.drafts)
+    def _output(self, given: Any, names: frozenset[str]) -> Callable[[Context], Any] | None:
         if isinstance(given, str) and given in names:
             return lambda ctx: ctx.results.get(given)
-        return None if given is None else self._maker(given, names, at, ROOTS)
+        return None if given is None else self._maker(given, names, "output", ROOTS)
 
     def _check_names(self) -> None:
         if not self.drafts:

@@ -140,8 +140,7 @@ class DagBuilder:
         """
         compiler = Compiler(self._drafts, self._options["input"])
         try:
-            output = compiler.output(self._output, "output")
-            graph, nodes = compiler.nodes()
+            graph, nodes, output = compiler.compile(self._output)
         except FlawsError as error:
             lines = "".join(f"\n  {each}" for each in error.found)
             raise DefinitionError(f"workflow {self.name!r} cannot be built:{lines}") from None

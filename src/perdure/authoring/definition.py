@@ -131,13 +131,10 @@ class Definition:
         reader = _Reader(self.found)
         drafts = [self._draft(reader, number, known, find) for number in range(len(self.content["steps"]))]
         compiler = Compiler(drafts)
-        output = None
         try:
-            graph, nodes = compiler.nodes()
-            output = compiler.output(self.content.get("output"), "output")
-        except FlawsError:
-            pass
-        reader.found += compiler.found
+            graph, nodes, output = compiler.compile(self.content.get("output"))
+        except FlawsError as error:
+            reader.found += error.found
         reader.end(self.name)
         written = self._made_explicit(compiler.inputs)
         return Dag(
