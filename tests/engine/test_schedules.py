@@ -277,6 +277,7 @@ async def test_once(world, app):
         assert await fires(app) == ["2023-11-14T22:15:00Z"]
         summary = await app.schedules.get("tick")
         assert (summary.status, summary.next_at, summary.started) == (RunStatus.COMPLETE, None, 1)
+        assert await app.schedules.list() == []
         with pytest.raises(RunFinishedError):
             await app.schedules.pause("tick")
         await app.schedules.create("tick", "tick", at=at(2_000), replace=True)

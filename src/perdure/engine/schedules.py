@@ -31,6 +31,7 @@ BACKFILL = 1_000
 SHOWN_NEXT = 1_000
 """How many of the next fires are told at once."""
 
+UNFINISHED = tuple(status for status in RunStatus if not status.is_finished)
 PAGE = 500
 PRUNED = 500
 PRUNINGS = 20
@@ -174,11 +175,11 @@ class Schedules:
     # Looking.
 
     async def list(self) -> list[ScheduleSummary]:
-        """Return all schedules, by name."""
+        """Return the schedules that have not ended, by name."""
         found: list[ScheduleSummary] = []
         cursor: str | None = None
         while True:
-            page = await self._client.find(RunFilter(workflow=WORKFLOW), PAGE, cursor)
+            page = await self._client.find(RunFilter(UNFINISHED, WORKFLOW), PAGE, cursor)
             found += [self._summary(run, await self._standing(run)) for run in page.runs]
             cursor = page.cursor
             if cursor is None:
