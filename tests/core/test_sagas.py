@@ -88,6 +88,24 @@ def test_steps_without_an_undo_cost_nothing_more():
     assert run.keys == ["plain", "other", "output"]
 
 
+def test_the_first_undo_of_a_run_costs_a_commit_and_later_ones_none():
+    async def work() -> None:
+        for each in (a, b, c):
+            await each(1)
+
+    run = Driver(work).finish()
+    assert len(run.decisions) == 4
+    assert [[record.key for record in decision.records] for decision in run.decisions] == [
+        ["undo:a"],
+        ["a", "undo:b"],
+        ["b", "undo:c"],
+        ["c", "output"],
+    ]
+    again = Driver(work)
+    again.crash()
+    assert len(again.decisions) == 1
+
+
 def test_a_run_whose_steps_have_no_undo_just_fails():
     async def work() -> None:
         await plain()
@@ -542,6 +560,26 @@ def test_a_cancelled_compensation_goes_on():
     run.finish()
     assert run.status is COMPENSATED
     assert repr(run.error) == "ValueError('no')"
+
+
+def test_a_parked_run_is_undone_once_it_is_mended():
+    async def other_code() -> None: ...
+
+    run = Driver(order)
+    for key in ("a", "b"):
+        run.end(key)
+    run.crash(other_code)
+    assert "came to its end" in run.parked
+    cancel(run)
+    run.run = msgspec.structs.replace(run.run, status=RunStatus.QUEUED)
+    run.claim()
+    assert "came to its end" in run.parked
+    run.run = msgspec.structs.replace(run.run, status=RunStatus.QUEUED)
+    run.program = Workflow(order, name="flow")
+    run.claim()
+    assert list(run.running) == ["undo:b"]
+    run.finish()
+    assert run.status is COMPENSATED
 
 
 def test_a_run_is_not_cancelled_before_its_code_is_where_its_journal_is():
