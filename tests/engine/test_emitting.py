@@ -173,6 +173,10 @@ async def test_flow_emit_outside_is_refused(app):
 
 
 async def test_what_cannot_be_emitted(world, app):
+    @app.on("order.created")
+    @app.workflow
+    async def anything(order: object) -> None: ...
+
     shop(app)
 
     async with app:

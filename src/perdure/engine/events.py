@@ -17,6 +17,7 @@ from perdure.engine.ending import Ending
 from perdure.engine.starting import new_run
 from perdure.model.errors import RunExistsError, UsageError
 from perdure.model.limits import NAME_LENGTH
+from perdure.model.run import NewRun
 
 if TYPE_CHECKING:
     from perdure.engine.client import Client
@@ -39,24 +40,28 @@ async def emit(client: Client, event: str, payload: object, event_id: str | None
     body = payload_of(payload, client.settings.limits.payload_bytes)
     known = event_id or client.new_id()
     chosen = [(name, each) for name, each in await _subscribers(client, event) if each.takes(body)]
-    return list(
-        await asyncio.gather(
-            *(
-                start_by_name(client, name, each.input(body), _run_id(name, known), {"event": event})
-                for name, each in chosen
-            )
-        )
-    )
+    tags = {"event": event}
+    news = [await _new(client, name, each.input(body), _run_id(name, known), tags) for name, each in chosen]
+    return list(await asyncio.gather(*(_create(client, found, new) for found, new in news)))
 
 
 async def start_by_name(
     client: Client, workflow: str, given: Mapping[str, Any], run_id: str, tags: Mapping[str, str]
 ) -> Started:
     """Start a workflow by its name, wherever it is worked, or find the run that has this id."""
+    return await _create(client, *await _new(client, workflow, given, run_id, tags))
+
+
+async def _new(
+    client: Client, workflow: str, given: Mapping[str, Any], run_id: str, tags: Mapping[str, str]
+) -> tuple[Workflow[..., Any] | None, NewRun]:
     options = {"input": given, "id": run_id, "tags": tags}
     announced = await client.announced.look(workflow, options)
     settings = dataclasses.replace(client.settings, mode="all")  # a worker starts what triggers ask for
-    found, new = new_run(client.registry, settings, client.env, workflow, (), options, announced)
+    return new_run(client.registry, settings, client.env, workflow, (), options, announced)
+
+
+async def _create(client: Client, found: Workflow[..., Any] | None, new: NewRun) -> Started:
     try:
         ending = await client.create(new)
     except RunExistsError:  # that one was started before, with an input that was another one then
