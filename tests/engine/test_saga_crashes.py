@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from perdure import CompensationFailedError, Perdure, Retry, RunCompensatedError, flow, testing
+from perdure import CompensationFailedError, Perdure, Retry, RunCompensatedError, StoreUnavailableError, flow, testing
+from tests.engine.world import World
 
 
 @pytest.fixture
@@ -136,3 +137,64 @@ async def test_a_mock_stands_in_for_an_undo(app: Perdure):
         with pytest.raises(RunCompensatedError):
             await run.result()
         assert [(call.kwargs, call.key) for call in mock.calls] == [({"result": 7}, "undo:charge")]
+
+
+@pytest.mark.parametrize("is_stored", [False, True])
+async def test_on_every_store_a_crash_at_any_commit_changes_nothing(url: str, is_stored: bool):
+    number = is_reached = 0
+    while is_reached >= number:
+        number += 1
+        is_reached += await dies_at(url, number, f"{is_stored}-{number}", is_stored=is_stored)
+    assert number > 8
+
+
+async def dies_at(url: str, number: int, run_id: str, *, is_stored: bool) -> bool:
+    """Have the worker of a saga die at one of its commits, another take over; return whether it made that many."""
+    world, done = World(), Counter[str]()
+    app = world.app(url)
+    trip = booking(app, done)
+    dies, store = Dying(app.store, number), app.store
+    setattr(store, "after" if is_stored else "before", dies)
+    await app.open()
+    run = await app.start(trip, False, id=run_id)
+    await world.advance(10)
+    if dies.is_reached:
+        dies.release.set()
+        await world.crash(app)
+        app = world.app(url)
+        booking(app, done)
+        await app.open()
+    await world.advance(60)
+    with pytest.raises(RunCompensatedError):
+        await app.run(run.id).result(timeout=5)
+    records = [record for record in await app.run(run.id).journal() if record.state == "ok"]
+    keys = [record.key for record in records if record.kind in ("step", "child")]
+    undone = [key.removeprefix("undo:") for key in keys if key.startswith("undo")]
+    completed = [key for key in keys if not key.startswith("undo") and key != "book#3"]
+    assert undone == ["book#3", *completed[::-1]]
+    await app.close()
+    return dies.is_reached
+
+
+class Dying:
+    """Holds the n-th commit of a store, before or after it is carried out, until the worker is taken away."""
+
+    def __init__(self, store: Any, number: int) -> None:
+        self.release = asyncio.Event()
+        self.is_reached = False
+        self._store = store
+        self._left = number
+
+    async def __call__(self, operation: str) -> None:
+        if operation != "commit":
+            return
+        self._left -= 1
+        if self._left > 0:
+            return
+        self.is_reached = True
+        self._store.in_flight -= 1
+        try:
+            await self.release.wait()
+            raise StoreUnavailableError("the worker is gone")
+        finally:
+            self._store.in_flight += 1
