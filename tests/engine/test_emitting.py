@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from perdure import DefinitionError, Perdure, RunStatus, SerializationError, UsageError, flow
+from perdure import DefinitionError, Perdure, RunStatus, SerializationError, UsageError, flow, workflow
 from perdure.engine.events import ANNOUNCED_FOR_MS
 
 
@@ -140,6 +140,24 @@ async def test_a_worker_emits_too(world, make):
         await world.settle()
         assert (await run.get()).status is RunStatus.COMPLETE
         assert len(run.id) < 100
+
+
+@pytest.mark.parametrize("payload", [{"n": 5}, {}, [1, 2], 7])
+async def test_a_graph_takes_the_payload_as_its_whole_input(world, make, payload):
+    worker, client = make(), make(mode="client")
+    graph = workflow("graph").step("same", lambda context: context.input).build()
+    worker.add(graph)
+    worker.on("order.created")(graph)
+    worker.schedule(every="1h", args=(payload,))(graph)
+    async with client, worker:
+        for app in (worker, client):
+            (run,) = await app.emit("order.created", payload)
+            await world.settle()
+            assert (await run.result()) == {"same": payload}
+        run = await client.schedules.trigger("graph")
+        await world.settle()
+        assert await run.result() == {"same": payload}
+        assert (await worker.schedules.get("graph")).input == payload
 
 
 async def test_workflow_code_emits_once(world, app):

@@ -54,13 +54,15 @@ class Subscription:
         where: a JMESPath expression over the payload, which has to hold; None for every event.
         condition: a function of the payload in its place.
         parameter: the parameter that takes the payload; None for a workflow without any.
-        shape: how that reads it.
+        is_whole: the payload is the whole input, as a graph takes it.
+        shape: how the payload is read.
     """
 
     event: str
     where: Expression | None = None
     condition: Callable[[Any], object] | None = None
     parameter: str | None = None
+    is_whole: bool = False
     shape: Shape | None = None
 
     def announced(self) -> dict[str, Any]:
@@ -69,6 +71,7 @@ class Subscription:
             "event": self.event,
             "where": None if self.where is None else self.where.text,
             "parameter": self.parameter,
+            "is_whole": self.is_whole,
             "is_in_code": self.condition is not None,
         }
 
@@ -82,9 +85,12 @@ class Subscription:
             return self.where.holds(_PLAIN.decode(payload))
         return self.condition is None or bool(self.condition((self.shape or _PLAIN).decode(payload)))
 
-    def input(self, payload: str) -> dict[str, Any]:
-        """Return the arguments by name, as plain data."""
-        return {} if self.parameter is None else {self.parameter: _PLAIN.decode(payload)}
+    def input(self, payload: str) -> Any:
+        """Return the input as plain data: the arguments by name, or the whole."""
+        if self.parameter is None:
+            return {}
+        value = _PLAIN.decode(payload)
+        return value if self.is_whole else {self.parameter: value}
 
 
 _PLAIN = Shape(Any, "the event's payload")
@@ -211,7 +217,9 @@ def subscription_of(
             raise DefinitionError(f"where: {where!r} must be a JMESPath expression or a plain function of the payload")
         condition = where
     shape = None if first is None else workflow.parameters.shapes[first.name]
-    return Subscription(event, expression, condition, None if first is None else first.name, shape)
+    parameter = None if first is None else first.name
+    is_whole = getattr(workflow.parameters, "is_whole", False)
+    return Subscription(event, expression, condition, parameter, is_whole, shape)
 
 
 def announced_subscription(about: Mapping[str, Any]) -> Subscription | None:
@@ -219,9 +227,8 @@ def announced_subscription(about: Mapping[str, Any]) -> Subscription | None:
     if about.get("is_in_code"):
         return None
     where = about.get("where")
-    return Subscription(
-        about["event"], None if where is None else Expression(where, roots=None), None, about["parameter"]
-    )
+    expression = None if where is None else Expression(where, roots=None)
+    return Subscription(about["event"], expression, None, about["parameter"], about["is_whole"])
 
 
 def check_event_type(event: str) -> str:

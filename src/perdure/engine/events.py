@@ -45,19 +45,21 @@ async def emit(client: Client, event: str, payload: object, event_id: str | None
     return list(await asyncio.gather(*(_create(client, found, new) for found, new in news)))
 
 
-async def start_by_name(
-    client: Client, workflow: str, given: Mapping[str, Any], run_id: str, tags: Mapping[str, str]
-) -> Started:
+async def start_by_name(client: Client, workflow: str, given: Any, run_id: str, tags: Mapping[str, str]) -> Started:
     """Start a workflow by its name, wherever it is worked, or find the run that has this id."""
     return await _create(client, *await _new(client, workflow, given, run_id, tags))
 
 
 async def _new(
-    client: Client, workflow: str, given: Mapping[str, Any], run_id: str, tags: Mapping[str, str]
+    client: Client, workflow: str, given: Any, run_id: str, tags: Mapping[str, str]
 ) -> tuple[Workflow[..., Any] | None, NewRun]:
-    options = {"input": given, "id": run_id, "tags": tags}
+    options: dict[str, Any] = {"id": run_id, "tags": tags}
     announced = await client.announced.look(workflow, options)
     settings = dataclasses.replace(client.settings, mode="all")  # a worker starts what triggers ask for
+    known = client.registry.workflows.get(workflow)
+    if known is not None and not isinstance(given, Mapping):  # which only a workflow takes whose input is one value
+        return new_run(client.registry, settings, client.env, known, (given,), options)
+    options["input"] = given
     return new_run(client.registry, settings, client.env, workflow, (), options, announced)
 
 
