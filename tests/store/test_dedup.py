@@ -67,6 +67,16 @@ class TestWhileItHasNotEnded:
         assert await make(store, keyed("b", OPEN)) == Created("k/b", is_new=False, fingerprint="b")
         assert await make(store, keyed("a", OPEN)) == Created("k/a", is_new=False, fingerprint="")
 
+    async def test_a_run_whose_id_is_taken_leaves_its_key_free(self, store: Store) -> None:
+        runs = [new("k/a"), keyed("a", OPEN), keyed("b", OPEN), keyed("c", OPEN)]
+        created = await store.create(runs)
+        assert [(made.id, made.is_new) for made in created] == [
+            ("k/a", True),
+            ("k/a", False),
+            ("k/b", True),
+            ("k/b", False),
+        ]
+
     @pytest.mark.parametrize("status", ["running", "waiting", "paused", "compensating", "compensation_failed"])
     async def test_it_stands_in_whatever_state(self, store: Store, status: str) -> None:
         run = await held(store, "k/a", dedup=OPEN)
@@ -178,6 +188,17 @@ class TestReplacing:
         assert [(made.id, made.is_new) for made in created] == [("k/a", True), ("k/a", False), ("k/a", False)]
         assert (await one(store, "k/a")).due_at == NOW + 7
         assert [kept.payload for kept in await store.journal("k/a")] == ['"c"']
+
+    async def test_a_later_run_of_its_id_is_told_the_fingerprint_that_it_has_by_then(self, store: Store) -> None:
+        await make(store, keyed("a", DEBOUNCED, fingerprint="old"))
+        runs = [new("k/a"), keyed("b", DEBOUNCED, fingerprint="new"), new("k/a"), new("k/c")]
+        created = await store.create(runs)
+        assert [(made.id, made.is_new, made.fingerprint) for made in created] == [
+            ("k/a", False, "old"),
+            ("k/a", False, "new"),
+            ("k/a", False, "new"),
+            ("k/c", True, ""),
+        ]
 
     async def test_not_once_it_was_claimed(self, store: Store) -> None:
         run = await held(store, "k/a", dedup=DEBOUNCED)

@@ -314,8 +314,9 @@ class TestAdmitted:
         await store.set_queue(LIMITED)
         given = await admitted(store, "given")
         await store.extend([Lease("given", given.epoch, NOW)], NOW)
+        assert not (await one(store, "given")).is_admitted
         for action in (Action.TERMINATE, Action.RESTART):
-            await admitted(store, str(action.value), parent_id="given")
+            await admitted(store, str(action.value))
             await store.control([Control(action.value, action)], NOW)
         renewed = await admitted(store, "renewed")
         await store.commit([decide(renewed, "queued", due_at=NOW + 5, renew=(record(0),))])
