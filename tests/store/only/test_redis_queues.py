@@ -159,6 +159,22 @@ async def test_it_stops_after_many_keys_that_have_nothing_due(
     assert pages > 3
 
 
+async def test_it_stops_after_many_candidates(store: RedisStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("perdure.store.redis.queues.CANDIDATES", 3)
+    await store.set_queue(LIMITED)
+    await store.create([new(f"same/{number}", limit_key="ab"[number % 2] * (number > 3)) for number in range(12)])
+    found, after = [], None
+    for size in (4, 4, 4):
+        view = await look(store, after=after)
+        assert len(view.candidates) == size
+        found += [candidate.run_id for candidate in view.candidates]
+        after = view.last_key
+    assert set(found) == {f"same/{number}" for number in range(12)}
+    assert after == "b"
+    view = await look(store, after=after)
+    assert (view.candidates, view.last_key) == ([], None)
+
+
 async def test_runs_of_all_shards_are_leased_in_the_order_that_is_asked(store: RedisStore) -> None:
     ids = spread(12)
     await store.set_queue(LIMITED)

@@ -26,7 +26,8 @@ from perdure.store.redis.shards import PIECE_BYTES, Shards, pieces
 from perdure.store.redis.turns import RECORDS, completed, is_whole
 
 KEYS_LOOKED_AT = 1000
-"""How many limit keys one script looks at: other clients wait for it."""
+CANDIDATES = 1000
+"""How many limit keys one script looks at, and after how many candidates it stops: other clients wait for it."""
 
 HOLD = 5_000
 """Milliseconds for which a queue is held for whoever leases what was chosen on several shards."""
@@ -102,7 +103,7 @@ async def look_into(
     nothing = QueueView(state, {}, {}, [], None)
     if is_held:
         return nothing
-    asked = (queue, workflows, now, keys, each, after, KEYS_LOOKED_AT)
+    asked = (queue, workflows, now, keys, each, after, KEYS_LOOKED_AT, CANDIDATES)
     found = await shards.calls.look_around(shards.all, "look_into", asked)
     if None in found and (state.limits.concurrency is not None or state.limits.per_key is not None):
         return nothing  # nobody knows what is leased on a shard that is out of reach

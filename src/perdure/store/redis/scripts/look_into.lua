@@ -1,8 +1,9 @@
 -- Look for what to choose from in a gated queue.
 --
 -- asked: 1 queue, 2 workflows or nil, 3 now, 4 how many limit keys, 5 how many runs of each, 6 the limit key behind which to
--- begin, or nil, 7 how many limit keys to look at. Returns: the last key looked at, nil at the end; the admitted runs under
--- a lease that holds (key, count, …); and candidates, each a list: id, priority, due_at, limit key, 1 if it was never claimed.
+-- begin, or nil, 7 how many limit keys to look at, 8 after how many candidates to stop. Returns: the last key looked at, nil at
+-- the end; the admitted runs under a lease that holds (key, count, …); and candidates, each a list: id, priority, due_at, limit
+-- key, 1 if it was never claimed.
 
 local queue, now, most_keys, each, after = asked[1], asked[3], asked[4], asked[5], asked[6]
 local known, candidates, found = asked[2] and as_set(asked[2]), {}, 0
@@ -69,7 +70,7 @@ if after then
 else
   is_one_too_many(DUE, '[' .. queue .. '\0', '(' .. queue .. '\1', queue .. '\0')
 end
-while true do
+while #candidates < asked[8] do
   local entry = redis.call('ZRANGEBYLEX', LIMITED, first, '(l' .. queue .. '\1', 'LIMIT', 0, 1)[1]
   if not entry then
     last_key = false
