@@ -86,6 +86,18 @@ class Guard:
                 self._check(host, address)
         return addresses
 
+    def check_number(self, host: str) -> None:
+        """Look at a host that is written as an address; a name is looked at when it is resolved.
+
+        Raises:
+            AddressRefusedError: it may not be connected to.
+        """
+        try:
+            ipaddress.ip_address(host)
+        except ValueError:
+            return
+        self._check(host, host)
+
     def _is_allowed_name(self, host: str) -> bool:
         name = host.lower().rstrip(".")
         return name in self._names or any(name.endswith(domain) for domain in self._domains)

@@ -8,6 +8,7 @@ from typing import Any
 from perdure.authoring.expressions import Expression
 from perdure.authoring.task import Task
 from perdure.model.errors import NonRetryableError, UsageError
+from perdure.tasks.checking import raised
 
 
 class DataExpressionError(NonRetryableError):
@@ -25,17 +26,21 @@ async def _transform(expression: str, data: Any) -> Any:  # on the loop: what it
         DataExpressionError: it does not parse, does not fit the data, or takes too much work.
     """
     try:
-        return Expression(expression, roots=None).evaluate(data)
+        return _parsed(expression).evaluate(data)
     except UsageError as error:
         raise DataExpressionError(f"expression: {error}") from error
 
 
 def _check(known: Mapping[str, Any], given: Collection[str]) -> Iterator[str]:
+    if "expression" in known:
+        yield from raised(_parsed, known["expression"])
+
+
+def _parsed(expression: str) -> Expression:
     try:
-        if "expression" in known:
-            Expression(known["expression"], roots=None)
+        return Expression(expression, roots=None)
     except UsageError as error:
-        yield f"expression: {error}"
+        raise DataExpressionError(f"expression: {error}") from error
 
 
 data_transform: Task[..., Any] = Task.of(_transform, name="data.transform", check=_check)

@@ -13,7 +13,7 @@ import zlib
 import httpx
 import msgspec
 
-from perdure.tasks.addresses import Guard
+from perdure.tasks.addresses import AddressRefusedError, Guard
 from perdure.tasks.answers import HttpAnswer, HttpError, HttpRequestError, answer_of, shown
 
 
@@ -62,6 +62,23 @@ class Door:
             raise HttpRequestError(f"{where}: {error}") from None
         except (httpx.HTTPError, OSError) as error:
             raise HttpError(f"{where}: {_said(error)}") from error
+
+    def check(self, url: str) -> None:
+        """Look at a URL, without resolving its name.
+
+        Raises:
+            HttpRequestError, AddressRefusedError: no request can be made to it.
+        """
+        try:
+            parsed = httpx.URL(url)
+        except httpx.InvalidURL as error:
+            raise HttpRequestError(f"url: {shown(url)!r} is none: {error}") from None
+        _check(parsed)
+        if self._guard is not None:
+            try:
+                self._guard.check_number(parsed.host)
+            except AddressRefusedError as error:
+                raise AddressRefusedError(f"url: {error}") from None
 
     async def _exchange(self, request: Request, timeouts: HttpTimeouts) -> HttpAnswer:
         if self._tls is None:

@@ -5,15 +5,16 @@ from __future__ import annotations
 import base64
 import binascii
 import email.utils
+import functools
 import hashlib
 import re
 import ssl
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from email.headerregistry import Address
 from email.message import EmailMessage
 from email.policy import SMTP
-from typing import Literal
+from typing import Any, Literal
 
 import aiosmtplib
 import msgspec
@@ -24,6 +25,7 @@ from perdure.authoring.task import Task
 from perdure.model.duration import Duration, seconds
 from perdure.model.errors import NonRetryableError, StepError, UsageError
 from perdure.model.retry import Retry
+from perdure.tasks.checking import raised
 
 EMAIL_RECIPIENTS = 100
 """How many addresses one message may go to."""
@@ -39,6 +41,10 @@ _OURS = re.compile(
     r"(from|sender|to|cc|bcc|reply-to|subject|date|message-id|return-path|received|mime-version|content-.*|resent-.*)",
     re.IGNORECASE,
 )
+
+
+_SAYS_NOTHING = "text, html: the message says nothing; give one of them"
+_FROM_NOBODY = "sender: nobody is named, here or in MailServer(sender=...)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,10 +160,10 @@ def email_send_task(
             EmailError: it was not sent, and is tried again. EmailRefusedError: it cannot be sent.
         """
         if text is None and html is None:
-            raise EmailRefusedError("text, html: the message says nothing; give one of them")
+            raise EmailRefusedError(_SAYS_NOTHING)
         from_ = sender or server.sender
         if not from_:
-            raise EmailRefusedError("sender: nobody is named, here or in MailServer(sender=...)")
+            raise EmailRefusedError(_FROM_NOBODY)
         senders = _addresses(from_, "sender")
         groups = {"To": _addresses(to, "to"), "Cc": _addresses(cc, "cc"), "Bcc": _addresses(bcc, "bcc")}
         recipients = list(dict.fromkeys(each.addr_spec for group in groups.values() for each in group))
@@ -174,13 +180,26 @@ def email_send_task(
         message["Date"] = email.utils.localtime()  # of this attempt: a step's body may look at the clock
         message["Message-ID"] = _message_id(senders[0].domain)
         for title, value in (headers or {}).items():
-            if not _NAME.fullmatch(title) or _OURS.fullmatch(title):
-                raise EmailRefusedError(f"headers: {title!r} is no header that can be given")
-            message[title] = _line(value, f"headers.{title}")
+            message[title] = _header(title, value)
         _fill(message, text, html, attachments or [])
         return await _deliver(server, message, senders[0].addr_spec, recipients)
 
-    return Task.of(email_send, name=name, queue=queue, retry=retry)
+    return Task.of(email_send, name=name, queue=queue, retry=retry, check=functools.partial(_flaws, server))
+
+
+def _flaws(server: MailServer, known: Mapping[str, Any], given: Collection[str]) -> Iterator[str]:
+    """Yield what is wrong with a message before it is sent; see `perdure.authoring.workflow.Check`."""
+    if not {"text", "html"} & set(given):
+        yield _SAYS_NOTHING
+    if "sender" not in given and not server.sender:
+        yield _FROM_NOBODY
+    for field in ("to", "cc", "bcc", "sender", "reply_to"):
+        yield from raised(_addresses, known.get(field), field)
+    yield from raised(_line, known.get("subject", ""), "subject")
+    for title, value in (known.get("headers") or {}).items():
+        yield from raised(_header, title, value)
+    for number, attachment in enumerate(known.get("attachments") or []):
+        yield from raised(_file, attachment, f"attachments[{number}]")
 
 
 def _fill(message: EmailMessage, text: str | None, html: str | None, attachments: Sequence[Attachment]) -> None:
@@ -191,17 +210,26 @@ def _fill(message: EmailMessage, text: str | None, html: str | None, attachments
     elif html is not None:
         message.set_content(html, subtype="html")
     for number, attachment in enumerate(attachments):
-        where = f"attachments[{number}]"
-        kind = _KIND.fullmatch(attachment.type)
-        if kind is None or kind[1].lower() in ("message", "multipart"):
-            raise EmailRefusedError(f"{where}.type: {attachment.type!r} is no type of a file, as application/pdf is")
-        try:
-            content = base64.b64decode(attachment.content, validate=True)
-        except (binascii.Error, ValueError) as error:
-            raise EmailRefusedError(f"{where}.content is no base64: {error}") from None
-        message.add_attachment(
-            content, maintype=kind[1], subtype=kind[2], filename=_line(attachment.name, f"{where}.name")
-        )
+        content, kind, subtype = _file(attachment, f"attachments[{number}]")
+        message.add_attachment(content, maintype=kind, subtype=subtype, filename=attachment.name)
+
+
+def _file(attachment: Attachment, where: str) -> tuple[bytes, str, str]:
+    """Return the content of an attachment, and both parts of its type."""
+    kind = _KIND.fullmatch(attachment.type)
+    if kind is None or kind[1].lower() in ("message", "multipart"):
+        raise EmailRefusedError(f"{where}.type: {attachment.type!r} is no type of a file, as application/pdf is")
+    _line(attachment.name, f"{where}.name")
+    try:
+        return base64.b64decode(attachment.content, validate=True), kind[1], kind[2]
+    except (binascii.Error, ValueError) as error:
+        raise EmailRefusedError(f"{where}.content is no base64: {error}") from None
+
+
+def _header(title: str, value: str) -> str:
+    if not _NAME.fullmatch(title) or _OURS.fullmatch(title):
+        raise EmailRefusedError(f"headers: {title!r} is no header that can be given")
+    return _line(value, f"headers.{title}")
 
 
 async def _deliver(server: MailServer, message: EmailMessage, sender: str, recipients: list[str]) -> SentEmail:

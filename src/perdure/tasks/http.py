@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import ssl
 import urllib.parse
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import msgspec
@@ -17,6 +18,7 @@ from perdure.model.errors import UsageError
 from perdure.model.retry import Retry
 from perdure.tasks.addresses import Guard
 from perdure.tasks.answers import HttpAnswer, HttpRequestError, refusal_of, shown
+from perdure.tasks.checking import raised
 from perdure.tasks.door import Door, HttpTimeouts, Request
 
 Method = Literal["GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE"]
@@ -100,8 +102,6 @@ def http_request_task(
             HttpError, RetryAfterError: it came to nothing, and is tried again. HttpStatusError: it was refused.
             HttpRequestError, AddressRefusedError: it cannot be made.
         """
-        if json is not None and body is not None:
-            raise HttpRequestError("json, body: a request has one body; give one of them")
         where = url if home is None else _below(home, url)
         request = Request(method, where, _headers({**carried, **(headers or {})}, method), params, _content(json, body))
         if json is not None:
@@ -112,7 +112,18 @@ def http_request_task(
             raise refusal_of(method, answer, retry_on)
         return answer
 
-    return Task.of(http_request, name=name, queue=queue, retry=retry)
+    return Task.of(http_request, name=name, queue=queue, retry=retry, check=functools.partial(_flaws, door, home))
+
+
+def _flaws(
+    door: Door, home: urllib.parse.SplitResult | None, known: Mapping[str, Any], given: Collection[str]
+) -> Iterator[str]:
+    """Yield what is wrong with a request before it is made; see `perdure.authoring.workflow.Check`."""
+    if "url" in known:
+        yield from raised(door.check, known["url"]) if home is None else raised(_below, home, known["url"])
+    yield from raised(_headers, known.get("headers") or {}, "GET")
+    yield from raised(_content, known.get("json"), known.get("body"))
+    yield from raised(_timeouts, known.get("timeout"))
 
 
 def _door(
@@ -159,6 +170,8 @@ def _headers(given: dict[str, str], method: str) -> dict[str, str]:
 
 
 def _content(json: Any, body: str | None) -> bytes | None:
+    if json is not None and body is not None:
+        raise HttpRequestError("json, body: a request has one body; give one of them")
     if json is not None:
         return msgspec.json.encode(json)
     return None if body is None else body.encode()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import contextlib
+import functools
 import importlib.util
 import json as json_text
 import math
@@ -10,7 +12,8 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +23,7 @@ from perdure.authoring.task import Task
 from perdure.model.duration import Duration, seconds
 from perdure.model.errors import NonRetryableError, StepError, UsageError
 from perdure.model.retry import Retry
+from perdure.tasks.checking import raised
 
 PDF_BYTES = 700_000
 """How long a PDF may be, in bytes; base64 makes it a third longer, which fits `Limits.payload_bytes`."""
@@ -28,6 +32,8 @@ PDF_MEMORY = 2 << 30
 """How much address space the typesetting of one document may take, in bytes."""
 
 PDF_RETRY = Retry(attempts=3, delay="1s")
+
+_GIVE_ONE = "template, source: give one of them, a file's name or a template's text"
 
 _SCRIPT = Path(__file__).with_name("typesetting.py")
 _TOLD = 2_000
@@ -84,14 +90,11 @@ def pdf_render_task(
     """
     if importlib.util.find_spec("typst") is None:
         raise UsageError(f"{name} needs typst: pip install 'perdure[pdf]'")
-    folder = None if templates is None else Path(templates).resolve()
-    for field, path in (("templates", folder), *(("fonts", Path(each)) for each in fonts)):
-        if path is not None and not path.is_dir():
-            raise UsageError(f"{field}: {os.fspath(path)!r} is no folder")
+    folder = None if templates is None else _folder(templates, "templates")
     within = seconds(timeout, field="timeout")
     if within == 0 or max_bytes < 1:
         raise UsageError(f"timeout={timeout!r}, max_bytes={max_bytes}: both must be above 0")
-    font_paths = [str(Path(each).resolve()) for each in fonts]
+    press = _Press(folder, [str(_folder(each, "fonts")) for each in fonts], within)
 
     def pdf_render(template: str | None = None, source: str | None = None, data: Any = None) -> RenderedPdf:
         """Make a PDF.
@@ -105,35 +108,81 @@ def pdf_render_task(
             TemplateError: there is no such template, or it does not compile; with the line.
             PdfTooLargeError: the PDF is longer than allowed. PdfError: it was not made in time, and is tried again.
         """
+        rendered = press.typeset(template, source, msgspec.json.encode(data).decode())
+        if rendered.bytes > max_bytes:
+            raise PdfTooLargeError(
+                f"{'source' if template is None else 'template'}: the PDF is {rendered.bytes:,} bytes, over max_bytes "
+                f"= {max_bytes:,}; make it smaller (images!), or make the task with a larger max_bytes (and "
+                "Limits.payload_bytes)"
+            )
+        return rendered
+
+    return Task.of(pdf_render, name=name, queue=queue, retry=retry, check=functools.partial(_flaws, press, pdf_render))
+
+
+@dataclass(frozen=True, slots=True)
+class _Press:
+    """Typesets templates of one folder, each within so many seconds."""
+
+    folder: Path | None
+    fonts: list[str]
+    within: float
+
+    def typeset(self, template: str | None, source: str | None, data: str | None) -> RenderedPdf:
+        """Return the PDF; without data, look at the template's syntax alone."""
         if (template is None) == (source is None):
-            raise TemplateError("template, source: give one of them, a file's name or a template's text")
+            raise TemplateError(_GIVE_ONE)
         with tempfile.TemporaryDirectory(prefix="perdure-pdf-") as empty:
             order = {
-                "path": None if template is None else str(_found(folder, template)),
+                "path": None if template is None else str(_found(self.folder, template)),
                 "source": source,
-                "root": str(folder or empty),
-                "fonts": font_paths,
-                "data": msgspec.json.encode(data).decode(),
-                "seconds": math.ceil(within),
+                "root": str(self.folder or empty),
+                "fonts": self.fonts,
+                "data": data,
+                "seconds": math.ceil(self.within),
                 "memory": PDF_MEMORY,
             }
-            return _typeset(order, within, max_bytes)
+            return _typeset(order, self.within)
 
-    return Task.of(pdf_render, name=name, queue=queue, retry=retry)
+
+def _flaws(
+    press: _Press, render: Callable[..., RenderedPdf], known: Mapping[str, Any], given: Collection[str]
+) -> Iterator[str]:
+    """Yield what is wrong with a template before it is used; see `perdure.authoring.workflow.Check`."""
+    named = {"template", "source"} & set(given)
+    if not named:
+        yield _GIVE_ONE
+    elif named <= known.keys():
+        of = (known.get("template"), known.get("source"))
+        with contextlib.suppress(PdfError):  # it may be made in time when it counts
+            if "data" in given and "data" not in known:
+                yield from raised(press.typeset, *of, None)
+            else:
+                yield from raised(render, *of, known.get("data"))
+
+
+def _folder(path: str | os.PathLike[str], field: str) -> Path:
+    if not Path(path).is_dir():
+        raise UsageError(f"{field}: {os.fspath(path)!r} is no folder")
+    return Path(path).resolve()
 
 
 def _found(folder: Path | None, template: str) -> Path:
     if folder is None:
         raise TemplateError(f"template: {template!r} was asked for, but the task was made without templates=")
-    path = (folder / template).resolve()
+    try:
+        path = (folder / template).resolve()
+        is_there = path.is_file()
+    except (OSError, ValueError):  # no file can have such a name
+        path, is_there = folder, False
     if not path.is_relative_to(folder):
         raise TemplateError(f"template: {template!r} leads out of the folder of templates")
-    if not path.is_file():
-        raise TemplateError(f"template: there is no {template!r} in the folder of templates")
+    if not is_there:
+        raise TemplateError(f"template: there is no {template[:80]!r} in the folder of templates")
     return path
 
 
-def _typeset(order: dict[str, Any], within: float, max_bytes: int) -> RenderedPdf:
+def _typeset(order: dict[str, Any], within: float) -> RenderedPdf:
     # -P: this folder has modules that are named like the standard library's.
     command = [sys.executable, "-P", str(_SCRIPT)]
     told = json_text.dumps(order).encode()
@@ -152,12 +201,8 @@ def _typeset(order: dict[str, Any], within: float, max_bytes: int) -> RenderedPd
     answer: dict[str, Any] = json_text.loads(line)
     if "error" in answer:
         what = str(answer["error"]).replace("__typst_py_bytes__.typ", "source").strip()
-        raise TemplateError(f"the template does not compile: {what[:_TOLD]}")
-    if len(pdf) > max_bytes:
-        raise PdfTooLargeError(
-            f"the PDF is {len(pdf):,} bytes, over max_bytes = {max_bytes:,}; make it smaller (images!), "
-            "or make the task with a larger max_bytes (and Limits.payload_bytes)"
-        )
+        where = "source" if order["path"] is None else "template"
+        raise TemplateError(f"{where}: the template does not compile: {what[:_TOLD]}")
     return RenderedPdf(base64.b64encode(pdf).decode(), answer["pages"], len(pdf))
 
 

@@ -3,7 +3,8 @@
 The process is what bounds a template: one that loops is killed, one that fills the memory ends alone. It has no way to
 the network: Typst would load packages from there.
 
-An order comes as JSON on standard input. Out goes one line of JSON, then the PDF.
+An order comes as JSON on standard input. Out goes one line of JSON, then the PDF. An order without data is for the
+template's syntax alone.
 """
 
 from __future__ import annotations
@@ -12,12 +13,15 @@ import json
 import os
 import re
 import sys
+from pathlib import Path
 from typing import Any
 
 import typst
 
 NOWHERE = "http://127.0.0.1:1"
 """A proxy that nobody is behind: where Typst's own downloads are sent."""
+
+PARSED = "perdure: the template parses"
 
 _PAGES = re.compile(rb"/Type\s*/Pages\s*/Count\s+(\d+)")
 
@@ -37,24 +41,49 @@ def main() -> None:
 
 def typeset(order: dict[str, Any]) -> tuple[dict[str, object], bytes]:
     """Return how many pages there are, with the PDF; or what the compiler says."""
-    source = order["source"]
+    given = order["path"] if order["source"] is None else order["source"].encode()
     try:
-        pdf = typst.compile(
-            order["path"] if source is None else source.encode(),
-            root=order["root"],
-            font_paths=order["fonts"],
-            ignore_system_fonts=True,
-            format="pdf",
-            sys_inputs={"data": order["data"]},
-            package_path=order["root"],
-            package_cache_path=order["root"],
-        )
+        if order["data"] is None and parses(order):
+            return {"pages": 0}, b""
+        pdf = compiled(order, given)
     except typst.TypstError as error:
         return {"error": error.diagnostic or error.message}, b""
     except RuntimeError as error:  # which the compiler raises for what is no diagnostic
         return {"error": str(error)}, b""
     found = _PAGES.search(pdf)
     return {"pages": int(found[1]) if found else 0}, pdf
+
+
+def parses(order: dict[str, Any]) -> bool:
+    """Return whether a template is right as far as it can be read without its data.
+
+    The compiler reads all of a file before it evaluates any: one that begins with a panic gets as far as that.
+    """
+    text = Path(order["path"]).read_text("utf-8") if order["source"] is None else order["source"]
+    try:
+        compiled(order, f'#panic("{PARSED}");{text}'.encode())
+    except typst.TypstError as error:
+        return f"panicked with: {PARSED}" in str(error.message)
+    return True
+
+
+def compiled(order: dict[str, Any], given: str | bytes) -> bytes:
+    """Return the PDF of a template: of a file, or of its text.
+
+    Raises:
+        typst.TypstError, RuntimeError: it does not compile.
+    """
+    pdf: bytes = typst.compile(
+        given,
+        root=order["root"],
+        font_paths=order["fonts"],
+        ignore_system_fonts=True,
+        format="pdf",
+        sys_inputs={"data": order["data"] or "null"},
+        package_path=order["root"],
+        package_cache_path=order["root"],
+    )
+    return pdf
 
 
 def bound(seconds: int, memory: int) -> None:
