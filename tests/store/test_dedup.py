@@ -191,14 +191,14 @@ class TestReplacing:
 
     async def test_a_later_run_of_its_id_is_told_the_fingerprint_that_it_has_by_then(self, store: Store) -> None:
         await make(store, keyed("a", DEBOUNCED, fingerprint="old"))
-        runs = [new("k/a"), keyed("b", DEBOUNCED, fingerprint="new"), new("k/a"), new("k/c")]
-        created = await store.create(runs)
+        created = await store.create([keyed("b", DEBOUNCED, fingerprint="new"), new("k/a"), new("k/c")])
         assert [(made.id, made.is_new, made.fingerprint) for made in created] == [
-            ("k/a", False, "old"),
             ("k/a", False, "new"),
             ("k/a", False, "new"),
             ("k/c", True, ""),
         ]
+        created = await store.create([new("k/a"), keyed("d", DEBOUNCED, fingerprint="newer"), new("k/a")])
+        assert [made.fingerprint for made in created] == ["new", "newer", "newer"]
 
     async def test_not_once_it_was_claimed(self, store: Store) -> None:
         run = await held(store, "k/a", dedup=DEBOUNCED)
