@@ -14,6 +14,7 @@ from perdure.authoring.workflow import Workflow
 from perdure.core.saga import UndoInfo
 from perdure.engine import webhooks
 from perdure.engine.app import Perdure
+from perdure.engine.definitions import PublishedDefinition
 from perdure.engine.explain import Explanation
 from perdure.engine.handle import RunHandle, RunSummary
 from perdure.engine.lifecycle import LifecycleEvent
@@ -97,6 +98,7 @@ __all__ = [
     "PayloadTooLargeError",
     "Perdure",
     "PerdureError",
+    "PublishedDefinition",
     "Queue",
     "QueueLimits",
     "QueueOverview",

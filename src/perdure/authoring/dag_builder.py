@@ -108,6 +108,21 @@ class DagBuilder:
         """
         return self._add(given, name, after, None, sys._getframe(1), options)
 
+    @overload
+    def map(
+        self, name: str, calls: Callable[..., Any], /, *, over: Data, after: str | Sequence[str] = ...,
+        limit: int = ..., tolerate: Tolerate = ..., when: When | None = ..., when_unmet: str = ...,
+        compensate: Callable[..., Any] | None = ..., data: Data | None = ..., retry: Retry | None = ...,
+        timeout: Duration | None = ..., run_in: RunIn | None = ..., tx: bool = ..., queue: str | None = ...,
+        priority: int | None = ...,
+    ) -> DagBuilder: ...  # fmt: skip
+    @overload
+    def map(
+        self, *, over: Data, name: str | None = ..., after: str | Sequence[str] = ..., limit: int = ...,
+        tolerate: Tolerate = ..., when: When | None = ..., when_unmet: str = ...,
+        compensate: Callable[..., Any] | None = ..., data: Data | None = ..., retry: Retry | None = ...,
+        timeout: Duration | None = ..., run_in: RunIn | None = ..., tx: bool = ...,
+    ) -> Callable[[Function], Function]: ...  # fmt: skip
     def map(
         self,
         *given: Any,

@@ -148,6 +148,14 @@ class Blocking:
         runs: list[BlockingRun[Any]] = self._call("emit", type, payload, id=id)
         return runs
 
+    def publish(self, definition: Any, *, anyway: bool = False) -> Any:
+        """Publish a workflow that is written as data; see `Perdure.publish`."""
+        return self._call("publish", definition, anyway=anyway)
+
+    def definitions(self) -> Any:
+        """Return the store's definitions; see `Perdure.definitions`."""
+        return self._call("definitions")
+
     def run(self, run_id: str, workflow: Any = None) -> BlockingRun[Any]:
         """Return the handle of a run; see `Perdure.run`."""
         self.open()
