@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from perdure import RunStatus
+from perdure.authoring import mapping, nodes
 from perdure.model import codec, failure
 from perdure.store import open_store
 from tests.engine.random_dags import Stage, comparable, expected, random_dag
@@ -98,6 +99,16 @@ async def test_all_ways_of_writing_a_graph_do_the_same_whoever_dies(first: int):
             for dies in (False, True):
                 found = await play(seed, way, dies=dies)
                 assert found == wanted, f"seed {seed}, {way}, {'dying' if dies else 'straight'}: {nodes}"
+
+
+@pytest.mark.parametrize("first", range(0, GRAPHS, BATCH))
+async def test_maps_in_chunks_do_the_same_whoever_dies(first: int, monkeypatch: pytest.MonkeyPatch):
+    for module in (mapping, nodes):
+        monkeypatch.setattr(module, "CHUNK", 2)
+    for seed in range(first, first + BATCH):
+        if any(node["items"] and len(node["items"]) > 2 for node in random_dag(seed)):
+            straight = await play(seed, "written", dies=False)
+            assert await play(seed, "written", dies=True) == straight, f"seed {seed}: {random_dag(seed)}"
 
 
 def test_graphs_of_all_ends_were_played():

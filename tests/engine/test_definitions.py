@@ -285,6 +285,25 @@ async def test_a_queue_and_a_priority_of_their_own(app, world):
         assert (run.queue, run.priority, str(run.status)) == ("far", 7, "queued")
 
 
+async def test_a_map_of_many_items(app, world):
+    async with app:
+        over = {"over": "${input.names}", "limit": 20}
+        await app.publish(
+            {
+                "name": "letters",
+                "definition": {
+                    "steps": [{"task": "mail.send", "map": over, "data": {"body": "${item} ${index}"}}],
+                    "output": '${steps."mail.send"}',
+                },
+            }
+        )
+        run = await app.start("letters", input={"names": ["a"] * 130})
+        for _ in range(20):
+            await world.advance(1)
+        assert await run.result(timeout=5) == [f"a {number}" for number in range(130)]
+        assert len((await app.runs(workflow="perdure.map")).runs) == 2
+
+
 async def test_retries_and_a_timeout_of_their_own(app, world):
     calls = []
 

@@ -278,7 +278,9 @@ def _target_of(compiler: Compiler, draft: Draft, calls: Any, data: Any, before: 
         return Called(calls, bind, _options(draft, timeout, is_task=isinstance(calls, Task)))
     _refuse(draft, "a step of the run itself", ("queue", "priority"))
     if isinstance(calls, Step):
-        step = calls.options(name=draft.name, retry=draft.retry, timeout=draft.timeout, run_in=draft.run_in)
+        step = calls.options(
+            name=draft.name, retry=draft.retry, timeout=draft.timeout, run_in=draft.run_in, tx=draft.tx or None
+        )
         takes = Takes.step(calls.function)
         return Inline(step.spec, compiler.bind(draft, takes, data, before, "input"), step.undoing)
     if not callable(calls):
