@@ -120,15 +120,16 @@ class ReplayLoop(asyncio.AbstractEventLoop):
     def dispose(self) -> None:
         """Drop everything that is suspended; code in `finally` blocks runs, and finds every durable call closed."""
         self._is_closed = True
-        outer = self._enter()
-        try:
-            for task in [task for task in self._tasks if not task.done()]:
-                task._log_destroy_pending = False  # type: ignore[attr-defined]
-                _close(task.get_coro())
-        finally:
-            _leave(outer)
-            self._ready.clear()
-            self._tasks.clear()
+        if left := [task for task in self._tasks if not task.done()]:
+            outer = self._enter()
+            try:
+                for task in left:
+                    task._log_destroy_pending = False  # type: ignore[attr-defined]
+                    _close(task.get_coro())
+            finally:
+                _leave(outer)
+        self._ready.clear()
+        self._tasks.clear()
 
     def clear(self) -> None:
         """Drop everything, as `dispose` does, and stay open for what comes then."""
