@@ -24,6 +24,7 @@ ONE = "orders.request"
 
 def make_app(folder: Any) -> Perdure:
     (folder / "right.typ").write_text(HELLO)
+    (folder / "bytes.typ").write_bytes(b"\xff\xfe")
     (folder / "wrong.typ").write_text("= Invoice\n#foo(\n")
     app = Perdure("memory://")
     app.add(
@@ -51,6 +52,7 @@ WRONG = [
     ),
     (PUBLIC, {"url": "https://example.org", "timeout": {"read": 4_000}}, [".timeout.read: 4000 s are more than"]),
     (PUBLIC, {"url": "https://example.org", "method": "FETCH"}, [".method: it does not fit Literal["]),
+    (ONE, {"url": "/../admin"}, [".url: '/../admin' leads upwards (..), out of the path"]),
     (ONE, {"url": "https://example.org/"}, [".url: 'https://example.org/' must be a path"]),
     ("data.transform", {"expression": "a.", "data": "${input}"}, [".expression: 'a.' is no expression"]),
     ("pdf.render", {"data": 1}, [".template, source: give one of them"]),
@@ -59,6 +61,7 @@ WRONG = [
     ("pdf.render", {"template": "../x", "data": "${input}"}, [".template: '../x' leads out of the folder"]),
     ("pdf.render", {"template": "wrong.typ", "data": "${input}"}, [".template: the template does not compile: error:"]),
     ("pdf.render", {"source": "a\n#foo(\n", "data": "${input}"}, [".source: the template does not compile: error:"]),
+    ("pdf.render", {"template": "bytes.typ", "data": "${input}"}, [".template: the template does not compile: file is"]),
     ("pdf.render", {"source": "#unknown"}, [".source: the template does not compile: error: unknown variable"]),
     ("pdf.render", {"source": HELLO, "data": {"nam": 1}}, [".source: the template does not compile: error: dict"]),
     ("small.render", {"source": "x"}, [".source: the PDF is "]),

@@ -73,6 +73,8 @@ async def test_one_of_text_and_html_will_do():
         ("subject", "Hello\nBcc: eve@example.org"),
         ("subject", "Hello\rX: y"),
         ("subject", "Hello\0"),
+        ("subject", "Hello\x85X: y"),
+        ("subject", "Hello\u2028X: y"),
         ("to", "a@example.org\nBcc: eve@example.org"),
         ("cc", ["a@example.org", "b@example.org\r\nX: y"]),
         ("bcc", "a@example.org\n"),
@@ -100,6 +102,10 @@ async def test_no_field_can_become_another_header(field, value):
         ({"to": "Ada Lovelace ada@example.org"}, "to: .* is no address"),
         ({"to": "<a@example.org"}, "to: .* is no address"),
         ({"to": ""}, "to: '' is no address"),
+        *[
+            ({"to": text}, "to: .* is no address")
+            for text in ("a@", "?a@[,\\)", ":1.;é ", "é@[  ", " .]%\\", "zoë@example.org")
+        ],
         ({"to": []}, "sender, to: a message is from one and goes to 1 to 100 addresses"),
         ({"to": [f"a{n}@example.org" for n in range(101)]}, "sender, to: .* 1 to 100 addresses"),
         ({"sender": "a@example.org, b@example.org"}, "sender, to: a message is from one"),

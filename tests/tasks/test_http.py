@@ -282,6 +282,9 @@ async def test_a_task_for_one_server_takes_paths_and_carries_what_no_journal_sho
             for path in ("orders", other.url, "", "@other.example/"):
                 with pytest.raises(HttpRequestError, match="must be a path, such as /orders"):
                     await task(path)
+            for path in ("/..", "/a/../../admin", "/%2e%2E/admin", "/..%2fadmin", "/a/..\\admin"):
+                with pytest.raises(HttpRequestError, match=r"leads upwards \(\.\.\), out of the path"):
+                    await task(path)
             await task("/away")
     assert server.paths == ["/api/orders?a=1&b=2", "/api//other.example/@third.example", "/api/away"]
     assert [server.asked[0].headers[name] for name in ("Authorization", "X-A")] == ["Bearer t", "2"]

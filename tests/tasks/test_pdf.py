@@ -7,6 +7,7 @@ import io
 import socket
 import sys
 import time
+import tracemalloc
 
 import pypdf
 import pytest
@@ -85,7 +86,9 @@ async def test_a_template_reads_nothing_outside_its_root(tmp_path, reading):
         await pdf_render_task(templates=folder)("t.typ")
 
 
-@pytest.mark.parametrize("name", ["../secret.txt", "/etc/passwd", "parts/../../secret.txt", "nothing.typ", ".", ""])
+@pytest.mark.parametrize(
+    "name", ["../secret.txt", "/etc/passwd", "parts/../../secret.txt", "nothing.typ", ".", "", "a\0b", "a" * 5_000]
+)
 async def test_a_name_leads_to_a_template_or_nowhere(tmp_path, name):
     folder = tmp_path / "templates"
     folder.mkdir()
@@ -144,6 +147,17 @@ async def test_a_template_that_eats_memory_ends_alone():
 async def test_a_pdf_that_is_too_large_to_be_stored_says_so():
     with pytest.raises(PdfTooLargeError, match=r"over max_bytes = 1,000; make it smaller"):
         await pdf_render_task(max_bytes=1_000)(source=HELLO, data={"name": "a", "total": 1})
+
+
+async def test_no_more_of_a_pdf_is_taken_in_than_is_allowed():
+    long = pdf_render_task(max_bytes=1_000)
+    tracemalloc.start()
+    try:
+        with pytest.raises(PdfTooLargeError, match=r"the PDF is \d\d,\d\d\d,\d\d\d bytes"):
+            await long(source="#set document(title: range(2000000).map(str).join())\nx")
+        assert tracemalloc.get_traced_memory()[1] < 5_000_000
+    finally:
+        tracemalloc.stop()
 
 
 async def test_in_an_engine_a_template_that_fails_is_not_tried_again():

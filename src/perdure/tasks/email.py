@@ -35,7 +35,7 @@ EMAIL_RETRY = Retry(attempts=6, delay="2s")
 _PORTS = {"starttls": 587, "tls": 465, "none": 25}
 _NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 _KIND = re.compile(r"([A-Za-z0-9.+-]+)/([A-Za-z0-9.+-]+)")
-_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 # Headers that the task writes itself, or that a server does.
 _OURS = re.compile(
     r"(from|sender|to|cc|bcc|reply-to|subject|date|message-id|return-path|received|mime-version|content-.*|resent-.*)",
@@ -293,7 +293,10 @@ def _addresses(
     """
     found: list[Address] = []
     for text in [given] if isinstance(given, str) else given or []:
-        parsed = None if _CONTROL.search(text) else SMTP.header_factory("to", text)
+        try:
+            parsed = None if _CONTROL.search(text) else SMTP.header_factory("to", text)
+        except Exception:  # Python's own parser stumbles over some texts, such as "ada@"
+            parsed = None
         if parsed is None or parsed.defects or not parsed.addresses:
             raise refusal(f"{field}: {text[:80]!r} is no address; write ada@example.org or Ada <ada@example.org>")
         for each in parsed.addresses:

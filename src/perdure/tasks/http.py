@@ -156,6 +156,9 @@ def _home(base_url: str) -> urllib.parse.SplitResult:
 def _below(home: urllib.parse.SplitResult, path: str) -> str:
     if not path.startswith("/"):
         raise HttpRequestError(f"url: {shown(path)!r} must be a path, such as /orders: this task is for one server")
+    steps = urllib.parse.unquote(path.partition("?")[0].partition("#")[0]).replace("\\", "/").split("/")
+    if ".." in steps:
+        raise HttpRequestError(f"url: {shown(path)!r} leads upwards (..), out of the path of this task's base_url")
     return f"{home.geturl().rstrip('/')}{path}"
 
 

@@ -94,7 +94,7 @@ def pdf_render_task(
     within = seconds(timeout, field="timeout")
     if within == 0 or max_bytes < 1:
         raise UsageError(f"timeout={timeout!r}, max_bytes={max_bytes}: both must be above 0")
-    press = _Press(folder, [str(_folder(each, "fonts")) for each in fonts], within)
+    press = _Press(folder, [str(_folder(each, "fonts")) for each in fonts], within, max_bytes)
 
     def pdf_render(template: str | None = None, source: str | None = None, data: Any = None) -> RenderedPdf:
         """Make a PDF.
@@ -122,11 +122,12 @@ def pdf_render_task(
 
 @dataclass(frozen=True, slots=True)
 class _Press:
-    """Typesets templates of one folder, each within so many seconds."""
+    """Typesets templates of one folder, each within so many seconds. Of a PDF over `max_bytes` it learns the length."""
 
     folder: Path | None
     fonts: list[str]
     within: float
+    max_bytes: int
 
     def typeset(self, template: str | None, source: str | None, data: str | None) -> RenderedPdf:
         """Return the PDF; without data, look at the template's syntax alone."""
@@ -141,6 +142,7 @@ class _Press:
                 "data": data,
                 "seconds": math.ceil(self.within),
                 "memory": PDF_MEMORY,
+                "max_bytes": self.max_bytes,
             }
             return _typeset(order, self.within)
 
@@ -202,8 +204,8 @@ def _typeset(order: dict[str, Any], within: float) -> RenderedPdf:
     if "error" in answer:
         what = str(answer["error"]).replace("__typst_py_bytes__.typ", "source").strip()
         where = "source" if order["path"] is None else "template"
-        raise TemplateError(f"{where}: the template does not compile: {what[:_TOLD]}")
-    return RenderedPdf(base64.b64encode(pdf).decode(), answer["pages"], len(pdf))
+        raise TemplateError(f"{where}: the template does not compile: {what}")
+    return RenderedPdf(base64.b64encode(pdf).decode(), answer["pages"], answer["bytes"])
 
 
 pdf_render = pdf_render_task()

@@ -21,6 +21,9 @@ import typst
 NOWHERE = "http://127.0.0.1:1"
 """A proxy that nobody is behind: where Typst's own downloads are sent."""
 
+TOLD = 2_000
+"""How much of what the compiler says is passed on, in characters."""
+
 PARSED = "perdure: the template parses"
 
 _PAGES = re.compile(rb"/Type\s*/Pages\s*/Count\s+(\d+)")
@@ -36,6 +39,8 @@ def main() -> None:
         os.environ.pop(name, None)
     os.environ["RUST_BACKTRACE"] = "0"
     said, pdf = typeset(order)
+    if len(pdf) > order["max_bytes"]:  # its length is all that is of use
+        pdf = b""
     sys.stdout.buffer.write(json.dumps(said).encode() + b"\n" + pdf)
 
 
@@ -44,14 +49,14 @@ def typeset(order: dict[str, Any]) -> tuple[dict[str, object], bytes]:
     given = order["path"] if order["source"] is None else order["source"].encode()
     try:
         if order["data"] is None and parses(order):
-            return {"pages": 0}, b""
+            return {"pages": 0, "bytes": 0}, b""
         pdf = compiled(order, given)
     except typst.TypstError as error:
-        return {"error": error.diagnostic or error.message}, b""
+        return {"error": (error.diagnostic or error.message)[:TOLD]}, b""
     except RuntimeError as error:  # which the compiler raises for what is no diagnostic
-        return {"error": str(error)}, b""
+        return {"error": str(error)[:TOLD]}, b""
     found = _PAGES.search(pdf)
-    return {"pages": int(found[1]) if found else 0}, pdf
+    return {"pages": int(found[1]) if found else 0, "bytes": len(pdf)}, pdf
 
 
 def parses(order: dict[str, Any]) -> bool:
@@ -59,9 +64,9 @@ def parses(order: dict[str, Any]) -> bool:
 
     The compiler reads all of a file before it evaluates any: one that begins with a panic gets as far as that.
     """
-    text = Path(order["path"]).read_text("utf-8") if order["source"] is None else order["source"]
+    text = Path(order["path"]).read_bytes() if order["source"] is None else order["source"].encode()
     try:
-        compiled(order, f'#panic("{PARSED}");{text}'.encode())
+        compiled(order, f'#panic("{PARSED}");'.encode() + text)
     except typst.TypstError as error:
         return f"panicked with: {PARSED}" in str(error.message)
     return True
