@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from perdure import Batch, Perdure, Rate, Retry
-from perdure.testing import engine, export_journal, replay_journal
+from perdure import Batch, Perdure, Rate, Retry, flow
+from perdure.testing import Engine, crash_everywhere, engine, export_journal, replay_journal
 
 
 async def test_time_is_moved_for_attempts_rates_and_batches():
@@ -90,3 +90,34 @@ async def test_a_recorded_task_is_replayed_by_reading_its_input():
         recorded = await export_journal(run)
     assert replay_journal(recorded, old).is_clean
     assert "cannot be read any more" in str(replay_journal(recorded, new, strict=False))
+
+
+async def test_tasks_survive_a_crash_at_every_commit():
+    app = Perdure("memory://")
+    app.limit("default", concurrency=2, per_key=1)
+
+    @app.step
+    async def inner(n: int) -> int:
+        return n
+
+    @app.task(retry=Retry(attempts=2, delay=1, jitter=0), limit_key=lambda n: f"k{n % 2}")
+    async def work(n: int) -> int:
+        if flow.attempt() < 2:
+            raise ConnectionError
+        return await inner(n)
+
+    @app.task(batch=Batch(max=2, wait=1))
+    async def index(items: list[int]) -> int:
+        return len(items)
+
+    @app.workflow
+    async def both() -> int:
+        return await work(7) + 1
+
+    async def body(test: Engine) -> None:
+        runs = [*await work.enqueue_many([(1,), (2,), (3,)]), await app.start(both)]
+        assert [await test.result(run) for run in runs] == [1, 2, 3, 8]
+        items = await index.enqueue_many([1, 2])
+        assert {await test.result(item) for item in items} <= {1, 2}
+
+    assert await crash_everywhere(app, body) > 20
