@@ -99,7 +99,7 @@ class Compiler:
             return None
         return Node(
             name=draft.name,
-            where=draft.at("").rstrip(",. "),
+            where=draft.where,
             target=target,
             before=before,
             when=when,
@@ -168,7 +168,7 @@ class Compiler:
     # What is called, and with what.
 
     def _target(self, draft: Draft, calls: Any, data: Any, before: frozenset[str]) -> Target | None:
-        with _Collecting(self.found, draft.at("").rstrip(",. ")):
+        with _Collecting(self.found, draft.where):
             return _target_of(self, draft, calls, data, before)
         return None
 

@@ -56,7 +56,7 @@ class Known(msgspec.Struct, frozen=True):
         kind: `task`, `workflow`, `dag` or `definition`.
     """
 
-    takes: Any
+    takes: Takes | None
     kind: str = "task"
 
 

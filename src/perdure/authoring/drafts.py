@@ -64,6 +64,11 @@ class Draft:
     local_names: Mapping[str, Any] | None = None
 
     @property
+    def where(self) -> str:
+        """What errors call it."""
+        return self.at("").rstrip(", ")
+
+    @property
     def is_map(self) -> bool:
         """Whether it is for each of many items."""
         return self.bounds is not None

@@ -86,22 +86,19 @@ async def publish(
         DefinitionError: it is wrong, or its version is taken by another content.
     """
     store = client.store
-    dag = await check(client, definition, is_anyway=is_anyway)
-    stored = definition.stored(dag, env.now())
+    checked = await check(client, definition, is_anyway=is_anyway)
+    stored = definition.stored(checked, env.now())
     (kept,) = await store.define([stored])
     if msgspec.json.decode(kept.text).get("digest") != definition.digest:
         raise DefinitionError(
             f"version: definition {definition.name!r} has a version {definition.version!r} with another content, and "
             "versions do not change; give it another one"
         )
+    dag = Definition.of_stored(kept).compile(None, client.registry.find)
     if kept.created_at == stored.created_at:
-        entry = CatalogEntry(dag.name, dag.version, dag.queue, "{}", env.now(), "", _details(dag))
-        await store.publish([entry])
+        details = msgspec.json.encode(dag.details()).decode()
+        await store.publish([CatalogEntry(dag.name, dag.version, dag.queue, "{}", env.now(), "", details)])
     return PublishedDefinition.of(kept), dag
-
-
-def _details(dag: Dag) -> str:
-    return msgspec.json.encode(dag.details()).decode()
 
 
 def definition_of(given: object) -> Definition:
