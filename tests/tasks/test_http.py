@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import time
 import tracemalloc
 import zlib
 
@@ -92,6 +93,24 @@ async def test_a_packed_answer_is_unpacked(pack):
     with web(in_turn(Reply(body=pack(b"hello" * 100), headers={"Content-Encoding": encoding}))) as server:
         assert (await request(server.url)).text == "hello" * 100
     assert server.asked[0].headers["Accept-Encoding"] == "gzip"
+
+
+@pytest.mark.parametrize("cut", [1, 8, 30])
+async def test_a_packed_answer_that_is_cut_short_is_not_taken_for_a_whole_one(cut):
+    body = gzip.compress(b"line one\n" * 100)[:-cut]
+    with web(in_turn(Reply(body=body, headers={"Content-Encoding": "gzip"}))) as server:
+        with pytest.raises(HttpError, match="the answer is cut short"):
+            await request(server.url)
+
+
+async def test_a_charset_that_takes_long_over_a_text_is_not_used():
+    slow = b"9" * 250_000 + b"-" + b"a" * 240_000
+    for charset in ("punycode", "PunyCode", "idna", "utf-7", "unicode_escape"):
+        reply = Reply(body=slow, headers={"Content-Type": f"text/plain; charset={charset}"})
+        with web(in_turn(reply)) as server:
+            began = time.monotonic()
+            assert (await request(server.url)).base64 is not None
+        assert time.monotonic() - began < 1
 
 
 async def test_an_answer_that_is_too_long_is_refused_and_not_read_to_its_end():
@@ -182,7 +201,9 @@ async def test_an_answer_that_does_not_come_in_time_is_given_up():
             await request(server.url, timeout=HttpTimeouts(read=0.05))
 
 
-@pytest.mark.parametrize("timeout", ["soon", -1, HttpTimeouts(read=-1), "2 hours", HttpTimeouts(total=3_601)])
+@pytest.mark.parametrize(
+    "timeout", ["soon", -1, 0, HttpTimeouts(read=-1), HttpTimeouts(connect=0), "2 hours", HttpTimeouts(total=3_601)]
+)
 async def test_a_timeout_out_of_its_range_is_refused(timeout):
     with pytest.raises((UsageError, HttpRequestError), match="^timeout"):
         await request("http://127.0.0.1:1", timeout=timeout)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import codecs
 import email.message
 import email.utils
 from collections.abc import Mapping, Sequence
@@ -15,6 +16,7 @@ from perdure.model.errors import NonRetryableError, RetryAfterError, StepError
 HTTP_RETRY_AFTER = 3_600.0
 """The longest `Retry-After`, in seconds, that is honoured; a longer one counts as this."""
 
+_NO_CHARSETS = {"idna", "punycode", "raw-unicode-escape", "undefined", "unicode-escape", "utf-7"}
 _RETRIED = {408, 425, 429}
 _TOLD = 500
 
@@ -69,10 +71,22 @@ def answer_of(status: int, url: str, headers: Mapping[str, str], raw: bytes) -> 
             text = raw.decode(errors="replace")
     else:
         try:
-            text = raw.decode(about.get_content_charset() or "utf-8")
+            text = raw.decode(_charset(about.get_content_charset()))
         except (UnicodeDecodeError, LookupError):
             encoded = base64.b64encode(raw).decode()
     return HttpAnswer(status, url, dict(headers), json, text, encoded)
+
+
+def _charset(named: str | None) -> str:
+    """Return Python's name of a character set that texts are written in.
+
+    Raises:
+        LookupError: it is unknown, or one of Python's own, some of which take minutes over a text made for that.
+    """
+    name = codecs.lookup(named or "utf-8").name
+    if name in _NO_CHARSETS:
+        raise LookupError(name)
+    return name
 
 
 def refusal_of(method: str, answer: HttpAnswer, retry_on: Sequence[int] | None) -> StepError:

@@ -125,10 +125,13 @@ class Door:
         if encoding not in ("gzip", "deflate"):
             raise HttpRequestError(f"{shown(str(response.url))} answered in the encoding {encoding!r}, not in gzip")
         try:
-            unpacked = zlib.decompressobj(wbits=47).decompress(raw, self._max_bytes + 1)
+            unpacker = zlib.decompressobj(wbits=47)
+            unpacked = unpacker.decompress(raw, self._max_bytes + 1)
         except zlib.error as error:
             raise HttpError(f"{shown(str(response.url))}: the answer cannot be unpacked: {error}") from error
         self._check_length(response, len(unpacked))
+        if not unpacker.eof:
+            raise HttpError(f"{shown(str(response.url))}: the answer is cut short: it unpacks to no end")
         return unpacked
 
     def _check_length(self, response: httpx.Response, length: int) -> None:

@@ -188,8 +188,8 @@ def _timeouts(given: float | str | HttpTimeouts | None) -> HttpTimeouts:
         total = seconds(given, field="timeout")
         given = HttpTimeouts(connect=min(HttpTimeouts().connect, total), read=total, total=total)
     for part in given.__struct_fields__:
-        if seconds(getattr(given, part), field=f"timeout.{part}") > HTTP_TIMEOUT:
-            raise HttpRequestError(f"timeout.{part}: {getattr(given, part):g} s are more than {HTTP_TIMEOUT:g} s")
+        if not 0 < seconds(getattr(given, part), field=f"timeout.{part}") <= HTTP_TIMEOUT:
+            raise HttpRequestError(f"timeout.{part}: it must be above 0 s and at most {HTTP_TIMEOUT:g} s")
     return given
 
 
