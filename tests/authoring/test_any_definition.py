@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from perdure import DefinitionError
-from perdure.authoring.definition import COMPENSATE, FIELDS, GRAPH, MAP, RETRY, STEP, Definition, data_of
+from perdure.authoring.definition import GRAPH, MAP, Definition, data_of
 
 SCALARS = st.one_of(
     st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=8),
@@ -21,28 +21,44 @@ ANYTHING = st.recursive(
 )
 
 
-def objects(fields: tuple[str, ...], **own: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
-    """Objects of some of these fields, some of them as they should be, and now and then something else."""
-    likely = st.fixed_dictionaries({}, optional={name: own.get(name, ANYTHING) | ANYTHING for name in fields})
-    return likely | ANYTHING
+def mostly(likely: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    """What it should be, and now and then something else."""
+    return st.integers(0, 40).flatmap(lambda n: ANYTHING if n == 0 else likely)
+
+
+def objects(fields: tuple[str, ...], needed: tuple[str, ...] = (), **own: st.SearchStrategy[Any]) -> Any:
+    """Objects of some of these fields, and of those that are needed."""
+    known = {name: mostly(own.get(name, ANYTHING)) for name in fields}
+    optional = {name: strategy for name, strategy in known.items() if name not in needed}
+    return mostly(st.fixed_dictionaries({name: known[name] for name in needed}, optional=optional))
 
 
 NAMES = st.sampled_from(["a", "b", "c"])
-CALL = {"task": NAMES, "data": st.dictionaries(NAMES, SCALARS, max_size=2)}
+DATA = st.dictionaries(NAMES, SCALARS, max_size=2)
+RETRIES = {"attempts": st.integers(1, 3), "delay": st.integers(0, 5), "jitter": st.floats(0, 1)}
+STEP_FIELDS = ("task", "name", "data", "after", "when", "retry", "map", "compensate", "priority", "queue", "on_unmet")
 STEPS = st.lists(
     objects(
-        STEP,
-        **CALL,
-        name=NAMES,
-        after=st.lists(NAMES, max_size=2),
-        when=st.sampled_from(["steps.a.x", "input.b > `1`", "!", "item"]),
-        retry=objects(RETRY, attempts=st.integers(0, 3), delay=st.integers(-1, 5)),
-        map=objects(MAP, limit=st.integers(0, 3), tolerate=st.floats(0, 2)),
-        compensate=objects(COMPENSATE, **CALL),
+        STEP_FIELDS,
+        ("task",),
+        task=NAMES,
+        name=st.sampled_from("abcdefgh"),
+        data=DATA,
+        after=st.lists(NAMES, max_size=1),
+        when=st.sampled_from(["steps.a.x", "input.b > `1`", "input", "item"]),
+        retry=objects(("attempts", "delay", "jitter"), **RETRIES),
+        map=objects(MAP, ("over",), over=st.just([1]), limit=st.integers(1, 3), tolerate=st.floats(0, 1)),
+        compensate=NAMES | objects(("task", "data"), ("task",), task=NAMES, data=DATA),
+        priority=st.integers(),
+        queue=NAMES,
+        on_unmet=st.sampled_from(["skip", "skip-cascade"]),
     ),
+    min_size=1,
     max_size=4,
 )
-DEFINITIONS = objects((*FIELDS, *GRAPH), name=NAMES, steps=STEPS, definition=STEPS | objects(GRAPH, steps=STEPS))
+INNER = {"steps": STEPS, "queue": NAMES, "output": st.sampled_from(["a", "${steps.a}", "${input}"])}
+DEFINITIONS = objects(("name", "version", "definition"), ("name", "definition"), name=NAMES, version=st.integers(),
+                      definition=STEPS | objects(GRAPH, ("steps",), **INNER))  # fmt: skip
 
 
 @settings(max_examples=300, deadline=None)
