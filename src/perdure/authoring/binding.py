@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
+import functools
 import inspect
 import types
 import typing
@@ -19,7 +20,8 @@ from typing import Any
 import msgspec
 
 from perdure.authoring.dag_context import Context
-from perdure.authoring.workflow import Workflow
+from perdure.authoring.schemas import flaws, input_of
+from perdure.authoring.workflow import Check, Workflow
 from perdure.model.errors import UsageError
 
 Bind = Callable[[Context], tuple[tuple[Any, ...], dict[str, Any]]]
@@ -42,7 +44,7 @@ class Takes:
         takes_whole: the name of the one parameter that takes all of `data`; empty for none.
         is_open: it takes whatever it is given.
         is_value: it takes one value, which is all of its input.
-        workflow: what has these parameters, if it is a workflow that is registered here.
+        check: says what is wrong with arguments before the call; None where nothing is known of them.
     """
 
     def __init__(
@@ -62,7 +64,7 @@ class Takes:
         self.is_open = is_open
         self.is_value = is_value
         every = [*self.required, *self.optional]
-        self.workflow: Workflow[..., Any] | None = None
+        self.check: Check | None = None
         self.takes_whole = every[0] if len(every) == 1 and every[0] in WHOLE else ""
 
     @classmethod
@@ -78,7 +80,7 @@ class Takes:
             return cls((), is_value=True)
         hints = {name: shape.annotation for name, shape in parameters.shapes.items()}
         takes = cls._of(parameters.signature, hints)
-        takes.workflow = workflow
+        takes.check = workflow.flaws
         return takes
 
     @classmethod
@@ -90,12 +92,13 @@ class Takes:
     @classmethod
     def schema(cls, schema: Mapping[str, Any]) -> Takes:
         """Return what a workflow takes by the JSON Schema of its input."""
-        reference = str(schema.get("$ref", "")).removeprefix("#/$defs/")
-        found = schema.get("$defs", {}).get(reference, schema)
+        found = input_of(schema)
         if "properties" not in found:
             return cls((), is_open=True)
         required = found.get("required", [])
-        return cls(required, [name for name in found["properties"] if name not in required])
+        takes = cls(required, [name for name in found["properties"] if name not in required])
+        takes.check = functools.partial(flaws, schema)
+        return takes
 
     @classmethod
     def _of(cls, signature: inspect.Signature, hints: Mapping[str, Any]) -> Takes:
