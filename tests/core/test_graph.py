@@ -19,6 +19,10 @@ def test_what_comes_before_what():
     assert not graph.precedes(3, 3)
     assert graph.before(3) == {"a", "b", "c"}
     assert graph.before(0) == frozenset()
+    assert "c" in graph.before(3)
+    assert {"d", "x", 5}.isdisjoint(graph.before(3))
+    assert len(graph.before(3)) == 3
+    assert graph.before(1) | {"z"} == frozenset({"a", "z"})
 
 
 def test_a_name_that_is_taken():

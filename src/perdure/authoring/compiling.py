@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from typing import Any
 
 from perdure.authoring.binding import Bind, Takes, binding, by_name, fits, from_data
@@ -71,7 +72,7 @@ class Compiler:
             raise FlawsError(self.found)
         return graph, [node for node in nodes if node is not None], make
 
-    def _output(self, given: Any, names: Set[str]) -> Callable[[Context], Any] | None:
+    def _output(self, given: Any, names: AbstractSet[str]) -> Callable[[Context], Any] | None:
         if isinstance(given, str) and given in names:
             return lambda ctx: ctx.results.get(given)
         return None if given is None else self._maker(given, names, "output", ROOTS)
@@ -87,7 +88,7 @@ class Compiler:
             except UsageError as error:
                 self.found.append(f"{draft.at('name')}: {error}")
 
-    def _node(self, draft: Draft, before: Set[str]) -> Node | None:
+    def _node(self, draft: Draft, before: AbstractSet[str]) -> Node | None:
         known = len(self.found)
         if draft.when_unmet not in UNMET:
             self.found.append(f"{draft.at('when_unmet')}: {draft.when_unmet!r} must be {' or '.join(map(repr, UNMET))}")
@@ -109,7 +110,7 @@ class Compiler:
             is_plain=not draft.is_map and self._types[draft.name] is Any,
         )
 
-    def _when(self, draft: Draft, before: Set[str]) -> Callable[[Context], bool] | None:
+    def _when(self, draft: Draft, before: AbstractSet[str]) -> Callable[[Context], bool] | None:
         if draft.when is None:
             return None
         at = draft.at("when")
@@ -125,7 +126,7 @@ class Compiler:
             return _told(lambda ctx: expression.holds(_scope(ctx)), at)
         return None
 
-    def _over(self, draft: Draft, before: Set[str]) -> Over | None:
+    def _over(self, draft: Draft, before: AbstractSet[str]) -> Over | None:
         if draft.bounds is None:
             return None
         limit, tolerate = draft.bounds
@@ -142,7 +143,9 @@ class Compiler:
         make = self._maker(draft.over, before, draft.at("over"), ROOTS)
         return None if make is None else Over(make, limit, tolerate)
 
-    def _maker(self, given: Any, before: Set[str], at: str, roots: tuple[str, ...]) -> Callable[[Context], Any] | None:
+    def _maker(
+        self, given: Any, before: AbstractSet[str], at: str, roots: tuple[str, ...]
+    ) -> Callable[[Context], Any] | None:
         """Return what makes a value: a callable of the context as it is, or data with references in it."""
         if callable(given):
             if inspect.iscoroutinefunction(given):
@@ -156,7 +159,9 @@ class Compiler:
             return _told(lambda ctx: template.fill(_scope(ctx)), at)
         return None
 
-    def _require_before(self, steps: Iterator[tuple[str, str]] | list[tuple[str, str]], before: Set[str]) -> None:
+    def _require_before(
+        self, steps: Iterator[tuple[str, str]] | list[tuple[str, str]], before: AbstractSet[str]
+    ) -> None:
         for name, at in steps:
             if name not in before:
                 exists = any(draft.name == name for draft in self.drafts)
@@ -165,12 +170,12 @@ class Compiler:
 
     # What is called, and with what.
 
-    def _target(self, draft: Draft, calls: Any, data: Any, before: Set[str]) -> Target | None:
+    def _target(self, draft: Draft, calls: Any, data: Any, before: AbstractSet[str]) -> Target | None:
         with _Collecting(self.found, draft.where):
             return _target_of(self, draft, calls, data, before)
         return None
 
-    def _compensation(self, draft: Draft, before: Set[str]) -> Target | None:
+    def _compensation(self, draft: Draft, before: AbstractSet[str]) -> Target | None:
         if draft.compensate is None:
             return None
         plain = dataclasses.replace(
@@ -181,7 +186,7 @@ class Compiler:
         return self._target(plain, draft.compensate, draft.compensate_data, before | {draft.name})
 
     def bind(
-        self, draft: Draft, takes: Takes, data: Any, before: Set[str], rest: str, *, is_stored: bool = False
+        self, draft: Draft, takes: Takes, data: Any, before: AbstractSet[str], rest: str, *, is_stored: bool = False
     ) -> Bind:
         """Return what makes the arguments, or whatever where something is wrong.
 
@@ -202,7 +207,7 @@ class Compiler:
         self._check_types(draft, takes, given)
         return binding(takes, given)
 
-    def bind_value(self, draft: Draft, data: Any, before: Set[str]) -> Bind:
+    def bind_value(self, draft: Draft, data: Any, before: AbstractSet[str]) -> Bind:
         """Return what makes the input of a graph: `data`, or else the item or the input, whole."""
         if data is None:
             return (lambda ctx: ((ctx.item,), {})) if draft.is_map else (lambda ctx: ((ctx.input,), {}))
@@ -262,7 +267,7 @@ class _Collecting:
         return True
 
 
-def _target_of(compiler: Compiler, draft: Draft, calls: Any, data: Any, before: Set[str]) -> Target:
+def _target_of(compiler: Compiler, draft: Draft, calls: Any, data: Any, before: AbstractSet[str]) -> Target:
     timeout = None if draft.timeout is None else seconds(draft.timeout, field="timeout")
     if isinstance(calls, ByName):
         return _named(compiler, draft, calls, data, before, timeout)
@@ -297,7 +302,7 @@ def _target_of(compiler: Compiler, draft: Draft, calls: Any, data: Any, before: 
 
 
 def _named(
-    compiler: Compiler, draft: Draft, calls: ByName, data: Any, before: Set[str], timeout: float | None
+    compiler: Compiler, draft: Draft, calls: ByName, data: Any, before: AbstractSet[str], timeout: float | None
 ) -> Named:
     _refuse(draft, "a task or a workflow", ("run_in", "tx"))
     if data is None and calls.takes is not None:

@@ -12,6 +12,7 @@ import functools
 import inspect
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from typing import Any
 
 from perdure.authoring.dag_context import Context, Results
@@ -220,7 +221,7 @@ class PlayContext(Context):
         self,
         play: Play,
         node: Node | None,
-        visible: frozenset[str],
+        visible: AbstractSet[str],
         item: object = None,
         index: int = 0,
         own: Mapping[str, Any] | None = None,

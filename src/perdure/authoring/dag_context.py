@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from collections.abc import Set as AbstractSet
 from typing import Any, NamedTuple
 
 from perdure.authoring.context import step_or_raise
@@ -19,7 +20,7 @@ class Results(Mapping[str, Any]):
 
     __slots__ = ("_step", "_values", "_visible")
 
-    def __init__(self, values: Mapping[str, Any], visible: frozenset[str], step: str) -> None:
+    def __init__(self, values: Mapping[str, Any], visible: AbstractSet[str], step: str) -> None:
         self._values = values
         self._visible = visible
         self._step = step
@@ -41,7 +42,7 @@ class Results(Mapping[str, Any]):
         return repr(dict(self))
 
     def __reduce__(self) -> tuple[Any, ...]:  # to another process go the results that can be seen
-        return Results, (dict(self), self._visible, self._step)
+        return Results, (dict(self), frozenset(self._visible), self._step)
 
 
 class Job(NamedTuple):

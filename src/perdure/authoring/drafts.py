@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from typing import Any
 
 from perdure.authoring.binding import Takes, by_name
@@ -74,7 +75,7 @@ class Draft:
         return self.bounds is not None
 
 
-def as_data(takes: Takes, before: frozenset[str], draft: Draft) -> tuple[dict[str, str] | str, list[str]]:
+def as_data(takes: Takes, before: AbstractSet[str], draft: Draft) -> tuple[dict[str, str] | str, list[str]]:
     """Return what a step without `data` is called with, as data; and what is wrong."""
     if takes.is_value:
         return "${item}" if draft.is_map else "${input}", []
@@ -87,7 +88,7 @@ def as_data(takes: Takes, before: frozenset[str], draft: Draft) -> tuple[dict[st
     return written, wrong
 
 
-def own_names(draft: Draft, before: frozenset[str]) -> tuple[str, ...]:
+def own_names(draft: Draft, before: AbstractSet[str]) -> tuple[str, ...]:
     """Return the names that parameters of an undo get something under, beside those of every step."""
     return ("result",) if draft.name in before else ()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Set as AbstractSet
 from typing import Any, Protocol
 
 from perdure.authoring.binding import Bind
@@ -194,7 +195,7 @@ class Node:
     name: str
     where: str
     target: Target
-    before: frozenset[str]
+    before: AbstractSet[str]
     when: Callable[[Context], bool] | None = None
     cascades: bool = False
     compensate: Target | None = None

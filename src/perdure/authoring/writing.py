@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from typing import Any
 
 from perdure.authoring.binding import Takes
@@ -33,7 +34,7 @@ def written(name: str, drafts: Sequence[Draft], output: Any, options: Mapping[st
     return {"name": name, **version, "definition": definition}
 
 
-def _step(draft: Draft, before: frozenset[str]) -> dict[str, Any]:
+def _step(draft: Draft, before: AbstractSet[str]) -> dict[str, Any]:
     step: dict[str, Any] = {"name": draft.name, **_call(draft, draft.calls, draft.data, before, draft.at(""))}
     step["after"] = list(draft.after)
     if draft.when is not None:
@@ -61,7 +62,7 @@ def _step(draft: Draft, before: frozenset[str]) -> dict[str, Any]:
     return step
 
 
-def _call(draft: Draft, calls: Any, data: Any, before: frozenset[str], at: str) -> dict[str, Any]:
+def _call(draft: Draft, calls: Any, data: Any, before: AbstractSet[str], at: str) -> dict[str, Any]:
     if not isinstance(calls, Workflow):
         raise DefinitionError(f"{at}it calls {calls!r}, which cannot be written as data; make it a task")
     kind = "task" if isinstance(calls, Task) else "workflow"

@@ -7,9 +7,10 @@ from somewhere can say where it stands there.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Set as AbstractSet
 from enum import Enum
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 
 class Flaw(NamedTuple):
@@ -35,7 +36,7 @@ class Graph:
         nodes: each node's name, and the names of those that it comes after; `flaws` must have found nothing wrong.
 
     Attributes:
-        names: of the nodes.
+        names, numbers: of the nodes, and back.
         after: for each node, those that it comes after.
         followers: for each node, those that come after it.
         roots: the nodes that come after nothing.
@@ -44,8 +45,8 @@ class Graph:
 
     def __init__(self, nodes: Sequence[tuple[str, Sequence[str]]]) -> None:
         self.names = tuple(name for name, _ in nodes)
-        numbers = {name: number for number, name in enumerate(self.names)}
-        self.after = tuple(tuple(dict.fromkeys(numbers[name] for name in after)) for _, after in nodes)
+        self.numbers = {name: number for number, name in enumerate(self.names)}
+        self.after = tuple(tuple(dict.fromkeys(self.numbers[name] for name in after)) for _, after in nodes)
         followers: list[list[int]] = [[] for _ in nodes]
         for node, earlier in enumerate(self.after):
             for each in earlier:
@@ -60,9 +61,9 @@ class Graph:
         """Return whether a node comes before another one, at once or through others."""
         return bool(self._before[later] >> earlier & 1)
 
-    def before(self, node: int) -> frozenset[str]:
+    def before(self, node: int) -> AbstractSet[str]:
         """Return the names of all nodes that come before one."""
-        return frozenset(name for number, name in enumerate(self.names) if self.precedes(number, node))
+        return _Names(self, self._before[node])
 
     def _ancestors(self) -> list[int]:
         """Return for each node the set of those before it, as the bits of a number."""
@@ -71,6 +72,30 @@ class Graph:
             for each in self.after[node]:
                 before[node] |= before[each] | 1 << each
         return before
+
+
+class _Names(AbstractSet[str]):
+    """A set of nodes by their names, kept as the bits of a number: a graph has as many of them as nodes."""
+
+    __slots__ = ("_bits", "_graph")
+
+    def __init__(self, graph: Graph, bits: int) -> None:
+        self._graph = graph
+        self._bits = bits
+
+    def __contains__(self, name: object) -> bool:
+        number = self._graph.numbers.get(name)  # type: ignore[call-overload]  # whatever is asked for
+        return number is not None and bool(self._bits >> number & 1)
+
+    def __iter__(self) -> Iterator[str]:
+        return (name for number, name in enumerate(self._graph.names) if self._bits >> number & 1)
+
+    def __len__(self) -> int:
+        return self._bits.bit_count()
+
+    @classmethod
+    def _from_iterable(cls, names: Iterable[Any]) -> AbstractSet[Any]:
+        return frozenset(names)
 
 
 class Walk:
