@@ -30,10 +30,11 @@ class Shop:
 
 
 @asynccontextmanager
-async def shop(folder: Path) -> AsyncIterator[Shop]:
+async def shop(folder: Path, *, mail_port: int | None = None) -> AsyncIterator[Shop]:
     async with post_box() as box:
         with source() as orders:
-            settings = Settings("memory://", str(folder / "accounts.db"), orders.url, "127.0.0.1", box.port)
+            port = mail_port or box.port
+            settings = Settings("memory://", str(folder / "accounts.db"), orders.url, "127.0.0.1", port)
             app = make_app(settings)
             async with testing.engine(app) as engine:
                 await app.publish(DEFINITION)
@@ -78,6 +79,16 @@ async def test_an_invoice_that_cannot_be_sent_is_voided(tmp_path):
     assert entries == [("R-00001", "cust-03", 8_929, "void")]
     assert the.box.tries == {"carl@closed.example": 1}, "what is refused for good is not tried again"
     assert the.box.mails == []
+
+
+async def test_an_invoice_is_voided_where_nobody_takes_the_mail_at_all(tmp_path):
+    async with post_box() as gone:
+        pass
+    async with shop(tmp_path, mail_port=gone.port) as the:
+        run = await the.app.start("invoice", input={"customerId": "cust-01"})
+        with pytest.raises(RunCompensatedError, match="step 'email.send' failed 4 times, at last with EmailError"):
+            await the.engine.result(run)
+        assert [status for *_, status in the.accounts.listed()] == ["void"]
 
 
 async def test_a_customer_whom_nobody_knows_leaves_nothing_behind(tmp_path):
