@@ -84,7 +84,7 @@ class Reading:
 
 
 class _Absent(Dag):
-    """A version of a definition that is not in the store: it was moved here without, or published elsewhere."""
+    """A version of a definition that is not in the store."""
 
     def __init__(self, name: str, version: str) -> None:
         found = Definition({"name": name, "version": version, "steps": [{"task": "absent"}]})
