@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import dataclasses
 import functools
 import importlib.util
 import json as json_text
@@ -12,8 +13,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,9 @@ PDF_BYTES = 700_000
 
 PDF_MEMORY = 2 << 30
 """How much address space the typesetting of one document may take, in bytes."""
+
+PDF_CHECK = 5.0
+"""How long a template is looked at when a workflow with it is published or built, in seconds."""
 
 PDF_RETRY = Retry(attempts=3, delay="1s")
 
@@ -108,19 +111,12 @@ def pdf_render_task(
             TemplateError: there is no such template, or it does not compile; with the line.
             PdfTooLargeError: the PDF is longer than allowed. PdfError: it was not made in time, and is tried again.
         """
-        rendered = press.typeset(template, source, msgspec.json.encode(data).decode())
-        if rendered.bytes > max_bytes:
-            raise PdfTooLargeError(
-                f"{'source' if template is None else 'template'}: the PDF is {rendered.bytes:,} bytes, over max_bytes "
-                f"= {max_bytes:,}; make it smaller (images!), or make the task with a larger max_bytes (and "
-                "Limits.payload_bytes)"
-            )
-        return rendered
+        return press.render(template, source, data)
 
-    return Task.of(pdf_render, name=name, queue=queue, retry=retry, check=functools.partial(_flaws, press, pdf_render))
+    return Task.of(pdf_render, name=name, queue=queue, retry=retry, check=functools.partial(_flaws, press))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class _Press:
     """Typesets templates of one folder, each within so many seconds. Of a PDF over `max_bytes` it learns the length."""
 
@@ -128,6 +124,17 @@ class _Press:
     fonts: list[str]
     within: float
     max_bytes: int
+
+    def render(self, template: str | None, source: str | None, data: Any) -> RenderedPdf:
+        """Return the PDF, if it is not too long."""
+        rendered = self.typeset(template, source, msgspec.json.encode(data).decode())
+        if rendered.bytes > self.max_bytes:
+            raise PdfTooLargeError(
+                f"{'source' if template is None else 'template'}: the PDF is {rendered.bytes:,} bytes, over max_bytes "
+                f"= {self.max_bytes:,}; make it smaller (images!), or make the task with a larger max_bytes (and "
+                "Limits.payload_bytes)"
+            )
+        return rendered
 
     def typeset(self, template: str | None, source: str | None, data: str | None) -> RenderedPdf:
         """Return the PDF; without data, look at the template's syntax alone."""
@@ -147,20 +154,19 @@ class _Press:
             return _typeset(order, self.within)
 
 
-def _flaws(
-    press: _Press, render: Callable[..., RenderedPdf], known: Mapping[str, Any], given: Collection[str]
-) -> Iterator[str]:
+def _flaws(press: _Press, known: Mapping[str, Any], given: Collection[str]) -> Iterator[str]:
     """Yield what is wrong with a template before it is used; see `perdure.authoring.workflow.Check`."""
     named = {"template", "source"} & set(given)
     if not named:
         yield _GIVE_ONE
     elif named <= known.keys():
         of = (known.get("template"), known.get("source"))
+        press = dataclasses.replace(press, within=min(press.within, PDF_CHECK))
         with contextlib.suppress(PdfError):  # it may be made in time when it counts
             if "data" in given and "data" not in known:
                 yield from raised(press.typeset, *of, None)
             else:
-                yield from raised(render, *of, known.get("data"))
+                yield from raised(press.render, *of, known.get("data"))
 
 
 def _folder(path: str | os.PathLike[str], field: str) -> Path:
