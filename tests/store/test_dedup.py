@@ -258,6 +258,16 @@ async def test_children_have_keys_too(store: Store) -> None:
     assert await store.get(["k/child"]) == [None]
 
 
+async def test_children_with_keys_come_in_the_order_of_the_decisions(store: Store) -> None:
+    await store.create([new("a"), new("b")])
+    claims = {claim.run.id: claim for claim in await store.claim(["default"], 9, "w", NOW, NOW + DAY)}
+    await make(store, keyed("calm", DEBOUNCED, NOW + 10))
+    child = keyed("later", DEBOUNCED, NOW + 20)
+    await store.commit([decide(claims["a"], posts=(event("k/calm", "m"),)), decide(claims["b"], children=(child,))])
+    calm = await one(store, "k/calm")
+    assert (calm.inbox_seq, calm.due_at) == (1, NOW + 20)
+
+
 async def test_a_key_in_a_gated_queue(store: Store) -> None:
     await store.set_queue(QueueState("default", is_paused=True))
     first = await make(store, keyed("a", OPEN, NOW + 9, worker="w"))

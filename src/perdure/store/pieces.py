@@ -30,13 +30,18 @@ def independent(decisions: Sequence[Decision]) -> Iterator[Sequence[Decision]]:
         born = {child.id for child in decision.children}
         reaches = born | {message.run_id for message in decision.posts}
         meets = decision.run_id in decided | reached or not reaches.isdisjoint(decided) or not born.isdisjoint(reached)
-        if piece and (meets or decision.terminate or piece[-1].terminate):
+        if piece and (meets or _reaches_further(decision) or _reaches_further(piece[-1])):
             yield piece
             piece, decided, reached = [], set(), set()
         piece.append(decision)
         decided.add(decision.run_id)
         reached |= reaches
     yield piece
+
+
+def _reaches_further(decision: Decision) -> bool:
+    """Return whether a decision may change runs that it does not name: descendants, or those that stand for others."""
+    return bool(decision.terminate) or any(child.dedup is not None for child in decision.children)
 
 
 def distinct(items: Sequence[L]) -> Iterator[Sequence[L]]:
