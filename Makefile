@@ -29,7 +29,7 @@ PYTEST ?=
 STORE ?=
 ON = $(if $(STORE),--store $(STORE))
 
-.PHONY: help demo test check lint core contract bench bench-peers bench-large bench-contention bench-queues lock format clean venv
+.PHONY: help demo test check lint core contract bench bench-peers bench-large bench-contention bench-queues bench-graphs lock format clean venv
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
@@ -72,6 +72,9 @@ bench-contention: $(READY) ## one to eight worker processes on one store
 
 bench-queues: $(READY) ## tasks on queues, beside the queues in use today
 	@$(BIN)/python -m bench.queues
+
+bench-graphs: $(READY) ## graphs beside functions, and a map over ten thousand items
+	@$(BIN)/python -m bench.graphs $(ON)
 
 format: $(READY) ## format, and repair what can be repaired
 	@$(BIN)/ruff check --fix --quiet . || true
