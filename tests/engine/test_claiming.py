@@ -128,3 +128,45 @@ async def test_a_worker_without_workflows_claims_nothing(make, world):
 
         await world.advance(31)
         assert str((await run.get()).status) == "complete", "what is registered after the opening counts too"
+
+
+async def test_a_worker_of_limited_queues_alone_looks_without_a_hint(make, world):
+    app, client = make(mode="worker"), make(mode="client")
+    app.limit("default", concurrency=1)
+
+    @app.task
+    async def work() -> int:
+        return 1
+
+    async def tells_nothing(timeout: float) -> bool:
+        await asyncio.Event().wait()
+        return False
+
+    app.store.wait = tells_nothing
+    async with app, client:
+        await world.advance(5)
+        run = await client.start("work")
+        await world.advance(60)
+        assert str((await run.get()).status) == "complete"
+
+
+async def test_a_full_queue_and_its_free_places_cost_other_queues_nothing(make, world):
+    names = [f"q{n}" for n in range(20)]
+    app = make(queues=("default", "busy", *names))
+    for name in ("busy", *names):
+        app.limit(name, concurrency=1)
+
+    @app.task(queue="busy")
+    async def work() -> int:
+        return 1
+
+    async with app:
+        await world.advance(2)
+        runs = await work.enqueue_many([()] * 30)
+        await world.settle()
+        del app.store.calls[:]
+        more = await work.enqueue_many([()] * 30)
+        await world.advance(20)
+        assert [await run.result(timeout=5) for run in (*runs, *more)] == [1] * 60
+        asked = app.store.calls.count("look_into")
+    assert asked < 60 + 3 * len(names), "each of the others is looked into when something has happened anywhere"

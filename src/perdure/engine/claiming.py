@@ -2,9 +2,10 @@
 
 What can be claimed is found out in rounds. A round asks its sources one after the other, a different one first each
 time, so that none of them takes all the room for good: the ordinary queues at once; each queue that this worker may
-have only so many runs of; and each gated queue, of which `perdure.core.admission` chooses. A round that finds nothing
-more plans the next one for when something becomes due. Runs that a limit keeps back go as soon as one of this worker's
-own has ended, and within `GATE_CHECK` if it was another worker's.
+have only so many runs of; and each gated queue, of which `perdure.core.admission` chooses. A source that has nothing
+more plans when it is asked next; one that nothing has happened to is left out, so that a queue costs nothing by another
+one's bustle. Runs that a limit keeps back go as soon as one of this worker's own has ended, and within `GATE_CHECK` if
+it was another worker's.
 
 That a queue is gated, a worker reads from the store at its start, every `STATES_KEPT_MS` while it claims, and when runs
 are due that a claim does not give it. Until it knows, it claims nothing of that queue: the store sees to that.
@@ -52,6 +53,9 @@ TRIES = 8
 OUTRUN_CHECK = 0.1
 """After how many seconds it then comes back."""
 
+ORDINARY = ""
+"""Stands for the ordinary queues, which are asked at once, where a source is named by its queue."""
+
 _log = logging.getLogger("perdure.engine")
 
 
@@ -81,6 +85,8 @@ class Claiming:
         self._rounds = 0
         self._wake = asyncio.Event()
         self._is_asked_for_all = True
+        self._asked: set[str] = set()
+        self._planned: dict[str | None, int] = {}  # by source; None for all of them
         self._timer: Timer | None = None
         self._timer_at = 0
         self._is_starved = False
@@ -92,14 +98,31 @@ class Claiming:
         self._is_asked_for_all = True
         self._wake.set()
 
-    def look_at(self, due_at: int) -> None:
-        """Look for due runs at that moment, in milliseconds since the epoch, unless a look is planned before."""
+    def look_at(self, due_at: int, source: str | None = None) -> None:
+        """Look for due runs at that moment, in milliseconds since the epoch, unless a look is planned before.
+
+        Args:
+            due_at: when; at the next idle check if that comes before.
+            source: where: a queue that is asked by itself, `ORDINARY`, or None for everywhere.
+        """
+        at = self._moment(due_at)
+        if self._planned.get(source, at + 1) <= at:
+            return
+        self._planned[source] = at
+        self._set_timer(at)
+
+    def _moment(self, due_at: int) -> int:
+        """Return when to look for what is due at a moment."""
+        now = self._env.now()
+        return min(max(now + MIN_DELAY_MS, due_at), now + round(self.idle_check * 1000))
+
+    def _set_timer(self, at: int) -> None:
         if self._timer is not None:
-            if self._timer_at <= due_at:
+            if self._timer_at <= at:
                 return
             self._timer.cancel()
-        self._timer_at = due_at
-        delay = min(max(MIN_DELAY_MS, due_at - self._env.now()) / 1000, self.idle_check)
+        self._timer_at = at
+        delay = max(1, at - self._env.now()) / 1000
         self._timer = self._env.call_later(self._worker.loop, delay, self._look)
 
     def forget_states(self) -> None:
@@ -115,7 +138,19 @@ class Claiming:
 
     def _look(self) -> None:
         self._timer = None
-        self.wake()
+        until = max(self._timer_at, self._env.now())
+        for source in [source for source, at in self._planned.items() if at <= until]:
+            del self._planned[source]
+            self._ask(source)
+        if self._planned:
+            self._set_timer(min(self._planned.values()))
+
+    def _ask(self, source: str | None) -> None:
+        if source is None:
+            self._is_asked_for_all = True
+        else:
+            self._asked.add(source)
+        self._wake.set()
 
     # How much there is room for.
 
@@ -146,17 +181,17 @@ class Claiming:
         if self._is_starved:
             self._has_room()
         elif queue in self._gates or queue in self._settings.per_queue:
-            self._wake.set()
+            self._ask(queue)
 
     def _take(self, queue: str, count: int) -> None:
         self._reserved += count
         self._held[queue] += count
 
-    def _room(self, queue: str | None = None) -> int:
+    def _room(self, queue: str = ORDINARY) -> int:
         """Return how many runs the worker has room for, of one queue or of any."""
         room = self._settings.concurrency - len(self._worker.turns) - self._reserved
-        most = None if queue is None else self._settings.per_queue.get(queue)
-        return room if most is None or queue is None else min(room, most - self._held[queue])
+        most = self._settings.per_queue.get(queue)
+        return room if most is None else min(room, most - self._held[queue])
 
     def _has_room(self) -> None:
         """Look for due runs after a time without room for any: at once if there is much of it, soon if little."""
@@ -185,36 +220,40 @@ class Claiming:
                 await self._wake.wait()
 
     async def _round(self) -> bool:
-        """Ask every source once; return whether nothing more can be taken for now."""
-        is_for_all, self._is_asked_for_all = self._is_asked_for_all, False
+        """Ask every source that is to be asked once; return whether nothing more can be taken for now."""
         registry = self._worker.registry
         workflows = registry.names()  # asked anew: some may have been registered since
         if not registry.workflows:
-            self.look_at(self._env.now() + round(self.idle_check * 1000))
             self._is_asked_for_all = True
+            self.look_at(self._env.now() + round(self.idle_check * 1000))
             return True
         await self._read_states()
-        plain = [queue for queue in self._settings.queues if queue not in self._gates]
-        sources: list[tuple[str, ...]] = [(queue,) for queue in plain if queue in self._settings.per_queue]
-        if is_for_all:
-            sources.append(tuple(queue for queue in plain if queue not in self._settings.per_queue))
-        sources += [(queue,) for queue in self._settings.queues if queue in self._gates]
+        sources = self._sources()
         self._rounds += 1
         first = self._rounds % max(1, len(sources))
         is_drained = True
-        for queues in (*sources[first:], *sources[:first]):
+        for source, queues in (*sources[first:], *sources[:first]):
             self._is_starved = self._room() <= 0
             if self._is_starved:  # `_has_room` ends it
-                self._is_asked_for_all = self._is_asked_for_all or is_for_all
+                self._is_asked_for_all = True
                 return True
-            if not queues:
-                continue
-            is_gated = queues[0] in self._gates
-            if not await (self._admit_of(queues[0], workflows) if is_gated else self._claim_of(queues, workflows)):
+            is_gated = source in self._gates
+            if not await (self._admit_of(source, workflows) if is_gated else self._claim_of(source, queues, workflows)):
                 is_drained = False
-                self._is_asked_for_all = self._is_asked_for_all or is_for_all
+                self._asked.add(source)
         self._is_starved = is_drained and self._room() <= 0
         return is_drained
+
+    def _sources(self) -> list[tuple[str, tuple[str, ...]]]:
+        """Return what is to be asked now, each with its queues, and take it for asked."""
+        is_for_all, self._is_asked_for_all = self._is_asked_for_all, False
+        asked, self._asked = self._asked, set()
+        alone = [queue for queue in self._settings.queues if queue in self._gates or queue in self._settings.per_queue]
+        ordinary = tuple(queue for queue in self._settings.queues if queue not in alone)
+        every: list[tuple[str, tuple[str, ...]]] = [(queue, (queue,)) for queue in alone]
+        if ordinary:
+            every.append((ORDINARY, ordinary))
+        return [(source, queues) for source, queues in every if is_for_all or source in asked]
 
     async def _read_states(self) -> None:
         now = self._env.now()
@@ -222,12 +261,14 @@ class Claiming:
             return
         self._read_at = now
         states = await self._store.queues()
-        self._gates = {state.name: state for state in states if state.is_gated and state.name in self._settings.queues}
+        gates = {state.name: state for state in states if state.is_gated and state.name in self._settings.queues}
+        if gates.keys() != self._gates.keys():  # a queue has become another source
+            self._is_asked_for_all = True
+        self._gates = gates
 
-    async def _claim_of(self, queues: tuple[str, ...], workflows: Sequence[str]) -> bool:
-        """Claim of ordinary queues; return whether nothing more can be taken of them for now."""
-        capped = queues[0] if queues[0] in self._settings.per_queue else None
-        limit = min(self._room(capped), CLAIM_BATCH)
+    async def _claim_of(self, source: str, queues: tuple[str, ...], workflows: Sequence[str]) -> bool:
+        """Claim of queues without limits; return whether nothing more can be taken of them for now."""
+        limit = min(self._room(source), CLAIM_BATCH)
         if limit <= 0:  # `left` looks again
             return True
         worker, now = self._worker, self._env.now()
@@ -239,7 +280,7 @@ class Claiming:
         due = await self._store.next_due(queues, workflows)
         if due is not None and due <= self._env.now():  # the queue may have become a gated one
             self._read_at = None
-        self.look_at(self._env.now() + round(self.idle_check * 1000) if due is None else due)
+        self.look_at(self._env.now() + round(self.idle_check * 1000) if due is None else due, source)
         return True
 
     def _hand_over(self, claims: Sequence[Claim]) -> None:
@@ -268,6 +309,7 @@ class Claiming:
             view = await self._store.look_into(queue, now, KEYS_AT_ONCE, min(room, KEYS_AT_ONCE), after, workflows)
             if view is None or not view.state.is_gated:
                 self._read_at = None
+                self._is_asked_for_all = True
                 return False
             choice = admit(view, min(self._room(queue), CLAIM_BATCH), now)
             is_full = is_full or choice.is_full
@@ -303,8 +345,9 @@ class Claiming:
         now = self._env.now()
         if has_due or (due is not None and due <= now):
             due = now + round(check * 1000)
-        if due is not None:
-            self.look_at(due if again_at is None else min(due, again_at))
+        if due is None:
+            due = now + round(self.idle_check * 1000)
+        self.look_at(due if again_at is None else min(due, again_at), queue)
 
 
 def _is_at_its_limit(view: QueueView, choice: Choice) -> bool:

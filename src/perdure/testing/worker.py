@@ -57,15 +57,9 @@ class VirtualClaiming(Claiming):
         super().__init__(worker)
         self.gate_check = worker.settings.lease_ms / 1000  # what a dead worker had ends then
 
-    def look_at(self, due_at: int) -> None:
-        """Look for due runs at that moment, in milliseconds since the epoch, unless a look is planned before."""
-        if self._timer is not None:
-            if self._timer_at <= due_at:
-                return
-            self._timer.cancel()
-        self._timer_at = due_at
-        delay = due_at - self._env.now()
-        self._timer = self._env.call_later(self._worker.loop, (delay if delay > 0 else MIN_DELAY_MS) / 1000, self._look)
+    def _moment(self, due_at: int) -> int:
+        now = self._env.now()
+        return due_at if due_at > now else now + MIN_DELAY_MS
 
 
 class VirtualWorker(Worker):
