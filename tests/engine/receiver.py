@@ -10,11 +10,12 @@ from typing import Any
 
 
 class Receiver:
-    """What arrived, and the statuses to answer with; 200 once they are used up."""
+    """What arrived, and the statuses to answer with, 200 once they are used up; and whether answers never end."""
 
     def __init__(self) -> None:
         self.got: list[tuple[dict[str, str], bytes]] = []
         self.statuses: list[int] = []
+        self.is_endless = False
         self.url = ""
 
 
@@ -29,9 +30,14 @@ def receiving() -> Iterator[Receiver]:
             self.send_response(status)
             if status == 302:
                 self.send_header("location", "/elsewhere")
-            self.send_header("content-length", "0")
+            self.send_header("content-length", str(10**12 if receiver.is_endless else 0))
             self.end_headers()
             receiver.got.append(({name.lower(): value for name, value in self.headers.items()}, body))
+            try:
+                while receiver.is_endless:
+                    self.wfile.write(bytes(65_536))
+            except OSError:  # the other side has hung up
+                self.close_connection = True
 
         def log_message(self, *args: Any) -> None:
             pass

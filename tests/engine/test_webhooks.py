@@ -88,6 +88,17 @@ async def test_a_receiver_that_is_gone_gets_no_more(world, app, receiver):
         assert run.status is RunStatus.ERRORED
 
 
+async def test_the_body_of_an_answer_is_left_unread(world, app, receiver):
+    receiver.is_endless = True
+    app.webhook(receiver.url, events=["workflow:failed"], secret=SECRET, name="x")
+    bad = failing(app)
+    async with app:
+        await app.start(bad)
+        await arrived(world, receiver, 1)
+        (run,) = (await app.runs(workflow="perdure.webhook:x")).runs
+        assert run.status is RunStatus.COMPLETE
+
+
 async def test_nobody_listens_at_first(world, app, monkeypatch):
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     with receiving() as gone:
@@ -214,6 +225,9 @@ def test_what_is_signed_lately_is_believed(now):
         (BODY, signed(**{"Webhook-Signature": "v1,AAAA"}), 1_000, "no signature"),
         (BODY, signed(**{"Webhook-Signature": signed()["Webhook-Signature"].replace("v1,", "v2,")}), 1_000, "no sign"),
         (BODY, signed(**{"Webhook-Signature": "ü"}), 1_000, "no signature"),
+        (BODY, signed(**{"Webhook-Signature": "v1,\udcff"}), 1_000, "no signature"),
+        (BODY, signed(**{"Webhook-Id": "\udcff"}), 1_000, "no signature"),
+        (BODY, signed(**{"Webhook-Timestamp": "9" * 5_000}), 1_000, "is no number of seconds"),
         (BODY, signed(), 1_301, "1000 is more than 300 s from 1301: an old delivery"),
         (BODY, signed(), 699, "is more than 300 s from 699"),
         (BODY, signed(), None, "is more than 300 s"),
@@ -248,6 +262,11 @@ def test_what_is_no_secret(app, secret):
     [
         ("ftp://example.com", {}, "must begin with https:// or http://"),
         ("https://", {}, "and name a host"),
+        ("https://x:99999", {}, "url: 'https://x:99999' must .*: Port out of range"),
+        ("http://[::1", {}, "url: .*: Invalid IPv6 URL"),
+        ("https://exa mple.com", {}, "without spaces"),
+        ("https://x/\n", {}, "without spaces"),
+        (5, {}, "url: 5 must begin with"),
         ("https://x", {"events": []}, "must be a list of some of workflow:started"),
         ("https://x", {"events": "workflow:failed"}, "must be a list"),
         ("https://x", {"events": ["workflow:lost"]}, "'workflow:lost' is none of"),

@@ -273,9 +273,7 @@ def webhook_of(
     Raises:
         UsageError: an argument cannot be used.
     """
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise UsageError(f"url: {url!r} must begin with https:// or http://, and name a host")
+    parts = _parts(url)
     if isinstance(workflows, str):
         raise UsageError(f"workflows: {workflows!r} must be a list of names")
     return Webhook(
@@ -288,6 +286,25 @@ def webhook_of(
         timeout=seconds(timeout, field="timeout"),
         retry=retry or DELIVERY_RETRY,
     )
+
+
+def _parts(url: str) -> SplitResult:
+    """Return what a URL is made of.
+
+    Raises:
+        UsageError: nothing can be delivered there.
+    """
+    wrong = f"url: {url!r} must begin with https:// or http://, and name a host"
+    if not isinstance(url, str) or not url.isprintable() or " " in url:
+        raise UsageError(f"{wrong}, without spaces")
+    try:
+        parts = urlsplit(url)
+        is_sound = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError as error:
+        raise UsageError(f"{wrong}: {error}") from None
+    if not is_sound:
+        raise UsageError(wrong)
+    return parts
 
 
 def _webhook_name(parts: SplitResult) -> str:

@@ -32,6 +32,9 @@ from perdure.model.errors import DefinitionError, NonRetryableError, StepError, 
 TOLERANCE: Duration = "5 minutes"
 """How far a delivery's timestamp may be from the receiver's clock, either way."""
 
+STAMP_DIGITS = 15
+"""How long a timestamp is at most."""
+
 GONE = 410
 """The status code by which a receiver says that it wants no more: the delivery is not tried again."""
 
@@ -42,7 +45,7 @@ class DeliveryError(StepError):
 
 def signature(secrets: Sequence[bytes], delivery_id: str, timestamp: int, body: bytes) -> str:
     """Return the `webhook-signature` header of a delivery: one signature for each secret."""
-    content = f"{delivery_id}.{timestamp}.".encode() + body
+    content = _raw(f"{delivery_id}.{timestamp}.") + body
     digests = (hmac.new(secret, content, hashlib.sha256).digest() for secret in secrets)
     return " ".join(f"v1,{base64.b64encode(digest).decode()}" for digest in digests)
 
@@ -74,11 +77,11 @@ def verify(
     if missing := [name for name in names if not given.get(name)]:
         raise WebhookVerificationError(f"the header {missing[0]} is missing")
     delivery_id, stamp, signatures = (given[name] for name in names)
-    if not (stamp.isascii() and stamp.isdigit()):
+    if not (stamp.isascii() and stamp.isdigit() and len(stamp) <= STAMP_DIGITS):
         raise WebhookVerificationError(f"webhook-timestamp: {stamp!r} is no number of seconds")
     raw = body.encode() if isinstance(body, str) else body
     expected = signature(secrets, delivery_id, int(stamp), raw).split()
-    if not any(hmac.compare_digest(one.encode(), other.encode()) for one in signatures.split() for other in expected):
+    if not any(hmac.compare_digest(_raw(one), _raw(other)) for one in signatures.split() for other in expected):
         raise WebhookVerificationError("no signature is one of this body, id and timestamp with this secret")
     present = SystemEnv().local() / 1000 if now is None else now
     if abs(present - int(stamp)) > seconds(tolerance, field="tolerance"):
@@ -87,6 +90,11 @@ def verify(
             "that is sent again, or a clock that is off"
         )
     return codec.decode_any(raw.decode(errors="replace"))
+
+
+def _raw(text: str) -> bytes:
+    """Return a header's bytes; servers give those that are no UTF-8 as surrogates."""
+    return text.encode(errors="surrogatepass")
 
 
 def require_http() -> None:
@@ -121,8 +129,11 @@ async def _deliver(webhook: Webhook, event: LifecycleEvent) -> int:
         "webhook-signature": signature(webhook.secrets, delivery_id, timestamp, body),
     }
     try:
-        async with httpx.AsyncClient(verify=_certificates(), timeout=webhook.timeout) as http:
-            answer = await http.post(webhook.url, content=body, headers=headers)
+        async with (
+            httpx.AsyncClient(verify=_certificates(), timeout=webhook.timeout) as http,
+            http.stream("POST", webhook.url, content=body, headers=headers) as answer,  # nobody reads its body
+        ):
+            pass
     except httpx.HTTPError as error:
         raise DeliveryError(f"webhook {webhook.name!r}: {type(error).__name__}: {error}") from None
     if answer.is_success:
