@@ -5,16 +5,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import apsw
+import pytest
 
-from perdure.model.decision import Action, CatalogEntry, Control
+from perdure.model.decision import Action, CatalogEntry, Control, Lease
+from perdure.model.errors import SchemaTooNewError
 from perdure.model.queue import Admission, QueueLimits, QueueState
 from perdure.model.run import Dedup, RunStatus
 from perdure.store.sqlite import SqliteStore
 from perdure.store.sqlite.schema import APPLICATION_ID, migrations
-from tests.store.making import CAPACITY, NOW, decide, event, leased, new, one, record
+from tests.store.making import CAPACITY, NOW, decide, event, held, leased, new, one, record
 
 ROW = """
 INSERT INTO runs (n, id, workflow, version, queue, status, priority, created_at, updated_at, due_at, started_at,
@@ -113,3 +116,35 @@ async def test_it_is_only_added_to(tmp_path: Path) -> None:
     store = await opened(path)
     assert await one(store, "waiting") == before
     await store.close()
+
+
+async def test_a_program_that_is_still_at_work_when_a_newer_one_comes_does_nothing_more(tmp_path: Path) -> None:
+    path = tmp_path / "store.db"
+    store = await opened(path)
+    run = await held(store, "a")
+    await (await store.begin()).commit(decide(run))
+    with contextlib.closing(apsw.Connection(str(path))) as newer:
+        newer.pragma("user_version", len(migrations()) + 1)
+        newer.execute("ALTER TABLE runs RENAME COLUMN limit_key TO other")
+    asked: dict[str, Callable[[], Awaitable[object]]] = {
+        "create": lambda: store.create([new("b")]),
+        "commit": lambda: store.commit([decide(run, seq=2, records=(record(1),))]),
+        "extend": lambda: store.extend([Lease("a", 1, NOW + 99)], NOW),
+        "claim, which first looks": lambda: store.claim(["default"], 1, "w", NOW, NOW + 99),
+        "get, which only looks": lambda: store.get(["a"]),
+        "begin": store.begin,
+        "create_in": lambda: in_somebodys(store, path),
+    }
+    for name, ask in asked.items():
+        with pytest.raises(SchemaTooNewError, match="version 3, and this program, .* up to 2: end it, and upgrade it"):
+            await ask()
+            pytest.fail(name)
+    await store.close()
+    with contextlib.closing(apsw.Connection(str(path))) as newer:
+        assert newer.execute("SELECT id, journal_length, due_at FROM runs").get == ("a", 1, NOW + 60_000)
+
+
+async def in_somebodys(store: SqliteStore, path: Path) -> object:
+    with contextlib.closing(apsw.Connection(str(path))) as theirs:
+        theirs.execute("BEGIN IMMEDIATE")
+        return await store.create_in(theirs, [new("b")])

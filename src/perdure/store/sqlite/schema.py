@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from importlib.resources import files
 from pathlib import Path
@@ -43,6 +44,25 @@ def migrate(connection: apsw.Connection, path: str) -> None:
             connection.execute("ROLLBACK")
         raise
     _sync_folder(path)
+
+
+def require_known(connection: apsw.Connection, path: str) -> None:
+    """Refuse to go on with tables that a later Perdure has changed since this program opened the file.
+
+    Raises:
+        SchemaTooNewError: one has.
+    """
+    version, known = connection.pragma("user_version"), _latest()
+    if version != known:
+        raise SchemaTooNewError(
+            f"{path}: a newer Perdure has brought the tables to version {version}, and this program, which is still at "
+            f"work, knows up to {known}: end it, and upgrade it"
+        )
+
+
+@functools.cache
+def _latest() -> int:
+    return len(migrations())
 
 
 def _version(connection: apsw.Connection, path: str, known: int) -> int:

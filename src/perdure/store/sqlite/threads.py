@@ -10,9 +10,9 @@ from typing import Any, Generic, TypeVar
 
 import apsw
 
-from perdure.model.errors import StoreUnavailableError
+from perdure.model.errors import SchemaTooNewError, StoreUnavailableError
 from perdure.store.sqlite.connection import Settings, connect, translated
-from perdure.store.sqlite.schema import migrate
+from perdure.store.sqlite.schema import migrate, require_known
 
 T = TypeVar("T")
 
@@ -142,11 +142,23 @@ class ConnectionThread:
         if isinstance(error, apsw.IOError) and self._connection is not None:
             self._connection.close(force=True)
             self._connection = None
+        cause = self._outgrown() or error
         for request in requests:
-            told = translated(error, self._settings)
+            told = translated(cause, self._settings)
             if told is not error:
                 told.__cause__ = error
             request.error = told
+
+    def _outgrown(self) -> SchemaTooNewError | None:
+        """Return the error that explains any other, if a newer program has changed the tables."""
+        if self._connection is not None:
+            try:
+                require_known(self._connection, self._settings.path)
+            except SchemaTooNewError as error:
+                return error
+            except apsw.Error:  # then the first error says more
+                return None
+        return None
 
     @staticmethod
     def _deliver(requests: list[Request[Any]]) -> None:

@@ -25,6 +25,7 @@ from perdure.model.run import Created, NewRun
 from perdure.store.sqlite import turns
 from perdure.store.sqlite.connection import Settings, translated
 from perdure.store.sqlite.dedups import create
+from perdure.store.sqlite.schema import require_known
 from perdure.store.sqlite.threads import ConnectionThread
 
 T = TypeVar("T")
@@ -70,6 +71,8 @@ class Transactions:
         if thread is not None:
             try:
                 await thread.submit(lambda _: thread.drop())
+            except StoreError:  # the file cannot even be opened any more, so nothing is open
+                pass
             finally:
                 await thread.close()
 
@@ -138,6 +141,11 @@ class _TransactionThread(ConnectionThread):
     def begin(self) -> apsw.Connection:
         connection = self.connection()
         connection.execute("BEGIN IMMEDIATE")
+        try:
+            require_known(connection, self._settings.path)
+        except BaseException:
+            self.drop()
+            raise
         return connection
 
     def commit(self, connection: apsw.Connection, decision: Decision) -> Committed:
@@ -255,7 +263,7 @@ async def create_in(settings: Settings, connection: Any, runs: Sequence[NewRun])
     """Create runs in somebody's own transaction; see the contract. It works on a thread: it may wait for the lock."""
     _require_transaction(connection, settings)
     try:
-        return await asyncio.to_thread(_create, connection, runs)
+        return await asyncio.to_thread(_create, connection, runs, settings.path)
     except apsw.BusyError as error:
         raise StoreLockedError(
             f"{settings.path}: the transaction given as tx cannot write: another connection does, or has done so since "
@@ -265,11 +273,12 @@ async def create_in(settings: Settings, connection: Any, runs: Sequence[NewRun])
         raise translated(error, settings) from error
 
 
-def _create(connection: apsw.Connection, runs: Sequence[NewRun]) -> list[Created]:
+def _create(connection: apsw.Connection, runs: Sequence[NewRun], path: str) -> list[Created]:
     traces = connection.row_trace, connection.exec_trace
     connection.row_trace = connection.exec_trace = None
     try:
         connection.execute(_LOCK)
+        require_known(connection, path)
         with connection:  # a savepoint, so that a failure leaves the rest of the transaction as it was
             created = create(connection, runs) if runs else []
     finally:

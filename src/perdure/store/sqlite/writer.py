@@ -9,7 +9,9 @@ from typing import Any
 
 import apsw
 
+from perdure.model.errors import SchemaTooNewError
 from perdure.store.sqlite.connection import Settings
+from perdure.store.sqlite.schema import require_known
 from perdure.store.sqlite.threads import ConnectionThread, Request
 
 CHECKPOINT_PAGES = 1000
@@ -62,12 +64,13 @@ class Writer(ConnectionThread):
             self.fail(requests, error)
             return
         try:
+            require_known(connection, self._settings.path)
             for request in requests:
                 request.answer = request.work(connection)
             connection.execute("COMMIT")
         except Exception as error:  # whatever it is, it is an answer
             _roll_back(connection)
-            if len(requests) == 1 or isinstance(error, apsw.IOError):
+            if len(requests) == 1 or isinstance(error, apsw.IOError | SchemaTooNewError):
                 # After a failure of the disk nobody knows what was kept: all are told so.
                 self.fail(requests, error)
                 return
