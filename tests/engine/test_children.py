@@ -12,6 +12,7 @@ from perdure import (
     NestingTooDeepError,
     RunFailedError,
     RunTerminatedError,
+    UsageError,
     flow,
 )
 
@@ -37,6 +38,28 @@ def status_of(run):
 
 async def states(app):
     return {run.id: str(run.status) for run in (await app.runs()).runs}
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"id": "a\0"}, r"id: 'a\\x00' must be printable text of 1 to 200 characters"),
+        ({"id": ""}, "id: '' must be printable text"),
+        ({"priority": "high"}, "priority: 'high' must be a whole number"),
+        ({"tags": {"a": 1}}, "tags: 'a'=1 must be printable text"),
+    ],
+)
+async def test_a_child_that_no_run_can_be_is_refused_where_it_is_started(family, options, said):
+    app, child = family
+
+    @app.workflow
+    async def w() -> None:
+        with pytest.raises(UsageError, match=said):
+            await flow.start(child, "a", **options)
+
+    async with app:
+        await (await app.start(w)).result(timeout=5)
+        assert [run.workflow for run in (await app.runs()).runs] == ["w"]
 
 
 async def test_an_awaited_child_is_a_run_of_its_own(family):

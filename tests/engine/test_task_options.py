@@ -172,6 +172,23 @@ def test_options_that_contradict_each_other_are_refused(app, options, said):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
+        ({"id": "a\0"}, r"task 'send', id: 'a\\x00' must be printable text of 1 to 200 characters"),
+        ({"queue": "a\0b"}, r"task 'send', queue: 'a\\x00b' must not hold '/', '#' or control characters"),
+        ({"queue": 5}, "task 'send', queue: 5 must be text"),
+        ({"priority": "high"}, "task 'send', priority: 'high' must be a whole number"),
+        ({"tags": {"a": 1}}, "task 'send', tags: 'a'=1 must be printable text"),
+        ({"limit_key": "a\0b"}, r"task 'send', limit_key: 'a\\x00b' must be printable text"),
+    ],
+)
+def test_options_that_no_run_can_have_are_refused(app, options, said):
+    send = recorder(app, [])
+    with pytest.raises(UsageError, match=said):
+        send.options(**options)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
         ({"id": "x", "dedup": Dedup("k")}, "id: it cannot go with dedup or debounce"),
         ({"dedup": Dedup("k"), "debounce": Debounce(1, key="k")}, "debounce: it cannot go with dedup"),
         ({"priority": "high"}, "priority: 'high' must be a whole number"),

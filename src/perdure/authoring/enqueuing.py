@@ -8,7 +8,7 @@ from typing import Any, TypedDict
 
 from perdure.model.duration import Duration, seconds
 from perdure.model.errors import UsageError
-from perdure.model.limits import NAME_LENGTH
+from perdure.model.limits import NAME_LENGTH, TAGS
 from perdure.model.run import Retention
 
 HIGHEST_PRIORITY = 1_000_000
@@ -33,7 +33,7 @@ class Dedup:
     within: Duration | None = None
 
     def __post_init__(self) -> None:
-        _require_key(self.key, "dedup key")
+        check_text(self.key, "dedup key")
         if self.within is not None:
             seconds(self.within, field="dedup within")
 
@@ -56,7 +56,7 @@ class Debounce:
     max_wait: Duration | None = None
 
     def __post_init__(self) -> None:
-        _require_key(self.key, "debounce key")
+        check_text(self.key, "debounce key")
         wait = seconds(self.wait, field="debounce wait")
         if self.max_wait is not None and seconds(self.max_wait, field="debounce max_wait") < wait:
             raise UsageError(f"debounce max_wait: {self.max_wait!r} must not be shorter than wait, {self.wait!r}")
@@ -112,6 +112,34 @@ def check_priority(value: object, field: str) -> int:
     return value
 
 
+def check_text(value: object, field: str) -> str:
+    """Return a run's id, or a key that runs are found by.
+
+    Raises:
+        UsageError: it is no text, empty, too long or not printable.
+    """
+    if not isinstance(value, str) or not 0 < len(value) <= NAME_LENGTH or not value.isprintable():
+        raise UsageError(f"{field}: {value!r} must be printable text of 1 to {NAME_LENGTH} characters")
+    return value
+
+
+def check_tags(value: Mapping[str, str], field: str) -> dict[str, str]:
+    """Return a run's tags.
+
+    Raises:
+        UsageError: they are too many, or one is no text, too long, not printable or without a name.
+    """
+    if len(value) > TAGS:
+        raise UsageError(f"{field}: {len(value)} tags, over {TAGS}")
+    for name, tag in value.items():
+        for text in (name, tag):
+            if not isinstance(text, str) or len(text) > NAME_LENGTH or not name or not text.isprintable():
+                raise UsageError(
+                    f"{field}: {name!r}={tag!r} must be printable text of up to {NAME_LENGTH} characters, with a name"
+                )
+    return dict(value)
+
+
 def check_limit_key(value: object, field: str) -> str:
     """Return what a run counts as under its queue's limits per key.
 
@@ -121,8 +149,3 @@ def check_limit_key(value: object, field: str) -> str:
     if not isinstance(value, str) or len(value) > NAME_LENGTH or (value and not value.isprintable()):
         raise UsageError(f"{field}: {value!r} must be printable text of at most {NAME_LENGTH} characters")
     return value
-
-
-def _require_key(value: object, field: str) -> None:
-    if not isinstance(value, str) or not 0 < len(value) <= NAME_LENGTH or not value.isprintable():
-        raise UsageError(f"{field}: {value!r} must be printable text of 1 to {NAME_LENGTH} characters")

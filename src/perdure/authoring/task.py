@@ -18,6 +18,8 @@ from perdure.authoring.enqueuing import (
     EnqueueOptions,
     check_limit_key,
     check_priority,
+    check_tags,
+    check_text,
 )
 from perdure.authoring.step import step_spec
 from perdure.authoring.workflow import Check, Workflow
@@ -26,6 +28,7 @@ from perdure.core.loop import running
 from perdure.model.codec import Parameters
 from perdure.model.duration import Duration, milliseconds
 from perdure.model.errors import DefinitionError, UsageError
+from perdure.model.name import check_name
 from perdure.model.record import Record
 from perdure.model.retry import Retry
 from perdure.model.run import Retention, Run, RunStatus
@@ -35,6 +38,14 @@ R = TypeVar("R")
 R_co = TypeVar("R_co", covariant=True)
 
 _OF_A_CHILD = {"id", "queue", "priority", "delay", "tags", "retention", "expires", "limit_key"}
+_CHECKS: dict[str, Callable[[Any, str], object]] = {
+    "id": check_text,
+    "queue": check_name,
+    "priority": check_priority,
+    "tags": check_tags,
+    "limit_key": check_limit_key,
+}
+"""What an option has to be, where that does not depend on the moment."""
 
 
 class Enqueued(Protocol[R_co]):
@@ -166,13 +177,16 @@ class Task(Workflow[P, R], Generic[P, R]):
             tx: a connection to the store's database, in a transaction: the run exists once that is committed.
 
         Raises:
-            UsageError: an option contradicts another one.
+            UsageError: an option is none that a run can have, or contradicts another one.
         """
         asked = {
             "id": id, "queue": queue, "priority": priority, "delay": delay, "expires": expires, "tags": tags,
             "retention": retention, "limit_key": limit_key, "dedup": dedup, "debounce": debounce, "tx": tx,
         }  # fmt: skip
         given = {**self.given, **{name: value for name, value in asked.items() if value is not None}}
+        for name, check in _CHECKS.items():
+            if asked[name] is not None:
+                check(asked[name], f"task {self.name!r}, {name}")
         if one_of := sorted({"id", "dedup", "debounce"} & given.keys())[1:]:
             raise UsageError(f"task {self.name!r}: {one_of[0]} cannot go with another of id, dedup and debounce")
         if "delay" in given and "debounce" in given:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping
 from typing import Any, Generic, ParamSpec, TypeVar
 
 from perdure.authoring.context import replay_or_raise
+from perdure.authoring.enqueuing import check_priority, check_tags, check_text
 from perdure.authoring.step import undoing
 from perdure.core.ask import ChildSpec, StepSpec
 from perdure.core.loop import running
@@ -139,7 +140,15 @@ class Workflow(Generic[P, R]):
         return self.parameters.encode(args, kwargs, limit)
 
     def child(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], limit: int, **options: Any) -> ChildSpec:
-        """Return what starts this workflow as a child."""
+        """Return what starts this workflow as a child.
+
+        Raises:
+            UsageError: the child's id, priority or tags are none that a run can have.
+        """
+        if options.get("run_id") is not None:
+            check_text(options["run_id"], "id")
+        check_priority(options.get("priority", 0), "priority")
+        check_tags(options.get("tags", {}), "tags")
         payload = self.parameters.encode(args, kwargs, limit)
         return ChildSpec(
             self.name,

@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from perdure.authoring.enqueuing import check_limit_key, check_priority
+from perdure.authoring.enqueuing import check_limit_key, check_priority, check_tags, check_text
 from perdure.authoring.registry import Registry
 from perdure.authoring.workflow import Workflow, fingerprint
 from perdure.engine.env import Env, new_id
@@ -22,7 +22,6 @@ from perdure.model import codec
 from perdure.model.decision import CatalogEntry
 from perdure.model.duration import Duration, milliseconds
 from perdure.model.errors import UnknownWorkflowError, UsageError
-from perdure.model.limits import NAME_LENGTH, TAGS
 from perdure.model.name import check_name
 from perdure.model.record import Record
 from perdure.model.run import Dedup, NewRun
@@ -159,7 +158,7 @@ def new_run(
         queue=check_name(options.get("queue") or (about.queue if about else "default"), "queue"),
         priority=_priority(options.get("priority"), found, announced),
         fingerprint=fingerprint(name, payload),
-        tags=_tags(options.get("tags")),
+        tags=check_tags(options.get("tags") or {}, "tags"),
         retention=options.get("retention") or (found and found.retention) or settings.retention,
         limit_key=_limit_key(options.get("limit_key"), found, args, given),
         dedup=dedup,
@@ -240,26 +239,10 @@ def _run_id(value: object, env: Env, dedup: Dedup | None) -> str:
         return f"{workflow[:DEDUP_SHOWN]}~{digest}/{new_id(env)}"
     if value is None:
         return new_id(env)
-    if not isinstance(value, str) or not 0 < len(value) <= NAME_LENGTH or not value.isprintable():
-        raise UsageError(f"id: {value!r} must be printable text of 1 to {NAME_LENGTH} characters")
-    return value
+    return check_text(value, "id")
 
 
 def _priority(value: object, found: Workflow[..., Any] | None, announced: CatalogEntry | None) -> int:
     if value is None:
         value = found.priority if found is not None else _told(announced).get("priority", 0)
     return check_priority(value, "priority")
-
-
-def _tags(tags: Mapping[str, str] | None) -> dict[str, str]:
-    if not tags:
-        return {}
-    if len(tags) > TAGS:
-        raise UsageError(f"tags: {len(tags)} tags, over {TAGS}")
-    for name, value in tags.items():
-        for text in (name, value):
-            if not isinstance(text, str) or len(text) > NAME_LENGTH or not name or not text.isprintable():
-                raise UsageError(
-                    f"tags: {name!r}={value!r} must be printable text of up to {NAME_LENGTH} characters, with a name"
-                )
-    return dict(tags)
