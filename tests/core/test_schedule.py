@@ -7,6 +7,7 @@ import pytest
 from perdure.core.schedule import (
     COUNTED,
     GRACE,
+    LAST,
     Change,
     Plan,
     Progress,
@@ -125,6 +126,13 @@ def test_jitter_is_a_matter_of_name_and_time():
     assert min(late) < MINUTE
 
 
+@pytest.mark.parametrize("schedule", [every(7 * DAY), Schedule("s", "w", cron="0 9 * * *", zone="Asia/Tokyo")])
+def test_nothing_fires_where_calendars_end(schedule):
+    assert next_fire(schedule, LAST - 30 * DAY) is not None
+    assert next_fire(schedule, LAST) is None
+    assert 0 <= next_fire(schedule, -(10**18)) < 7 * DAY
+
+
 def test_a_fire_with_jitter_waits_for_it():
     schedule = every(HOUR, jitter=10 * MINUTE)
     due = due_at(schedule, HOUR)
@@ -184,6 +192,9 @@ def test_what_can_be_kept(schedule):
         (every(HOUR, jitter=HOUR + 1), r"jitter: 3600 s is longer than the shortest time between two fires, 3600 s"),
         (Schedule("s", "w", cron="0 9,10 * * *", jitter=2 * HOUR), "jitter: 7200 s is longer than"),
         (every(HOUR, start=DAY, end=DAY), "never fires between its start and its end"),
+        (Schedule("s", "w", at=LAST + 1), "never fires .* or only after the year 9000"),
+        (every(HOUR, start=LAST * 1_000), "never fires .* or only after the year 9000"),
+        (Schedule("s", "w", cron="0 9 * * *", start=LAST + 1), "never fires .* or only after the year 9000"),
         (Schedule("s", "w", cron="x"), "is no cron expression"),
     ],
 )

@@ -285,6 +285,25 @@ async def test_once(world, app):
         assert len(await fires(app)) == 2
 
 
+async def test_once_in_centuries(world, app):
+    async with app:
+        await app.schedules.create("tick", ticking(app), at=dt.datetime(2200, 1, 1, tzinfo=dt.UTC))
+        await world.advance(170 * 366 * DAY)
+        assert (await app.schedules.get("tick")).status is RunStatus.WAITING
+        await world.advance(10 * 366 * DAY)
+        assert await fires(app) == ["2200-01-01T00:00:00Z"]
+
+
+async def test_what_asks_for_nothing_changes_nothing(world, app):
+    async with app:
+        await app.schedules.create("tick", ticking(app), every="1h")
+        for wish in ({"schedule": 5}, None, {"schedule": {"name": "tick", "workflow": "tick", "cron": "x"}}):
+            await app.run("schedule:tick").send_event("schedule.change", wish)
+            assert (await app.schedules.get("tick")).timing == "every 3600 s"
+        await world.advance(2 * HOUR)
+        assert len(await fires(app)) == 2
+
+
 async def test_from_start_to_end(world, app):
     async with app:
         await app.schedules.create("tick", ticking(app), every="1h", start=at(1_800), end=at(1_800 + 2 * HOUR))
@@ -380,6 +399,7 @@ async def test_what_cannot_be_made(world, app):
             ((), {"every": "1h", "jitter": "2h"}, UsageError, "jitter: 7200 s is longer than"),
             ((), {"every": "1h", "overlap": "never"}, UsageError, "overlap: 'never' must be"),
             ((), {"at": at(-1)}, UsageError, "never fires: its time has passed"),
+            ((), {"at": 1e15}, UsageError, "only after the year 9000"),
             ((), {"at": dt.datetime(2030, 1, 1)}, UsageError, "at: .* has no time zone"),  # noqa: DTZ001  # is tested
             (("five",), {"every": "1h"}, SerializationError, "the input of workflow 'nap' does not fit"),
         ]:

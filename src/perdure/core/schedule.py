@@ -32,6 +32,10 @@ SHORTEST_PERIOD = 1_000
 """The least time between two fires, in milliseconds."""
 
 
+LAST = 221_845_392_000_000
+"""The last moment at which anything fires, in milliseconds since the epoch: the year 9000. Calendars end soon after."""
+
+
 class Schedule(msgspec.Struct, frozen=True, omit_defaults=True):
     """What is started, and when. All times are milliseconds since the epoch.
 
@@ -139,18 +143,18 @@ def plan(schedule: Schedule, after: int, now: int) -> Plan:
 
 
 def next_fire(schedule: Schedule, after: int) -> int | None:
-    """Return the first fire later than a moment; None for no more."""
-    start = schedule.start
-    if start is not None:
-        after = max(after, start - 1)
+    """Return the first fire later than a moment, and not before 1970; None for no more."""
+    start = schedule.start or 0
+    after = max(after, -1, start - 1)
+    if after >= LAST:
+        return None
     if schedule.at is not None:
         fire = schedule.at
     elif schedule.every is not None:
-        origin = start or 0
-        fire = origin + ((after - origin) // schedule.every + 1) * schedule.every
+        fire = start + ((after - start) // schedule.every + 1) * schedule.every
     else:
         fire = _cron(schedule.cron or "", schedule.zone).after(after)
-    if fire <= after or (schedule.end is not None and fire >= schedule.end):
+    if not after < fire <= LAST or (schedule.end is not None and fire >= schedule.end):
         return None
     return fire
 
@@ -201,7 +205,9 @@ def check(schedule: Schedule) -> None:
             f"{period / 1000:g} s"
         )
     if next_fire(schedule, -1) is None:
-        raise UsageError(f"schedule {schedule.name!r} never fires between its start and its end")
+        raise UsageError(
+            f"schedule {schedule.name!r} never fires between its start and its end, or only after the year 9000"
+        )
 
 
 def _timing(schedule: Schedule) -> tuple[object, ...]:

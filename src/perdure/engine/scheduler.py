@@ -16,11 +16,11 @@ import msgspec
 
 from perdure.authoring import flow
 from perdure.authoring.workflow import Workflow
-from perdure.core.schedule import QUEUED, Change, Overlap, Progress, Schedule, changed, plan
+from perdure.core.schedule import QUEUED, Change, Overlap, Progress, Schedule, changed, check, plan
 from perdure.engine.events import client_of_step, start_by_name
 from perdure.model import codec
 from perdure.model.decision import Action
-from perdure.model.errors import EventTimeoutError, PerdureError, RunError, StoreError
+from perdure.model.errors import EventTimeoutError, PerdureError, RunError, StoreError, UsageError
 from perdure.model.limits import NAME_LENGTH
 from perdure.model.retry import Retry
 
@@ -41,6 +41,9 @@ RENEW_AFTER = 100
 
 PATIENCE = Retry(attempts=1_000_000, delay="1s", max_delay="1m")
 """A store that does not answer is asked again, for as long as it takes."""
+
+LONGEST_WAIT = 366 * 86_400_000
+"""After how many milliseconds a schedule looks at the time, however far away its next fire is."""
 
 LOOKS = range(1_000, 60_000)
 """How far apart, in milliseconds, the looks at a run are whose end other fires wait for: a tenth of its age."""
@@ -120,11 +123,22 @@ def _now() -> int:
 
 async def _wait(wake: int | None, now: int) -> Change | None:
     """Wait for a change, until a moment."""
-    timeout = None if wake is None else max(0, wake - now) / 1000
+    timeout = None if wake is None else min(max(0, wake - now), LONGEST_WAIT) / 1000
     try:
-        return await flow.wait_for_event("change", type=CHANGE, timeout=timeout, into=Change)
+        return change_of(await flow.wait_for_event("change", type=CHANGE, timeout=timeout))
     except EventTimeoutError:
         return None
+
+
+def change_of(payload: object) -> Change | None:
+    """Return what an event to a schedule asks; None where that is nothing: anybody can send one."""
+    try:
+        change = msgspec.convert(payload, Change)
+        if change.schedule is not None:
+            check(change.schedule)
+    except (msgspec.ValidationError, UsageError):
+        return None
+    return change
 
 
 async def _see_to(schedule: Schedule, progress: Progress, fire: int) -> Progress:

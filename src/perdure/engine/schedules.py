@@ -17,7 +17,17 @@ from perdure.core.schedule import Change, Overlap, Progress, Schedule, changed, 
 from perdure.engine.client import Client
 from perdure.engine.events import start_by_name
 from perdure.engine.handle import RunHandle
-from perdure.engine.scheduler import CHANGE, PREFIX, SCHEDULE, STATE, WORKFLOW, Standing, fire_id, fire_time
+from perdure.engine.scheduler import (
+    CHANGE,
+    PREFIX,
+    SCHEDULE,
+    STATE,
+    WORKFLOW,
+    Standing,
+    change_of,
+    fire_id,
+    fire_time,
+)
 from perdure.model import codec
 from perdure.model.decision import Action, Control, RunFilter
 from perdure.model.duration import Duration, instant
@@ -37,7 +47,6 @@ PRUNED = 500
 PRUNINGS = 20
 
 _STATE: msgspec.json.Decoder[dict[str, Standing]] = msgspec.json.Decoder(dict[str, Standing])
-_CHANGE = msgspec.json.Decoder(Change)
 _log = logging.getLogger("perdure.engine")
 
 
@@ -336,8 +345,9 @@ class Schedules:
             schedule, progress = standing.schedule, standing.progress
         for message in await store.inbox(run.id):
             if message.type == CHANGE and message.payload is not None:
-                wish = _CHANGE.decode(message.payload)
-                schedule, progress = changed(schedule, progress, wish, message.at)
+                wish = change_of(codec.decode_any(message.payload))
+                if wish is not None:
+                    schedule, progress = changed(schedule, progress, wish, message.at)
         return Standing(schedule, progress)
 
     def _summary(self, run: Run, standing: Standing) -> ScheduleSummary:
