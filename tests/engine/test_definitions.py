@@ -199,6 +199,38 @@ async def test_code_counts_before_a_definition_of_its_name(make, caplog):
     assert "definition 'hello_world' is not worked here" in caplog.text
 
 
+async def test_a_name_of_announced_code_or_of_perdure_is_refused(make, world):
+    app, coder = with_tasks(make()), make(mode="worker")
+
+    @coder.workflow(name="hello_world")
+    async def hello() -> str:
+        return "code"
+
+    async with coder:
+        pass
+    async with app:
+        with pytest.raises(DefinitionError, match="a workflow 'hello_world' is written in code"):
+            await app.publish(HELLO)
+        with pytest.raises(DefinitionError, match="name: 'perdure.map' begins with 'perdure.'"):
+            await app.publish({**HELLO, "name": "perdure.map"}, anyway=True)
+
+
+async def test_a_run_of_code_whose_name_became_a_definitions_is_told(make, world):
+    coder, app = make(mode="client"), with_tasks(make())
+
+    @coder.workflow(name="hello_world")
+    async def hello() -> str:
+        return "code"
+
+    async with coder, app:
+        await app.publish(HELLO)
+        run = await coder.start(hello)
+        await world.advance(5)
+        with pytest.raises(RunFailedError, match="written in code, whose name a definition has now"):
+            await run.result(timeout=5)
+        assert await result_of(app, "hello_world", {}) == {"step1": "did {}"}
+
+
 async def test_what_it_calls_must_be_there_or_announced(make, world):
     app, bare = with_tasks(make()), make(mode="client")
     async with bare:

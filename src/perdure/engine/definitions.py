@@ -15,6 +15,7 @@ from perdure.authoring.definition import Definition, Known
 from perdure.authoring.registry import Registry
 from perdure.engine.client import Client
 from perdure.engine.env import Env
+from perdure.engine.lifecycle import OURS
 from perdure.engine.reading import newest
 from perdure.engine.verbs import Verbs
 from perdure.model.decision import CatalogEntry, StoredDefinition
@@ -51,7 +52,7 @@ def known_workflows(registry: Registry, announced: Mapping[str, CatalogEntry]) -
     """Return what definitions may call: what is registered here, and what workers have announced."""
     known = {}
     for name, entry in announced.items():
-        kind = str(msgspec.json.decode(entry.details).get("kind", "workflow"))
+        kind = _kind(entry)
         is_graph = kind in ("dag", "definition")
         takes = Takes((), is_value=True) if is_graph else Takes.schema(msgspec.json.decode(entry.input_schema))
         known[name] = Known(takes, kind)
@@ -61,18 +62,25 @@ def known_workflows(registry: Registry, announced: Mapping[str, CatalogEntry]) -
     return known
 
 
+def _kind(entry: CatalogEntry) -> str:
+    return str(msgspec.json.decode(entry.details).get("kind", "workflow"))
+
+
 async def check(client: Client, definition: Definition, *, is_anyway: bool = False) -> Dag:
     """Return the workflow of a definition, checked against what is registered here and what workers have announced.
 
     Raises:
         DefinitionError: something is wrong with it.
     """
-    registry = client.registry
-    if definition.name in registry.workflows and not registry.has_defined(definition.name):
-        raise DefinitionError(
-            f"name: a workflow {definition.name!r} is written in code; give the definition another one"
-        )
+    registry, name = client.registry, definition.name
+    if name.startswith(OURS):
+        raise DefinitionError(f"name: {name!r} begins with {OURS!r}, which is Perdure's own; give it another one")
     registry.announced = newest(await client.store.catalog())
+    is_of_code = name in registry.workflows and not registry.has_defined(name)
+    if not is_anyway and name in registry.announced:
+        is_of_code = is_of_code or _kind(registry.announced[name]) != "definition"
+    if is_of_code:
+        raise DefinitionError(f"name: a workflow {name!r} is written in code; give the definition another one")
     known = None if is_anyway else known_workflows(registry, registry.announced)
     return await asyncio.to_thread(definition.compile, known, registry.find)  # a task's check may take its time
 

@@ -87,12 +87,16 @@ class _Absent(Dag):
     """A version of a definition that is not in the store."""
 
     def __init__(self, name: str, version: str) -> None:
-        found = Definition({"name": name, "version": version, "steps": [{"task": "absent"}]})
-        dag = found.compile(None, lambda name: None)
+        dag = Definition({"name": "absent", "steps": [{"task": "absent"}]}).compile(None, lambda name: None)
         super().__init__(dag.graph, dag.nodes, name=name, version=version, kind="definition")
 
     def begin(self, payload: str, run: Run) -> Any:
         """Refuse to begin."""
+        if not self.version:  # a definition's version is never empty
+            raise DefinitionError(
+                f"the run is of a workflow {self.name!r} that is written in code, whose name a definition has now; give "
+                "one of them another name, then restart the run where the code is"
+            )
         raise DefinitionError(
             f"version {self.version!r} of definition {self.name!r} is not in this store; publish it, then restart "
             "the run"
