@@ -148,6 +148,20 @@ async def test_a_rate_does_not_count_another_attempt(make, world):
         assert await run.result(timeout=5) == 1
 
 
+async def test_what_failed_and_is_tried_again_in_bulk_keeps_to_the_rate(make, world):
+    app = make()
+    app.limit("default", rate=Rate.of(1, per=10))
+    async with app:
+        _, calls = await failed(app, world, 3)
+        await world.advance(25)
+        assert len(calls) == 3
+        assert await app.queue("default").retry_dead() == 3
+        await world.advance(9)
+        assert len(calls) == 4
+        await world.advance(20)
+        assert len(calls) == 6
+
+
 async def test_a_workflow_that_waits_takes_no_place(make, world):
     app = make()
     app.limit("default", concurrency=1)

@@ -252,16 +252,17 @@ class TestLook:
             assert [candidate.run_id for candidate in view.candidates] == expected
             assert view.admitted == {"": 1}
 
-    async def test_whether_it_was_ever_claimed(self, store: Store) -> None:
+    async def test_whether_it_was_begun_since_it_was_created_or_restarted(self, store: Store) -> None:
         await store.set_queue(LIMITED)
         run = await admitted(store, "claimed")
         await store.extend([Lease("claimed", run.epoch, NOW)], NOW)
-        await store.create([new("first"), new("restarted")])
+        await admitted(store, "restarted")
         await store.control([Control("restarted", Action.RESTART)], NOW)
+        await store.create([new("first")])
         assert {candidate.run_id: candidate.is_first for candidate in (await look(store)).candidates} == {
             "claimed": False,
             "first": True,
-            "restarted": False,
+            "restarted": True,
         }
 
     async def test_runs_of_every_unfinished_state_that_are_due(self, store: Store) -> None:

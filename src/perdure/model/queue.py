@@ -12,7 +12,7 @@ MOST_PER_PERIOD = 1_000_000
 
 
 class Rate(msgspec.Struct, frozen=True, gc=False):
-    """So many first claims of runs per period, evenly: `count` at once at most, then one each `period_ms / count`."""
+    """So many begins of runs per period, evenly: `count` at once at most, then one each `period_ms / count`."""
 
     count: int
     period_ms: int
@@ -83,7 +83,7 @@ class Candidate(msgspec.Struct, frozen=True, gc=False):
 
     Attributes:
         run_id, priority, due_at, limit_key: the run's.
-        is_first: it was never claimed, so it counts under the rate.
+        is_first: it was not begun (it has no `started_at`) since it was created or restarted: it counts under the rate.
     """
 
     run_id: str

@@ -82,4 +82,4 @@ def _limit_key(run: Run) -> str:
 
 def _candidate(run: Run) -> Candidate:
     assert run.due_at is not None
-    return Candidate(run.id, run.priority, run.due_at, run.limit_key, is_first=run.epoch == 0)
+    return Candidate(run.id, run.priority, run.due_at, run.limit_key, is_first=run.started_at is None)

@@ -59,7 +59,7 @@ WITH RECURSIVE levels (priority, is_keyed) AS (
     FROM levels AS l WHERE l.priority IS NOT NULL
 ), unkeyed AS MATERIALIZED (
     SELECT c.* FROM levels AS l CROSS JOIN LATERAL (
-        SELECT r.limit_key, r.priority, r.due_at, r.n, r.id, r.epoch FROM perdure.runs AS r
+        SELECT r.limit_key, r.priority, r.due_at, r.n, r.id, r.started_at FROM perdure.runs AS r
         WHERE {CAN_BE_DUE} AND r.queue = $1 AND r.priority = l.priority AND (r.limit_key <> '') = l.is_keyed
             AND r.due_at <= $3 AND {WANTED}
         ORDER BY r.due_at, r.n LIMIT $5) AS c
@@ -88,7 +88,7 @@ WITH RECURSIVE levels (priority, is_keyed) AS (
 ), keyed AS MATERIALIZED (
     SELECT c.*, row_number() OVER (PARTITION BY c.limit_key ORDER BY c.priority DESC, c.due_at, c.n) AS place
     FROM walk AS w CROSS JOIN LATERAL (
-        SELECT r.limit_key, r.priority, r.due_at, r.n, r.id, r.epoch FROM perdure.runs AS r
+        SELECT r.limit_key, r.priority, r.due_at, r.n, r.id, r.started_at FROM perdure.runs AS r
         WHERE {_KEYED} AND r.limit_key = w.limit_key AND r.priority = w.priority AND r.due_at <= $3 AND {WANTED}
         ORDER BY r.due_at, r.n LIMIT $5) AS c
     WHERE w.is_due AND w.found <= $4
@@ -98,12 +98,12 @@ WITH RECURSIVE levels (priority, is_keyed) AS (
         WHEN max(w.leaps) >= {LEAPS} THEN max(w.limit_key) END
     FROM walk AS w
 )
-SELECT last.limit_key, c.id, c.priority, c.due_at, c.limit_key, c.epoch = 0, (
+SELECT last.limit_key, c.id, c.priority, c.due_at, c.limit_key, c.started_at IS NULL, (
     SELECT p.at FROM perdure.paces AS p WHERE p.queue = $1 AND p.limit_key = c.limit_key)
 FROM last LEFT JOIN (
-    SELECT limit_key, priority, due_at, n, id, epoch FROM unkeyed
+    SELECT limit_key, priority, due_at, n, id, started_at FROM unkeyed
     UNION ALL
-    SELECT limit_key, priority, due_at, n, id, epoch FROM keyed WHERE place <= $5
+    SELECT limit_key, priority, due_at, n, id, started_at FROM keyed WHERE place <= $5
 ) AS c ON true
 ORDER BY c.limit_key, c.priority DESC, c.due_at, c.n
 """

@@ -39,7 +39,7 @@ ON CONFLICT (name) DO UPDATE SET
 
 _CANDIDATES = """
 json_group_array(json_object('run_id', id, 'priority', priority, 'due_at', due_at, 'limit_key', limit_key,
-    'is_first', json(iif(epoch = 0, 'true', 'false'))) ORDER BY due_at, n)
+    'is_first', json(iif(started_at IS NULL, 'true', 'false'))) ORDER BY due_at, n)
 """
 
 _WITHOUT_KEY = f"""{LEVELS}

@@ -3,7 +3,7 @@
 -- asked: 1 queue, 2 workflows or nil, 3 now, 4 how many limit keys, 5 how many runs of each, 6 the limit key behind which to
 -- begin, or nil, 7 how many limit keys to look at, 8 after how many candidates to stop. Returns: the last key looked at, nil at
 -- the end; the admitted runs under a lease that holds (key, count, …); and candidates, each a list: id, priority, due_at, limit
--- key, 1 if it was never claimed.
+-- key, 1 if it was not begun since it was created or restarted.
 
 local queue, now, most_keys, each, after = asked[1], asked[3], asked[4], asked[5], asked[6]
 local known, candidates, found = asked[2] and as_set(asked[2]), {}, 0
@@ -58,7 +58,7 @@ local function is_one_too_many(key, first, last, head)
   found = found + 1
   for _, number in ipairs(numbers) do
     local row = row_of(number)
-    candidates[#candidates + 1] = { row.y, row.p or 0, row.d, row.L or '', (row.e or 0) == 0 and 1 or 0 }
+    candidates[#candidates + 1] = { row.y, row.p or 0, row.d, row.L or '', row.b and 0 or 1 }
   end
   return false
 end
