@@ -159,6 +159,57 @@ async def test_a_run_that_is_terminated(world, app):
         assert heard[0].status is RunStatus.TERMINATED
 
 
+async def test_what_ends_with_its_parent_is_told_of(world, make):
+    app = make()
+    heard = watch(app, "workflow:terminated", "workflow:failed")
+
+    @app.workflow
+    async def below() -> None:
+        await flow.sleep("1 day")
+
+    @app.workflow
+    async def child() -> None:
+        await below()
+
+    @app.workflow
+    async def quick() -> None: ...
+
+    @app.workflow
+    async def parent() -> None:
+        waiting = asyncio.ensure_future(child())
+        await flow.start(below, id="alone", is_detached=True)
+        await quick()
+        await flow.sleep(5)
+        waiting.cancel()
+        raise NonRetryableError("no such card")
+
+    async with app:
+        await app.start(parent, id="p")
+        await world.advance(10)
+        await world.settle()
+    assert sorted(told(heard)) == [("failed", "p"), ("terminated", "p/child"), ("terminated", "p/child/below")]
+
+
+async def test_what_ends_with_a_restart_is_told_of(world, make):
+    app = make()
+    heard = watch(app, "workflow:terminated")
+
+    @app.workflow
+    async def child() -> None:
+        await flow.sleep("1 day")
+
+    @app.workflow
+    async def parent() -> None:
+        await child()
+
+    async with app:
+        run = await app.start(parent, id="p")
+        await world.settle()
+        await run.restart()
+        await world.settle()
+        assert told(heard) == [("terminated", "p/child")]
+
+
 async def test_a_run_that_is_parked(world, app):
     heard = watch(app, "workflow:parked")
 
@@ -200,6 +251,43 @@ async def test_a_crash_tells_nothing_twice(world, make):
         every = told([*heard[0], *heard[1]])
         assert every.count(("completed", "r")) == 1
         assert every.count(("started", "r")) == 1
+
+
+@pytest.mark.parametrize("is_cut_off", [True, False])
+async def test_a_run_has_started_once_whoever_gives_it_back(world, make, is_cut_off):
+    """One worker may be cut off in its first step, another one dies in its second, the last one ends it."""
+    heard, gates = [], [asyncio.Event(), asyncio.Event()]
+    apps = [make(drain=0), make(), make()]
+    for app in apps:
+
+        @app.observe(*EVERY)
+        async def hear(event: LifecycleEvent) -> None:
+            heard.append(event)
+
+        @app.workflow
+        async def slow() -> None:
+            await flow.do("first", gates[0].wait)
+            await flow.do("second", gates[1].wait)
+
+    one, two, three = apps
+    if is_cut_off:
+        await one.open()
+        await one.start("slow", id="r")
+        await world.settle()
+        closing = asyncio.create_task(one.close())
+        await world.advance(1)
+        await closing
+        assert told(heard) == []
+    gates[0].set()
+    await two.open()
+    await two.start("slow", id="r")
+    await world.advance(1)
+    assert told(heard) == [("started", "r")]
+    await world.crash(two)
+    gates[1].set()
+    async with three:
+        await world.advance(60)
+        assert told(heard) == [("started", "r"), ("completed", "r")]
 
 
 async def test_plain_functions_are_called_in_a_thread(world, app):

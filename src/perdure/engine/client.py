@@ -354,8 +354,8 @@ class Client:
             self.endings.forget([done.run_id])
         for run_id in done.ended:
             self.endings.ended(run_id, RunStatus.TERMINATED, None)
-        if self.lifecycle is not None and done.ended and action is Action.TERMINATE:
-            self.lifecycle.terminated(self.store, done.ended)
+        if self.lifecycle is not None:
+            self.lifecycle.terminated(self.store, done.ended, None if self.worker is None else self.worker.wake)
         if self.worker is not None:
             self._tell_turns(self.worker, action, done)
             self.worker.wake()

@@ -13,7 +13,7 @@ import datetime as dt
 import inspect
 import logging
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import msgspec
 
@@ -24,7 +24,7 @@ from perdure.core.wait import decode_waits
 from perdure.engine.env import Env
 from perdure.engine.settings import Settings
 from perdure.model import failure
-from perdure.model.decision import Decision
+from perdure.model.decision import Decision, RunFilter
 from perdure.model.errors import StoreError
 from perdure.model.record import Record
 from perdure.model.run import NewRun, Run, RunStatus
@@ -39,16 +39,21 @@ ENDS_WITHIN = 10.0
 TOLD_OF_ERRORS = 2_000
 """How many characters of an error are told."""
 
+PAGE = 500
+"""How many children one look for them takes in."""
+
 OURS = "perdure."
 """What the names of workflows that are part of Perdure begin with; nobody is told of their runs."""
 
 DELIVERY = f"{OURS}webhook:"
 """What the name of a webhook's workflow begins with."""
 
+TERMINATED = "workflow:terminated"
+
 _TOLD = {
     RunStatus.COMPLETE: "workflow:completed",
     RunStatus.ERRORED: "workflow:failed",
-    RunStatus.TERMINATED: "workflow:terminated",
+    RunStatus.TERMINATED: TERMINATED,
     RunStatus.COMPENSATING: "workflow:compensating",
     RunStatus.COMPENSATED: "workflow:compensated",
     RunStatus.COMPENSATION_FAILED: "workflow:compensation-failed",
@@ -107,22 +112,42 @@ class Lifecycle:
         """Return what tells of one turn."""
         return Telling(self, turn)
 
-    def terminated(self, store: Store, run_ids: Iterable[str]) -> None:
-        """Tell of runs that were ended from outside, of which no decision tells."""
-        work = asyncio.get_running_loop().create_task(self._terminated(store, list(run_ids)))
-        self._ending.add(work)
-        work.add_done_callback(self._ending.discard)
+    def terminated(
+        self, store: Store, run_ids: Sequence[str], wake: Callable[[], None] | None, at: int | None = None
+    ) -> None:
+        """Tell of runs that the store has ended, of which no decision of their own tells.
 
-    async def _terminated(self, store: Store, ids: list[str]) -> None:
+        Args:
+            store: where they are.
+            run_ids: which.
+            wake: what is called once there are deliveries to make; None for nothing.
+            at: when a decision ended them and, with them, what stood below them; None if `run_ids` names it all.
+        """
+        wanted = [observer.events for observer in self._observers]
+        wanted += [webhook.events for webhook in self._webhooks.values()]
+        if run_ids and any(TERMINATED in events for events in wanted):
+            work = asyncio.get_running_loop().create_task(self._terminated(store, run_ids, wake, at))
+            self._ending.add(work)
+            work.add_done_callback(self._ending.discard)
+
+    async def _terminated(
+        self, store: Store, ids: Sequence[str], wake: Callable[[], None] | None, at: int | None
+    ) -> None:
         try:
-            runs = [run for run in await store.get(ids) if run is not None and not run.workflow.startswith(OURS)]
-            events = [_event(run, "workflow:terminated", run.status, run.updated_at) for run in runs]
+            runs = [run for run in await store.get(ids) if run is not None and run.status is RunStatus.TERMINATED]
+            if at is not None:
+                runs = await _ended_together([run for run in runs if run.finished_at == at], store, at)
+            events = [
+                _event(run, TERMINATED, run.status, run.updated_at) for run in runs if not run.workflow.startswith(OURS)
+            ]
             news = [delivery for event in events for delivery in self.deliveries(event, _moment(event))]
             if news:
                 await store.create(news)
         except StoreError as error:
             _log.warning("webhooks and observers are not told that %d runs were terminated: %s", len(ids), error)
             return
+        if news and wake is not None:
+            wake()
         for event in events:
             self.observe(event)
 
@@ -209,7 +234,7 @@ class Telling:
         events: list[LifecycleEvent] = []
         if run.workflow.startswith(OURS):
             return events
-        if decision.seq == 1 and run.crashes == run.epoch - 1:  # none before it came to a decision
+        if decision.seq == 1 and not _has_begun(run) and not _changes_nothing(decision):
             events.append(_event(run, "workflow:started", RunStatus.RUNNING, decision.at))
         if status is RunStatus.PAUSED:
             waits = decode_waits(decision.wait).waits
@@ -228,6 +253,36 @@ class Telling:
             return None
         error = failure.decode_error(payload)
         return f"{error.type.rpartition(':')[2]}: {error.message}"
+
+
+def _has_begun(run: Run) -> bool:
+    """Return whether a claim before this one came to a decision that changed anything."""
+    is_as_created = run.journal_length == 1 and run.wait is None and run.state is None and run.incarnation == 0
+    return run.epoch > 1 and not is_as_created
+
+
+def _changes_nothing(decision: Decision) -> bool:
+    """Return whether a decision only gives the run back."""
+    is_given_back = decision.status is RunStatus.QUEUED and decision.renew is None
+    return is_given_back and not decision.records and decision.wait is None and decision.state is None
+
+
+async def _ended_together(runs: list[Run], store: Store, at: int) -> list[Run]:
+    """Return runs, and those below them that ended at the same time."""
+    found, fresh = list(runs), runs
+    while fresh:
+        below: list[Run] = []
+        for run in fresh:
+            cursor: str | None = None
+            while True:
+                page = await store.find(RunFilter((RunStatus.TERMINATED,), parent_id=run.id), PAGE, cursor)
+                below += page.runs
+                cursor = page.cursor
+                if cursor is None:
+                    break
+        fresh = [run for run in below if run.finished_at == at and not run.is_detached]
+        found += fresh
+    return found
 
 
 def _event(run: Run, kind: str, status: RunStatus, at: int, error: str | None = None) -> LifecycleEvent:

@@ -203,6 +203,8 @@ class Worker:
             self.deliver(post.run_id)
         if decision.terminate and self.turns:
             self.lookout.look(at_all=True)
+        if self.lifecycle is not None:
+            self.lifecycle.terminated(self.store, decision.terminate, self.wake, decision.at)
 
     def left(self, runner: Runner) -> None:
         """A run has left this worker."""
