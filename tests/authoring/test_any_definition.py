@@ -86,8 +86,21 @@ def test_any_text(text: str):
 
 
 @pytest.mark.parametrize(
-    "text", ["name: x\nsteps: [{task: t, data: {d: 2024-01-01}}]", "name: x\nsteps: [{task: .nan}]"]
+    ("value", "said"),
+    [
+        ("{d: 2024-01-01}", r"steps\[0\].data.d: datetime.date\(2024, 1, 1\) is no JSON data"),
+        ("{d: [.nan]}", r"steps\[0\].data.d\[0\]: nan is no JSON data"),
+        ("{d: -.inf}", r"steps\[0\].data.d: -inf is no JSON data"),
+        ("{d: {1: a}}", r"steps\[0\].data.d: the field 1 must be text; put it in quotes"),
+        ("!!binary aGk=", r"steps\[0\].data: b'hi' is no JSON data"),
+        ("\ud800", "cannot be read"),
+    ],
 )
-def test_values_that_json_has_not(text: str):
-    with pytest.raises(DefinitionError):
-        Definition.of_text(text).compile(None, lambda name: None)
+def test_values_that_json_has_not(value: str, said: str):
+    with pytest.raises(DefinitionError, match=said):
+        Definition.of_text(f"name: x\nsteps: [{{task: t, data: {value}}}]").compile(None, lambda name: None)
+
+
+def test_text_that_cannot_be_stored_in_data_that_was_no_text():
+    with pytest.raises(DefinitionError, match="surrogates not allowed"):
+        Definition({"name": "x", "steps": [{"task": "t", "data": {"d": "\ud800"}}]}).compile(None, lambda name: None)

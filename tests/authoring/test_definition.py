@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -141,7 +142,7 @@ def test_what_is_compiled_is_read_again_as_it_is():
          ["steps[0].compensate: give one of task (or taskName) and workflow, which it calls"]),
         ({**steps({"task": "t"}), "output": "${steps.z}"}, ["output: it refers to step 'z', which there is not"]),
         (steps(*({"task": "t"} for _ in range(1_001))),
-         ["1,001 steps are more than 1,000; call another workflow in a step"]),
+         ["steps: 1,001 are more than 1,000; call another workflow in a step"]),
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_told_with_its_path(data: Any, told: list[str]):
@@ -187,6 +188,14 @@ def test_what_does_not_fit_what_is_called():
     assert wrong(steps({"task": "t", "data": 5}), KNOWN) == [
         "steps[0].data: 5 must be an object, the arguments by name"
     ]
+
+
+def test_what_is_far_too_long_is_refused_at_once():
+    began = time.monotonic()
+    assert wrong(steps(*[{"task": "t"}] * 70_000)) == [
+        "steps: 70,000 are more than 1,000; call another workflow in a step"
+    ]
+    assert time.monotonic() - began < 2
 
 
 def test_many_flaws_are_not_all_told():

@@ -110,6 +110,30 @@ def test_an_expression_that_would_run_away_is_stopped(text: str):
     assert time.monotonic() - began < 5
 
 
+def wrapped(text: str, levels: int) -> str:
+    return "to_string([" * levels + text + "])" * levels
+
+
+@pytest.mark.parametrize(
+    ("expression", "text"),
+    [
+        (wrapped("input.text", 14), '"' * 1_000),  # each level writes every quote and backslash twice
+        (wrapped("input.text", 14), '"' * 900_000),
+        ("[" + ", ".join(["to_string([input.text])"] * 30) + "]", "x" * 900_000),
+    ],
+)
+def test_texts_that_would_run_away_are_stopped(expression: str, text: str):
+    began = time.monotonic()
+    with pytest.raises(UsageError, match=r"steps of work|longer than"):
+        Expression(expression).evaluate({"input": {"text": text}})
+    assert time.monotonic() - began < 5
+
+
+def test_arguments_of_functions_are_evaluated_once():
+    text = wrapped("input.n", 14)
+    assert Expression(text).evaluate({"input": {"n": 7}}).count("[") == 14
+
+
 def test_a_whole_reference_keeps_its_type_and_an_embedded_one_becomes_text():
     template = Template(
         {

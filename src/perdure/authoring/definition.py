@@ -17,7 +17,7 @@ import msgspec
 import yaml
 
 from perdure.authoring.binding import Takes
-from perdure.authoring.compiling import UNMET, Compiler
+from perdure.authoring.compiling import STEPS, UNMET, Compiler
 from perdure.authoring.dag import Dag
 from perdure.authoring.drafts import ByName, Draft
 from perdure.authoring.expressions import FlawsError
@@ -86,6 +86,9 @@ class Definition:
         if not isinstance(steps, list) or not steps:
             reader.found.append("steps: give a list of at least one step")
             steps = []
+        if len(steps) > STEPS:
+            reader.found.append(f"steps: {len(steps):,} are more than {STEPS:,}; call another workflow in a step")
+            steps = steps[:1]
         self.content: dict[str, Any] = {"steps": list(_in_sequence(reader, steps))}
         self.content |= {field: graph[field] for field in ("queue", "output") if field in graph}
         if "queue" in graph and not reader.check(lambda: check_name(graph["queue"], "queue")):
@@ -93,8 +96,7 @@ class Definition:
         version = top.get("version")
         if isinstance(version, bool) or not (version is None or isinstance(version, str | int)):
             reader.found.append(f"version: {version!r} must be text or a whole number")
-        told = msgspec.json.encode([self.name, self.content], order="deterministic")
-        self.digest = hashlib.blake2b(told, digest_size=16).hexdigest()
+        self.digest = _digest(reader, [self.name, self.content])
         self.version = self.digest[:12] if version is None else str(version)
         if not self.version or len(self.version) > NAME_LENGTH or not self.version.isprintable():
             reader.found.append(f"version: it must be printable text of 1 to {NAME_LENGTH} characters")
@@ -200,15 +202,25 @@ class Definition:
         )
 
 
+def _digest(reader: _Reader, content: object) -> str:
+    """Return a hash of data; where it is none that JSON can hold, that is taken down."""
+    try:
+        told = msgspec.json.encode(content, order="deterministic")
+    except (TypeError, ValueError, OverflowError, RecursionError, msgspec.MsgspecError) as error:
+        reader.found.append(f"definition: it is no JSON data: {error}")
+        told = b""
+    return hashlib.blake2b(told, digest_size=16).hexdigest()
+
+
 def data_of(text: str) -> Any:
     """Return the data of a JSON or YAML text.
 
     Raises:
         DefinitionError: it cannot be read, or is too long.
     """
-    if len(text.encode()) > TEXT_BYTES:
-        raise DefinitionError(f"the definition is longer than {TEXT_BYTES:,} bytes")
     try:
+        if len(text.encode()) > TEXT_BYTES:
+            raise DefinitionError(f"the definition is longer than {TEXT_BYTES:,} bytes")
         if text.lstrip().startswith(("{", "[")):
             return msgspec.json.decode(text)
         return yaml.load(text, _Loader)  # noqa: S506  # a safe loader, see there

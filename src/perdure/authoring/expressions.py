@@ -134,6 +134,8 @@ class Template:
             except UsageError as error:
                 found.append(f"{path}: {error}")
         elif isinstance(data, Mapping):
+            if odd := [name for name in data if not isinstance(name, str)]:
+                found.append(f"{path}: the field {odd[0]!r} must be text; put it in quotes")
             fields = {
                 str(name): self._reader(value, roots, f"{path}.{name}", found, depth + 1)
                 for name, value in data.items()
@@ -142,7 +144,7 @@ class Template:
         elif isinstance(data, list | tuple):
             items = [self._reader(value, roots, f"{path}[{at}]", found, depth + 1) for at, value in enumerate(data)]
             return lambda scope: [read(scope) for read in items]
-        elif data is not None and not isinstance(data, bool | int | float):
+        elif data is not None and (not isinstance(data, bool | int | float) or data - data != 0):  # nan and infinity
             found.append(f"{path}: {data!r} is no JSON data; give text, numbers, true, false, null, lists and objects")
         return lambda scope: data
 
@@ -337,6 +339,8 @@ class _Bounded(jmespath.visitor.TreeInterpreter):
         self._spend(1)
         value = super().visit(node, *args, **kwargs)
         kind = node["type"]
+        if kind == "function_expression" and type(value) is str and len(value) > TEXT:
+            raise ValueError(f"it makes a text longer than {TEXT:,} characters")
         if kind.startswith("multi_select"):  # alone can put one value into another twice
             self._measure(value)
         elif type(value) is list and kind not in ("field", "literal", "current", "identity"):
@@ -344,13 +348,13 @@ class _Bounded(jmespath.visitor.TreeInterpreter):
         return value
 
     def visit_function_expression(self, node: Any, value: Any) -> Any:
+        args = [self.visit(child, value) for child in node["children"]]
         if node["value"] in ("join", "to_string", "sort", "sort_by", "max", "min", "max_by", "min_by", "merge", "map"):
-            for child in node["children"]:
-                if child["type"] != "expref":
-                    self._measure(self.visit(child, value))
+            for arg in args:
+                self._measure(arg)
         if node["value"] == "join":
-            self._require_short_join([self.visit(child, value) for child in node["children"]])
-        return super().visit_function_expression(node, value)
+            self._require_short_join(args)
+        return self._shared.call_function(node["value"], args)
 
     def _require_short_join(self, args: list[Any]) -> None:
         if len(args) == 2 and isinstance(args[0], str) and isinstance(args[1], list):
@@ -369,6 +373,8 @@ class _Bounded(jmespath.visitor.TreeInterpreter):
             elif isinstance(part, dict):
                 self._spend(len(part))
                 rest += part.values()
+            elif isinstance(part, str):
+                self._spend(len(part) // 100)
 
     def _spend(self, work: int) -> None:
         self.left -= work

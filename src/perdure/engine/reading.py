@@ -94,8 +94,8 @@ class _Absent(Dag):
         """Refuse to begin."""
         if not self.version:  # a definition's version is never empty
             raise DefinitionError(
-                f"the run is of a workflow {self.name!r} that is written in code, whose name a definition has now; give "
-                "one of them another name, then restart the run where the code is"
+                f"the run is of a workflow {self.name!r} that is written in code, whose name a definition has now; "
+                "give one of them another name, then restart the run where the code is"
             )
         raise DefinitionError(
             f"version {self.version!r} of definition {self.name!r} is not in this store; publish it, then restart "
