@@ -11,7 +11,7 @@ import pytest
 from redis.exceptions import MovedError, ResponseError
 
 from perdure.model.errors import StoreUnavailableError
-from perdure.model.queue import QueueLimits, QueueState, Rate
+from perdure.model.queue import Admission, QueueLimits, QueueState, Rate
 from perdure.store import open_store
 from perdure.store.redis.cluster import ClusterLink
 from perdure.store.redis.errors import is_of_replica
@@ -103,6 +103,26 @@ async def test_a_queue_that_bounds_how_many_there_are_stands_still_until_all_is_
     assert {state.name: state.is_paused for state in await store.queues()} == {bounded: False, paced: False, away: True}
     with pytest.raises(StoreUnavailableError):
         await store.look_into(away, NOW, 9, 9, None)
+
+
+async def test_a_queue_that_has_a_rate_alone_goes_on_after_a_shard_was_lost_while_it_was_chosen_from(
+    outage: tuple[RedisStore, ValkeyCluster, ClusterNode], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, cluster, victim = outage
+    monkeypatch.setattr("perdure.store.redis.queues.HOLD", 0)
+    paced = next(f"p{n}" for n in range(99) if is_served(store, cluster, victim, f"p{n}"))
+    ids = reachable(store, cluster, victim)
+    there, lost = min(ids), min({f"r{number}" for number in range(60)} - ids)
+    await store.create([new(f"{run_id}/{paced}", queue=paced) for run_id in {*ids, lost}])
+    await store.set_queue(QueueState(paced, limits=QueueLimits(rate=Rate(5, 1000))))
+    await store.look_into(paced, NOW, 9, 999, None)
+    victim.kill()
+    chosen = (f"{there}/{paced}", f"{lost}/{paced}")
+    claims = await store.admit(Admission(paced, 0, chosen, {}), "w", NOW, NOW + 1000)
+    assert [claim.run.id for claim in claims or ()] == [chosen[0]]
+    view = await store.look_into(paced, NOW, 9, 999, None)
+    assert view is not None
+    assert {candidate.run_id for candidate in view.candidates} == {f"{run_id}/{paced}" for run_id in ids - {there}}
 
 
 def is_served(store: RedisStore, cluster: ValkeyCluster, victim: ClusterNode, queue: str) -> bool:

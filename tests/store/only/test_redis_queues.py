@@ -15,6 +15,7 @@ from perdure.model.queue import Admission, QueueLimits, QueueState, QueueView
 from perdure.model.run import Dedup, RunStatus
 from perdure.store import open_store
 from perdure.store.redis.keys import home_of, home_of_queue
+from perdure.store.redis.queues import HOLD
 from perdure.store.redis.shards import PIECE_BYTES, Shards
 from perdure.store.redis.store import RedisStore
 from perdure.store.redis.turns import RECORDS
@@ -196,7 +197,7 @@ async def test_nobody_chooses_while_a_turn_is_being_taken(store: RedisStore) -> 
     first, second = spread(2)
     await store.set_queue(LIMITED)
     await store.create([new(first), new(second)])
-    await take_turn(store, 1, 60_000)
+    await take_turn(store, 1, HOLD)
     view = await look(store)
     assert (view.candidates, view.last_key, view.state.turns) == ([], None, 1)
     assert await store.admit(Admission("default", 1, (first,), {}), "w", NOW, UNTIL) is None
@@ -215,6 +216,15 @@ async def test_a_worker_that_froze_for_longer_than_its_hold_leases_nothing_more(
     assert [claim.run.id for claim in claims or ()] == [first]
     assert await lease(store, 1, third) == 0
     assert (await look(store)).admitted == {"": 1}
+
+
+async def test_a_hold_that_a_server_with_a_fast_clock_left_behind_is_ended(store: RedisStore) -> None:
+    first, second = spread(2)
+    await store.set_queue(LIMITED)
+    await store.create([new(first), new(second)])
+    await take_turn(store, 1, 3_600_000)
+    assert len((await look(store)).candidates) == 2
+    assert await lease(store, 1, second) == 0
 
 
 async def test_a_shard_that_fails_leaves_the_hold_to_end_by_itself(

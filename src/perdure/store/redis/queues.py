@@ -105,7 +105,7 @@ async def look_into(
         return nothing
     asked = (queue, workflows, now, keys, each, after, KEYS_LOOKED_AT, CANDIDATES)
     found = await shards.calls.look_around(shards.all, "look_into", asked)
-    if None in found and (state.limits.concurrency is not None or state.limits.per_key is not None):
+    if None in found and _counts_runs(state):
         return nothing  # nobody knows what is leased on a shard that is out of reach
     admitted, candidates, last_key = _gathered(shards, found, keys, each)
     paces = await _paces(shards, home, queue, list(dict.fromkeys(candidate.limit_key for candidate in candidates)))
@@ -121,28 +121,37 @@ async def _read_state(shards: Shards, home: Shard, queue: str) -> tuple[QueueSta
         patience = BRIEF if shards.are_many else None
         text, turns, hold = await shards.calls.command(home, "HMGET", home.key("queues"), *fields, patience=patience)
         state = None if text is None else _parsed(text, turns)
-        is_held = hold is not None and not await _is_over(shards, home, queue, hold)
+        is_held = state is not None and hold is not None and not await _is_over(shards, home, state, hold)
         if not is_held or loop.time() >= deadline:
             return state, is_held
         await asyncio.sleep(WAITED / 20)
 
 
-async def _is_over(shards: Shards, home: Shard, queue: str, hold: bytes) -> bool:
+async def _is_over(shards: Shards, home: Shard, state: QueueState, hold: bytes) -> bool:
     """Return whether a hold was not ended in time; then its turn is over everywhere, and it is ended."""
     turn, ends = map(int, hold.split(b":"))
     seconds, microseconds = await shards.calls.command(home, "TIME")
-    if int(seconds) * 1000 + int(microseconds) // 1000 < ends:
+    now = int(seconds) * 1000 + int(microseconds) // 1000
+    if now < ends <= now + HOLD:  # no hold is longer: one that seems to be was taken on a server with another clock
         return False
 
     async def end(shard: Shard) -> None:
-        await shards.calls.run(shard, "end_turns", (queue, turn), writes=True, patience=BRIEF)
+        await shards.calls.run(shard, "end_turns", (state.name, turn), writes=True, patience=BRIEF)
 
-    try:
-        await shards.everywhere(end)
-    except StoreError:
+    told = await asyncio.gather(*map(end, shards.all), return_exceptions=True)
+    failed = [failure for failure in told if failure is not None]
+    for failure in failed:
+        if not isinstance(failure, StoreError):
+            raise failure
+    if failed and _counts_runs(state):  # one more may still be leased there
         return False
-    await shards.calls.run(home, "end_hold", (queue, turn), writes=True)
+    await shards.calls.run(home, "end_hold", (state.name, turn), writes=True)
     return True
+
+
+def _counts_runs(state: QueueState) -> bool:
+    """Return whether it is to be known of every shard how many runs are leased."""
+    return state.limits.concurrency is not None or state.limits.per_key is not None
 
 
 def _gathered(
