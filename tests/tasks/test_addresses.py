@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from perdure import NonRetryableError
-from perdure.tasks import AddressRefusedError, HttpError, http_request, http_request_task
+from perdure.tasks import AddressRefusedError, HttpError, HttpRequestError, http_request, http_request_task
 from perdure.tasks.addresses import is_public
 from tests.tasks.serving import Reply, client_context, in_turn, web
 
@@ -53,6 +53,12 @@ async def test_no_spelling_of_this_machine_is_let_through(host):
         with pytest.raises((NonRetryableError, HttpError)):  # a resolver need not know each of them
             await http_request(f"http://{host}:{server.port}/", timeout=5)
         assert server.asked == []
+
+
+@pytest.mark.parametrize("host", ["a..b", "a" * 300 + ".example", "xn--"])
+async def test_a_name_that_no_host_can_have_is_not_tried_again(host):
+    with pytest.raises(HttpRequestError, match=f"^GET http://{host[:3]}"):
+        await http_request(f"http://{host}/")
 
 
 @pytest.mark.parametrize("host", ["169.254.169.254", "[fd00:ec2::254]", "10.0.0.1", "192.168.0.1", "168.63.129.16"])

@@ -43,6 +43,9 @@ def make_app(folder: Any) -> Perdure:
 WRONG = [
     (PUBLIC, {"url": "ftp://example.org/"}, [".url: ftp://example.org/ must begin with http:// or https://"]),
     (PUBLIC, {"url": "http://[::1"}, [".url: 'http://[::1' is none: "]),
+    (PUBLIC, {"url": "http://xn--/"}, [".url: 'http://xn--/' is none: "]),
+    (PUBLIC, {"url": "https://example.org:99999/"}, [".url: https://example.org:99999/ has a port that is none"]),
+    (PUBLIC, {"url": "https://example.org", "headers": {"X-A": "a\nb"}}, [".headers: 'x-a' has a name or a value"]),
     (PUBLIC, {"url": "http://169.254.169.254/a"}, [".url: no request is made to 169.254.169.254: that is not"]),
     (PUBLIC, {"url": "http://[fd00:ec2::254]/"}, [".url: no request is made to fd00:ec2::254: that is not"]),
     (PUBLIC, {"url": "https://u:p@example.org/"}, [".url: https://example.org/ holds a user or a password"]),

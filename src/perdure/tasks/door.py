@@ -58,7 +58,7 @@ class Door:
                 return await self._exchange(request, timeouts)
         except TimeoutError:
             raise HttpError(f"{where}: no whole answer within {timeouts.total:g} s") from None
-        except (httpx.InvalidURL, httpx.UnsupportedProtocol, httpx.LocalProtocolError) as error:
+        except (httpx.InvalidURL, httpx.UnsupportedProtocol, httpx.LocalProtocolError, UnicodeError) as error:
             raise HttpRequestError(f"{where}: {error}") from None
         except (httpx.HTTPError, OSError) as error:
             raise HttpError(f"{where}: {_said(error)}") from error
@@ -71,12 +71,13 @@ class Door:
         """
         try:
             parsed = httpx.URL(url)
-        except httpx.InvalidURL as error:
+            _check(parsed)
+            host = parsed.host
+        except (httpx.InvalidURL, UnicodeError) as error:
             raise HttpRequestError(f"url: {shown(url)!r} is none: {error}") from None
-        _check(parsed)
         if self._guard is not None:
             try:
-                self._guard.check_number(parsed.host)
+                self._guard.check_number(host)
             except AddressRefusedError as error:
                 raise AddressRefusedError(f"url: {error}") from None
 
@@ -177,6 +178,8 @@ def _check(url: httpx.URL) -> None:
         raise HttpRequestError(f"url: {where} must begin with http:// or https://")
     if not url.host:
         raise HttpRequestError(f"url: {where} names no host")
+    if url.port is not None and not 0 < url.port < 65_536:
+        raise HttpRequestError(f"url: {where} has a port that is none; there are 1 to 65535")
     if url.userinfo:
         raise HttpRequestError(f"url: {where} holds a user or a password; give an Authorization header instead")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 import ssl
 import urllib.parse
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -35,6 +36,8 @@ HTTP_TIMEOUT = 3_600.0
 HTTP_RETRY = Retry(attempts=5, delay="1s")
 
 _SAFE = {"GET", "HEAD", "OPTIONS"}
+_NAME = re.compile(r"[a-z0-9!#$%&'*+.^_`|~-]+")
+_VALUE = re.compile(r"[\t\x20-\x7e]*")
 _OURS = {"host", "content-length", "transfer-encoding", "connection", "upgrade", "accept-encoding"}
 
 
@@ -166,6 +169,9 @@ def _headers(given: dict[str, str], method: str) -> dict[str, str]:
     headers = {name.lower(): value for name, value in given.items()}
     if refused := sorted(headers.keys() & _OURS):
         raise HttpRequestError(f"headers: {', '.join(refused)} cannot be given; the task sets it")
+    for name, value in headers.items():
+        if not _NAME.fullmatch(name) or not _VALUE.fullmatch(value):
+            raise HttpRequestError(f"headers: {name[:80]!r} has a name or a value that is not ASCII, or a line break")
     if method not in _SAFE and current_step.get() is not None:
         key = urllib.parse.quote(flow.idempotency_key(), safe="/:#.-_")
         headers.setdefault("idempotency-key", key)
