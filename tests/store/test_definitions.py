@@ -46,3 +46,10 @@ async def test_others_see_them(stores: list[Store]) -> None:
     await stores[0].define([ONE])
     assert await stores[1].define([replace(ONE, text="{}")]) == [ONE]
     assert await stores[2].definitions() == [ONE]
+
+
+async def test_others_hear_of_them(stores: list[Store]) -> None:
+    while await stores[0].wait(0.5):
+        pass
+    await stores[1].define([ONE])
+    assert await stores[0].wait(4)  # less than after which a store looks by itself

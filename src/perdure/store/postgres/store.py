@@ -226,7 +226,10 @@ class PostgresStore:
 
     async def define(self, definitions: Sequence[StoredDefinition]) -> list[StoredDefinition]:
         """See the contract."""
-        return await self._connections.transact(lambda session: reads.define(session, definitions))
+        kept = await self._connections.transact(lambda session: reads.define(session, definitions))
+        if kept:
+            self._hints.changed()
+        return kept
 
     async def definitions(self) -> list[StoredDefinition]:
         """See the contract."""

@@ -175,7 +175,9 @@ class RedisStore:
 
     async def define(self, definitions: Sequence[StoredDefinition]) -> list[StoredDefinition]:
         """See the contract."""
-        return await reads.define(await self._opened(), definitions)
+        kept = await reads.define(await self._opened(), definitions)
+        self._tell_if(bool(kept))
+        return kept
 
     async def definitions(self) -> list[StoredDefinition]:
         """See the contract."""
