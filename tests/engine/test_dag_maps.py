@@ -6,7 +6,17 @@ import asyncio
 
 import pytest
 
-from perdure import ChildFailedError, ItemFailure, MapFailedError, Retry, RunFailedError, UsageError, flow, workflow
+from perdure import (
+    ChildFailedError,
+    ItemFailure,
+    MapFailedError,
+    Retention,
+    Retry,
+    RunFailedError,
+    UsageError,
+    flow,
+    workflow,
+)
 from perdure.authoring.mapping import CHUNK
 
 ONCE = Retry(attempts=1)
@@ -150,6 +160,26 @@ async def test_many_children_are_given_out_in_chunks(make, world, gauge, count):
     assert [each for each in results if isinstance(each, int)] == [n * 2 for n in range(count) if n % 4 != 1]
     assert gauge.most <= 20
     assert gauge.total == count
+
+
+async def test_children_in_chunks_are_started_as_their_task_says(make, world):
+    app = make()
+
+    @app.task(retention=Retention.of(complete="1h"), priority=4, limit_key=lambda n: str(n % 2))
+    async def double(n: int) -> int:
+        return 2 * n
+
+    @app.workflow
+    async def w() -> list[int]:
+        return await flow.map(double, list(range(CHUNK + 1)))
+
+    async with app:
+        run = await app.start(w)
+        await world.advance(1)
+        assert await run.result(timeout=5) == [2 * n for n in range(CHUNK + 1)]
+        children = (await app.runs(workflow="double", limit=CHUNK + 1)).runs
+    assert {child.limit_key for child in children} == {"0", "1"}
+    assert {(child.expires_at - child.finished_at, child.priority) for child in children} == {(3_600_000, 4)}
 
 
 async def test_failures_are_counted_across_chunks(app, world, gauge):

@@ -86,6 +86,28 @@ async def test_the_call_wins_over_the_workflow_and_the_workflow_over_the_engine(
             assert await left(app) == kept
 
 
+async def test_a_child_is_kept_as_its_workflow_says_or_else_as_its_parent_is(make):
+    app = make(retention=Retention.of("10 days"))
+
+    @app.workflow(retention=Retention.of("1 day"))
+    async def short(): ...
+
+    @app.workflow
+    async def plain(): ...
+
+    @app.workflow
+    async def parent() -> None:
+        await short()
+        await (await flow.start(short, id="started")).result()
+        await plain()
+
+    async with app:
+        run = await app.start(parent, id="p", retention=Retention.of("5 days"))
+        await run.result(timeout=5)
+        kept = {child.id: child.expires_at - child.finished_at for child in (await app.runs(parent="p")).runs}
+    assert kept == {"p/short": DAY * 1000, "started": DAY * 1000, "p/plain": 5 * DAY * 1000}
+
+
 async def test_a_pruned_id_can_be_used_again(make, world):
     app = make(retention=Retention.of("1 hour"))
     w = register(app)

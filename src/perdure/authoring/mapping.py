@@ -24,6 +24,7 @@ from perdure.model import failure
 from perdure.model.codec import Shape
 from perdure.model.errors import MapFailedError, UsageError
 from perdure.model.name import check_name
+from perdure.model.run import Retention
 
 LIMIT = 10
 """How many items are under way at once by default."""
@@ -196,6 +197,7 @@ class Item(msgspec.Struct, frozen=True, array_like=True):
 
 async def _run_chunk(key: str, like: dict[str, Any], items: list[Item], limit: int, tolerate: int) -> Chunk:
     replay = replay_or_raise("perdure.map")
+    like["retention"] = msgspec.convert(like["retention"], Retention | None)  # as JSON it is a list
 
     def begin(index: int) -> ChildAsk:
         item = items[index]

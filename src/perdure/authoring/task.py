@@ -246,7 +246,6 @@ class Task(Workflow[P, R], Generic[P, R]):
         delay, expires = given.pop("delay", None), given.pop("expires", None)
         key = given.pop("limit_key", None)
         given.setdefault("priority", self.priority)
-        given.setdefault("retention", self.retention)
         return dataclasses.replace(
             super().child(args, kwargs, limit, **given),
             queue=queue,

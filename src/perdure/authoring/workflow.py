@@ -140,7 +140,7 @@ class Workflow(Generic[P, R]):
         return self.parameters.encode(args, kwargs, limit)
 
     def child(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], limit: int, **options: Any) -> ChildSpec:
-        """Return what starts this workflow as a child.
+        """Return what starts this workflow as a child, which is kept as long as the workflow says.
 
         Raises:
             UsageError: the child's id, priority or tags are none that a run can have.
@@ -149,6 +149,7 @@ class Workflow(Generic[P, R]):
             check_text(options["run_id"], "id")
         check_priority(options.get("priority", 0), "priority")
         check_tags(options.get("tags", {}), "tags")
+        options.setdefault("retention", self.retention)
         payload = self.parameters.encode(args, kwargs, limit)
         return ChildSpec(
             self.name,
