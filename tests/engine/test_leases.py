@@ -136,6 +136,30 @@ async def test_a_worker_that_cannot_reach_the_store_stops_before_others_begin(ma
         held.open.set()
 
 
+async def test_a_worker_that_slept_does_not_take_back_a_place_that_another_has_since(make, world):
+    held = Held()
+    one, two = make(), make()
+    w = held.register(one, "one")
+    held.register(two, "two")
+    async with one:
+        await one.queue("default").set_limits(concurrency=1)
+        runs = [await one.start(w), await one.start(w)]
+        await world.settle()
+        assert held.begun == ["one"]
+        async with two:
+            cut_off(one, "look_into")
+            world.at += 16_000
+            await world.settle()
+            assert held.begun == ["one", "two"]
+            one.store.before = None
+            await one.worker.keeper._beat()
+            await world.settle()
+            assert held.stopped == ["one"]
+            held.open.set()
+            await world.advance(30)
+            assert [(await run.get()).status for run in runs] == ["complete", "complete"]
+
+
 async def test_several_turns_share_one_beat(make, world):
     held = Held()
     app = make()

@@ -135,6 +135,8 @@ class Keeper:
             False if the store gave no answer in time: its connection may be dead, and the next call gets another one.
         """
         now = self._env.now()
+        # This machine slept, say: then others may have been given their places in a queue with limits.
+        self._give_up([runner for runner in self._run_out(now) if runner.is_admitted])
         progressed = set(self._progress)
         self._progress -= progressed
         progressed &= self._leases.keys()
@@ -142,7 +144,8 @@ class Keeper:
         due = [
             runner
             for runner, since in list(self._leases.items())
-            if since <= young or since > now or runner in progressed  # after now: the clock was put back
+            if (since <= young or since > now or runner in progressed)  # after now: the clock was put back
+            and not (runner.is_admitted and now - since >= self._lease_ms)
         ]
         if not due:
             return True
@@ -166,7 +169,7 @@ class Keeper:
             unforeseen = None if is_late or isinstance(error, StoreError) else error
             _log.warning("leases could not be extended, trying again: %s", told, exc_info=unforeseen)
             self._progress |= progressed & self._leases.keys()
-            self._give_up(self._env.now())
+            self._give_up(self._run_out(self._env.now()))
             return not is_late
         for runner in due:
             if runner in self._leases:
@@ -180,9 +183,12 @@ class Keeper:
         left = [since + self._lease_ms - now for since in list(self._leases.values())]
         return max(HURRIES_TO * beat, min([beat, *(milliseconds for milliseconds in left if milliseconds > 0)])) / 1000
 
-    def _give_up(self, now: int) -> None:
-        """Stop what runs under leases that must be taken for lost: the store was out of reach for too long."""
-        lost = [runner for runner, since in list(self._leases.items()) if now - since >= self._lease_ms]
+    def _run_out(self, now: int) -> list[Runner]:
+        """Return the runners whose leases have run out."""
+        return [runner for runner, since in list(self._leases.items()) if now - since >= self._lease_ms]
+
+    def _give_up(self, lost: list[Runner]) -> None:
+        """Stop what runs under leases that must be taken for lost."""
         answers = [(runner, Extended(runner.run_id, is_lost=True)) for runner in lost]
         if answers:
             self._loop.call_soon_threadsafe(self._on_extended, answers)

@@ -57,6 +57,7 @@ class Runner:
 
     Attributes:
         run_id, epoch: the claim it holds.
+        is_admitted: the run counts under its queue's limits.
         turn: what decides.
         progress: the last heartbeat of each running step, as payloads by key.
         is_over: the run has left this worker.
@@ -68,6 +69,7 @@ class Runner:
         self.run_id = claim.run.id
         self.epoch = claim.run.epoch
         self.parent_id = claim.run.parent_id
+        self.is_admitted = claim.run.is_admitted
         self.turn = Turn(claim, workflow, worker.settings.limits, worker.env.entropy)
         self.progress: dict[str, str] = {}
         self.is_over = False
