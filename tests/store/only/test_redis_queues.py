@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
+from perdure.model.errors import StoreError
 from perdure.model.queue import Admission, QueueLimits, QueueState, QueueView
 from perdure.model.run import Dedup, RunStatus
 from perdure.store import open_store
@@ -305,6 +306,22 @@ async def test_a_damaged_run_is_paused_and_an_entry_of_none_hides_nothing(store:
     assert [claim.run.id for claim in claims or ()] == [third]
     assert (await one(store, second)).status is RunStatus.PAUSED
     assert (await look(store)).admitted == {"k": 1}
+
+
+async def test_a_row_that_nobody_can_read_takes_no_turn_and_no_pace(store: RedisStore) -> None:
+    shards = await store._opened()
+    home = queue_home(shards)
+    first, second = [run_id for run_id in spread(2 * SHARDS) if shards.home(run_id) is home]
+    await store.set_queue(LIMITED)
+    await store.create([new(first), new(second)])
+    number = valkey().call("HGET", home.key("ids").decode(), second)
+    valkey().call("HSET", home.key("runs").decode(), number, "damaged")
+    asked = ("default", "w", NOW, UNTIL, [first, second], 1, ["", NOW + 5], HOLD, RECORDS, PIECE_BYTES)
+    with pytest.raises(StoreError):
+        await shards.calls.run(home, "admit", asked, writes=True)
+    assert sorted(valkey().call("HKEYS", home.key("queues").decode())) == ["\0", "default"]
+    assert valkey().call("ZCARD", home.key("paces").decode()) == 1
+    assert (await one(store, first)).status is RunStatus.QUEUED
 
 
 async def test_one_of_many_that_are_created_at_once_stands_for_a_dedup_key(stores: list[RedisStore]) -> None:

@@ -8,12 +8,13 @@
 
 local queue, worker, now, till, turn, paces = asked[1], asked[2], asked[3], asked[4], asked[6], asked[7]
 
--- Take the turn, on the home of the queue.
+-- Whether the turn can be taken, on the home of the queue.
 local function is_next()
   local kept = redis.call('HMGET', QUEUES, queue, queue .. '\0turns', queue .. '\0hold')
-  if not kept[1] or sub(kept[1], 1, 1) == 'p' or tonumber(kept[2] or 0) ~= turn - 1 or kept[3] then
-    return false
-  end
+  return kept[1] and sub(kept[1], 1, 1) ~= 'p' and tonumber(kept[2] or 0) == turn - 1 and not kept[3]
+end
+
+local function take_turn()
   redis.call('HSET', QUEUES, queue .. '\0turns', turn)
   if asked[8] then
     local time = redis.call('TIME')
@@ -27,7 +28,6 @@ local function is_next()
   end
   many('ZADD', PACES, new)
   many('ZREM', PACES, redis.call('ZRANGEBYSCORE', PACES, '-inf', format('%.0f', now), 'LIMIT', 0, 100 + #paces))
-  return true
 end
 
 -- Whether the turn, which was taken on the home of the queue, is still going on.
@@ -63,6 +63,9 @@ for _, id in ipairs(asked[5]) do
       set_aside(row, now)
     end
   end
+end
+if paces then
+  take_turn()
 end
 flush()
 
