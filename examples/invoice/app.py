@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypedDict
 
-from perdure import Perdure, flow
+from perdure import NonRetryableError, Perdure, flow
 from perdure.tasks import MailServer, email_send_task, http_request_task, pdf_render_task
 
 HERE = Path(__file__).parent
@@ -114,6 +114,8 @@ def make_app(settings: Settings, queues: Sequence[str] = QUEUES, mode: Literal["
 
     @app.task(name="invoice.create")
     def create(customer: Customer, orders: list[Order]) -> Invoice:
+        if not orders:
+            raise NonRetryableError(f"there is nothing to invoice: {customer['name']} has no orders")
         return accounts.enter(flow.idempotency_key(), customer, orders)
 
     @app.task(name="invoice.void")

@@ -100,6 +100,16 @@ async def test_a_customer_whom_nobody_knows_leaves_nothing_behind(tmp_path):
         assert (await run.get()).status is RunStatus.ERRORED
 
 
+async def test_nobody_gets_an_invoice_over_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr("examples.invoice.outside.ORDERS", [])
+    async with shop(tmp_path) as the:
+        run = await the.app.start("invoice", input={"customerId": "cust-01"})
+        with pytest.raises(RunFailedError, match="there is nothing to invoice: Ada Lovelace has no orders"):
+            await the.engine.result(run)
+        assert the.accounts.listed() == []
+    assert the.box.mails == []
+
+
 async def test_an_entry_is_made_once_whoever_asks_again_and_how_often(tmp_path):
     accounts = Accounts(str(tmp_path / "accounts.db"))
     customer = {"id": "c", "name": "C", "email": "c@example.org"}
