@@ -115,19 +115,325 @@ def test_a_run_whose_steps_have_no_undo_just_fails():
     assert run.status is RunStatus.ERRORED
 
 
-def test_what_failed_or_was_under_way_is_not_undone():
-    async def work() -> None:
-        await asyncio.gather(a(1), b(2), c(3))
+async def all_three() -> None:
+    await asyncio.gather(a(1), b(2), c(3))
 
-    run = Driver(work)
+
+def test_what_failed_is_not_undone_and_what_is_under_way_ends_first():
+    run = Driver(all_three)
     run.end("b", 2)
     run.end("a", error=ValueError("no"))
-    assert run.stopped == ["c"]
+    assert run.stopped == []
+    assert run.status is COMPENSATING
+    assert list(run.running) == ["c"]
+    assert [(info.key, info.state) for info in undos_of(run.journal)] == [("b", "completed"), ("c", "registered")]
+    run.end("c", 3)
+    assert run.running["undo:c"].ask.kwargs == {"value": 3, "result": 3}
+    run.finish()
+    assert undone(run) == ["undo:c", "undo:b"]
+    assert "a" not in {info.key for info in undos_of(run.journal)}
+
+
+def test_what_is_under_way_when_the_run_fails_has_no_further_attempt():
+    run = Driver(all_three)
+    run.end("b", 2)
+    run.end("a", error=ValueError("no"))
+    run.fail("c", OSError("away"), retry_in=5)
+    assert (run.journal[-1].key, run.journal[-1].state) == ("c", "error")
     assert list(run.running) == ["undo:b"]
     run.finish()
     assert undone(run) == ["undo:b"]
-    assert [(info.key, info.state) for info in undos_of(run.journal)] == [("b", "undone"), ("c", "registered")]
-    assert "a" not in {info.key for info in undos_of(run.journal)}
+    assert repr(run.error) == "ValueError('no')"
+
+
+def test_what_is_under_way_alone_is_enough_for_a_compensation():
+    run = Driver(all_three)
+    run.end("a", error=ValueError("no"))
+    assert run.status is COMPENSATING
+    run.crash()
+    assert sorted(run.running) == ["b", "c"]
+    run.fail("c", OSError("away"), retry_in=5)
+    run.crash()
+    assert list(run.running) == ["b"]
+    run.end("b", 2)
+    run.crash()
+    run.finish()
+    assert undone(run) == ["undo:b"]
+    assert run.status is COMPENSATED
+
+
+def test_a_worker_that_dies_before_the_run_fails_leaves_open_what_is_under_way():
+    run = Driver(all_three)
+    run.fail("c", OSError("away"), retry_in=5)
+    run.now += 5_000
+    run.crash()
+    assert run.running["c"].attempt == 2
+    run.drop()
+    run.post(event(CANCEL, id=CANCEL))
+    assert sorted(run.running) == ["a", "b", "c"]
+    assert run.running["c"].attempt == 2
+    for key in "abc":
+        run.end(key)
+    run.finish()
+    assert undone(run) == ["undo:c", "undo:b", "undo:a"]
+
+
+def test_what_waits_to_be_tried_again_when_the_run_fails_is_not():
+    run = Driver(all_three)
+    run.fail("c", OSError("away"), retry_in=5)
+    run.fail("b", OSError("off"), retry_in=5)
+    run.end("a", error=ValueError("no"))
+    assert run.status is RunStatus.ERRORED
+    run = Driver(all_three)
+    run.end("a")
+    run.fail("c", OSError("away"), retry_in=5)
+    run.crash()
+    run.end("b", error=ValueError("no"))
+    settled = next(record for record in run.journal if record.key == "c" and record.state == "error")
+    assert settled.attempt == 1
+    assert failure.decode_error(settled.payload or "").message == "away"
+    assert list(run.running) == ["undo:a"]
+    run.crash()
+    run.finish()
+    assert undone(run) == ["undo:a"]
+
+
+def test_what_has_not_begun_when_the_run_fails_never_does():
+    async def work() -> None:
+        await a(1)
+        await asyncio.gather(b(2), plain(), early())
+
+    async def early() -> None:
+        raise ValueError("no")
+
+    run = Driver(work)
+    run.end("a")
+    assert list(run.running) == ["undo:a"]
+    settled = next(record for record in run.journal if record.key == "b")
+    assert "not begun" in failure.decode_error(settled.payload or "").message
+    run.crash()
+    assert list(run.running) == ["undo:a"]
+    run.finish()
+    assert undone(run) == ["undo:a"]
+
+    async def alone() -> None:
+        await asyncio.gather(b(2), early())
+
+    assert Driver(alone).status is RunStatus.ERRORED
+
+
+async def impatient(then: str = "") -> Any:
+    try:
+        async with asyncio.timeout(60):
+            await a(1)
+    except TimeoutError:
+        if then == "pivot":
+            flow.pivot()
+        return "late"
+
+
+def test_a_step_that_the_code_cancels_ends_first_and_is_undone_at_once():
+    run = Driver(impatient)
+    run.wait(60)
+    assert list(run.running) == ["a"]
+    run.crash()
+    assert list(run.running) == ["a"]
+    run.end("a", 7)
+    assert run.status is RunStatus.RUNNING
+    assert run.running["undo:a"].ask.kwargs == {"value": 1, "result": 7}
+    run.crash()
+    run.end("undo:a")
+    assert run.result == "late"
+    assert run.keys == ["undo:a", "timeout", "a", "undo:a", "output"]
+
+
+def test_a_cancelled_step_that_fails_has_no_further_attempt_and_no_undo():
+    run = Driver(impatient)
+    run.wait(60)
+    run.fail("a", OSError("away"), retry_in=5)
+    assert run.result == "late"
+    run = Driver(impatient)
+    run.fail("a", OSError("away"), retry_in=100)
+    run.wait(60)
+    assert run.result == "late"
+    assert undone(run) == []
+
+
+def test_the_cancelled_undo_that_fails_stays_with_the_run():
+    async def work() -> None:
+        await impatient()
+        raise ValueError("no")
+
+    run = Driver(work)
+    run.wait(60)
+    run.end("a")
+    run.end("undo:a", error=OSError("away"))
+    assert run.status is STUCK
+    decide(run, "done")
+    assert run.status is COMPENSATED
+
+
+def test_a_group_that_fails_undoes_what_it_cancelled_and_then_the_rest():
+    async def work() -> None:
+        await c(3)
+        async with asyncio.TaskGroup() as group:
+            group.create_task(a(1))
+            group.create_task(b(2))
+            group.create_task(plain())
+
+    run = Driver(work)
+    run.end("c")
+    run.end("plain", error=ValueError("no"))
+    run.end("a")
+    assert sorted(run.running) == ["b", "undo:a"]
+    run.end("undo:a")
+    run.fail("b", OSError("off"), retry_in=1)
+    assert run.status is COMPENSATING
+    run.finish()
+    assert undone(run) == ["undo:a", "undo:c"]
+
+
+def test_a_run_whose_code_ends_waits_for_what_it_cancelled():
+    async def work() -> str:
+        task = asyncio.create_task(a(1))
+        await plain()
+        task.cancel()
+        return "well"
+
+    run = Driver(work)
+    run.end("plain")
+    run.crash()
+    assert list(run.running) == ["a"]
+    run.end("a")
+    run.end("undo:a")
+    assert run.result == "well"
+
+
+def test_a_run_that_is_terminated_while_it_undoes_what_it_cancelled_begins_that_anew():
+    run = Driver(impatient)
+    run.wait(60)
+    cancel(run)
+    assert list(run.running) == ["a"]
+    run.end("a")
+    assert list(run.running) == ["undo:a"]
+    run.finish()
+    assert undone(run) == ["undo:a"]
+    assert run.status is COMPENSATED
+    run = Driver(impatient)
+    run.wait(60)
+    run.end("a")
+    cancel(run)
+    assert run.stopped == ["undo:a"]
+    assert list(run.running) == ["undo#2:a"]
+    run.finish()
+    assert run.status is COMPENSATED
+
+
+def test_a_terminated_run_whose_step_fails_on_its_way_had_nothing_to_undo():
+    run = Driver(impatient)
+    cancel(run)
+    assert run.status is COMPENSATING
+    run.fail("a", OSError("away"), retry_in=5)
+    assert run.status is RunStatus.TERMINATED
+
+
+def test_past_a_pivot_what_is_cancelled_is_stopped():
+    async def work() -> str:
+        task = asyncio.create_task(a(1))
+        await plain()
+        flow.pivot()
+        task.cancel()
+        await asyncio.wait([task])
+        return "well"
+
+    run = Driver(work)
+    run.end("plain")
+    assert run.stopped == ["a"]
+    assert run.result == "well"
+
+
+def test_what_was_cancelled_is_undone_past_a_later_pivot():
+    async def work() -> str:
+        task = asyncio.create_task(a(1))
+        await plain()
+        task.cancel()
+        await asyncio.sleep(0)
+        flow.pivot()
+        await asyncio.wait([task])
+        task.cancel()
+        await other()
+        return "well"
+
+    run = Driver(work)
+    run.end("plain")
+    assert list(run.running) == ["a"]
+    run.end("a")
+    assert list(run.running) == ["undo:a"]
+    run.end("undo:a")
+    run.end("other")
+    assert run.result == "well"
+
+
+def test_a_result_that_comes_in_the_moment_of_its_cancellation_is_undone():
+    async def work() -> str:
+        replay = asyncio.get_running_loop().replay  # type: ignore[attr-defined]
+        ask = replay.ask_step(a.spec, (1,), {}, lambda result: b(result))
+        task = asyncio.create_task(replay.wait_for(ask))
+        ask.future.add_done_callback(lambda _: task.cancel())
+        await asyncio.wait([task])
+        return "cancelled" if task.cancelled() else "well"
+
+    run = Driver(work)
+    run.end("a", 5)
+    assert list(run.running) == ["b"]
+    assert run.running["b"].ask.args == (5,)
+    run.end("b")
+    assert run.result == "cancelled"
+
+
+def test_newer_code_that_cancels_what_is_recorded_undoes_it():
+    async def older() -> None:
+        await asyncio.gather(step("a")(1), plain())
+        await c(3)
+
+    async def newer() -> None:
+        task = asyncio.create_task(a(1))
+        await asyncio.sleep(0)
+        task.cancel()
+        await other()
+        await plain()
+        await asyncio.wait([task])
+        await c(3)
+
+    run = Driver(older)
+    run.end("plain")
+    run.end("a", 5)
+    run.crash(newer)
+    assert list(run.running) == ["other"]
+    run.end("other")
+    assert sorted(run.running) == ["undo:a"]
+    assert run.running["undo:a"].ask.kwargs == {"value": 1, "result": 5}
+
+
+def test_what_is_cancelled_over_and_over_is_undone_once():
+    async def work() -> str:
+        replay = asyncio.get_running_loop().replay  # type: ignore[attr-defined]
+        task = asyncio.create_task(a(1))
+        await plain()
+        for _ in range(3):
+            task.cancel()
+            await asyncio.sleep(0)
+            replay.cancel("a")
+            replay.cancel("unknown")
+        await asyncio.wait([task])
+        return "cancelled" if task.cancelled() else "well"
+
+    run = Driver(work)
+    run.end("plain")
+    run.end("a")
+    run.end("undo:a")
+    assert run.result == "cancelled"
+    assert undone(run) == ["undo:a"]
 
 
 def test_a_failed_undo_stops_no_other_and_an_operator_has_it_tried_again():
@@ -501,6 +807,8 @@ def test_a_cancelled_step_needs_no_undo():
 
     run = Driver(work)
     run.wait(60)
+    run.end("a")
+    run.end("undo:a")
     assert run.run.incarnation == 1
 
 
@@ -525,10 +833,13 @@ def test_a_cancelled_run_drops_its_code_and_is_undone():
     run.end("a", 1)
     cancel(run)
     assert run.status is COMPENSATING
-    assert run.stopped == ["b"]
+    assert run.stopped == []
     assert run.terminated == ["r/child"]
-    assert list(run.running) == ["undo:a"]
+    assert list(run.running) == ["b"]
+    run.end("b")
+    assert list(run.running) == ["undo:b"]
     run.crash()
+    run.end("undo:b")
     run.end("undo:a")
     assert run.status is COMPENSATED
     assert str(run.error) == "run 'r' was terminated"

@@ -115,11 +115,16 @@ class Ask:
 
 @dataclass(slots=True, eq=False)
 class StepAsk(Ask):
-    """A step to run with these arguments."""
+    """A step to run with these arguments.
+
+    `left_at` says since when (milliseconds since the epoch) its code has no use for it: it is only waited for because
+    it has an undo, and the attempt that was under way is its last. None where that is not so.
+    """
 
     spec: StepSpec
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
+    left_at: int | None = None
     kind: ClassVar[Kind] = "step"
 
 

@@ -10,7 +10,7 @@ from perdure.core.ask import Ask, ChildAsk, ChildSpec, EventAsk, Program, StepAs
 from perdure.core.drift import Drift
 from perdure.core.history import History
 from perdure.core.loop import LATEST, ReplayLoop
-from perdure.core.saga import Saga, Undo
+from perdure.core.saga import Saga, Undo, unhurried
 from perdure.model import codec
 from perdure.model.codec import Shape
 from perdure.model.errors import FanOutTooWideError, JournalTooLongError, NestingTooDeepError, UsageError
@@ -26,6 +26,7 @@ class Asking:
     """The side of a replay that workflow code sees; see `perdure.core.replay.Replay`, which also makes the loop."""
 
     loop: ReplayLoop
+    may_run: Callable[[StepAsk, int], bool]
 
     def __init__(
         self, program: Program, run: Run, journal: list[Record], limits: Limits, entropy: Callable[[int], bytes]
@@ -38,6 +39,7 @@ class Asking:
         self.asks: dict[str, Ask] = {}
         self.fresh: list[Ask] = []
         self.dropped: list[Ask] = []
+        self.left: list[StepAsk] = []
         self.records: list[Record] = []
         self.saga: Saga | None = None
         self.cause: str | None = None
@@ -46,20 +48,29 @@ class Asking:
         self.state: dict[str, str] = {}
         self.history = History(journal)
         self.position = len(journal)
+        self._sent_state = run.state
         self._uses: dict[str, int] = {}
         self._patches: dict[str, bool] = {}
         self._refusals = 0
         self._count = 1  # of the records so far, in the order of the code: a replay comes to the same count
 
     async def wait_for(self, ask: Ask) -> Any:
-        """Wait for what was asked for, and take it back if the waiting is cancelled."""
+        """Wait for what was asked for, and take it back if the waiting is cancelled.
+
+        A step with an undo that may be under way ends first, and is undone if it completed.
+        """
         future = ask.future
         assert future is not None
         try:
             return await future
         except asyncio.CancelledError:
+            ending: asyncio.Task[None] | None = None
             if future.cancelled():
-                self.cancel(ask.key)
+                ending = self.cancel(ask.key)
+            elif self.saga is not None:  # it completed in this very moment, and its result reaches nobody
+                ending = self.saga.take_back(ask.key)
+            if ending is not None:
+                await unhurried(ending)
             raise
 
     def ask_step(
@@ -169,13 +180,34 @@ class Asking:
         self.renewal = self.program.renew(args, kwargs, self.limits.payload_bytes)
         return self.loop.create_future()
 
-    def cancel(self, key: str) -> None:
-        """Take back something asked for."""
-        ask = self.asks.pop(key, None)
-        if ask is not None:
-            self.dropped.append(ask)
-            if self.saga is not None:
-                self.saga.cancelled(key)
+    def cancel(self, key: str) -> asyncio.Task[None] | None:
+        """Take back something asked for; return what sees to its end and undoes it, None where nothing has to."""
+        ask = self.asks.get(key)
+        if ask is None:
+            return None
+        if self.saga is not None and self.saga.keeps(ask):
+            return self.saga.take_back(key)
+        del self.asks[key]
+        self.dropped.append(ask)
+        return None
+
+    def leave(self, ask: StepAsk) -> asyncio.Future[Any]:
+        """Wait for the attempt of a step that may be under way, and for no other; return the future of its end."""
+        if ask.left_at is None:
+            ask.left_at = self.loop.at
+        ask.future = self.loop.create_future()  # the code's own is cancelled, or would call code that was dropped
+        self.left.append(ask)
+        return ask.future
+
+    def changed_state(self) -> str | None:
+        """Return what `flow.set` made readable, as text, if that is not what was returned last."""
+        if not self.state or self.drift is not None:
+            return None
+        text = codec.encode_object(self.state)
+        if text == self._sent_state:
+            return None
+        self._sent_state = text
+        return text
 
     def key(self, name: str) -> str:
         """Return the journal key of the next use of a name."""

@@ -19,6 +19,8 @@ class History:
         nested: settled records of steps inside steps, by key.
         begun: the keys of what was begun and neither settled nor, so far, asked for again.
         undos: the keys of what has an undo, as registered.
+        registered: those of them that earlier turns registered.
+        length: of the journal.
         is_undone: the code was left for undoing it, at a place that is still to come: nothing new may be done before.
     """
 
@@ -32,6 +34,8 @@ class History:
         self._next = 0
         self._used: set[str] = set()
         self._order = self._sorted(journal)
+        self.registered = frozenset(self.undos)
+        self.length = len(journal)
 
     def next(self) -> Record | None:
         """Return the record to deliver next, stepping over values that were used; None when none is left."""

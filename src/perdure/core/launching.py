@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from perdure.core.ask import Ask, StepAsk
+from perdure.core.history import History
+from perdure.model import failure
+from perdure.model.errors import StepError
+
+if TYPE_CHECKING:
+    from perdure.core.replay import Replay
+
+_NOT_BEGUN = failure.encode_error(failure.describe(StepError("it was not begun before its run had no use for it")))
 
 
 class Launch(NamedTuple):
@@ -20,6 +28,7 @@ class Launches:
 
     Args:
         asks: what is waited for, by key; the replay's own.
+        history: of the replay.
 
     Attributes:
         ready: may start once everything that led to them is committed.
@@ -28,13 +37,14 @@ class Launches:
         stopped: the keys of those that were started, and that nobody waits for any more.
     """
 
-    def __init__(self, asks: Mapping[str, Ask]) -> None:
+    def __init__(self, asks: Mapping[str, Ask], history: History) -> None:
         self.ready: list[Launch] = []
         self.cleared: list[Launch] = []
         self.running: dict[str, StepAsk] = {}
         self.stopped: list[str] = []
         self._covered: list[Launch] = []
         self._asks = asks
+        self._history = history
 
     @property
     def are_any(self) -> bool:
@@ -68,11 +78,41 @@ class Launches:
         self.stopped.append(ask.key)
         return True
 
+    def may_run(self, ask: StepAsk, at: int) -> bool:
+        """Return whether an attempt of a step with an undo may have been under way at a moment (milliseconds).
+
+        What this turn has not started an earlier one may have, before its worker died.
+        """
+        if self.running.get(ask.key) is ask:
+            return True
+        failed = self._history.opened.get(ask.key)
+        if failed is None:
+            return ask.key in self._history.registered
+        return failed.position < self._history.length and (failed.due_at or 0) <= at
+
     def forget(self) -> None:
         """Forget those that have not been started, and that nobody waits for any more."""
         self.ready = [launch for launch in self.ready if self._is_waited_for(launch)]
         self._covered = [launch for launch in self._covered if self._is_waited_for(launch)]
         self.cleared = [launch for launch in self.cleared if self._is_waited_for(launch)]
+
+    def settle_left(self, replay: Replay, now: int) -> bool:
+        """Settle a step that the code left and that is certainly not under way; return whether there was one."""
+        while replay.left:
+            ask = replay.left.pop(0)
+            if self._asks.get(ask.key) is not ask or self.may_run(ask, ask.left_at or now):
+                continue
+            if ask.key in self._history.keys_left():
+                continue
+            failed = self._history.opened.get(ask.key)
+            if failed is None:
+                replay.settle(ask.key, "error", _NOT_BEGUN, now)
+            else:
+                attempt, started_at = failed.attempt, failed.started_at
+                replay.settle(ask.key, "error", failed.payload, now, attempt=attempt, started_at=started_at)
+            self.forget()
+            return True
+        return False
 
     def _is_waited_for(self, launch: Launch) -> bool:
         return self._asks.get(launch.ask.key) is launch.ask

@@ -52,6 +52,8 @@ class Replay(Asking):
         asks: what is waited for, by key.
         fresh: asks made since they were last taken.
         dropped: asks that workflow code cancelled since they were last taken.
+        left: steps with an undo that the code does not wait for any more, since they were last looked at.
+        may_run: whether an attempt of a step may have been under way at a moment, which the turn knows.
         records: records made here and not yet taken.
         outcome: the run's output, once its code has ended: `("ok", payload)` or `("error", payload)`.
         saga: what can be undone; None as long as nothing can.
@@ -182,7 +184,7 @@ class Replay(Asking):
             self.renewal = None
             if left.kind != "undo":
                 self._part(left, None)
-        elif main is not None and main.done() and not self.is_over:
+        elif main is not None and main.done() and not self.is_over and not (self.saga and self.saga.is_taking_back):
             self._finish(main)
 
     def _finish(self, main: asyncio.Task[Any]) -> None:
@@ -215,7 +217,9 @@ class Replay(Asking):
         if left is not None and left.kind == "undo":
             return
         payload = failure.encode_error(failure.describe(error))
-        if self.saga is not None and self.saga.has_work:
+        if self.saga is not None and (
+            self.saga.has_work or any(self.may_run(ask, self.loop.at) for ask in self.saga.under_way())
+        ):
             self._undo(self.record("undo", "undo", "error", payload))
         else:
             self._end("error", payload)
@@ -228,11 +232,15 @@ class Replay(Asking):
         """Drop the code, as a record says, and undo in its place what it did."""
         self.cause = record.payload or failure.encode_error(failure.describe(terminated(self.run.id)))
         self.loop.clear()
-        self.dropped += self.asks.values()
+        saga = self.begin_saga()
+        left = {ask.key: ask for ask in saga.under_way()}
+        self.dropped += [ask for ask in self.asks.values() if ask.key not in left]
         self.asks.clear()
+        self.asks.update(left)
+        ends = [self.leave(ask) for ask in left.values()]
         self._refusals = 0
         self._main = self.loop.create_task(
-            self.begin_saga().compensate(has_failed=record.state == "error"), context=contextvars.Context()
+            saga.compensate(ends, has_failed=record.state == "error"), context=contextvars.Context()
         )
         self._drain()
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
-from perdure.core.ask import Ask, StepSpec
+from perdure.core.ask import Ask, StepAsk, StepSpec
 from perdure.core.settlement import read
 from perdure.core.wait import Wait
 from perdure.model import codec, failure
@@ -93,6 +93,7 @@ class Undoable:
         is_busy: it is being undone.
         error: what the last try failed with; None unless it did.
         is_settled: it is undone, or an operator said so.
+        is_taken_back: the code cancelled it, so it is undone as soon as it has completed.
     """
 
     key: str
@@ -104,6 +105,7 @@ class Undoable:
     is_busy: bool = False
     error: str | None = None
     is_settled: bool = False
+    is_taken_back: bool = False
 
 
 class UndoInfo(msgspec.Struct, frozen=True):
@@ -139,6 +141,7 @@ class Saga:
         self._run = Scope(None)
         self._open: dict[str, Undoable] = {}
         self._completed: list[Undoable] = []
+        self._taken_back = 0
 
     # What workflow code does.
 
@@ -160,9 +163,34 @@ class Saga:
             undoable.ask, undoable.payload = ask, payload
             self._completed.append(undoable)
 
-    def cancelled(self, key: str) -> None:
-        """Something that was asked for was taken back."""
-        self._open.pop(key, None)
+    def keeps(self, ask: Ask) -> bool:
+        """Return whether something that the code takes back has to end by itself, lest its effect be lost."""
+        undoable = self._open.get(ask.key)
+        if undoable is not None and isinstance(ask, StepAsk) and self._is_bound(undoable):
+            return True
+        self._open.pop(ask.key, None)
+        return False
+
+    def take_back(self, key: str) -> asyncio.Task[None] | None:
+        """See to the end of something that the code takes back, and undo it if it completed; return what does so."""
+        undoable = self._open.get(key) or next((each for each in self._left() if each.key == key), None)
+        if undoable is None or undoable.is_busy or undoable.error is not None or self._replay.loop.is_closed():
+            return None
+        undoable.is_taken_back = undoable.is_busy = True
+        self._taken_back += 1
+        ask = self._replay.asks.get(key)
+        end = self._replay.leave(ask) if isinstance(ask, StepAsk) else None
+        return self._replay.loop.create_task(self._take_back(undoable, end))
+
+    @property
+    def is_taking_back(self) -> bool:
+        """Whether something that the code took back has not ended yet, or is being undone."""
+        return self._taken_back > 0
+
+    def under_way(self) -> list[StepAsk]:
+        """Return the steps that have not ended, and have to be undone if they completed."""
+        asks = [self._replay.asks.get(undoable.key) for undoable in self._open.values() if self._is_bound(undoable)]
+        return [ask for ask in asks if isinstance(ask, StepAsk)]
 
     def enter(self) -> Scope:
         """Begin a block; return its scope."""
@@ -177,14 +205,7 @@ class Saga:
         scope.is_left = True
         if not undoables or self._replay.loop.is_closed():  # closed: the code is being dropped
             return
-        undoing = self._replay.loop.create_task(self._undo_each(undoables))
-        cancelled: asyncio.CancelledError | None = None
-        while not undoing.done():
-            try:
-                await asyncio.wait([undoing])
-            except asyncio.CancelledError as error:
-                cancelled = error
-        undoing.result()
+        cancelled = await unhurried(self._replay.loop.create_task(self._undo_each(undoables)))
         if cancelled is not None:
             raise cancelled
 
@@ -221,15 +242,18 @@ class Saga:
         failed = {undoable.key: undoable.error or "" for undoable in self.failed()}
         return failure.encode_error(compensation_failure(self._replay.run.id, failed, failure.decode_error(cause)))
 
-    async def compensate(self, *, has_failed: bool) -> None:
+    async def compensate(self, ends: Sequence[asyncio.Future[Any]], *, has_failed: bool) -> None:
         """Undo what completed, latest first; have an operator decide on what cannot be undone.
 
         Args:
+            ends: of the steps that may be under way; these are waited for first.
             has_failed: the run's code failed, with something to undo; else it was ended from outside.
         """
-        self._open.clear()
-        for undoable in self._completed:
+        self._taken_back = 0
+        for undoable in (*self._open.values(), *self._completed):
             undoable.is_busy = False  # that was the code's own way, and is dropped with it
+        await asyncio.gather(*ends, return_exceptions=True)
+        self._open.clear()
         self.has_undone = has_failed or self.has_work
         await self._undo_each(self._undoable(self._run))
         replay = self._replay
@@ -249,8 +273,12 @@ class Saga:
         return [
             undoable
             for undoable in reversed(self._completed)
-            if not undoable.is_settled and (undoable.tries or not undoable.scope.home().is_final)
+            if not undoable.is_settled and (undoable.tries or self._is_bound(undoable))
         ]
+
+    def _is_bound(self, undoable: Undoable) -> bool:
+        """Return whether something is undone when its scope fails; what was taken back is, past a pivot too."""
+        return undoable.is_taken_back or not undoable.scope.home().is_final
 
     def _undoable(self, scope: Scope) -> list[Undoable]:
         """Return what of that belongs to a scope, and is neither being undone nor has failed to be."""
@@ -259,6 +287,15 @@ class Saga:
             for undoable in self._left()
             if not undoable.is_busy and undoable.error is None and scope in undoable.scope.home().around()
         ]
+
+    async def _take_back(self, undoable: Undoable, end: asyncio.Future[Any] | None) -> None:
+        try:
+            if end is not None:
+                await asyncio.wait([end])
+            if end is None or end.exception() is None:
+                await self._undo(undoable)
+        finally:
+            self._taken_back -= 1
 
     async def _undo_each(self, undoables: Sequence[Undoable]) -> None:
         for undoable in undoables:
@@ -290,6 +327,18 @@ class Saga:
             await self._replay.wait_for(self._replay.ask_step(spec, (), {}, name=undo_key()))
 
         return undo
+
+
+async def unhurried(ending: asyncio.Task[None]) -> asyncio.CancelledError | None:
+    """Wait for a task, whatever is cancelled meanwhile; return that cancellation, None for none."""
+    cancelled: asyncio.CancelledError | None = None
+    while not ending.done():
+        try:
+            await asyncio.wait([ending])
+        except asyncio.CancelledError as error:
+            cancelled = error
+    ending.result()
+    return cancelled
 
 
 def undo_key() -> str:

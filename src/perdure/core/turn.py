@@ -18,7 +18,6 @@ from perdure.core.leaf import Leaf
 from perdure.core.loop import LATEST
 from perdure.core.replay import Replay
 from perdure.core.wait import DEADLOCK, Wait, encode_waits, waits_of
-from perdure.model import codec
 from perdure.model.decision import Claim, Committed, Decision, Message
 from perdure.model.limits import Limits
 from perdure.model.record import Outcome, Record, State
@@ -46,8 +45,8 @@ class Turn:
         self._parked: str | None = None
         self.inbox = Inbox(self.replay.asks)
         self._due = Dues(self.replay.asks)
-        self._sent_state = claim.run.state
-        self._steps = Launches(self.replay.asks)
+        self._steps = Launches(self.replay.asks, self.replay.history)
+        self.replay.may_run = self._steps.may_run
         self._consumed: list[str] = []
         self._new_children: list[NewRun] = []
         self._terminate: list[str] = []
@@ -93,7 +92,11 @@ class Turn:
         progress: str | None = None,
     ) -> None:
         """A running step's attempt failed after this progress; the next one is due at `due_at`."""
-        ask = self._steps.running.pop(key, None)
+        ask = self._steps.running.get(key)
+        if ask is not None and ask.left_at is not None:
+            self.step_ended(key, "error", payload, now, attempt=attempt, started_at=started_at)
+            return
+        self._steps.running.pop(key, None)
         if ask is None or self.is_ended or self.replay.is_over:
             return
         self.replay.now = now
@@ -160,7 +163,7 @@ class Turn:
         if self._is_committing or self.is_ended or self._just_goes_on():
             return None
         status, due_at, wait = self._fate(now, hold)
-        state = self._changed_state()
+        state = self.replay.changed_state()
         is_kept = due_at is None and (status is RunStatus.RUNNING or status is RunStatus.COMPENSATING)
         if is_kept and not self._has_news() and state is None:
             return None
@@ -294,6 +297,8 @@ class Turn:
 
     def _settle_next(self, now: int) -> bool:
         """Settle one thing; return whether there was one."""
+        if self._steps.settle_left(self.replay, now):
+            return True
         cancel = self.inbox.cancel
         if cancel is not None and not self.replay.is_replaying:
             self.inbox.cancel = None
@@ -388,12 +393,3 @@ class Turn:
         if status is not RunStatus.ERRORED and not is_renewed:
             return []
         return [ask.run_id for ask in self.inbox.children.values() if not ask.spec.is_detached]
-
-    def _changed_state(self) -> str | None:
-        if not self.replay.state or self.replay.drift is not None:
-            return None
-        text = codec.encode_object(self.replay.state)
-        if text == self._sent_state:
-            return None
-        self._sent_state = text
-        return text
