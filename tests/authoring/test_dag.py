@@ -124,6 +124,8 @@ def test_what_cannot_be_called_and_options_that_do_not_fit():
         .step("h", any_step, run_in="nowhere")
         .step("i", price, priority=3, data={"order": 1})
         .step("j", mail, queue="a/b", data={"to": "x"})
+        .step("k", price, priority=0, data={"order": 1})
+        .step("l", mail, priority=10**9, data={"to": "x"})
     )
     assert [flaw.partition(": ")[2][:60] for flaw in flaws(builder)] == [
         "5 must be a function, a step, a task or a workflow",
@@ -136,6 +138,8 @@ def test_what_cannot_be_called_and_options_that_do_not_fit():
         "step 'h': run_in='nowhere' must be 'loop', 'thread' or 'proces"[:60],
         "priority is not for a step of the run itself",
         "queue: 'a/b' must not hold '/', '#' or control characters, wh"[:60],
+        "priority is not for a step of the run itself",
+        "priority: 1000000000 must be a whole number of at most 1,000,"[:60],
     ]
 
 

@@ -121,6 +121,8 @@ def test_what_is_compiled_is_read_again_as_it_is():
         (steps({"task": "t", "queue": "a#b", "priority": "high"}),
          ["steps[0].queue: 'a#b' must not hold '/', '#' or control characters, which journal keys use",
           "steps[0].priority: 'high' must be a whole number"]),
+        (steps({"task": "t", "priority": 1_000_001}),
+         ["steps[0].priority: 1000001 must be a whole number of at most 1,000,000, either way"]),
         (steps({"task": "t", "name": "a"}, {"task": "t", "name": "a"}),
          ["steps[1].name: the name 'a' is taken by an earlier step", "steps[1].after[0]: step 'a' cannot come"]),
         (steps({"task": "t", "after": ["nope"]}), ["steps[0].after[0]: there is no step 'nope'"]),

@@ -317,6 +317,46 @@ async def test_a_queue_and_a_priority_of_their_own(app, world):
         assert (run.queue, run.priority, str(run.status)) == ("far", 7, "queued")
 
 
+async def test_a_tasks_own_wishes_count_wherever_it_is_known(make, world):
+    app, other = make(), make(queues=["far"])
+
+    @other.task(name="announced", queue="far", priority=5, expires="1h")
+    async def announced() -> None: ...
+
+    @app.task(name="known", queue="nowhere", priority=6, limit_key=lambda customer: customer)
+    async def known(customer: str) -> None: ...
+
+    async with other:
+        pass
+    async with app:
+        steps = [{"task": "announced", "after": []}, {"task": "known", "after": [], "data": {"customer": "Ada"}}]
+        await app.publish({"name": "both", "steps": [*steps, {**steps[1], "name": "low", "priority": 0}]})
+        await app.start("both", input={}, id="r")
+        await world.settle()
+        first, second = await app.run("r/announced").get(), await app.run("r/known").get()
+        assert (first.queue, first.priority) == ("far", 5)
+        (begun,) = await app.run("r/announced").journal()
+        assert begun.due_at == first.created_at + 3_600_000
+        assert (second.queue, second.priority, second.limit_key) == ("nowhere", 6, "Ada")
+        assert (await app.run("r/low").get()).priority == 0
+
+
+async def test_what_is_announced_after_the_definition_is_called_where_it_is(make, world):
+    app, other = make(), make(queues=["far"])
+
+    @other.task(name="later", queue="far")
+    async def later() -> str:
+        return "done"
+
+    async with app:
+        await app.publish({"name": "early", "steps": [{"task": "later"}]}, anyway=True)
+        async with other:
+            await world.advance(60)
+            run = await app.start("early", input={})
+            await world.advance(5)
+            assert await run.result(timeout=5) == {"later": "done"}
+
+
 async def test_a_map_of_many_items(app, world):
     async with app:
         over = {"over": "${input.names}", "limit": 20}

@@ -12,6 +12,7 @@ from perdure.authoring.binding import Bind, Takes, binding, by_name, fits, from_
 from perdure.authoring.dag import PlayContext
 from perdure.authoring.dag_context import Context
 from perdure.authoring.drafts import ByName, Draft, as_data, own_names, result_type
+from perdure.authoring.enqueuing import check_priority
 from perdure.authoring.expressions import ITEM_ROOTS, ROOTS, Expression, FlawsError, Template, constants
 from perdure.authoring.mapping import check_limits
 from perdure.authoring.nodes import Called, Inline, Named, Node, Options, Over, Target
@@ -325,12 +326,13 @@ def _options(draft: Draft, timeout: float | None, *, is_task: bool) -> Options:
     if draft.retry is not None and (draft.retry.unless or draft.retry.by_error):
         raise DefinitionError("retry: which errors are never retried is said where the task is written")
     queue = None if draft.queue is None else check_name(draft.queue, "queue")
-    return Options(queue, draft.priority, Overrides.of(draft.retry, timeout).encode())
+    priority = None if draft.priority is None else check_priority(draft.priority, "priority")
+    return Options(queue, priority, Overrides.of(draft.retry, timeout).encode())
 
 
 def _refuse(draft: Draft, what: str, fields: tuple[str, ...]) -> None:
     for field in fields:
-        if getattr(draft, field):
+        if not any(getattr(draft, field) is none for none in (None, False)):
             raise DefinitionError(f"{field} is not for {what}")
 
 

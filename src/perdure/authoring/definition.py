@@ -20,6 +20,7 @@ from perdure.authoring.binding import Takes
 from perdure.authoring.compiling import STEPS, UNMET, Compiler
 from perdure.authoring.dag import Dag
 from perdure.authoring.drafts import ByName, Draft
+from perdure.authoring.enqueuing import check_priority
 from perdure.authoring.expressions import FlawsError
 from perdure.authoring.mapping import LIMIT
 from perdure.authoring.nodes import Found
@@ -322,8 +323,8 @@ def _step(reader: _Reader, fields: dict[str, Any], path: str) -> dict[str, Any]:
         del step["timeout"]
     if "queue" in step and not reader.check(lambda: check_name(step["queue"], f"{path}.queue")):
         del step["queue"]
-    if "priority" in step and (isinstance(step["priority"], bool) or not isinstance(step["priority"], int)):
-        reader.found.append(f"{path}.priority: {_shown(step.pop('priority'))} must be a whole number")
+    if "priority" in step and not reader.check(lambda: check_priority(step["priority"], f"{path}.priority")):
+        del step["priority"]
     if "retry" in step:
         step["retry"] = reader.fields(step["retry"], f"{path}.retry", RETRY)
         _check_retry(reader, step, f"{path}.retry")

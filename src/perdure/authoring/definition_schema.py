@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from perdure.authoring.compiling import STEPS, UNMET
+from perdure.authoring.enqueuing import HIGHEST_PRIORITY
 from perdure.authoring.expressions import LENGTH
 from perdure.authoring.mapping import LIMIT
 from perdure.model.limits import NAME_LENGTH
@@ -84,7 +85,7 @@ def _step() -> dict[str, Any]:
         "retry": _object(retry, []),
         "timeout": _DURATION,
         "queue": _NAME,
-        "priority": {"type": "integer"},
+        "priority": {"type": "integer", "minimum": -HIGHEST_PRIORITY, "maximum": HIGHEST_PRIORITY},
         "map": _object(spread, ["over"]),
         "compensate": {"description": "What undoes it.", "oneOf": [_NAME, undo]},
     }

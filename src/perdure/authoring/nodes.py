@@ -8,6 +8,8 @@ from collections.abc import Callable, Coroutine, Mapping
 from collections.abc import Set as AbstractSet
 from typing import Any, Protocol
 
+import msgspec
+
 from perdure.authoring.binding import Bind
 from perdure.authoring.dag_context import Context
 from perdure.authoring.mapping import CHUNK, Chunked, Spread, Tolerate, tolerated
@@ -18,6 +20,7 @@ from perdure.core.replay import Replay
 from perdure.core.saga import Undo, undo_key
 from perdure.model import codec
 from perdure.model.codec import Shape
+from perdure.model.decision import CatalogEntry
 from perdure.model.errors import UsageError
 
 ANY = Shape(Any, "the result of a step")
@@ -74,7 +77,7 @@ class Options:
 
     Attributes:
         queue, priority: of the child.
-        overrides: the retries and the timeout of a task, as text; see `perdure.model.overrides`.
+        overrides: the retries and the timeout of a task, as text; see `perdure.core.overrides`.
     """
 
     queue: str | None = None
@@ -83,7 +86,8 @@ class Options:
 
     def applied(self, spec: ChildSpec) -> ChildSpec:
         """Return a child's spec with these."""
-        changed = {name: value for name in ("queue", "priority", "overrides") if (value := getattr(self, name))}
+        given = {name: getattr(self, name) for name in ("queue", "priority", "overrides")}
+        changed = {name: value for name, value in given.items() if value is not None}
         return dataclasses.replace(spec, **changed) if changed else spec
 
 
@@ -114,16 +118,8 @@ class Called:
         return self.workflow.undoing is not None
 
 
-class Found(Protocol):
-    """What is known of a workflow that is called by name."""
-
-    @property
-    def version(self) -> str:
-        """Its version."""
-
-    @property
-    def queue(self) -> str:
-        """The queue of its runs."""
+Found = Workflow[..., Any] | CatalogEntry
+"""What is known of a workflow that is called by name: itself, or what its workers have announced."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -149,16 +145,30 @@ class Named:
     def spec(self, replay: Replay, ctx: Context) -> ChildSpec:
         """Return what starts the child."""
         what = f"the input of {self.workflow!r}"
-        payload = codec.encode(self.make(ctx), what, replay.limits.payload_bytes)
+        data = self.make(ctx)
+        payload = codec.encode(data, what, replay.limits.payload_bytes)
         found = self.find(self.workflow)
         version, queue = (found.version, found.queue) if found is not None else ("", "default")
-        spec = ChildSpec(self.workflow, version, queue, payload, fingerprint(self.workflow, payload), ANY)
+        spec = ChildSpec(
+            self.workflow, version, queue, payload, fingerprint(self.workflow, payload), ANY, **_own(found, data)
+        )
         return self.options.applied(spec)
 
     @property
     def is_undone(self) -> bool:
         """Undos of its own are those of code that calls it."""
         return False
+
+
+def _own(found: Found | None, data: Any) -> dict[str, Any]:
+    """Return what a task wants of its runs; its limit key is known only where the task itself is."""
+    if isinstance(found, CatalogEntry):
+        told = msgspec.json.decode(found.details)
+        return {"priority": told.get("priority", 0), "expires_ms": told.get("expires_ms")}
+    if found is None:
+        return {}
+    key = found.limit_key((), data) if isinstance(data, Mapping) else ""
+    return {"priority": found.priority, "expires_ms": found.expires_ms, "limit_key": key}
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

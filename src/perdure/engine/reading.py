@@ -106,15 +106,16 @@ class _Absent(Dag):
 async def read_definitions(store: Store, registry: Registry, read: set[tuple[str, str]]) -> bool:
     """Take the store's definitions into a registry; return whether there were any that it did not have.
 
+    What they call may be announced, or move to another queue, after they are published, so the catalog is read anew.
+
     Args:
         store, registry: from where to where.
         read: which were read before.
     """
     stored = await store.definitions()
+    if stored:
+        registry.announced = newest(await store.catalog())
     fresh = [each for each in stored if (each.name, each.version) not in read]
-    if not fresh:
-        return False
-    registry.announced = newest(await store.catalog())
     for each in fresh:
         read.add((each.name, each.version))
         try:
@@ -124,7 +125,7 @@ async def read_definitions(store: Store, registry: Registry, read: set[tuple[str
             continue
         if not registry.add_definition(dag, each.created_at):
             _log.warning("definition %r is not worked here: a workflow of that name is written in code", each.name)
-    return True
+    return bool(fresh)
 
 
 def newest(catalog: Iterable[CatalogEntry]) -> dict[str, CatalogEntry]:
