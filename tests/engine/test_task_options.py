@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from perdure import Debounce, Dedup, RunExistsError, RunStatus, UsageError
+
+
+class Customer(msgspec.Struct):
+    name: str
 
 
 def recorder(app, calls):
@@ -217,6 +222,28 @@ async def test_so_are_those_of_a_start(app, options, said):
 def test_keys_and_durations_are_checked(make_it, said):
     with pytest.raises(UsageError, match=said):
         make_it()
+
+
+async def test_a_limit_key_is_asked_alike_however_a_run_is_started(make, world):
+    app = make()
+
+    @app.task(limit_key=lambda whose, at, *, by: f"{whose.name}/{at}/{by}")
+    async def render(customer: Customer, page: int = 7, *, by: str = "me") -> None: ...
+
+    ada = Customer("ada")
+
+    @app.workflow
+    async def w() -> None:
+        await render(ada)
+
+    async with app:
+        await render.enqueue(ada)
+        await render.enqueue(customer=ada)
+        await render.enqueue_many([(ada, 7)])
+        await app.start("render", input={"customer": {"name": "ada"}})
+        await app.start(w)
+        await world.settle()
+        assert [run.limit_key for run in (await app.runs(workflow="render")).runs] == ["ada/7/me"] * 5
 
 
 async def test_a_limit_key_that_is_no_text_is_refused(app):

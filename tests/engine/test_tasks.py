@@ -502,6 +502,24 @@ def test_a_wrong_option_of_a_task_is_told_where_it_is_registered(app, options, s
         app.task(**options)(work)
 
 
+@pytest.mark.parametrize(
+    ("limit_key", "said"),
+    [
+        ("customer", "task 'work', limit_key: 'customer' must be a function"),
+        (
+            lambda customer: customer,
+            r"limit_key: it must take all of the task's arguments \(customer, page, by\): .*many",
+        ),
+        (lambda customer, page, at: customer, r"limit_key: it must take all .*'at'"),
+    ],
+)
+def test_a_limit_key_that_cannot_be_asked_is_told_where_it_is_registered(app, limit_key, said):
+    async def work(customer: str, page: int = 1, *, by: str = "") -> None: ...
+
+    with pytest.raises(DefinitionError, match=said):
+        app.task(limit_key=limit_key)(work)
+
+
 def test_only_functions_are_tasks_and_only_workflows_are_added(app):
     with pytest.raises(DefinitionError, match="cannot be called"):
         app.task(name="x")(5)

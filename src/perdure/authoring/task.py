@@ -126,7 +126,7 @@ class Task(Workflow[P, R], Generic[P, R]):
         self.priority = check_priority(priority, f"task {title!r}, priority")
         self.expires_ms = None if expires is None else milliseconds(expires, field=f"task {title!r}, expires")
         self.given: EnqueueOptions = {}
-        self._limit_key = limit_key
+        self._limit_key = self._checked(limit_key)
         self._apps: weakref.WeakSet[Any] = weakref.WeakSet()
 
     @classmethod
@@ -225,11 +225,20 @@ class Task(Workflow[P, R], Generic[P, R]):
     def limit_key(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
         """Return what a run of these arguments counts as under its queue's limits per key; empty for none.
 
+        The task's `limit_key` gets all arguments of the function, those with defaults too, by their places.
+
         Raises:
-            UsageError: the task's `limit_key` gave neither text nor None.
+            UsageError: the task's `limit_key` gave neither text nor None; the arguments are not the task's.
         """
-        key = self._limit_key(*args, **kwargs) if self._limit_key is not None else None
-        return check_limit_key(key or "", f"task {self.name!r}, limit_key")
+        if self._limit_key is None:
+            return ""
+        try:
+            bound = self.parameters.signature.bind(*args, **kwargs)
+        except TypeError as error:
+            raise UsageError(f"task {self.name!r}: {error}") from None
+        bound.apply_defaults()
+        key = self._limit_key(*bound.args, **bound.kwargs)
+        return check_limit_key("" if key is None else key, f"task {self.name!r}, limit_key")
 
     def child(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], limit: int, **options: Any) -> ChildSpec:
         """Return what starts this task as a child.
@@ -275,6 +284,25 @@ class Task(Workflow[P, R], Generic[P, R]):
             return await step.gathered(batch, spec, self._item(args, kwargs))
 
         return dataclasses.replace(spec, function=gathered, run_in="loop", timeout=None, is_native=True)
+
+    def _checked(self, limit_key: Callable[..., str | None] | None) -> Callable[..., str | None] | None:
+        """Return a function that takes what the task does."""
+        if limit_key is None:
+            return None
+        if not callable(limit_key):
+            raise DefinitionError(f"task {self.name!r}, limit_key: {limit_key!r} must be a function of its arguments")
+        every = self.parameters.signature.parameters.values()
+        named = [parameter.name for parameter in every if parameter.kind is parameter.KEYWORD_ONLY]
+        try:
+            inspect.signature(limit_key).bind(*[None] * (len(every) - len(named)), **dict.fromkeys(named))
+        except ValueError:  # written in C, with a signature that nobody knows
+            pass
+        except TypeError as error:
+            taken = ", ".join(self.parameters.signature.parameters)
+            raise DefinitionError(
+                f"task {self.name!r}, limit_key: it must take all of the task's arguments ({taken}): {error}"
+            ) from None
+        return limit_key
 
     def _item(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         """Return the one item that a batched task is called with."""

@@ -160,7 +160,7 @@ def new_run(
         fingerprint=fingerprint(name, payload),
         tags=check_tags(options.get("tags") or {}, "tags"),
         retention=options.get("retention") or (found and found.retention) or settings.retention,
-        limit_key=_limit_key(options.get("limit_key"), found, args, given),
+        limit_key=_limit_key(options.get("limit_key"), found, workflow, args, given, payload),
         dedup=dedup,
     )
 
@@ -202,11 +202,20 @@ def _told(announced: CatalogEntry | None) -> dict[str, Any]:
 
 
 def _limit_key(
-    key: str | None, found: Workflow[..., Any] | None, args: tuple[Any, ...], given: Mapping[str, Any]
+    key: str | None,
+    found: Workflow[..., Any] | None,
+    workflow: object,
+    args: Sequence[Any],
+    given: Mapping[str, Any],
+    payload: str,
 ) -> str:
     if key is not None:
         return check_limit_key(key, "limit_key")
-    return "" if found is None else found.limit_key(args, given)
+    if found is None:
+        return ""
+    if isinstance(workflow, str):  # what is given is JSON: the task's own function takes what its annotations say
+        args, given = found.arguments(payload)
+    return found.limit_key(tuple(args), given)
 
 
 def _what(
