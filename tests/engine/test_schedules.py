@@ -462,6 +462,35 @@ class TestDeclared:
         async with app:
             assert (await app.schedules.get("tick")).is_paused  # taken out of the code, and still there
 
+    async def test_it_moves_with_its_target_to_another_queue(self, world, make):
+        for number, queue in enumerate(("a", "a", "b"), 1):
+            app = make(queues=(queue,))
+
+            @app.schedule(every="1h", catch_up="1d")
+            @app.workflow(queue=queue)
+            async def tick() -> None: ...
+
+            async with app:
+                await world.advance(HOUR)
+                assert (await app.run("schedule:tick").get()).queue == queue
+                assert (await app.schedules.get("tick")).started == len(await fires(app)) == number + (number == 3)
+            if number == 2:
+                await world.advance(HOUR)
+
+    async def test_a_paused_one_that_moves_stays_paused(self, world, make):
+        for queue in ("a", "b"):
+            app = make(queues=(queue,))
+
+            @app.schedule(every="1h")
+            @app.workflow(queue=queue)
+            async def tick() -> None: ...
+
+            async with app:
+                if queue == "a":
+                    await app.schedules.pause("tick")
+                await world.advance(2 * HOUR)
+                assert await fires(app) == []
+
     async def test_what_was_missed_before_another_input_is_made_up_for(self, world, make):
         for number in (1, 2):
             app = make()

@@ -86,6 +86,15 @@ def fire_time(fire: int) -> str:
     return moment.isoformat(timespec="milliseconds" if fire % 1000 else "seconds").replace("+00:00", "Z")
 
 
+def timing(schedule: Schedule) -> str:
+    """Return when a schedule fires, in words."""
+    if schedule.at is not None:
+        return f"at {fire_time(schedule.at)}"
+    if schedule.every is not None:
+        return f"every {schedule.every / 1000:g} s"
+    return f"{schedule.cron} ({schedule.zone})"
+
+
 async def _keep(schedule: Schedule, progress: Progress) -> None:
     """See to the fires of a schedule, until there are none any more."""
     for _ in range(RENEW_AFTER):

@@ -27,6 +27,7 @@ from perdure.engine.scheduler import (
     change_of,
     fire_id,
     fire_time,
+    timing,
 )
 from perdure.model import codec
 from perdure.model.decision import Action, Control, RunFilter
@@ -159,22 +160,28 @@ class Schedules:
             paused: how a new one begins.
             replace: whether it takes the place of another one.
         """
-        run = (await self._client.store.get([_id(schedule.name)]))[0]
-        if run is not None and run.status.is_finished:
-            if run.status is RunStatus.COMPLETE and (await self._standing(run)).schedule == schedule:
+        client, now = self._client, self._client.env.now()
+        progress = Progress(now, is_paused=paused)
+        run = (await client.store.get([_id(schedule.name)]))[0]
+        if run is not None:
+            standing, is_over = await self._standing(run), run.status.is_finished
+            if run.status is RunStatus.COMPLETE and standing.schedule == schedule:
                 return True
-            await self.delete(schedule.name)
-            run = None
+            if not is_over and replace and run.queue != queue:  # nobody may serve the one that it waits in
+                progress, is_over = changed(standing.schedule, standing.progress, Change(schedule), now)[1], True
+            if is_over:
+                await self._remove(run.id, now)
+                run = None
         if run is None:
-            if next_fire(schedule, self._client.env.now()) is None:
+            if next_fire(schedule, progress.after) is None:
                 return True
-            new = self._run(schedule, queue, is_paused=paused)
-            (created,) = await self._client.store.create([new])
-            if self._client.worker is not None:
-                self._client.worker.wake()
+            new = self._run(schedule, progress, queue)
+            (created,) = await client.store.create([new])
+            if client.worker is not None:
+                client.worker.wake()
             if created.is_new or created.fingerprint == new.fingerprint:
                 return True
-            run = await self._client.get(new.id)  # somebody else was faster
+            run = await client.get(new.id)  # somebody else was faster
         if (await self._standing(run)).schedule == schedule:
             return True
         if replace:
@@ -243,18 +250,8 @@ class Schedules:
         Raises:
             RunNotFoundError: there is none of that name.
         """
-        client, run_id = self._client, (await self._get(name)).id
-        try:
-            await client.control(run_id, Action.TERMINATE)
-        except RunFinishedError:
-            pass
-        now = client.env.now()
-        await client.store.control([Control(run_id, Action.DISCARD)], now)
-        for _ in range(PRUNINGS):
-            await client.store.prune(now, PRUNED)
-            if (await client.store.get([run_id]))[0] is None:
-                return
-        _log.warning("schedule %r has ended, and goes once much else has that is older", name)
+        if not await self._remove((await self._get(name)).id, self._client.env.now()):
+            _log.warning("schedule %r has ended, and goes once much else has that is older", name)
 
     async def trigger(self, name: str) -> RunHandle[Any]:
         """Start a schedule's target now, beside its fires, whatever it does about overlap, and even if it is paused.
@@ -309,10 +306,23 @@ class Schedules:
         payload = codec.encode(given, f"the input of workflow {name!r}", limit)
         return name, payload, "default" if entry is None else entry.queue
 
-    def _run(self, schedule: Schedule, queue: str, *, is_paused: bool) -> NewRun:
+    async def _remove(self, run_id: str, now: int) -> bool:
+        """End a schedule's run, if it has not, and have it forgotten; return whether it is."""
+        client = self._client
+        try:
+            await client.control(run_id, Action.TERMINATE)
+        except (RunFinishedError, RunNotFoundError):
+            pass
+        await client.store.control([Control(run_id, Action.DISCARD)], now)
+        for _ in range(PRUNINGS):
+            await client.store.prune(now, PRUNED)
+            if (await client.store.get([run_id]))[0] is None:
+                return True
+        return False
+
+    def _run(self, schedule: Schedule, progress: Progress, queue: str) -> NewRun:
         client = self._client
         now = client.env.now()
-        progress = Progress(now, is_paused=is_paused)
         payload = SCHEDULE.parameters.encode((schedule, progress), {}, client.settings.limits.payload_bytes)
         return NewRun(
             id=_id(schedule.name),
@@ -384,15 +394,6 @@ class Schedules:
         client, given = self._client, codec.decode_any(schedule.payload)
         found, ending = await start_by_name(client, schedule.workflow, given, run_id, tags)
         return RunHandle(client, run_id, None if found is None else found.result, ending)
-
-
-def timing(schedule: Schedule) -> str:
-    """Return when a schedule fires, in words."""
-    if schedule.at is not None:
-        return f"at {fire_time(schedule.at)}"
-    if schedule.every is not None:
-        return f"every {schedule.every / 1000:g} s"
-    return f"{schedule.cron} ({schedule.zone})"
 
 
 def _id(name: str) -> str:
