@@ -292,6 +292,21 @@ async def test_more_runs_than_one_script_leases(tmp_path: Path) -> None:
     await store.close()
 
 
+async def test_thousands_that_are_admitted_are_counted_by_key(tmp_path: Path) -> None:
+    store = await opened(URLS["one shard"](tmp_path))
+    await store.set_queue(LIMITED)
+    sizes = {"": 210, "a": 30, "b": 250, "b!": 100, "bé": 99, "c": 1}
+    runs = [new(f"{key}{n}", limit_key=key) for key, size in sizes.items() for n in range(size)]
+    await store.create(runs)
+    for part, until in enumerate((NOW + 5, UNTIL)):  # every other lease has run out when they are counted
+        ids = tuple(run.id for run in runs[part::2])
+        assert len(await store.admit(Admission("default", part, ids, {}), "w", NOW, until) or ()) == len(ids)
+    view = await store.look_into("default", NOW + 5, 9, 9, None)
+    assert view is not None
+    assert view.admitted == {key: sum(run.limit_key == key for run in runs[1::2]) for key in sizes}
+    await store.close()
+
+
 async def test_a_damaged_run_is_paused_and_an_entry_of_none_hides_nothing(store: RedisStore) -> None:
     first, second, third = (f"same/{letter}" for letter in "abc")
     await store.set_queue(LIMITED)

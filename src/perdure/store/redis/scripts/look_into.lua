@@ -5,23 +5,38 @@
 -- the end; the admitted runs under a lease that holds (key, count, …); and candidates, each a list: id, priority, due_at, limit
 -- key, 1 if it was not begun since it was created or restarted.
 
+local PAGE = 100 -- admitted runs that are looked at at once
 local queue, now, most_keys, each, after = asked[1], asked[3], asked[4], asked[5], asked[6]
 local known, candidates, found = asked[2] and as_set(asked[2]), {}, 0
 
+-- Every worker asks, and there may be thousands: what one limit key has many of is counted without being looked at.
 local function admitted()
   local counts, keys, told = {}, {}, {}
-  for _, entry in ipairs(redis.call('ZRANGEBYLEX', LIMITED, '[a' .. queue .. '\0', '(a' .. queue .. '\1')) do
-    local key, due = string.match(entry, '^([^%z]*)%z(%x+)', #queue + 3)
-    if tonumber(sub(due, 1, 12), 16) > now then
+  local first, entries = '[a' .. queue .. '\0', nil
+  repeat
+    entries = redis.call('ZRANGEBYLEX', LIMITED, first, '(a' .. queue .. '\1', 'LIMIT', 0, PAGE)
+    local key, first_key = nil, nil
+    for _, entry in ipairs(entries) do
+      local due
+      key, due = string.match(entry, '^([^%z]*)%z(%x+)', #queue + 3)
+      first_key = first_key or key
       if not counts[key] then
         keys[#keys + 1] = key
       end
-      counts[key] = (counts[key] or 0) + 1
+      counts[key] = (counts[key] or 0) + (time_of(due) > now and 1 or 0)
     end
-  end
+    first = #entries > 0 and '(' .. entries[#entries]
+    if #entries == PAGE and key == first_key then
+      local head = 'a' .. queue .. '\0' .. key
+      counts[key] = redis.call('ZLEXCOUNT', LIMITED, '[' .. head .. '\0' .. time_text(now + 1), '(' .. head .. '\1')
+      first = '(' .. head .. '\1'
+    end
+  until #entries < PAGE
   for _, key in ipairs(keys) do
-    told[#told + 1] = key
-    told[#told + 1] = counts[key]
+    if counts[key] > 0 then
+      told[#told + 1] = key
+      told[#told + 1] = counts[key]
+    end
   end
   return told
 end
