@@ -29,8 +29,29 @@ COMMANDS = {
     "runs send-event": ["r", "approved"],
     "stats": [],
     "doctor": [],
+    "definitions list": [],
+    "definitions show": ["d"],
+    "events emit": ["tick"],
+    "queues list": [],
+    "queues pause": ["q"],
+    "queues resume": ["q"],
+    "queues limit": ["q", "--none"],
+    "queues dead": ["q"],
+    "queues retry": ["q", "--all"],
+    "queues discard": ["q", "--all"],
+    "schedules list": [],
+    "schedules show": ["s"],
+    "schedules pause": ["s"],
+    "schedules resume": ["s"],
+    "schedules trigger": ["s"],
+    "schedules backfill": ["s", "--from", "2030-01-01T00:00Z", "--until", "2030-01-02T00:00Z"],
+    "schedules delete": ["s"],
+    "undos list": [],
+    "undos retry": ["r"],
+    "undos done": ["r"],
 }
-ELSEWHERE = {"demo", "migrate"}
+# What opens two stores or its own, none, and what reads a file first.
+ELSEWHERE = {"demo", "migrate", "definitions schema", "definitions validate", "definitions publish"}
 
 
 class Bad(NamedTuple):
