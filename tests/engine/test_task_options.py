@@ -54,6 +54,40 @@ async def test_a_key_may_count_for_a_while_after_the_end(make, world):
     assert calls == ["a", "c"]
 
 
+async def test_a_handle_says_whether_its_run_is_new(make, world):
+    app, calls = make(), []
+    send = recorder(app, calls)
+    once = send.options(dedup=Dedup("k"))
+    async with app:
+        assert [run.is_new for run in await once.enqueue_many([("a",), ("b",)])] == [True, False]
+        assert (await once.enqueue("c")).is_new is False
+        calm = send.options(debounce=Debounce("1h", key="k"))
+        assert [(await calm.enqueue("d")).is_new, (await calm.enqueue("e")).is_new] == [True, False]
+        assert [(await app.start(send, "f", id="f")).is_new, (await app.start(send, "f", id="f")).is_new] == [
+            True,
+            False,
+        ]
+        assert (await send.enqueue("g")).is_new is True
+        assert app.run("f").is_new is None
+        await world.settle()
+
+
+async def test_a_run_whose_creation_was_told_twice_is_new_all_the_same(make, world):
+    app = make()
+    send = recorder(app, [])
+    async with app:
+        create = app.store.store.create
+
+        async def create_again(runs):
+            await create(runs)
+            return await create(runs)
+
+        app.client._creates._operation = create_again  # as a store does when the first answer is lost
+        assert (await send.options(dedup=Dedup("k")).enqueue("a")).is_new is True
+        assert (await send.options(dedup=Dedup("k")).enqueue("a")).is_new is False
+        assert (await send.enqueue("b")).is_new is True
+
+
 async def test_a_key_is_each_tasks_own(make):
     app, calls = make(), []
     send = recorder(app, calls)

@@ -57,6 +57,11 @@ async def main() -> None:
     assert_type(await count("a"), int)
     assert_type(await render.options(queue="x")("a"), bytes)
 
+    assert_type((await render.enqueue("a")).is_new, bool | None)
+    await app.start(double, 2, dedup=Dedup("k"), expires="1h", limit_key="a")
+    await app.start("double", input={"n": 2}, debounce=Debounce(1, key="k"), anyway=True)
+    await app.start(double, 2, speed=5)  # type: ignore[call-overload]  # nor may a start's options be made up
+
     await double.enqueue("two")  # type: ignore[arg-type]  # an argument's type is checked
     await double.enqueue(2, delay=5)  # type: ignore[call-arg]  # options are no arguments
     await double.options(speed=5)  # type: ignore[call-arg,misc]  # nor may they be made up

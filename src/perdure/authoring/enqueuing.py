@@ -85,19 +85,19 @@ class Batch:
         seconds(self.wait, field="batch wait")
 
 
-class EnqueueOptions(TypedDict, total=False):
-    """What `Task.options` takes; see there."""
+class StartOptions(TypedDict, total=False):
+    """What can be asked for of a run that is started; see `Task.options`. None asks for nothing."""
 
-    id: str
-    queue: str
-    priority: int
-    delay: Duration
-    expires: Duration
-    tags: Mapping[str, str]
-    retention: Retention
-    limit_key: str
-    dedup: Dedup
-    debounce: Debounce
+    id: str | None
+    queue: str | None
+    priority: int | None
+    delay: Duration | None
+    expires: Duration | None
+    tags: Mapping[str, str] | None
+    retention: Retention | None
+    limit_key: str | None
+    dedup: Dedup | None
+    debounce: Debounce | None
     tx: Any
 
 

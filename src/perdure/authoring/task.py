@@ -15,7 +15,7 @@ from perdure.authoring.enqueuing import (
     Batch,
     Debounce,
     Dedup,
-    EnqueueOptions,
+    StartOptions,
     check_limit_key,
     check_priority,
     check_tags,
@@ -49,9 +49,10 @@ _CHECKS: dict[str, Callable[[Any, str], object]] = {
 
 
 class Enqueued(Protocol[R_co]):
-    """A run that was enqueued, as `perdure.RunHandle` is one. `id` is its id."""
+    """A run that was enqueued, as `perdure.RunHandle` is one; see there."""
 
     id: str
+    is_new: bool | None
 
     async def result(self, timeout: Duration | None = None) -> R_co:  # of the wait; the run goes on
         """Wait for the result."""
@@ -125,7 +126,7 @@ class Task(Workflow[P, R], Generic[P, R]):
         self.leaf = leaf if batch is None else self._gathered(leaf, batch)
         self.priority = check_priority(priority, f"task {title!r}, priority")
         self.expires_ms = None if expires is None else milliseconds(expires, field=f"task {title!r}, expires")
-        self.given: EnqueueOptions = {}
+        self.given: StartOptions = {}
         self._limit_key = self._checked(limit_key)
         self._apps: weakref.WeakSet[Any] = weakref.WeakSet()
 
@@ -192,7 +193,7 @@ class Task(Workflow[P, R], Generic[P, R]):
         if "delay" in given and "debounce" in given:
             raise UsageError(f"task {self.name!r}: delay cannot go with debounce, which says when the run is due")
         other = copy.copy(self)
-        other.given = cast(EnqueueOptions, given)
+        other.given = cast(StartOptions, given)
         return other
 
     async def enqueue(self, *args: P.args, **kwargs: P.kwargs) -> Enqueued[R]:

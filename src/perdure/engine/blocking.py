@@ -40,6 +40,7 @@ class BlockingRun(_Waiting, Generic[T]):
     def __init__(self, blocking: Blocking, run: RunHandle[T]) -> None:
         super().__init__(blocking, run)
         self.id = run.id
+        self.is_new = run.is_new
 
     def __repr__(self) -> str:
         return f"BlockingRun({self.id!r})"

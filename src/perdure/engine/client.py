@@ -101,8 +101,8 @@ class Client:
 
     # Starting.
 
-    async def create(self, new: NewRun, tx: Any = None) -> Ending:
-        """Create a run, or find the one that was started with the same id and input.
+    async def create(self, new: NewRun, tx: Any = None) -> tuple[Ending, Created]:
+        """Create a run, or find the one that was started with the same id and input, or stands for it.
 
         Args:
             new: the run.
@@ -117,35 +117,34 @@ class Client:
         ending = self._create(new, future)
         created = await future
         self._check(created, new)
-        return ending if created.id == new.id else self.endings.of(created.id)
+        return ending if created.id == new.id else self.endings.of(created.id), created
 
-    async def create_many(self, runs: Sequence[NewRun], tx: Any = None) -> list[Ending]:
+    async def create_many(self, runs: Sequence[NewRun], tx: Any = None) -> list[tuple[Ending, Created]]:
         """Create runs, in batches of `START_BATCH`; see `create`."""
-        endings: list[Ending] = []
+        begun: list[tuple[Ending, Created]] = []
         if tx is not None:
             for first in range(0, len(runs), START_BATCH):
-                endings += await self._create_in(tx, runs[first : first + START_BATCH])
-            return endings
+                begun += await self._create_in(tx, runs[first : first + START_BATCH])
+            return begun
         loop = asyncio.get_running_loop()
         for first in range(0, len(runs), START_BATCH):
             part = runs[first : first + START_BATCH]
             futures: list[asyncio.Future[Created]] = [loop.create_future() for _ in part]
-            endings += [self._create(new, future) for new, future in zip(part, futures, strict=True)]
+            endings = [self._create(new, future) for new, future in zip(part, futures, strict=True)]
             answers = await asyncio.gather(*futures, return_exceptions=True)  # all, so that no error is left behind
-            for place, (new, answer) in enumerate(zip(part, answers, strict=True), first):
+            for new, ending, answer in zip(part, endings, answers, strict=True):
                 if isinstance(answer, BaseException):
                     raise answer
                 self._check(answer, new)
-                if answer.id != new.id:
-                    endings[place] = self.endings.of(answer.id)
-        return endings
+                begun.append((ending if answer.id == new.id else self.endings.of(answer.id), answer))
+        return begun
 
-    async def _create_in(self, tx: Any, runs: Sequence[NewRun]) -> list[Ending]:
+    async def _create_in(self, tx: Any, runs: Sequence[NewRun]) -> list[tuple[Ending, Created]]:
         """Create runs in somebody's own transaction: they are nobody's until it is committed."""
         every = await self.store.create_in(tx, runs)
         for new, created in zip(runs, every, strict=True):
             self._check(created, new)
-        return [self.endings.of(created.id) for created in every]
+        return [(self.endings.of(created.id), created) for created in every]
 
     def _create(self, new: NewRun, future: asyncio.Future[Created]) -> Ending:
         worker = self.worker

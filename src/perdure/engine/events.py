@@ -65,7 +65,7 @@ async def _new(
 
 async def _create(client: Client, found: Workflow[..., Any] | None, new: NewRun) -> Started:
     try:
-        ending = await client.create(new)
+        ending, _ = await client.create(new)
     except RunExistsError:  # that one was started before, with an input that was another one then
         ending = client.endings.of(new.id)
     return found, ending

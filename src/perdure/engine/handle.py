@@ -40,10 +40,25 @@ class RunSummary(msgspec.Struct, frozen=True):
 
 
 class RunHandle(Generic[R]):
-    """One run of a workflow. `id` is its id; making a handle looks nothing up."""
+    """One run of a workflow; making a handle looks nothing up.
 
-    def __init__(self, client: Client, run_id: str, shape: Shape | None = None, ending: Ending | None = None) -> None:
+    Attributes:
+        id: the run's id.
+        is_new: whether the call that returned this handle created the run; False where one of that id was there
+            already, or one that stands for its key. None for a handle of `app.run(id)`.
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        run_id: str,
+        shape: Shape | None = None,
+        ending: Ending | None = None,
+        *,
+        is_new: bool | None = None,
+    ) -> None:
         self.id = run_id
+        self.is_new = is_new
         self._client = client
         self._shape = shape
         self._ending = ending or client.endings.of(run_id)
@@ -235,7 +250,8 @@ class RunHandle(Generic[R]):
             retention=source.retention,
             limit_key=source.limit_key,
         )
-        return RunHandle(self._client, new.id, self._shape, await self._client.create(new))
+        ending, created = await self._client.create(new)
+        return RunHandle(self._client, new.id, self._shape, ending, is_new=created.is_new)
 
     async def _compensation_failure(self) -> ErrorInfo:
         """Return the error of a run some of whose undos failed, caused by what it failed with."""

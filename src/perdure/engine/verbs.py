@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from typing import Any, ParamSpec, TypeVar, overload
+from typing import Any, ParamSpec, TypeVar, Unpack, overload
 
+from perdure.authoring.enqueuing import StartOptions
 from perdure.authoring.registry import Registry
 from perdure.authoring.workflow import Workflow
 from perdure.engine.client import Client
+from perdure.engine.ending import Ending
 from perdure.engine.env import Env
 from perdure.engine.handle import RunHandle
 from perdure.engine.settings import Settings
 from perdure.engine.starting import new_run
+from perdure.model.codec import Shape
 from perdure.model.decision import RunFilter, RunPage, Stats, StoreInfo
-from perdure.model.duration import Duration
 from perdure.model.errors import StoreUnavailableError, UsageError
-from perdure.model.run import Retention, RunStatus
+from perdure.model.run import Created, NewRun, RunStatus
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -49,41 +51,40 @@ class Verbs:
     # Starting.
 
     @overload
-    async def start(
-        self, workflow: Callable[[], Awaitable[R]], /, *, id: str | None = ..., priority: int = ...,
-        delay: Duration | None = ..., tags: Mapping[str, str] | None = ..., retention: Retention | None = ...,
-        queue: str | None = ..., tx: Any = ...,
-    ) -> RunHandle[R]: ...  # fmt: skip
+    async def start(self, workflow: Callable[[], Awaitable[R]], /, **options: Unpack[StartOptions]) -> RunHandle[R]: ...
     @overload
     async def start(
-        self, workflow: Callable[[A1], Awaitable[R]], a1: A1, /, *, id: str | None = ..., priority: int = ...,
-        delay: Duration | None = ..., tags: Mapping[str, str] | None = ..., retention: Retention | None = ...,
-        queue: str | None = ..., tx: Any = ...,
-    ) -> RunHandle[R]: ...  # fmt: skip
+        self, workflow: Callable[[A1], Awaitable[R]], a1: A1, /, **options: Unpack[StartOptions]
+    ) -> RunHandle[R]: ...
     @overload
     async def start(
-        self, workflow: Callable[[A1, A2], Awaitable[R]], a1: A1, a2: A2, /, *, id: str | None = ...,
-        priority: int = ..., delay: Duration | None = ..., tags: Mapping[str, str] | None = ...,
-        retention: Retention | None = ..., queue: str | None = ..., tx: Any = ...,
-    ) -> RunHandle[R]: ...  # fmt: skip
+        self, workflow: Callable[[A1, A2], Awaitable[R]], a1: A1, a2: A2, /, **options: Unpack[StartOptions]
+    ) -> RunHandle[R]: ...
     @overload
     async def start(
-        self, workflow: Callable[[A1, A2, A3], Awaitable[R]], a1: A1, a2: A2, a3: A3, /, *, id: str | None = ...,
-        priority: int = ..., delay: Duration | None = ..., tags: Mapping[str, str] | None = ...,
-        retention: Retention | None = ..., queue: str | None = ..., tx: Any = ...,
-    ) -> RunHandle[R]: ...  # fmt: skip
+        self, workflow: Callable[[A1, A2, A3], Awaitable[R]], a1: A1, a2: A2, a3: A3, /, **options: Unpack[StartOptions]
+    ) -> RunHandle[R]: ...
     @overload
     async def start(
-        self, workflow: Callable[[A1, A2, A3, A4], Awaitable[R]], a1: A1, a2: A2, a3: A3, a4: A4, /, *,
-        id: str | None = ..., priority: int = ..., delay: Duration | None = ...,
-        tags: Mapping[str, str] | None = ..., retention: Retention | None = ..., queue: str | None = ..., tx: Any = ...,
-    ) -> RunHandle[R]: ...  # fmt: skip
+        self,
+        workflow: Callable[[A1, A2, A3, A4], Awaitable[R]],
+        a1: A1,
+        a2: A2,
+        a3: A3,
+        a4: A4,
+        /,
+        **options: Unpack[StartOptions],
+    ) -> RunHandle[R]: ...
     @overload
     async def start(
-        self, workflow: str, /, *, input: Mapping[str, Any] | None = ..., id: str | None = ..., priority: int = ...,
-        delay: Duration | None = ..., tags: Mapping[str, str] | None = ..., retention: Retention | None = ...,
-        queue: str | None = ..., anyway: bool = ..., tx: Any = ...,
-    ) -> RunHandle[Any]: ...  # fmt: skip
+        self,
+        workflow: str,
+        /,
+        *,
+        input: Mapping[str, Any] | None = ...,
+        anyway: bool = ...,
+        **options: Unpack[StartOptions],
+    ) -> RunHandle[Any]: ...
     async def start(self, workflow: Any, /, *args: Any, **options: Any) -> RunHandle[Any]:
         """Start a run.
 
@@ -96,6 +97,7 @@ class Verbs:
             tags: labels to find it by.
             retention: how long it is kept after it ended; the workflow's, or the engine's, by default.
             queue: where it goes; the workflow's by default.
+            expires, limit_key, dedup, debounce: see `Task.options`.
             anyway: with a name, even if workers have announced others and not this one.
             tx: a connection to the store's database, in a transaction: the run is created in that transaction, and
                 exists once it is committed.
@@ -112,8 +114,8 @@ class Verbs:
         """
         announced = await self.client.announced.look(workflow, options)
         found, new = new_run(self.registry, self.settings, self.world, workflow, args, options, announced)
-        ending = await self.client.create(new, options.get("tx"))
-        return RunHandle(self.client, ending.run_id, None if found is None else found.result, ending)
+        begun = await self.client.create(new, options.get("tx"))
+        return self._handle(None if found is None else found.result, new, begun, options)
 
     async def start_many(
         self,
@@ -164,17 +166,25 @@ class Verbs:
         """
         asked = list(calls)
         news = [
-            (workflow, new_run(self.registry, self.settings, self.world, workflow, args, options)[1])
+            new_run(self.registry, self.settings, self.world, workflow, args, options)[1]
             for workflow, args, options in asked
         ]
         connections = [options.get("tx") for _, _, options in asked]
         if any(connection is not connections[0] for connection in connections):
             raise UsageError("tx: give all runs of one call the same connection, or none")
-        endings = await self.client.create_many([new for _, new in news], connections[0] if connections else None)
+        every = await self.client.create_many(news, connections[0] if connections else None)
         return [
-            RunHandle(self.client, ending.run_id, workflow.result, ending)
-            for (workflow, _), ending in zip(news, endings, strict=True)
+            self._handle(workflow.result, new, begun, options)
+            for (workflow, _, options), new, begun in zip(asked, news, every, strict=True)
         ]
+
+    def _handle(
+        self, shape: Shape | None, new: NewRun, begun: tuple[Ending, Created], options: Mapping[str, Any]
+    ) -> RunHandle[Any]:
+        ending, created = begun
+        # An id of our own making is there because of this call, even if the answer to it was lost and it was repeated.
+        is_new = created.id == new.id if options.get("id") is None else created.is_new
+        return RunHandle(self.client, ending.run_id, shape, ending, is_new=is_new)
 
     # Looking.
 
