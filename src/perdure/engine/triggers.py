@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import datetime as dt
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
@@ -28,6 +29,9 @@ from perdure.engine.webhooks import delivery_workflow, require_http
 from perdure.model.duration import Duration
 from perdure.model.errors import DefinitionError, UsageError
 from perdure.model.retry import Retry
+
+DECLARED_AT_ONCE = 50
+"""How many of its schedules a worker that starts writes at the same time."""
 
 W = TypeVar("W", bound=Workflow[..., Any])
 F = TypeVar("F", bound=Callable[[LifecycleEvent], Any])
@@ -200,9 +204,13 @@ class Triggers(Verbs):
 
     async def _declare_schedules(self, client: Client) -> None:
         """Write the declared schedules into the store."""
-        for schedule in self.registry.triggers.schedules.values():
-            queue = client.registry.workflows[schedule.workflow].queue
-            await Schedules(lambda: client).declare(schedule, queue, replace=True)
+        declared, schedules = list(self.registry.triggers.schedules.values()), Schedules(lambda: client)
+        for first in range(0, len(declared), DECLARED_AT_ONCE):
+            part = declared[first : first + DECLARED_AT_ONCE]
+            queues = [client.registry.workflows[schedule.workflow].queue for schedule in part]
+            await asyncio.gather(
+                *(schedules.declare(each, queue, replace=True) for each, queue in zip(part, queues, strict=True))
+            )
 
     def _require_registered(self, workflow: object, decorator: str) -> None:
         if not isinstance(workflow, Workflow):
