@@ -11,6 +11,7 @@ import psycopg
 import pytest
 
 from perdure.model.decision import Action, CatalogEntry, Control, Lease, StoredDefinition
+from perdure.model.errors import StoreLockedError
 from perdure.model.queue import Admission, QueueLimits, QueueState, QueueView
 from perdure.model.run import Dedup, RunStatus
 from perdure.store import open_store
@@ -124,6 +125,37 @@ class TestAnOlderSchema:
             is_pausing, is_detached, depth, fingerprint, tags FROM {older}.runs WHERE id = 'queued'"""
         )
         assert [claim.run.id for claim in await store.claim(["default"], 9, "w2", NOW, UNTIL)] == ["queued", "late"]
+        await store.close()
+
+    async def test_whoever_opens_it_meanwhile_waits_for_as_long_as_that_takes(
+        self, tmp_path: Path, older: str, monkeypatch: pytest.MonkeyPatch
+    ):
+        monkeypatch.setattr(schema, "HELD_BACK", "10ms")
+        store = store_at(tmp_path, patience="10ms")
+        store._settings.long_timeout = 1.0
+        long = "SELECT true FROM pg_stat_activity WHERE wait_event = 'advisory' AND now() - query_start > '1.2s'"
+        with joined() as changing:
+            changing.execute("SELECT pg_advisory_xact_lock(%s)", (store._settings.lock_key,))
+            opening = asyncio.create_task(store.open())
+            while not (opening.done() or sql(long)):
+                await asyncio.sleep(0.01)
+            # What it has looked at it holds no longer.
+            changing.execute(f"ALTER TABLE {older}.meta ADD COLUMN more int")
+            changing.commit()
+        await opening
+        assert (await store.describe()).schema_version == len(schema.migrations())
+        await store.close()
+
+    async def test_a_table_that_somebody_holds(
+        self, tmp_path: Path, older: str, monkeypatch: pytest.MonkeyPatch, no_second_try: None
+    ):
+        monkeypatch.setattr(schema, "HELD_BACK", "10ms")
+        with joined() as holder:
+            holder.execute(f"SELECT count(*) FROM {older}.runs")
+            with pytest.raises(StoreLockedError, match="somebody holds what is needed .*: end the transaction"):
+                await store_at(tmp_path).open()
+        store = store_at(tmp_path)
+        await store.open()
         await store.close()
 
 

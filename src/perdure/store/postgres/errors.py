@@ -13,6 +13,7 @@ from perdure.model.errors import (
     StoreCorruptError,
     StoreError,
     StoreFullError,
+    StoreLockedError,
     StoreReadOnlyError,
     StoreUnavailableError,
     UsageError,
@@ -135,6 +136,11 @@ _TOLD: tuple[tuple[type[BaseException] | tuple[type[BaseException], ...], type[P
         asyncpg.QueryCanceledError,
         StoreUnavailableError,
         " cancelled what was asked ({reason}): raise this user's statement_timeout, or see who cancels",
+    ),
+    (
+        asyncpg.LockNotAvailableError,
+        StoreLockedError,
+        ": somebody holds what is needed for too long ({reason}): end the transaction, which pg_stat_activity shows",
     ),
     (
         TimeoutError,

@@ -16,6 +16,12 @@ from perdure.store.postgres.errors import read_only
 from perdure.store.postgres.settings import Settings
 
 OLDEST_SERVER = 14
+MIGRATING = 3600.0
+"""Seconds that one version's changes may take, and that others who open the store wait for them."""
+
+HELD_BACK = "2s"
+"""For how long the changes wait for a table that somebody holds, as everybody else then waits behind them."""
+
 _TABLES = ("meta", "runs", "records", "inbox", "catalog", "definitions", "queues", "paces", "dedups")
 
 _SERVER = """
@@ -115,10 +121,13 @@ async def bring_up_to_date(session: Session, settings: Settings) -> None:
     Raises:
         StoreError: see `version`.
     """
+    await session.script("SAVEPOINT looking")
     if await version(session, settings) == len(migrations()):
         return
-    await session.script("SET LOCAL lock_timeout = '2s'")  # nobody waits behind us for longer; it is tried again
+    await session.script("ROLLBACK TO looking")  # or who is changing the tables would wait for us, and we for him
+    session = Session(session.connection, session.texts, MIGRATING)
     await session.value("SELECT pg_advisory_xact_lock($1)", settings.lock_key)
+    await session.script(f"SET LOCAL lock_timeout = '{HELD_BACK}'")  # then it is tried again
     # Asked again under the lock: another process may have done it all in between.
     made, steps = await version(session, settings), migrations()
     if made == 0:
