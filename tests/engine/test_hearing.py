@@ -164,6 +164,24 @@ async def test_a_stepping_run_is_terminated_from_another_process(make, world):
             await run.result(timeout=5)
 
 
+async def test_a_stepping_run_is_terminated_and_undone_from_another_process(make, world):
+    there, log = Elsewhere(make), []
+
+    @there.worker.workflow(name="saga")
+    async def saga() -> None:
+        await flow.do("book", lambda: log.append("booked"), undo=lambda: log.append("undone"))
+        await there.gate.step(1)
+
+    async with there.worker, there.client:
+        run = await there.worker.start(saga)
+        await world.advance(1)
+        await there.client.run(run.id).terminate(undo=True)
+        await world.advance(0.3)
+        assert there.gate.stopped == [1]
+        assert log == ["booked", "undone"]
+        assert (await run.get()).status == "compensated"
+
+
 async def test_a_young_run_that_waits_for_nothing_hears_of_it_within_a_second(make, world):
     worker, client = make(mode="all"), make(mode="client")
     gate = Gate(worker)

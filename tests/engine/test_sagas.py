@@ -19,6 +19,7 @@ from perdure import (
     UsageError,
     WorkflowEntrypoint,
     flow,
+    workflow,
 )
 
 ONCE = Retry(attempts=1)
@@ -159,6 +160,8 @@ async def test_a_failed_compensation_may_be_terminated_or_restarted(trip, world)
     async with trip.app as app:
         first, second = await app.start(trip.workflow), await app.start(trip.workflow)
         await world.advance(60)
+        with pytest.raises(UsageError, match="undos of it failed: retry these or mark them done"):
+            await first.terminate(undo=True)
         await first.terminate()
         with pytest.raises(RunTerminatedError):
             await first.result(timeout=5)
@@ -520,3 +523,104 @@ async def test_what_is_late_is_undone_too(trip, world):
         with pytest.raises(RunCompensatedError, match="TimeoutError"):
             await run.result(timeout=5)
         assert trip.log == ["charge x", "refund x 7"]
+
+
+class Held:
+    """A step with an undo that a test lets go; `log` says what was begun, done and undone."""
+
+    def __init__(self, app: Any) -> None:
+        self.app, self.log, self.open = app, [], asyncio.Event()
+
+        async def back(what: str, result: str) -> None:
+            self.log.append(f"{result} back")
+
+        @app.step(undo=back)
+        async def take(what: str) -> str:
+            self.log.append(f"{what} begun")
+            if what == "slow":
+                await self.open.wait()
+            self.log.append(f"{what} done")
+            return what
+
+        @app.step(retry=ONCE)
+        async def fail() -> None:
+            raise OSError("no")
+
+        self.take, self.fail = take, fail
+
+
+async def several(held: Held, kind: str) -> str:
+    await held.take("first")
+    if kind == "gather":
+        await asyncio.gather(held.take("slow"), held.fail())
+    elif kind == "group":
+        async with asyncio.TaskGroup() as group:
+            group.create_task(held.take("slow"))
+            group.create_task(held.fail())
+    elif kind == "timeout":
+        async with asyncio.timeout(30):
+            await held.take("slow")
+    await asyncio.gather(held.take("slow"), flow.sleep(1_000))
+    return "well"
+
+
+@pytest.mark.parametrize("kind", ["gather", "group", "timeout", "terminated"])
+@pytest.mark.parametrize("is_crashed", [False, True])
+async def test_a_step_under_way_ends_first_and_is_undone(make, world, kind: str, is_crashed: bool):
+    held = Held(make())
+    app = held.app
+
+    @app.workflow(name="w")
+    async def w() -> str:
+        return await several(held, kind)
+
+    await app.open()
+    run = await app.start(w)
+    await world.advance(40)
+    if kind == "terminated":
+        await run.terminate(undo=True)
+    await world.settle()
+    assert held.log == ["first begun", "first done", "slow begun"]
+    assert str((await run.get()).status) == ("compensating" if kind in ("gather", "terminated") else "running")
+    if is_crashed:
+        await world.crash(app)
+        held = Held(app := make())
+
+        @app.workflow(name="w")
+        async def again() -> str:
+            return await several(held, kind)
+
+        await app.open()
+        await world.advance(60)
+        assert held.log == ["slow begun"]
+    held.open.set()
+    await world.advance(5)
+    with pytest.raises(RunCompensatedError):
+        await app.run(run.id).result(timeout=5)
+    assert held.log[-3:] == ["slow done", "slow back", "first back"]
+    await app.close()
+
+
+async def test_a_graph_whose_step_fails_waits_for_those_under_way_and_undoes_them(make, world):
+    app, log, opened = make(), [], asyncio.Event()
+
+    async def slow(ctx: Any) -> str:
+        await opened.wait()
+        return "seat"
+
+    async def fail(ctx: Any) -> None:
+        raise OSError("no")
+
+    async def back(ctx: Any) -> None:
+        log.append(ctx.results["slow"])
+
+    graph = workflow("graph").step("slow", slow, compensate=back).step("fail", fail, retry=ONCE).build()
+    app.add(graph)
+    async with app:
+        run = await app.start(graph)
+        await world.settle()
+        assert (await run.get()).status == "compensating"
+        opened.set()
+        with pytest.raises(RunCompensatedError):
+            await run.result(timeout=5)
+    assert log == ["seat"]

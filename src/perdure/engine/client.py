@@ -300,11 +300,18 @@ class Client:
 
         Raises:
             RunNotFoundError: there is no such run. RunFinishedError: it has ended.
+            UsageError: it is over, and an operator has to decide on its failed undos.
         """
         run = await self.get(run_id)
         if run.status.is_finished:
             raise RunFinishedError(f"run {run_id!r} is {run.status}; only a restart moves it")
+        if run.status is RunStatus.COMPENSATION_FAILED:
+            raise UsageError(
+                f"run {run_id!r} is over, and undos of it failed: retry these or mark them done, or terminate it "
+                "without undoing them"
+            )
         await self.tell(run_id, CANCEL, None, CANCEL)
+        run = await self.get(run_id)  # it may have been paused meanwhile
         if run.status is RunStatus.PAUSED or run.is_pausing:
             return await self.control(run_id, Action.RESUME)
         return run.status

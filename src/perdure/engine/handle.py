@@ -102,11 +102,11 @@ class RunHandle(Generic[R]):
             return cast(R, value)
         if status is RunStatus.ERRORED:
             cause = failure.decode_error(payload or "{}")
-            raise RunFailedError(f"run {self.id!r} failed: {_told(cause)}") from failure.rebuild(cause)
+            raise RunFailedError(f"run {self.id!r} failed: {cause.told}") from failure.rebuild(cause)
         if status is RunStatus.COMPENSATED:
             cause = failure.decode_error(payload or "{}")
             raise RunCompensatedError(
-                f"run {self.id!r} failed, and what it did was undone: {_told(cause)}"
+                f"run {self.id!r} failed, and what it did was undone: {cause.told}"
             ) from failure.rebuild(cause)
         if status is RunStatus.COMPENSATION_FAILED:
             raise failure.rebuild(await self._compensation_failure())
@@ -129,9 +129,9 @@ class RunHandle(Generic[R]):
             output = codec.decode_any(run.output) if self._shape is None else self._shape.decode(run.output)
             return RunSummary(run.status, output)
         if run.status in (RunStatus.ERRORED, RunStatus.COMPENSATED):
-            return RunSummary(run.status, None, _told(failure.decode_error(run.output or "{}")))
+            return RunSummary(run.status, None, failure.decode_error(run.output or "{}").told)
         if run.status is RunStatus.COMPENSATION_FAILED:
-            return RunSummary(run.status, None, _told(await self._compensation_failure()))
+            return RunSummary(run.status, None, (await self._compensation_failure()).told)
         return RunSummary(run.status)
 
     async def state(self, name: str) -> Any:
@@ -183,6 +183,7 @@ class RunHandle(Generic[R]):
 
         Raises:
             RunNotFoundError: there is no such run. RunFinishedError: it has ended.
+            UsageError: it was to be undone, but its undos have failed, and an operator decides on them.
         """
         return await (self._client.turn_back(self.id) if undo else self._client.control(self.id, Action.TERMINATE))
 
@@ -276,10 +277,6 @@ class RunHandle(Generic[R]):
         if poll_interval is not None:
             seconds(poll_interval, field="poll_interval")
         return await self.result(timeout)
-
-
-def _told(error: ErrorInfo) -> str:
-    return f"{error.type.rpartition(':')[2]}: {error.message}"
 
 
 def _forked(records: Sequence[Record]) -> tuple[Record, ...]:
