@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from perdure import NonRetryableError, Retry, workflow
+from perdure import NonRetryableError, Retry, RunFailedError, workflow
 
 
 @pytest.fixture
@@ -206,3 +206,48 @@ async def test_a_definition_is_undone_by_tasks(app, world, notes):
         await world.settle()
         assert str((await run.get()).status) == "compensated"
     assert notes == ["released 4 by saga"]
+
+
+async def test_what_failed_is_told_with_its_step(app, world):
+    heard = []
+
+    @app.observe("workflow:failed", "workflow:compensating", "workflow:compensated")
+    async def hear(event) -> None:
+        heard.append((event.type, event.run_id, event.failed_step, event.error))
+
+    async def fail(ctx) -> None:
+        raise NonRetryableError("no")
+
+    async def fine(ctx) -> int:
+        return 1
+
+    @app.task
+    async def lost(ctx_of: int = 1) -> None:
+        raise NonRetryableError("no")
+
+    def begun(name):
+        return workflow(name).step("a", fine)
+
+    app.add(
+        begun("inline").step("b", fail, after="a").build(),
+        begun("task").step("b", lost, after="a").build(),
+        begun("mapped").map("b", fail, after="a", over=lambda ctx: [1, 2]).build(),
+        begun("asked").step("b", fine, after="a", when=lambda ctx: 1 / 0).build(),
+        workflow("undone").step("a", fine, compensate=fine).step("b", fail, after="a").build(),
+        workflow("result", output=lambda ctx: 1 / 0).step("a", fine).build(),
+    )
+    app.add(workflow("outer").step("c", app.registry.workflows["inline"]).build())
+    async with app:
+        for name in ("inline", "task", "mapped", "asked", "undone", "result", "outer"):
+            await app.start(name, id=name)
+            await world.advance(5)
+            with pytest.raises(RunFailedError) as caught:
+                await app.run(name).result(timeout=5)
+            step = {"result": None, "outer": "c"}.get(name, "b")
+            assert (f"step {step!r}: " in str(caught.value)) is (step is not None)
+            assert getattr(caught.value.__cause__, "failed_step", None) == step
+            assert {each[2] for each in heard if each[1] == name} == {step}
+        cause = caught.value.__cause__.__cause__
+        assert cause.failed_step == "b"  # of the graph within
+        assert [each[0] for each in heard if each[1] == "undone"] == ["workflow:compensating", "workflow:compensated"]
+        assert "in step 'b'" in str(await app.run("inline").explain())

@@ -50,7 +50,7 @@ async def test_a_delivery_is_signed(world, app, receiver):
         assert told == {
             "type": "workflow:failed", "at": "2023-11-14T22:13:20Z", "run_id": "r", "workflow": "bad", "version": "",
             "queue": "default", "status": "errored", "tags": {"customer": "ada"}, "parent_id": None,
-            "error": "NonRetryableError: no such card",
+            "failed_step": None, "error": "NonRetryableError: no such card",
         }  # fmt: skip
         assert headers["content-type"] == "application/json"
         delivery = await app.run(headers["webhook-id"]).get()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from perdure.model.errors import NonRetryableError, StepError
-from perdure.model.failure import TRACEBACK_CHARACTERS, decode_error, describe, encode_error, rebuild
+from perdure.model.failure import TRACEBACK_CHARACTERS, decode_error, describe, encode_error, failed_at, rebuild
 from perdure.model.record import ErrorInfo
 
 
@@ -43,6 +43,16 @@ def caught(error: BaseException, cause: BaseException | None = None) -> BaseExce
 
 def stored(error: BaseException) -> Exception:
     return rebuild(decode_error(encode_error(describe(error))))
+
+
+def test_the_step_of_a_graph_that_failed_is_kept():
+    error = caught(ValueError("no"))
+    assert describe(error).told == "ValueError: no"
+    failed_at(error, "charge")
+    info = decode_error(encode_error(describe(error)))
+    assert (info.step, info.told) == ("charge", "step 'charge': ValueError: no")
+    assert vars(rebuild(info))["failed_step"] == "charge"
+    assert describe(caught(StepError("outer"), error)).step == ""
 
 
 @pytest.mark.parametrize(

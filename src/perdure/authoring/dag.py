@@ -21,7 +21,7 @@ from perdure.authoring.workflow import Workflow
 from perdure.core.graph import Fate, Graph, Walk
 from perdure.core.loop import running
 from perdure.core.replay import Replay
-from perdure.model import codec
+from perdure.model import codec, failure
 from perdure.model.codec import Parameters, Shape
 from perdure.model.errors import DefinitionError, UsageError
 from perdure.model.run import Retention, Run
@@ -181,6 +181,7 @@ class Play:
         """Ask for the steps that nothing is left before, or skip them and go on behind them."""
         walk, nodes = self._walk, self._dag.nodes
         waiting = deque(ready)
+        node = nodes[0]
         try:
             while waiting:
                 number = waiting.popleft()
@@ -193,7 +194,7 @@ class Play:
                     future = node.begin(self._replay, self.context)
                     future.add_done_callback(functools.partial(self._settled, number))
         except Exception as error:
-            self._end.set_exception(error)
+            self._fail(node, error)
             return
         if not walk.left and not self._end.done():
             self._end.set_result(None)
@@ -202,14 +203,19 @@ class Play:
         if self._end.done() or future.cancelled():
             return
         error = future.exception()
+        node = self._dag.nodes[number]
         if error is not None:  # what is still under way ends with the code
-            self._end.set_exception(error)
+            self._fail(node, error)
             return
-        node, result = self._dag.nodes[number], future.result()
+        result = future.result()
         self._results[node.name] = result
         if self._dag.uses_expressions:
             self._plain[node.name] = result if node.is_plain else _as_data(result)
         self._proceed(self._walk.settle(number, Fate.DONE))
+
+    def _fail(self, node: Node, error: BaseException) -> None:
+        failure.failed_at(error, node.name)
+        self._end.set_exception(error)
 
 
 class PlayContext(Context):

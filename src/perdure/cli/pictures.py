@@ -186,7 +186,8 @@ def _payload(payload: str | None) -> Text:
 
 
 def _error(error: ErrorInfo) -> RenderableType:
-    made = Text.assemble((error.type.rpartition(":")[2], "red"), f": {error.message}")
+    where = f"step {error.step!r}: " if error.step else ""
+    made = Text.assemble(where, (error.type.rpartition(":")[2], "red"), f": {error.message}")
     if error.traceback:
         made.append(f"\n\n{error.traceback.rstrip()}", QUIET)
     if error.cause is None:

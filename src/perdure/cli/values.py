@@ -60,5 +60,4 @@ def record_document(record: Record) -> dict[str, Any]:
 
 def error_line(payload: str | None) -> str:
     """Return the type and the message of a stored error."""
-    error = failure.decode_error(payload or "{}")
-    return f"{error.type.rpartition(':')[2]}: {error.message}"
+    return failure.decode_error(payload or "{}").told

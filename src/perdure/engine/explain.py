@@ -83,7 +83,9 @@ def _by_status(run: Run, catalog: Sequence[CatalogEntry], now: int, held: Sequen
         return [] if parked else ["an operator paused it; resume it to go on"]
     if status in (RunStatus.ERRORED, RunStatus.COMPENSATED) and run.output is not None:
         undone = " and what it did was undone" if status is RunStatus.COMPENSATED else ""
-        return [f"it failed{undone} {_when(run.finished_at, now)}: {failure.decode_error(run.output).message}"]
+        error = failure.decode_error(run.output)
+        where = f" in step {error.step!r}" if error.step else ""
+        return [f"it failed{undone}{where} {_when(run.finished_at, now)}: {error.message}"]
     return [f"it ended {_when(run.finished_at, now)}"]
 
 

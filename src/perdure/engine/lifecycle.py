@@ -26,7 +26,7 @@ from perdure.engine.settings import Settings
 from perdure.model import failure
 from perdure.model.decision import Decision, RunFilter
 from perdure.model.errors import StoreError
-from perdure.model.record import Record
+from perdure.model.record import ErrorInfo, Record
 from perdure.model.run import NewRun, Run, RunStatus
 from perdure.store.contract import Store
 
@@ -72,6 +72,7 @@ class LifecycleEvent(msgspec.Struct, frozen=True):
         status: its status now.
         parent_id: the run that it is a child of; None for none.
         error: for one that failed or is undone, its error, as `type: message`; for one that is parked, why.
+        failed_step: for a graph that failed or is undone, the name of the step that failed.
     """
 
     type: str
@@ -84,6 +85,7 @@ class LifecycleEvent(msgspec.Struct, frozen=True):
     tags: dict[str, str]
     parent_id: str | None = None
     error: str | None = None
+    failed_step: str | None = None
 
 
 def lifecycle_of(triggers: Triggers, settings: Settings, env: Env) -> Lifecycle | None:
@@ -241,18 +243,21 @@ class Telling:
             if (reason := next((wait.detail for wait in waits if wait.kind == "parked"), None)) is not None:
                 events.append(_event(run, "workflow:parked", status, decision.at, reason))
         elif status in _TOLD and not (self._is_undoing and status is RunStatus.COMPENSATING):
-            events.append(_event(run, _TOLD[status], status, decision.at, self._error(decision)))
+            error = self._error(decision)
+            told = None if error is None else f"{error.type.rpartition(':')[2]}: {error.message}"
+            events.append(
+                _event(run, _TOLD[status], status, decision.at, told, None if error is None else error.step or None)
+            )
         return events
 
-    def _error(self, decision: Decision) -> str | None:
+    def _error(self, decision: Decision) -> ErrorInfo | None:
         """Return what a run failed with; None where it did not."""
         payload = self._turn.replay.cause
         if decision.status is RunStatus.ERRORED:
             payload = decision.records[-1].payload
         if payload is None:
             return None
-        error = failure.decode_error(payload)
-        return f"{error.type.rpartition(':')[2]}: {error.message}"
+        return failure.decode_error(payload)
 
 
 def _has_begun(run: Run) -> bool:
@@ -285,11 +290,13 @@ async def _ended_together(runs: list[Run], store: Store, at: int) -> list[Run]:
     return found
 
 
-def _event(run: Run, kind: str, status: RunStatus, at: int, error: str | None = None) -> LifecycleEvent:
+def _event(
+    run: Run, kind: str, status: RunStatus, at: int, error: str | None = None, failed_step: str | None = None
+) -> LifecycleEvent:
     moment = dt.datetime.fromtimestamp(at / 1000, dt.UTC)
     told = None if error is None else error[:TOLD_OF_ERRORS]
     return LifecycleEvent(
-        kind, moment, run.id, run.workflow, run.version, run.queue, status, run.tags, run.parent_id, told
+        kind, moment, run.id, run.workflow, run.version, run.queue, status, run.tags, run.parent_id, told, failed_step
     )
 
 

@@ -14,6 +14,7 @@ TRACEBACK_CHARACTERS = 8_000
 """How much of a traceback is kept: its end, where the cause is."""
 
 _CAUSES = 5
+_STEP = "failed_step"
 _DECODER = msgspec.json.Decoder(ErrorInfo)
 
 
@@ -39,7 +40,13 @@ def describe(error: BaseException, *, attempts: int = 0, depth: int = 0) -> Erro
         traceback=_storable(text[-TRACEBACK_CHARACTERS:]),
         cause=describe(cause, depth=depth + 1) if cause is not None and depth < _CAUSES else None,
         attempts=attempts,
+        step=vars(error).get(_STEP, ""),
     )
+
+
+def failed_at(error: BaseException, step: str) -> None:
+    """Note on an exception which step of a graph failed with it, as its `failed_step`; `describe` stores that."""
+    vars(error)[_STEP] = step
 
 
 def encode_error(info: ErrorInfo) -> str:
@@ -62,6 +69,8 @@ def rebuild(info: ErrorInfo) -> Exception:
         error = StepError(f"{info.type.rpartition(':')[2]}: {info.message}")
     if info.cause is not None:
         error.__cause__ = rebuild(info.cause)
+    if info.step:
+        failed_at(error, info.step)
     if info.traceback:
         error.add_note(info.traceback.rstrip())
     return error

@@ -63,6 +63,7 @@ class ErrorInfo(msgspec.Struct, frozen=True, omit_defaults=True):
         traceback: the formatted traceback, bounded; empty for errors the engine itself decided.
         cause: the error it was raised from.
         attempts: how many attempts were made, for errors of steps.
+        step: the step that failed, for errors of graphs; empty for others.
     """
 
     type: str
@@ -71,3 +72,10 @@ class ErrorInfo(msgspec.Struct, frozen=True, omit_defaults=True):
     traceback: str = ""
     cause: ErrorInfo | None = None
     attempts: int = 0
+    step: str = ""
+
+    @property
+    def told(self) -> str:
+        """The error in one line: its step, if it has one, its class and its message."""
+        where = f"step {self.step!r}: " if self.step else ""
+        return f"{where}{self.type.rpartition(':')[2]}: {self.message}"
