@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 
+from perdure.model.errors import StoreUnavailableError
 from perdure.model.run import NewRun
 from tests.engine.gate import Gate
 
@@ -170,3 +171,32 @@ async def test_a_full_queue_and_its_free_places_cost_other_queues_nothing(make, 
         assert [await run.result(timeout=5) for run in (*runs, *more)] == [1] * 60
         asked = app.store.calls.count("look_into")
     assert asked < 60 + 3 * len(names), "each of the others is looked into when something has happened anywhere"
+
+
+async def test_a_queue_that_cannot_be_looked_into_holds_up_no_other(make, world):
+    app, client = make(queues=("default", "away"), concurrency=5_000), make(mode="client")
+    app.limit("away", concurrency=1)
+
+    @app.workflow(name="w")
+    async def w() -> int:
+        return 1
+
+    @app.task(queue="away")
+    async def far() -> int:
+        return 2
+
+    async def is_gone(*args: object) -> None:
+        asked.append(world.now())
+        raise StoreUnavailableError("the shard is out of reach")
+
+    there, asked = client.workflow(name="w")(w.function), []
+    async with app, client:
+        lost, look_into = await client.start("far"), app.store.look_into
+        app.store.look_into = is_gone
+        runs = await client.start_many(there, [()] * 1_200)
+        await world.settle()
+        assert {str((await run.get()).status) for run in runs} == {"complete"}
+        assert len(asked) == 1, "not again with each round of the others"
+        app.store.look_into = look_into
+        await world.advance(2)
+        assert str((await lost.get()).status) == "complete"

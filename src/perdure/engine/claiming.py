@@ -41,6 +41,9 @@ GATE_CHECK = 1.0
 STATES_KEPT_MS = 1_000
 """How long a worker that claims believes, in milliseconds, which queues are gated."""
 
+FAILED_CHECK_MS = 1_000
+"""After how many milliseconds a worker asks again where the store failed: a part of it may be out of reach."""
+
 MIN_DELAY_MS = 5
 """Between two looks at the store, in milliseconds, however overdue a run is."""
 
@@ -87,6 +90,7 @@ class Claiming:
         self._is_asked_for_all = True
         self._asked: set[str] = set()
         self._planned: dict[str | None, int] = {}  # by source; None for all of them
+        self._failed: dict[str, int] = {}  # by source: until when it is left alone
         self._timer: Timer | None = None
         self._timer_at = 0
         self._is_starved = False
@@ -215,7 +219,7 @@ class Claiming:
             except StoreError as error:
                 _log.warning("no runs could be claimed, trying again: %s", error)
                 self._is_asked_for_all = True
-                self.look_at(self._env.now() + 1_000)
+                self.look_at(self._env.now() + FAILED_CHECK_MS)
             if is_drained:
                 await self._wake.wait()
 
@@ -237,12 +241,23 @@ class Claiming:
             if self._is_starved:  # `_has_room` ends it
                 self._is_asked_for_all = True
                 return True
-            is_gated = source in self._gates
-            if not await (self._admit_of(source, workflows) if is_gated else self._claim_of(source, queues, workflows)):
+            if not await self._taken_of(source, queues, workflows):
                 is_drained = False
                 self._asked.add(source)
         self._is_starved = is_drained and self._room() <= 0
         return is_drained
+
+    async def _taken_of(self, source: str, queues: tuple[str, ...], workflows: Sequence[str]) -> bool:
+        """Take of one source what there is room for; return whether nothing more can be taken of it for now."""
+        try:
+            if source in self._gates:
+                return await self._admit_of(source, workflows)
+            return await self._claim_of(source, queues, workflows)
+        except StoreError as error:  # the others may be where the store can be reached
+            _log.warning("no runs of %s could be claimed, trying again: %s", ", ".join(map(repr, queues)), error)
+            self._failed[source] = self._env.now() + FAILED_CHECK_MS
+            self.look_at(self._failed[source], source)
+            return True
 
     def _sources(self) -> list[tuple[str, tuple[str, ...]]]:
         """Return what is to be asked now, each with its queues, and take it for asked."""
@@ -253,7 +268,12 @@ class Claiming:
         every: list[tuple[str, tuple[str, ...]]] = [(queue, (queue,)) for queue in alone]
         if ordinary:
             every.append((ORDINARY, ordinary))
-        return [(source, queues) for source, queues in every if is_for_all or source in asked]
+        wanted = [(source, queues) for source, queues in every if is_for_all or source in asked]
+        now = self._env.now()
+        self._failed = {source: until for source, until in self._failed.items() if until > now}
+        for source in self._failed.keys() & dict(wanted).keys():
+            self.look_at(self._failed[source], source)
+        return [(source, queues) for source, queues in wanted if source not in self._failed]
 
     async def _read_states(self) -> None:
         now = self._env.now()
