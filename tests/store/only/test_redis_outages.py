@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from redis.exceptions import MovedError, ResponseError
 
-from perdure.model.errors import StoreUnavailableError
+from perdure.model.errors import StoreReadOnlyError, StoreUnavailableError
 from perdure.model.queue import Admission, QueueLimits, QueueState, Rate
 from perdure.store import open_store
 from perdure.store.redis.cluster import ClusterLink
@@ -79,6 +79,20 @@ async def test_a_shard_that_fails_does_not_lose_what_others_leased(
     assert {claimed.run.id for claimed in claims} == others
     victim.call("ACL", "SETUSER", "default", "+hset")
     assert len(await store.claim(["default"], 100, "w", NOW, NOW + 1000)) == 60 - len(others)
+
+
+async def test_a_shard_that_keeps_nothing_new_hides_no_queue(
+    outage: tuple[RedisStore, ValkeyCluster, ClusterNode],
+) -> None:
+    store, _, victim = outage
+    state = QueueState("default", is_paused=True)
+    victim.call("ACL", "SETUSER", "default", "-hset")
+    with pytest.raises(StoreReadOnlyError):
+        await store.set_queue(state)
+    assert await store.queues() == [state]
+    victim.call("ACL", "SETUSER", "default", "+hset")
+    assert await store.queues() == [state]
+    assert await store.claim(["default"], 100, "w", NOW, NOW + 1000) == []
 
 
 async def test_a_queue_that_bounds_how_many_there_are_stands_still_until_all_is_known(

@@ -54,7 +54,7 @@ async def queues(shards: Shards) -> list[QueueState]:
         text = texts[max(texts, key=lambda index: (_version(texts[index]), index == home))]
         state = _parsed(text, kept.get(home, {}).get(name + b"\0turns"))
         behind = [shards.all[index] for index, there in texts.items() if there != text]
-        await asyncio.gather(*[_keep(shards, shard, state, text) for shard in behind])
+        await asyncio.gather(*[_keep_if_possible(shards, shard, state, text) for shard in behind])
         states.append(state)
     return states
 
@@ -69,9 +69,22 @@ async def set_queue(shards: Shards, state: QueueState) -> bool:
     return True
 
 
-async def _keep(shards: Shards, shard: Shard, state: QueueState, text: bytes, *, is_home: bool = False) -> bool:
+async def _keep(
+    shards: Shards,
+    shard: Shard,
+    state: QueueState,
+    text: bytes,
+    *,
+    is_home: bool = False,
+    patience: float | None = None,
+) -> bool:
     asked = (state.name, state.version, text.decode(), is_home)
-    return bool(await shards.calls.run(shard, "set_queue", asked, writes=True))
+    return bool(await shards.calls.run(shard, "set_queue", asked, writes=True, patience=patience))
+
+
+async def _keep_if_possible(shards: Shards, shard: Shard, state: QueueState, text: bytes) -> None:
+    with contextlib.suppress(StoreError):  # whoever looks next tries it again
+        await _keep(shards, shard, state, text, patience=BRIEF)
 
 
 def _text(state: QueueState) -> bytes:
