@@ -102,9 +102,9 @@ def test_one_that_is_not_there(shell, seeded, verb):
 
 def test_an_event(shell, nightly):
     said = shell("events", "emit", "order.created", '{"number": 2}', "--id", "evt-1")
-    assert (said.code, said.out.strip()) == (0, "event:evt-1:invoice")
+    assert (said.code, said.out.strip()) == (0, "event:order.created:evt-1:invoice")
     assert shell("events", "emit", "order.created", '{"number": 2}', "--id", "evt-1", "--json").json == {
-        "event": "order.created", "runs": ["event:evt-1:invoice"],
+        "event": "order.created", "runs": ["event:order.created:evt-1:invoice"],
     }  # fmt: skip
 
 

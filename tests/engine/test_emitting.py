@@ -50,7 +50,7 @@ async def test_an_event_starts_every_subscriber(world, app):
         runs = await app.emit("order.created", Order(7, 9.5), id="evt-1")
         assert await results(runs) == ["7: 9.5", None, "fresh"]
         assert [run.id for run in runs] == [
-            "event:evt-1:invoice", "event:evt-1:mail", "event:evt-1:refresh",
+            "event:order.created:evt-1:invoice", "event:order.created:evt-1:mail", "event:order.created:evt-1:refresh",
         ]  # fmt: skip
         assert got == [({"number": 7, "total": 9.5}, 1)]
         assert (await runs[1].get()).tags == {"event": "order.created"}
@@ -179,10 +179,72 @@ async def test_workflow_code_emits_once(world, app):
     async with app:
         run = await app.start(parent, id="p")
         await world.advance(60)
-        assert await run.result() == ["event:p:emit:invoice", "event:p:body:invoice"]
-        assert await app.run("event:p:emit:invoice").result() == "1: 1.0"
+        assert await run.result() == ["event:order.created:p:emit:invoice", "event:order.created:p:body:invoice"]
+        assert await app.run("event:order.created:p:emit:invoice").result() == "1: 1.0"
         assert len((await app.runs(workflow="invoice")).runs) == 2
         assert [record.key for record in await run.journal()] == ["input", "emit", "body", "body", "output"]
+
+
+async def test_each_event_that_a_step_gives_off_is_one_of_its_own(world, app):
+    shop(app)
+    attempts = []
+
+    @app.step
+    async def body() -> list[str]:
+        found = [(await flow.emit("order.created", {"number": number, "total": 1}))[0] for number in range(3)]
+        attempts.append(found)
+        if len(attempts) == 1:
+            raise RuntimeError("once more")
+        return found
+
+    @app.workflow
+    async def parent() -> list[str]:
+        return await body()
+
+    async with app:
+        run = await app.start(parent, id="p")
+        await world.advance(60)
+        assert attempts[0] == attempts[1] == await run.result()
+        assert [await app.run(each).result() for each in attempts[0]] == ["0: 1.0", "1: 1.0", "2: 1.0"]
+
+
+async def test_a_run_that_begins_anew_gives_off_new_events(world, app):
+    shop(app)
+
+    @app.workflow
+    async def parent(number: int = 0) -> None:
+        await flow.emit("order.created", {"number": number, "total": 1})
+        if number < 2:
+            await flow.continue_as_new(number + 1)
+
+    async with app:
+        await (await app.start(parent, id="p")).result()
+        await world.settle()
+        assert sorted([await app.run(run.id).result() for run in (await app.runs(workflow="invoice")).runs]) == [
+            "0: 1.0", "1: 1.0", "2: 1.0",
+        ]  # fmt: skip
+
+
+async def test_one_id_is_that_of_one_event(world, app):
+    """Neither two types nor two workflows are taken for one another."""
+
+    @app.on("order.created")
+    @app.on("order.paid")
+    @app.workflow
+    async def note(order: dict) -> None: ...
+
+    @app.on("order.created")
+    @app.workflow(name="b:note")
+    async def other(order: dict) -> None: ...
+
+    async with app:
+        found = [
+            run.id
+            for event, event_id in (("order.created", "a"), ("order.paid", "a"), ("order.created", "a:b"))
+            for run in await app.emit(event, {}, id=event_id)
+        ]
+        assert len(set(found)) == len(found) == 5
+        assert [run.id for run in await app.emit("order.paid", {}, id="\udcff")] not in found
 
 
 async def test_flow_emit_outside_is_refused(app):

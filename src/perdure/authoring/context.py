@@ -35,6 +35,9 @@ class StepContext(Protocol):
     def heartbeat(self, progress: object) -> None:
         """Keep the progress where a crash does not reach it."""
 
+    def event_id(self) -> str:
+        """Return an id for the next event that its body gives off: the same in every attempt, and no other event's."""
+
     def transaction(self) -> Any:
         """Return the connection of the transaction that the step's record is committed in."""
 

@@ -64,6 +64,13 @@ class StepRun:
                 "write the step as async def"
             )
 
+    def event_id(self) -> str:
+        """Return an id for the next event that its body gives off: the same in every attempt, and no other event's."""
+        use = self._uses[""] = self._uses.get("", 0) + 1
+        incarnation = self.runner.turn.run.incarnation
+        lineage = f"~{incarnation}" if incarnation else ""
+        return f"{self.run_id}{lineage}:{self.key}" + (f"/#{use}" if use > 1 else "")
+
     def transaction(self) -> Any:
         """Return the connection of the transaction that the step's record is committed in."""
         self._require_wanted()

@@ -41,7 +41,7 @@ async def emit(client: Client, event: str, payload: object, event_id: str | None
     known = event_id or client.new_id()
     chosen = [(name, each) for name, each in await _subscribers(client, event) if each.takes(body)]
     tags = {"event": event}
-    news = [await _new(client, name, each.input(body), _run_id(name, known), tags) for name, each in chosen]
+    news = [await _new(client, name, each.input(body), _run_id(event, known, name), tags) for name, each in chosen]
     return list(await asyncio.gather(*(_create(client, found, new) for found, new in news)))
 
 
@@ -107,8 +107,9 @@ async def _subscribers(client: Client, event: str) -> list[tuple[str, Subscripti
     return [*found, *elsewhere.items()]
 
 
-def _run_id(workflow: str, event_id: str) -> str:
-    readable = f"event:{event_id}:{workflow}"
-    if len(readable) <= NAME_LENGTH and readable.isprintable():
+def _run_id(event: str, event_id: str, workflow: str) -> str:
+    readable = f"event:{event}:{event_id}:{workflow}"
+    if len(readable) <= NAME_LENGTH and readable.isprintable() and ":" not in event + workflow:
         return readable
-    return f"event:{hashlib.blake2b(readable.encode(), digest_size=20).hexdigest()}"
+    parts = f"{event}\0{workflow}\0{event_id}".encode(errors="surrogatepass")
+    return f"event:{hashlib.blake2b(parts, digest_size=20).hexdigest()}"

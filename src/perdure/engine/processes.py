@@ -214,6 +214,10 @@ class ProcessStep:
         text = codec.encode(progress, f"the progress of step {self.key!r}", sys.maxsize)
         _pipes[0].send_bytes(text.encode())
 
+    def event_id(self) -> str:
+        """Refuse: no event comes out of a process."""
+        return str(self.client)
+
     def transaction(self) -> Any:
         """Refuse: a step with a transaction runs in no process."""
         raise no_transaction(self.key)

@@ -103,6 +103,10 @@ class WatchedStep:
         """Keep the progress where a crash does not reach it."""
         self._step.heartbeat(progress)
 
+    def event_id(self) -> str:
+        """Return an id for the next event that its body gives off."""
+        return self._step.event_id()
+
     def transaction(self) -> Any:
         """Return the connection of the transaction that the step's record is committed in."""
         return self._step.transaction()
