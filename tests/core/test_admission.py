@@ -126,6 +126,16 @@ def test_a_rate_that_does_not_divide_its_period_is_never_exceeded():
     assert len(begun) >= 7 + 7 * 10 - 2
 
 
+def test_what_a_slower_rate_left_holds_nothing_up():
+    """A hundred a minute, where until now it was two a day: one at once, then one each 0.6 seconds."""
+    rate, paces = Rate(100, 60_000), {"": NOW + 86_400_000}
+    seen = view(*map(candidate, "abc"), paces=paces, rate=rate)
+    choice = admit(seen, 100, NOW)
+    assert (choice.admission.run_ids, choice.again_at) == (("a",), NOW + 600)
+    assert choice.admission.paces == {"": NOW + 60_000}
+    assert allowed_at(paces[""], rate, NOW) == NOW
+
+
 @pytest.mark.parametrize(("pace", "at"), [(None, 0), (-5, 0), (500, 0), (600, 100), (2_500, 2_000)])
 def test_when_a_rate_allows_one_more(pace, at):
     assert allowed_at(None if pace is None else NOW + pace, Rate(2, 1_000), NOW) == NOW + at

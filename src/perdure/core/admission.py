@@ -13,6 +13,9 @@ from typing import NamedTuple
 
 from perdure.model.queue import Admission, Candidate, QueueView, Rate
 
+CLOCKS_DIFFER_MS = 60_000
+"""By how much the clocks of two workers may differ before one of them takes the other's pace for none of this rate."""
+
 
 class Choice(NamedTuple):
     """What is to be begun, and when and where to look again.
@@ -60,7 +63,7 @@ def allowed_at(pace: int | None, rate: Rate, now: int) -> int:
         rate: what is allowed.
         now: the present, in milliseconds since the epoch.
     """
-    return now if pace is None else max(now, pace - rate.period_ms + _per(rate, 1))
+    return now if pace is None else max(now, _own(pace, rate, now) - rate.period_ms + _per(rate, 1))
 
 
 class _Gate:
@@ -71,7 +74,8 @@ class _Gate:
         self.is_full = False
         self._limits = limits
         self._now = now
-        self._paces = view.paces
+        rate = limits.rate
+        self._paces = {} if rate is None else {key: _own(pace, rate, now) for key, pace in view.paces.items()}
         self._room = room
         self._free = None if limits.concurrency is None else limits.concurrency - sum(view.admitted.values())
         self._held = dict(view.admitted)
@@ -143,6 +147,16 @@ def _in_turn(candidates: Sequence[Candidate], gate: _Gate) -> Iterator[Candidate
                     yield candidate
                     turns.append(waiting)
                     break
+
+
+def _own(pace: int, rate: Rate, now: int) -> int:
+    """Return a pace as this rate may have left it.
+
+    One that lies further ahead is left from a slower rate, or from before a clock was put back, and would hold the
+    queue up for as long as that: one run may begin now, and others after it as fast as this rate allows.
+    """
+    # A rate leads a period ahead at most.
+    return pace if pace <= now + rate.period_ms + CLOCKS_DIFFER_MS else now + rate.period_ms - _per(rate, 1)
 
 
 def _per(rate: Rate, count: int) -> int:
