@@ -110,6 +110,43 @@ async def test_items_of_a_worker_that_dies_are_gathered_by_others(make, world):
     assert calls == [[1, 2, 3]]
 
 
+@pytest.mark.parametrize("bounds", [{"concurrency": 4}, {"queues": {"default": 4}}])
+async def test_items_that_fill_a_worker_up_wait_for_no_others(make, world, bounds):
+    app, calls = make(**bounds), []
+    index = recorder(app, calls, batch=Batch(max=10, wait="1h"))
+
+    @app.task
+    async def quick() -> int:
+        return 1
+
+    async with app:
+        runs = await index.enqueue_many(range(8))
+        run = await quick.enqueue()
+        await world.advance(1)
+        assert await run.result(timeout=5) == 1
+        assert [len(items) for items in calls] == [4, 4]
+        assert {(await run.get()).epoch for run in runs} == {1}
+
+
+async def test_items_wait_while_a_worker_that_is_full_has_something_else_to_do(make, world):
+    app, calls, over = make(concurrency=4), [], asyncio.Event()
+    index = recorder(app, calls, batch=Batch(max=10, wait="1h"))
+
+    @app.task
+    async def busy() -> None:
+        await over.wait()
+
+    async with app:
+        await busy.enqueue()
+        await index.enqueue_many(range(3))
+        await world.advance(1)
+        assert calls == []
+        over.set()
+        await index.enqueue(3)
+        await world.advance(1)
+        assert calls == [[0, 1, 2, 3]]
+
+
 async def test_a_stopping_worker_calls_for_what_it_has(make, world):
     app, calls = make(), []
     index = recorder(app, calls, batch=Batch(max=10, wait="1h"))

@@ -187,6 +187,19 @@ class Claiming:
         elif queue in self._gates or queue in self._settings.per_queue:
             self._ask(queue)
 
+    def is_full_of(self, waiting: Counter[str], queue: str) -> bool:
+        """Return whether the worker has room for no run, or for none of a queue, and only such as wait have taken it.
+
+        Args:
+            waiting: how many of its runs wait for others to come, by queue.
+            queue: which.
+        """
+        hands = len(self._worker.turns) + self._reserved
+        if self._settings.concurrency <= hands <= waiting.total():
+            return True
+        most = self._settings.per_queue.get(queue)
+        return most is not None and most <= self._held[queue] <= waiting[queue]
+
     def _take(self, queue: str, count: int) -> None:
         self._reserved += count
         self._held[queue] += count

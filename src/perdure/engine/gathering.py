@@ -2,13 +2,15 @@
 
 Each item is a run of its own, which a worker has claimed; what is gathered is what one worker has in hand. So nothing
 is lost with a worker: the runs go to others when their leases end, as all do. The function is called once there are as
-many items as a batch may have, or when the first has waited for as long as it should. What it returns is the result of
+many items as a batch may have, when the first has waited for as long as it should, or when the worker has no room for
+another run before: items that fill it up would wait for others that it cannot take. What it returns is the result of
 each of the runs, and what it raises is the failure of each one's attempt.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from perdure.authoring.enqueuing import Batch
@@ -30,6 +32,11 @@ class Item(NamedTuple):
     step: StepRun
     future: asyncio.Future[Any]
 
+    @property
+    def queue(self) -> str:
+        """The queue of its run."""
+        return self.step.runner.turn.run.queue
+
 
 class Lot:
     """Items that are gathered for one call."""
@@ -37,7 +44,7 @@ class Lot:
     def __init__(self, spec: StepSpec, timer: Timer) -> None:
         self.spec = spec
         self.timer = timer
-        self.items: list[Item] = []
+        self.items: dict[asyncio.Future[Any], Item] = {}
 
 
 class Gathering:
@@ -46,6 +53,7 @@ class Gathering:
     def __init__(self, worker: Worker) -> None:
         self._worker = worker
         self._lots: dict[tuple[str, Any], Lot] = {}
+        self._waiting: Counter[str] = Counter()  # items in lots, by the queues of their runs
 
     async def join(self, step: StepRun, batch: Batch, spec: StepSpec, value: Any) -> Any:
         """Wait for what a call of the function with this item, among others, comes to.
@@ -69,14 +77,17 @@ class Gathering:
             timer = worker.env.call_later(worker.loop, seconds(batch.wait), lambda: self._go(key))
             lot = self._lots[key] = Lot(spec, timer)
         item = Item(value, step, worker.loop.create_future())
-        lot.items.append(item)
+        lot.items[item.future] = item
+        self._waiting[item.queue] += 1
         if len(lot.items) >= batch.max:
             self._go(key)
+        elif worker.claiming.is_full_of(self._waiting, item.queue):
+            self.hurry()
         try:
             return await item.future
         finally:
-            if item in lot.items:  # its run has left before the function was called
-                lot.items.remove(item)
+            if lot.items.pop(item.future, None) is not None:  # its run has left before the function was called
+                self._waiting[item.queue] -= 1
 
     def hurry(self) -> None:
         """Wait for no more items."""
@@ -86,7 +97,9 @@ class Gathering:
     def _go(self, key: tuple[str, Any]) -> None:
         lot = self._lots.pop(key)
         lot.timer.cancel()
-        items, lot.items = lot.items, []
+        items = list(lot.items.values())
+        lot.items.clear()
+        self._waiting.subtract(item.queue for item in items)
         if not items:
             return
         execution = self._worker.executor.start(lot.spec, ([item.value for item in items],), {}, items[0].step)
