@@ -41,7 +41,7 @@ local function admitted()
   return told
 end
 
--- The first of what is due in some lanes, but for entries that lead to no run.
+-- The first of what is due in some lanes, but for entries that lead to no run, or to one that is not due.
 local function present(levels, key)
   local missing, had, numbers = 0, nil, nil
   repeat
@@ -49,7 +49,8 @@ local function present(levels, key)
     know_rows(all)
     had, numbers = missing, {}
     for _, number in ipairs(all) do
-      if packed[number] then
+      local row = row_of(number)
+      if row and letter_of(row) and row.d and row.d <= now then
         numbers[#numbers + 1] = number
       end
     end
