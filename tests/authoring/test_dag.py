@@ -177,6 +177,42 @@ def test_types_that_cannot_fit():
     ]
 
 
+def test_items_of_types_that_cannot_fit():
+    def numbers() -> list[int]: ...
+    def text() -> str: ...
+    def takes_text(item: str) -> None: ...
+
+    builder = (
+        w()
+        .step("numbers", numbers)
+        .step("text", text)
+        .map("a", takes_text, over="numbers", after="numbers")
+        .map("b", takes_text, over="text", after="text")
+        .map("c", takes_text, over="nmbers", after="numbers")
+        .map("d", takes_text, over={"a": 1})
+    )
+    assert flaws(builder) == [
+        "step 'a', data: the parameter 'item' is str, and an item of step 'numbers' is int",
+        "step 'b', over: the result of step 'text' is str, which is no list",
+        "step 'c', over: 'nmbers' is neither a list nor a reference to one",
+        "step 'd', over: {'a': 1} is neither a list nor a reference to one",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"after": 5}, "step 'a', after: 5 must be a step's name or a list of them"),
+        ({"after": None}, "step 'a', after: None must be a step's name or a list of them"),
+        ({"befor": "x"}, "step 'a': there is no option 'befor'; known: after, when"),
+        ({"retry": 3}, "step 'a', retry: 3 must be a Retry"),
+    ],
+)
+def test_options_that_are_none(options: dict[str, Any], said: str):
+    with pytest.raises(DefinitionError, match=said):
+        w().step("a", any_step, **options).build()
+
+
 @pytest.mark.parametrize(
     ("one", "other", "is_fit"),
     [
@@ -239,7 +275,7 @@ def test_written_as_data():
         .step("first", whole, data={"x": "${input.x}"}, retry=Retry(attempts=2, max_delay="1m"), timeout="1m")
         .step("in-ner", inner, after="first", when="steps.first", when_unmet="skip-cascade", priority=2, queue="far")
         .step("code", flow_of_code, after="in-ner", data={"x": '${steps."in-ner"}'}, compensate=mail)
-        .map("m", mail, over="code", after="code", limit=3, tolerate="5%")
+        .map("m", mail, over="in-ner", after="code", limit=3, tolerate="5%")
         .build()
     )
     retry = {"attempts": 2, "delay": 1.0, "backoff": "exponential", "jitter": 0.1, "max_delay": 60.0}
@@ -257,7 +293,7 @@ def test_written_as_data():
                 {"name": "code", "workflow": "flow_of_code", "data": {"x": '${steps."in-ner"}'}, "after": ["in-ner"],
                  "compensate": {"task": "mail", "data": {"to": "${input}"}}},
                 {"name": "m", "task": "mail", "data": {"to": "${item}"}, "after": ["code"],
-                 "map": {"over": "${steps.code}", "limit": 3, "tolerate": "5%"}},
+                 "map": {"over": '${steps."in-ner"}', "limit": 3, "tolerate": "5%"}},
             ],
         },
     }  # fmt: skip

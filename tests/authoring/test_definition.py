@@ -137,6 +137,8 @@ def test_what_is_compiled_is_read_again_as_it_is():
         (steps({"task": "t", "map": {"over": "${item}", "limit": 0, "tolerate": 2.5}}),
          ["steps[0].map.limit: 0 must be a whole number, at least 1",
           "steps[0].map.over: 'item' is nothing that can be referred to here; there is input, steps, workflow"]),
+        (steps({"task": "t", "map": {"over": "input.items"}}),
+         ["steps[0].map.over: 'input.items' is neither a list nor a reference to one"]),
         (steps({"task": "t", "map": {"tolerate": "x"}}),
          ["steps[0].map.tolerate: 'x' must be a number of items, or a share of them such as 0.05 or '5%'",
           "steps[0].map.over: it is not said what the items are"]),

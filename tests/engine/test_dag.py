@@ -317,6 +317,7 @@ async def test_each_step_has_its_retries_and_its_timeout(app, world):
     [
         ({"when": lambda ctx: ctx.results["a"]["missing"]}, "step 'b', when: TypeError"),
         ({"data": lambda ctx: 1 // 0}, "step 'b', data: ZeroDivisionError"),
+        ({"when": lambda ctx: asyncio.sleep(0)}, "step 'b', when: it is async"),
         ({"data": "${abs('x')}"}, "cannot be evaluated"),
         ({"data": "${steps.a}"}, "it must give an object"),
     ],

@@ -14,7 +14,7 @@ import functools
 import inspect
 import types
 import typing
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -219,6 +219,12 @@ def fits(result: Any, parameter: Any) -> bool:
     if result is parameter:
         return True
     return any(_may_be(one, other) for one in _members(result) for other in _members(parameter))
+
+
+def items_of(annotation: Any) -> Any:
+    """Return the type of the items of a list of that annotation; Any where it is not known."""
+    args = typing.get_args(annotation)
+    return args[0] if typing.get_origin(annotation) in (list, Sequence) and args else Any
 
 
 def _members(annotation: Any) -> Iterator[Any]:

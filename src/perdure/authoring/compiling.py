@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from typing import Any
 
-from perdure.authoring.binding import Bind, Takes, binding, by_name, fits, from_data
+from perdure.authoring.binding import Bind, Takes, binding, by_name, fits, from_data, items_of
 from perdure.authoring.dag import PlayContext
 from perdure.authoring.dag_context import Context
 from perdure.authoring.drafts import ByName, Draft, as_data, own_names, result_type
@@ -25,6 +25,7 @@ from perdure.model.codec import annotations_of
 from perdure.model.duration import seconds
 from perdure.model.errors import DefinitionError, PerdureError, UsageError
 from perdure.model.name import check_name
+from perdure.model.retry import Retry
 
 STEPS = 1_000
 """How many steps one DAG has at most."""
@@ -91,6 +92,9 @@ class Compiler:
 
     def _node(self, draft: Draft, before: AbstractSet[str]) -> Node | None:
         known = len(self.found)
+        if draft.retry is not None and not isinstance(draft.retry, Retry):
+            self.found.append(f"{draft.at('retry')}: {draft.retry!r} must be a Retry, such as Retry(attempts=5)")
+            return None
         if draft.when_unmet not in UNMET:
             self.found.append(f"{draft.at('when_unmet')}: {draft.when_unmet!r} must be {' or '.join(map(repr, UNMET))}")
         when = self._when(draft, before)
@@ -136,11 +140,16 @@ class Compiler:
         except UsageError as error:
             self.found.append(str(error))
         if isinstance(draft.over, str) and draft.over in before:
-            name = draft.over
+            name, kind = draft.over, self._types[draft.over]
+            if not fits(kind, list):
+                self.found.append(f"{draft.at('over')}: the result of step {name!r} is {_name(kind)}, which is no list")
             return Over(lambda ctx: ctx.results[name], limit, tolerate)
         if draft.over is None:
             self.found.append(f"{draft.at('over')}: it is not said what the items are")
             return None
+        items = constants({"over": draft.over}).get("over") if not callable(draft.over) else None
+        if items is not None and not isinstance(items, list):
+            self.found.append(f"{draft.at('over')}: {draft.over!r} is neither a list nor a reference to one")
         make = self._maker(draft.over, before, draft.at("over"), ROOTS)
         return None if make is None else Over(make, limit, tolerate)
 
@@ -239,6 +248,8 @@ class Compiler:
                 said = f"the result of step {source.removeprefix('steps.')!r}"
             elif source == "input":
                 kind, said = self._input, "the input"
+            elif source == "item" and isinstance(draft.over, str):
+                kind, said = items_of(self._types.get(draft.over, Any)), f"an item of step {draft.over!r}"
             else:
                 continue
             wanted = takes.types.get(name, Any)
@@ -341,11 +352,15 @@ def _told(make: Callable[[Any], Any], at: str) -> Callable[[Context], Any]:
 
     def told(ctx: Context) -> Any:
         try:
-            return make(ctx)
+            value = make(ctx)
         except PerdureError:
             raise
         except Exception as error:
             raise UsageError(f"{at}: {type(error).__name__}: {error}") from error
+        if inspect.iscoroutine(value):  # of a lambda, say, which hides that it is async
+            value.close()
+            raise UsageError(f"{at}: it is async; it looks at values, and cannot wait")
+        return value
 
     return told
 

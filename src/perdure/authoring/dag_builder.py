@@ -13,7 +13,7 @@ order = (
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar, overload
 
 import msgspec
@@ -36,6 +36,12 @@ from perdure.model.run import Retention
 Function = TypeVar("Function", bound=Callable[..., Any])
 When = Callable[[Context], bool] | str
 Data = Callable[[Context], Any] | Mapping[str, Any] | str
+
+
+_OPTIONS = (
+    "after", "when", "when_unmet", "compensate", "data", "retry", "timeout", "run_in", "tx", "queue", "priority",
+    "over",
+)  # fmt: skip
 
 
 def workflow(
@@ -185,7 +191,13 @@ class DagBuilder:
             def at(field: str) -> str:
                 return f"step {title!r}, {field}" if field else f"step {title!r}, "
 
+            if not isinstance(after, Iterable):
+                raise DefinitionError(f"{at('after')}: {after!r} must be a step's name or a list of them")
             earlier = [after] if isinstance(after, str) else list(after)
+            if unknown := sorted(options.keys() - _OPTIONS):
+                raise DefinitionError(
+                    f"step {title!r}: there is no option {unknown[0]!r}; known: {', '.join(_OPTIONS)}"
+                )
             self._drafts.append(Draft(title, calls, at, after=earlier, bounds=bounds, local_names=scope, **options))
 
         if len(given) == 2:
