@@ -170,6 +170,22 @@ async def test_a_terminated_run_is_told_of(world, app, receiver):
         assert len((await app.runs()).runs) == 2  # nobody is told of deliveries
 
 
+async def test_what_a_client_terminates_is_told_of_by_a_worker(world, make, receiver):
+    worker, client = make(queues=["mail"]), make(mode="client")
+    for app in (worker, client):
+        app.webhook(receiver.url, events=["workflow:terminated"], secret=SECRET)
+
+        @app.workflow(queue="mail")
+        async def nap() -> None:
+            await flow.sleep("1 day")
+
+    async with worker, client:
+        run = await client.start("nap")
+        await world.settle()
+        await run.terminate()
+        await arrived(world, receiver, 1)
+
+
 async def test_each_restart_is_told_of_again(world, app, receiver):
     app.webhook(receiver.url, events=["workflow:failed"], secret=SECRET)
     bad = failing(app)

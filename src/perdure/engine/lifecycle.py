@@ -179,7 +179,7 @@ class Lifecycle:
             created_at=now,
             due_at=now,
             records=(Record(0, "input", "input", "ok", now, payload),),
-            queue=webhook.queue or self._settings.queues[0],
+            queue=webhook.queue or (event.queue if self._settings.mode == "client" else self._settings.queues[0]),
             fingerprint=fingerprint(workflow, payload),
             tags={"webhook": webhook.name},
             retention=self._settings.retention,

@@ -164,7 +164,8 @@ class Triggers(Verbs):
             secret: what it is signed with, `whsec_` and 24 to 64 bytes in base64; two of them while it is changed.
             workflows: of whose runs; None for all.
             name: of the webhook, in the ids of its deliveries; made of the URL by default.
-            queue: where deliveries wait; by default the first queue that the worker serves.
+            queue: where deliveries wait; by default the first queue that the worker serves, or, of what a client does,
+                the queue of the run.
             timeout: of one attempt (a duration).
             retry: when a delivery is tried again; for about a day, by default.
 

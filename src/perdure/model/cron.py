@@ -52,12 +52,14 @@ class Cron:
             parsed = CronSim(self._expression, _ORIGIN)
             next(parsed)
         except CronSimError as error:
+            if "day-of-month" in str(error) and _is_sound_in_some_month(self._expression):
+                raise _never(expression, field) from None
             raise UsageError(
                 f"{field}: {expression!r} is no cron expression ({error}); write five fields (minute, hour, day of the "
                 "month, month, day of the week), as in '0 9 * * mon-fri', or six with seconds first"
             ) from None
         except StopIteration:
-            raise UsageError(f"{field}: {expression!r} never fires: there is no such day") from None
+            raise _never(expression, field) from None
         self._is_elapsed = len(parsed.hours) == _EVERY_HOUR
 
     def after(self, moment: int) -> int:
@@ -96,6 +98,19 @@ def time_zone(name: str) -> ZoneInfo:
         return ZoneInfo(name)
     except (KeyError, ValueError, OSError, TypeError):
         raise UsageError(f"tz: {name!r} is no IANA time zone; write it as in 'Europe/Paris', or 'UTC'") from None
+
+
+def _never(expression: str, field: str) -> UsageError:
+    return UsageError(f"{field}: {expression!r} never fires: there is no such day")
+
+
+def _is_sound_in_some_month(expression: str) -> bool:
+    *time_and_day, _, weekday = expression.split()
+    try:
+        CronSim(" ".join((*time_and_day, "*", weekday)), _ORIGIN)
+    except CronSimError:
+        return False
+    return True
 
 
 def _exists(moment: dt.datetime) -> bool:
