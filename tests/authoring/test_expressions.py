@@ -176,6 +176,17 @@ def test_data_is_bounded_in_depth_and_texts_in_length():
         Template("${input.long}${input.long}").fill(long)
 
 
+@pytest.mark.parametrize("reference", ["${input.text}", "and ${input.text}", "${input.list}"])
+def test_many_references_to_much_are_stopped(reference: str):
+    scope = {"input": {"text": "x" * 900_000, "list": ["x" * 9] * 100_000}}
+    template = Template([reference] * 3_000)
+    began = time.monotonic()
+    with pytest.raises(UsageError, match=r"data\[\d+\]: the data becomes larger than 10,000,000 values and characters"):
+        template.fill(scope)
+    assert time.monotonic() - began < 5
+    assert len(Template([reference] * 5).fill(scope)) == 5
+
+
 def test_a_name_that_is_no_identifier_is_quoted():
     assert reference("orders") == "steps.orders"
     assert Expression(reference('a "b" c-d')).steps == {'a "b" c-d'}

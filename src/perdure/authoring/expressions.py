@@ -17,8 +17,8 @@ from typing import Any
 import jmespath
 import jmespath.exceptions
 import jmespath.functions
-import jmespath.visitor
 
+from perdure.authoring.evaluating import TEXT, Bounded, Meter
 from perdure.model import codec
 from perdure.model.errors import UsageError
 
@@ -28,12 +28,6 @@ LENGTH = 1_000
 DEPTH = 30
 """How deep an expression may be nested."""
 
-BUDGET = 200_000
-"""How much work one evaluation may be: nodes visited, and values put together."""
-
-TEXT = 1_000_000
-"""Characters in a text that an expression or a template puts together."""
-
 ROOTS = ("input", "steps", "workflow")
 ITEM_ROOTS = (*ROOTS, "item", "index")
 
@@ -41,6 +35,9 @@ _BARE_NUMBER = re.compile(r"[<>=]\s*-?\d")
 _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 Path = list[str]
+
+Read = Callable[[Mapping[str, Any], Meter], Any]
+"""Fills one part of a template."""
 
 
 class Expression:
@@ -79,7 +76,7 @@ class Expression:
             UsageError: it cannot be evaluated, or takes more work than `BUDGET`.
         """
         try:
-            return _Bounded().visit(self._tree, scope)
+            return Bounded().visit(self._tree, scope)
         except (jmespath.exceptions.JMESPathError, TypeError, ValueError, RecursionError) as error:
             raise UsageError(f"{_shown(self.text)} cannot be evaluated: {error}") from error
 
@@ -121,11 +118,9 @@ class Template:
         Raises:
             UsageError: a reference cannot be evaluated, or a text becomes too long.
         """
-        return self._fill(scope)
+        return self._fill(scope, Meter())
 
-    def _reader(
-        self, data: object, roots: tuple[str, ...], path: str, found: list[str], depth: int
-    ) -> Callable[[Mapping[str, Any]], Any]:
+    def _reader(self, data: object, roots: tuple[str, ...], path: str, found: list[str], depth: int) -> Read:
         if depth > DEPTH:
             found.append(f"{path}: nested deeper than {DEPTH}")
         elif isinstance(data, str):
@@ -140,30 +135,32 @@ class Template:
                 str(name): self._reader(value, roots, f"{path}.{name}", found, depth + 1)
                 for name, value in data.items()
             }
-            return lambda scope: {name: read(scope) for name, read in fields.items()}
+            return lambda scope, meter: {name: read(scope, meter) for name, read in fields.items()}
         elif isinstance(data, list | tuple):
             items = [self._reader(value, roots, f"{path}[{at}]", found, depth + 1) for at, value in enumerate(data)]
-            return lambda scope: [read(scope) for read in items]
+            return lambda scope, meter: [read(scope, meter) for read in items]
         elif data is not None and (not isinstance(data, bool | int | float) or data - data != 0):  # nan and infinity
             found.append(f"{path}: {data!r} is no JSON data; give text, numbers, true, false, null, lists and objects")
-        return lambda scope: data
+        return lambda scope, meter: data
 
-    def _text(self, text: str, roots: tuple[str, ...], path: str) -> Callable[[Mapping[str, Any]], Any]:
+    def _text(self, text: str, roots: tuple[str, ...], path: str) -> Read:
         parts = [Expression(part, roots) if is_expression else part for part, is_expression in _parts(text)]
         for part in parts:
             if isinstance(part, Expression):
                 self.has_expressions = True
                 self.steps += [(name, path) for name in sorted(part.steps)]
         if len(parts) == 1 and isinstance(parts[0], Expression):
-            return parts[0].evaluate
+            whole = parts[0]
+            return lambda scope, meter: meter.measured(whole.evaluate(scope), path)
         if not any(isinstance(part, Expression) for part in parts):
             plain = "".join(map(str, parts))
-            return lambda scope: plain
+            return lambda scope, meter: plain
 
-        def join(scope: Mapping[str, Any]) -> str:
+        def join(scope: Mapping[str, Any], meter: Meter) -> str:
             joined = "".join(part if isinstance(part, str) else _as_text(part.evaluate(scope)) for part in parts)
             if len(joined) > TEXT:
                 raise UsageError(f"{path}: the text becomes longer than {TEXT:,} characters")
+            meter.measured(joined, path)
             return joined
 
         return join
@@ -321,62 +318,3 @@ def _steps_of(paths: list[Path], roots: tuple[str, ...]) -> Iterator[str]:
             if len(path) < 2:
                 raise UsageError("'steps' needs the name of a step, as in steps.orders.total")
             yield path[1]
-
-
-# Evaluation that cannot run away.
-
-
-class _Bounded(jmespath.visitor.TreeInterpreter):
-    """An interpreter with a budget."""
-
-    _shared = jmespath.functions.Functions()
-
-    def __init__(self) -> None:
-        super().__init__(jmespath.visitor.Options(custom_functions=self._shared))
-        self.left = BUDGET
-
-    def visit(self, node: Any, *args: Any, **kwargs: Any) -> Any:
-        self._spend(1)
-        value = super().visit(node, *args, **kwargs)
-        kind = node["type"]
-        if kind == "function_expression" and type(value) is str and len(value) > TEXT:
-            raise ValueError(f"it makes a text longer than {TEXT:,} characters")
-        if kind.startswith("multi_select"):  # alone can put one value into another twice
-            self._measure(value)
-        elif type(value) is list and kind not in ("field", "literal", "current", "identity"):
-            self._spend(len(value))
-        return value
-
-    def visit_function_expression(self, node: Any, value: Any) -> Any:
-        args = [self.visit(child, value) for child in node["children"]]
-        if node["value"] in ("join", "to_string", "sort", "sort_by", "max", "min", "max_by", "min_by", "merge", "map"):
-            for arg in args:
-                self._measure(arg)
-        if node["value"] == "join":
-            self._require_short_join(args)
-        return self._shared.call_function(node["value"], args)
-
-    def _require_short_join(self, args: list[Any]) -> None:
-        if len(args) == 2 and isinstance(args[0], str) and isinstance(args[1], list):
-            length = len(args[0]) * len(args[1]) + sum(len(part) for part in args[1] if isinstance(part, str))
-            if length > TEXT:
-                raise ValueError(f"join would make a text longer than {TEXT:,} characters")
-
-    def _measure(self, value: Any) -> None:
-        """Spend what a value is when it is written out, however often one part of it stands in it."""
-        rest = [value]
-        while rest:
-            part = rest.pop()
-            if isinstance(part, list):
-                self._spend(len(part))
-                rest += part
-            elif isinstance(part, dict):
-                self._spend(len(part))
-                rest += part.values()
-            elif isinstance(part, str):
-                self._spend(len(part) // 100)
-
-    def _spend(self, work: int) -> None:
-        self.left -= work
-        if self.left < 0:
-            raise ValueError(f"it takes more than {BUDGET:,} steps of work; give it less data")
