@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from perdure import NonRetryableError, Retry, RunFailedError, flow, workflow
+from perdure import NonRetryableError, Retry, RunFailedError, UsageError, flow, workflow
 
 
 @dataclass
@@ -385,6 +385,21 @@ async def test_it_can_be_listed_found_and_cancelled_like_any_run(app, world):
         assert [found.id for found in (await app.runs(workflow="listed")).runs] == [run.id]
         await run.terminate()
         assert str((await app.run(run.id).get()).status) == "terminated"
+
+
+@pytest.mark.parametrize("given", [[1, 2], [], 0, "x", False, {"a": 1}])
+async def test_started_by_its_name_it_takes_any_input(app, given):
+    @app.workflow
+    async def code(n: int = 1) -> int:
+        return n
+
+    app.add(workflow("any").step("a", lambda ctx: ctx.job.payload).build())
+    async with app:
+        assert await results_of(app, "any", input=given) == {"a": given}
+        assert await results_of(app, "any") == {"a": {}}
+        if not isinstance(given, dict):
+            with pytest.raises(UsageError, match="must be an object, the arguments of workflow 'code' by name"):
+                await app.start("code", input=given)
 
 
 async def test_called_outside_it_says_what_to_do():

@@ -341,6 +341,18 @@ async def test_a_tasks_own_wishes_count_wherever_it_is_known(make, world):
         assert (await app.run("r/low").get()).priority == 0
 
 
+async def test_an_item_that_does_not_fit_is_tolerated_like_any(app, world):
+    @app.task(name="count", limit_key=lambda n: str(n))
+    async def count(n: int) -> int:
+        return n
+
+    async with app:
+        spread = {"over": "${input.items}", "tolerate": 1}
+        await app.publish({"name": "m", "steps": [{"task": "count", "data": {"n": "${item}"}, "map": spread}]})
+        found = (await result_of(app, "m", {"items": [1, "x", 3]}))["count"]
+        assert (found[0], found[1]["index"], found[2]) == (1, 1, 3)
+
+
 async def test_what_is_announced_after_the_definition_is_called_where_it_is(make, world):
     app, other = make(), make(queues=["far"])
 

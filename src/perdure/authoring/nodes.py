@@ -21,7 +21,7 @@ from perdure.core.saga import Undo, undo_key
 from perdure.model import codec
 from perdure.model.codec import Shape
 from perdure.model.decision import CatalogEntry
-from perdure.model.errors import UsageError
+from perdure.model.errors import SerializationError, UsageError
 
 ANY = Shape(Any, "the result of a step")
 
@@ -145,12 +145,11 @@ class Named:
     def spec(self, replay: Replay, ctx: Context) -> ChildSpec:
         """Return what starts the child."""
         what = f"the input of {self.workflow!r}"
-        data = self.make(ctx)
-        payload = codec.encode(data, what, replay.limits.payload_bytes)
+        payload = codec.encode(self.make(ctx), what, replay.limits.payload_bytes)
         found = self.find(self.workflow)
         version, queue = (found.version, found.queue) if found is not None else ("", "default")
         spec = ChildSpec(
-            self.workflow, version, queue, payload, fingerprint(self.workflow, payload), ANY, **_own(found, data)
+            self.workflow, version, queue, payload, fingerprint(self.workflow, payload), ANY, **_own(found, payload)
         )
         return self.options.applied(spec)
 
@@ -160,14 +159,18 @@ class Named:
         return False
 
 
-def _own(found: Found | None, data: Any) -> dict[str, Any]:
+def _own(found: Found | None, payload: str) -> dict[str, Any]:
     """Return what a task wants of its runs; its limit key is known only where the task itself is."""
     if isinstance(found, CatalogEntry):
         told = msgspec.json.decode(found.details)
         return {"priority": told.get("priority", 0), "expires_ms": told.get("expires_ms")}
     if found is None:
         return {}
-    key = found.limit_key((), data) if isinstance(data, Mapping) else ""
+    try:
+        args, kwargs = found.arguments(payload)
+        key = found.limit_key(tuple(args), kwargs)
+    except SerializationError:  # the child will say so
+        key = ""
     return {"priority": found.priority, "expires_ms": found.expires_ms, "limit_key": key}
 
 

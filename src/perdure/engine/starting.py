@@ -142,7 +142,7 @@ def new_run(
         raise UsageError("mode='worker' only works runs; start them from mode='client' or 'all'")
     if unknown := set(options) - _OPTIONS:
         raise UsageError(f"start: unknown option {min(unknown)!r}; known: {', '.join(sorted(_OPTIONS))}")
-    given = options.get("input") or {}
+    given = {} if options.get("input") is None else options["input"]
     name, found, payload = _what(registry, settings.limits.payload_bytes, workflow, args, given)
     about = found or announced
     now = env.now()
@@ -219,7 +219,7 @@ def _limit_key(
 
 
 def _what(
-    registry: Registry, limit: int, workflow: Any, args: tuple[Any, ...], given: Mapping[str, Any]
+    registry: Registry, limit: int, workflow: Any, args: tuple[Any, ...], given: Any
 ) -> tuple[str, Workflow[..., Any] | None, str]:
     """Return the workflow's name, the workflow if it is known here, and the input payload."""
     if isinstance(workflow, str):
@@ -229,10 +229,14 @@ def _what(
         found = registry.workflows.get(name)
         if found is None:
             return name, None, codec.encode(given, f"the input of workflow {name!r}", limit)
+        if getattr(found.parameters, "is_whole", False):  # of a graph
+            return name, found, found.parameters.encode((given,), {}, limit)
     elif isinstance(workflow, Workflow) and registry.workflows.get(workflow.name) is workflow.registered:
         name, found = workflow.name, workflow
     else:
         raise UsageError(f"start: {workflow!r} is no workflow of this engine; decorate it with @app.workflow")
+    if not isinstance(given, Mapping):
+        raise UsageError(f"start: input {given!r} must be an object, the arguments of workflow {name!r} by name")
     try:
         return name, found, found.parameters.encode(args, given, limit)
     except TypeError as error:

@@ -81,7 +81,7 @@ class Verbs:
         workflow: str,
         /,
         *,
-        input: Mapping[str, Any] | None = ...,
+        input: Any = ...,
         anyway: bool = ...,
         **options: Unpack[StartOptions],
     ) -> RunHandle[Any]: ...
@@ -90,7 +90,7 @@ class Verbs:
 
         Args:
             workflow: a registered workflow, followed by its arguments, or the name of one that some worker serves.
-            input: with a name, the arguments by parameter name.
+            input: with a name, the arguments by parameter name; with that of a graph, its input.
             id: of the run, unique in the store; a second start of the same id and input finds the first run.
             priority: higher is claimed first; 0 by default.
             delay: start after this duration.
