@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import datetime as dt
 import logging
 from collections.abc import Callable, Mapping, Sequence
@@ -284,7 +285,7 @@ class Schedules:
                 raise BatchTooLargeError(f"backfill: there are more than {BACKFILL:,} fires; take a shorter time")
             fires.append(following)
             fire = following
-        return [await self._start(schedule, fire_id(name, fire), fire) for fire in fires]
+        return await asyncio.gather(*(self._start(schedule, fire_id(name, fire), fire) for fire in fires))
 
     # Inside.
 
@@ -354,10 +355,9 @@ class Schedules:
             standing = _STATE.decode(run.state)[STATE]
             schedule, progress = standing.schedule, standing.progress
         for message in await store.inbox(run.id):
-            if message.type == CHANGE and message.payload is not None:
-                wish = change_of(codec.decode_any(message.payload))
-                if wish is not None:
-                    schedule, progress = changed(schedule, progress, wish, message.at)
+            wish = change_of(codec.decode_any(message.payload or "null")) if message.type == CHANGE else None
+            if wish is not None:
+                schedule, progress = changed(schedule, progress, wish, message.at)
         return Standing(schedule, progress)
 
     def _summary(self, run: Run, standing: Standing) -> ScheduleSummary:
