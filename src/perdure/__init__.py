@@ -11,7 +11,7 @@ from perdure.authoring.purity import DeterminismWarning
 from perdure.authoring.step import Step
 from perdure.authoring.task import Task
 from perdure.authoring.workflow import Workflow
-from perdure.core.saga import UndoInfo
+from perdure.core.undos import UndoInfo
 from perdure.engine import webhooks
 from perdure.engine.app import Perdure
 from perdure.engine.definitions import PublishedDefinition

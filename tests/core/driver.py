@@ -318,6 +318,8 @@ def settle(run: Driver, record: Record) -> None:
     if record.kind == "step" and run.turn is not None:
         launch = run.running.pop(record.key)
         details: Any = {"attempt": launch.attempt, "started_at": record.started_at or run.now}
+        if launch.ask.left_at is not None:  # it may have been settled without being begun, which this turn cannot know
+            details = {"attempt": record.attempt, "started_at": record.started_at}
         if record.state == "open":
             details["due_at"] = record.due_at or run.now
             run.turn.step_failed(record.key, record.payload or "", run.now, **details)

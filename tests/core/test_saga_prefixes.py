@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from perdure.authoring import flow
 from perdure.authoring.workflow import Workflow
-from perdure.core.saga import CANCEL, DECISION, undos_of
+from perdure.core.saga import CANCEL, DECISION
+from perdure.core.undos import undos_of
 from perdure.model.errors import ChildFailedError
 from perdure.model.run import RunStatus
 from tests.core.driver import DRIVERS, Driver, event, replayed, step

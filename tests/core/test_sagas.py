@@ -10,7 +10,8 @@ import pytest
 
 from perdure.authoring import flow
 from perdure.authoring.workflow import Workflow
-from perdure.core.saga import CANCEL, DECISION, undos_of
+from perdure.core.saga import CANCEL, DECISION
+from perdure.core.undos import undos_of
 from perdure.model import failure
 from perdure.model.errors import UsageError
 from perdure.model.run import RunStatus
@@ -639,6 +640,66 @@ def test_a_block_undoes_what_completed_in_it_and_lets_the_exception_go_on():
     assert list(run.running) == ["undo:a"]
     run.finish()
     assert undone(run) == ["undo:c", "undo:b", "undo:a"]
+
+
+async def careless() -> str:
+    said: list[str] = []
+
+    async def note(each: Any) -> None:
+        try:
+            said.append(str(await each(1)))
+        except OSError as error:
+            said.append(str(error))
+
+    tasks = []
+    try:
+        async with flow.saga():
+            await c(3)
+            tasks = [asyncio.create_task(note(each)) for each in (a, b)]
+            await plain()
+    except ValueError:
+        said.append("failed")
+    await asyncio.wait(tasks)
+    return " ".join(said)
+
+
+def test_a_block_that_fails_waits_for_what_is_under_way_in_it_and_undoes_that_too():
+    run = Driver(careless)
+    run.end("c")
+    run.end("plain", error=ValueError("no"))
+    assert sorted(run.running) == ["a", "b"]
+    run.fail("b", OSError("away"), retry_in=5)
+    run.crash()
+    assert list(run.running) == ["a"]
+    run.end("a", 7)
+    assert list(run.running) == ["undo:a"]
+    run.end("undo:a")
+    run.end("undo:c")
+    assert run.result == "away 7 failed"
+
+
+def test_what_ends_with_its_block_may_be_cancelled_meanwhile():
+    async def both() -> Any:
+        tasks: list[asyncio.Task[Any]] = []
+
+        async def block() -> None:
+            async with flow.saga():
+                tasks.append(asyncio.create_task(a(1)))
+                await plain()
+
+        failing = asyncio.create_task(block())
+        await other()
+        tasks[0].cancel()
+        await asyncio.wait([failing, *tasks])
+        return [task.cancelled() for task in (failing, *tasks)]
+
+    run = Driver(both)
+    run.end("plain", error=ValueError("no"))
+    run.end("other")
+    assert list(run.running) == ["a"]
+    run.end("a")
+    run.end("undo:a")
+    assert run.result == [False, True]
 
 
 def test_a_blocks_failed_undo_stays_with_the_run():

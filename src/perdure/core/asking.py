@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -191,11 +192,16 @@ class Asking:
         self.dropped.append(ask)
         return None
 
-    def leave(self, ask: StepAsk) -> asyncio.Future[Any]:
-        """Wait for the attempt of a step that may be under way, and for no other; return the future of its end."""
+    def leave(self, ask: StepAsk, *, is_wanted: bool = False) -> asyncio.Future[Any]:
+        """Wait for the attempt of a step that may be under way, and for no other; return the future of its end.
+
+        The code's own future is cancelled, or would call code that was dropped, unless it `is_wanted`.
+        """
         if ask.left_at is None:
             ask.left_at = self.loop.at
-        ask.future = self.loop.create_future()  # the code's own is cancelled, or would call code that was dropped
+        told, ask.future = ask.future, self.loop.create_future()
+        if is_wanted and told is not None:
+            ask.future.add_done_callback(functools.partial(_pass_on, told))
         self.left.append(ask)
         return ask.future
 
@@ -273,3 +279,14 @@ class Asking:
             self._refusals += 1
             if self._refusals <= _REFUSALS:
                 raise GeneratorExit("the run has left this worker")
+
+
+def _pass_on(told: asyncio.Future[Any], end: asyncio.Future[Any]) -> None:
+    """Have one future end as another did."""
+    if told.done():
+        return
+    error = end.exception()
+    if error is None:
+        told.set_result(end.result())
+    else:
+        told.set_exception(error)

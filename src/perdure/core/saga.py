@@ -9,21 +9,20 @@ crash like all code does, and newer code cannot take it back.
 from __future__ import annotations
 
 import asyncio
-import re
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from perdure.core.ask import Ask, StepAsk, StepSpec
 from perdure.core.settlement import read
 from perdure.core.wait import Wait
-from perdure.model import codec, failure
+from perdure.model import failure
 from perdure.model.codec import Shape
 from perdure.model.errors import CompensationFailedError, RunTerminatedError, UsageError
-from perdure.model.record import ErrorInfo, Record
+from perdure.model.record import ErrorInfo
 from perdure.model.retry import NO_RETRY
 
 if TYPE_CHECKING:
@@ -41,9 +40,6 @@ DECISION = "perdure:undo"
 Undo = Callable[[Any], Coroutine[Any, Any, object]]
 """Given the result of what it undoes, returns workflow code that undoes it, under the key `undo_key()`."""
 
-UndoState = Literal["registered", "completed", "undone", "failed"]
-
-_TRIED = re.compile(r"undo(?:#\d+)?:(.*)")
 _ANY = Shape(Any, "an operator's decision")
 _key: ContextVar[str | None] = ContextVar("perdure_undo", default=None)
 _scope: ContextVar[Scope | None] = ContextVar("perdure_saga", default=None)
@@ -108,21 +104,6 @@ class Undoable:
     is_taken_back: bool = False
 
 
-class UndoInfo(msgspec.Struct, frozen=True):
-    """An undo of a run, as its journal tells of it.
-
-    Attributes:
-        key: the record key of the step or child that it undoes.
-        state: `registered` before that completed, `completed` when it could be undone, `undone` (by its undo, or as
-            an operator said), or `failed`: an operator is asked for.
-        error: what the undo failed with, at last; None unless it did.
-    """
-
-    key: str
-    state: UndoState
-    error: ErrorInfo | None = None
-
-
 class Saga:
     """The undos of one run.
 
@@ -171,15 +152,20 @@ class Saga:
         self._open.pop(ask.key, None)
         return False
 
-    def take_back(self, key: str) -> asyncio.Task[None] | None:
-        """See to the end of something that the code takes back, and undo it if it completed; return what does so."""
+    def take_back(self, key: str, *, is_wanted: bool = False) -> asyncio.Task[None] | None:
+        """See to the end of something that the code takes back, and undo it if it completed; return what does so.
+
+        Args:
+            key: of what is taken back.
+            is_wanted: code still waits for it, and is told how it ended.
+        """
         undoable = self._open.get(key) or next((each for each in self._left() if each.key == key), None)
         if undoable is None or undoable.is_busy or undoable.error is not None or self._replay.loop.is_closed():
             return None
         undoable.is_taken_back = undoable.is_busy = True
         self._taken_back += 1
         ask = self._replay.asks.get(key)
-        end = self._replay.leave(ask) if isinstance(ask, StepAsk) else None
+        end = self._replay.leave(ask, is_wanted=is_wanted) if isinstance(ask, StepAsk) else None
         return self._replay.loop.create_task(self._take_back(undoable, end))
 
     @property
@@ -199,13 +185,16 @@ class Saga:
         return scope
 
     async def leave(self, scope: Scope, *, is_failed: bool) -> None:
-        """End a block; undo what completed in it if it failed, which no cancellation interrupts."""
+        """End a block; if it failed, undo what completes in it or has completed, which no cancellation interrupts."""
         _scope.set(scope.parent)
         undoables = self._undoable(scope) if is_failed else []
+        asks = [ask for ask in self.under_way() if scope in self._open[ask.key].scope.home().around()]
+        endings = [self.take_back(ask.key, is_wanted=True) for ask in asks] if is_failed else []
         scope.is_left = True
-        if not undoables or self._replay.loop.is_closed():  # closed: the code is being dropped
+        if not (undoables or endings) or self._replay.loop.is_closed():  # closed: the code is being dropped
             return
-        cancelled = await unhurried(self._replay.loop.create_task(self._undo_each(undoables)))
+        ends = [ending for ending in endings if ending is not None]
+        cancelled = await unhurried(self._replay.loop.create_task(self._undo_block(ends, undoables)))
         if cancelled is not None:
             raise cancelled
 
@@ -297,6 +286,10 @@ class Saga:
         finally:
             self._taken_back -= 1
 
+    async def _undo_block(self, ends: Sequence[asyncio.Task[None]], undoables: Sequence[Undoable]) -> None:
+        await asyncio.gather(*ends)
+        await self._undo_each(undoables)
+
     async def _undo_each(self, undoables: Sequence[Undoable]) -> None:
         for undoable in undoables:
             await self._undo(undoable)
@@ -366,31 +359,3 @@ def compensation_failure(run_id: str, failed: Mapping[str, str], cause: ErrorInf
 def terminated(run_id: str) -> RunTerminatedError:
     """Return the error of a run that was ended from outside."""
     return RunTerminatedError(f"run {run_id!r} was terminated")
-
-
-def undos_of(journal: Sequence[Record]) -> list[UndoInfo]:
-    """Return the undos that a journal tells of, in the order in which they were registered."""
-    found: dict[str, UndoInfo] = {}
-    for record in journal:
-        key = record.key
-        if record.kind == "undo" and record.state == "open":
-            key = key.removeprefix("undo:")
-            found[key] = UndoInfo(key, "registered")
-        elif record.state == "open":
-            continue
-        elif key in found and record.kind in ("step", "child"):
-            if record.state == "ok":
-                found[key] = UndoInfo(key, "completed")
-            else:
-                del found[key]
-        elif (tried := _TRIED.fullmatch(key)) and (undone := tried[1]) in found:
-            if record.state == "ok":
-                found[undone] = UndoInfo(undone, "undone")
-            else:
-                found[undone] = UndoInfo(undone, "failed", failure.decode_error(record.payload or "{}"))
-        elif record.kind == "event" and key.partition("#")[0] == DECISION:
-            decision = codec.decode_any(record.payload)
-            for info in list(found.values()):
-                if decision["verb"] == "done" and info.state == "failed" and decision["key"] in (None, info.key):
-                    found[info.key] = UndoInfo(info.key, "undone")
-    return list(found.values())

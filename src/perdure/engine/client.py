@@ -10,7 +10,8 @@ from typing import Any
 import msgspec
 
 from perdure.authoring.registry import Registry
-from perdure.core.saga import CANCEL, DECISION, RESERVED, undos_of
+from perdure.core.saga import CANCEL, DECISION, RESERVED
+from perdure.core.undos import undos_of
 from perdure.engine.batch import Batch
 from perdure.engine.ending import End, Ending, Endings, end_of, not_found
 from perdure.engine.env import Env, new_id

@@ -8,7 +8,8 @@ from typing import Any, Generic, TypeVar, cast
 
 import msgspec
 
-from perdure.core.saga import UndoInfo, compensation_failure, undos_of
+from perdure.core.saga import compensation_failure
+from perdure.core.undos import UndoInfo, undos_of
 from perdure.engine.client import Client
 from perdure.engine.ending import End, Ending
 from perdure.engine.explain import Explanation, explain
