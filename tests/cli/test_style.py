@@ -48,6 +48,18 @@ def test_texts():
     assert count(1_200, "run") == "1,200 runs"
 
 
+def test_a_narrow_terminal_keeps_ids_whole_and_states_in_sight():
+    console = Console(width=60, file=None, color_system=None)
+    run_id, workflow = "schedule:report_of_everything@2026-11-20T10:25:00Z", "report_of_everything_there_is"
+    row = (Text(run_id), Text(workflow), Text("● complete"), Text("a long remark about it"))
+    made = table(("run", "workflow", "status", ""), [row], folds=["run"], cuts=["workflow"])
+    with console.capture() as captured:
+        console.print(made)
+    _, first, second = captured.get().splitlines()
+    assert first.split()[0] + second.strip() == run_id
+    assert "…  ● complete" in first
+
+
 def test_only_the_last_column_of_a_table_gives_way():
     console = Console(width=24, file=None, color_system=None)
     made = table(("id", "", ""), [(Text("0123456789abcdef"), Text("●"), Text("a long remark"))])

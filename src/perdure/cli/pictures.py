@@ -62,7 +62,8 @@ def runs(found: Sequence[Run], outputs: Mapping[str, str | None], now: int) -> T
         )
         for run in found
     ]
-    return table(("run", "workflow", "status", "created", "took", ""), rows, right=["took"])
+    columns = ("run", "workflow", "status", "created", "took", "")
+    return table(columns, rows, right=["took"], folds=["run"], cuts=["workflow"])
 
 
 def _took(run: Run, now: int) -> str:

@@ -24,6 +24,12 @@ STATUS_STYLE: dict[RunStatus, str] = {
 }
 QUIET = "bright_black"
 
+FOLDED = 32
+"""How narrow a column becomes that goes on below itself: the ids that Perdure makes up stay on one line."""
+
+CUT = 12
+"""How narrow a column becomes that is cut."""
+
 _UNITS = ((86_400_000, "d"), (3_600_000, "h"), (60_000, "min"), (1_000, "s"))
 
 
@@ -84,14 +90,22 @@ def status_text(status: RunStatus) -> Text:
 
 
 def table(
-    columns: Sequence[str], rows: Iterable[Sequence[Text]], *, right: Sequence[str] = (), wraps: bool = False
+    columns: Sequence[str],
+    rows: Iterable[Sequence[Text]],
+    *,
+    right: Sequence[str] = (),
+    folds: Sequence[str] = (),
+    cuts: Sequence[str] = (),
+    wraps: bool = False,
 ) -> Table:
-    """Return a table in the house's style: no lines, quiet headings, and only the last column gives way.
+    """Return a table in the house's style: no lines, quiet headings, and the last column gives way.
 
     Args:
         columns: the headings, any of them empty; all empty for none.
         rows: the cells.
         right: the columns of numbers.
+        folds: columns that go on below themselves on a narrow terminal, such as ids, which are of no use in part.
+        cuts: columns that are cut on a narrow terminal.
         wraps: the last column goes on below itself, instead of being cut.
     """
     made = Table(box=None, show_header=any(columns), header_style=QUIET, pad_edge=False, padding=(0, 2, 0, 0))
@@ -99,16 +113,20 @@ def table(
     for index, column in enumerate(columns):
         is_last = index == len(columns) - 1
         width = max([len(column), *(row[index].cell_len for row in listed)])
+        is_whole = not column or column not in (*folds, *cuts)
+        least = width if is_whole else min(width, FOLDED if column in folds else CUT)
         made.add_column(
             column,
             justify="right" if column and column in right else "left",
-            no_wrap=not is_last,
+            no_wrap=is_whole and not is_last,
             overflow="ellipsis",
-            min_width=None if is_last else width,
+            min_width=None if is_last else least,
         )
     for row in listed:
-        # Columns that may not wrap are never narrowed; so the last one may, and its cells may not.
-        row[-1].no_wrap, row[-1].overflow = not wraps, "fold" if wraps else "ellipsis"
+        for index, cell in enumerate(row):
+            goes_on = wraps if index == len(columns) - 1 else bool(columns[index]) and columns[index] in folds
+            # Columns that may not wrap are never narrowed; so those that give way may, and their cells may not.
+            cell.no_wrap, cell.overflow = not goes_on, "fold" if goes_on else "ellipsis"
         made.add_row(*row)
     return made
 

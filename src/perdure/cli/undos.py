@@ -58,7 +58,8 @@ async def list_undos(
     if not runs:
         session.note("no failed undos" + (" like that" if chosen.is_given else ""))
     columns = ("run", "workflow", "undo of", "tries", "failed", "")
-    session.show({"undos": document}, *([table(columns, rows, right=["tries"])] if rows else []))
+    pictured = table(columns, rows, right=["tries"], folds=["run", "undo of"], cuts=["workflow"], wraps=True)
+    session.show({"undos": document}, *([pictured] if rows else []))
 
 
 @command(group, "retry", examples=["perdure undos retry trip-7", "perdure undos retry trip-7 charge"])
