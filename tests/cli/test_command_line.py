@@ -45,8 +45,21 @@ OWN = [words for words in every_command() if words != ["demo"]]
 
 def test_there_are_these_commands():
     assert sorted(" ".join(words) for words in OWN) == [
+        "definitions list",
+        "definitions publish",
+        "definitions schema",
+        "definitions show",
+        "definitions validate",
         "doctor",
+        "events emit",
         "migrate",
+        "queues dead",
+        "queues discard",
+        "queues limit",
+        "queues list",
+        "queues pause",
+        "queues resume",
+        "queues retry",
         "runs explain",
         "runs fork",
         "runs journal",
@@ -57,8 +70,18 @@ def test_there_are_these_commands():
         "runs send-event",
         "runs show",
         "runs terminate",
+        "schedules backfill",
+        "schedules delete",
+        "schedules list",
+        "schedules pause",
+        "schedules resume",
+        "schedules show",
+        "schedules trigger",
         "start",
         "stats",
+        "undos done",
+        "undos list",
+        "undos retry",
         "worker",
     ]
 
@@ -88,7 +111,8 @@ def test_nothing_typed_shows_what_there_is(shell):
 
 def test_the_help_lists_commands_in_the_order_of_their_use(shell):
     names = re.findall(r"^│ (\w+) ", shell("--help", columns=100).out, re.MULTILINE)
-    assert names[:5] == ["worker", "start", "runs", "stats", "doctor"]
+    assert names[:5] == ["worker", "start", "runs", "undos", "queues"]
+    assert names[-4:] == ["stats", "doctor", "migrate", "demo"]
 
 
 def test_the_version(shell):

@@ -55,7 +55,7 @@ def test_versions(shell, seeded, letters):
     assert json.loads(shell("definitions", "show", "letters").out)["version"] == "3"
     assert json.loads(shell("definitions", "show", "letters", "--version", "2").out)["version"] == "2"
     said = shell("definitions", "show", "letters", "--version", "4")
-    assert (said.code, "it has the versions 2, 3" in said.err) == (3, True)
+    assert (said.code, "letters' has no version '4'; there is 2, 3" in said.err) == (3, True)
     assert shell("definitions", "show", "nothing").code == 3
     letters.write_text(LETTERS.replace("second", "other"))
     said = shell("definitions", "publish", str(letters))
@@ -67,8 +67,10 @@ def test_what_is_wrong_is_told(shell, seeded, letters):
     for verb in ("publish", "validate"):
         said = shell("definitions", verb, str(letters))
         assert said.code == 2
-        assert "steps[1]: there is no task or workflow 'leter'; did you mean 'letter'?" in said.err
-        assert "steps[1].when: it refers to step 'x', which there is not" in said.err
+        first, *flaws = said.err.splitlines()
+        assert first == f"error: {letters}: definition 'letters' is wrong:"
+        assert "  steps[1]: there is no task or workflow 'leter'; did you mean 'letter'?" in flaws
+        assert "  steps[1].when: it refers to step 'x', which there is not" in flaws
     said = shell("definitions", "publish", str(letters.parent / "nothing.yaml"))
     assert (said.code, "cannot be read" in said.err) == (2, True)
 
@@ -82,6 +84,20 @@ def test_validate(shell, seeded, letters):
     assert shell("definitions", "validate", str(letters), "--json", PERDURE_STORE=None).json == {
         "valid": [{"name": "letters", "version": "2", "steps": 2}]
     }
+
+
+def test_an_application_whose_store_is_not_there_yet_will_do_to_validate(shell, tmp_path, monkeypatch, letters):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "fresh.py").write_text(
+        'from perdure import Perdure\napp = Perdure("sqlite:///fresh.db")\n@app.task\nasync def letter() -> None: ...\n'
+    )
+    words = ["definitions", "validate", str(letters), "--app", "fresh.py:app"]
+    assert shell(*words, PERDURE_STORE=None).code == 0
+    assert shell(*words, "--store", "sqlite:///other.db", PERDURE_STORE=None).code == 4
+    letters.write_text(LETTERS.replace("name: first", "name: first, data: {to: ada}"))
+    said = shell(*words, PERDURE_STORE=None)
+    assert (said.code, "steps[0].data" in said.err) == (2, True)
+    assert not list(tmp_path.glob("*.db"))
 
 
 def test_anyway(shell, seeded, letters):

@@ -68,8 +68,17 @@ def test_a_dotted_attribute(folder):
         (APP + "number = 7\n", "loading_e:number", "loading_e:number is no Perdure engine, but int"),
         (APP + "other = Perdure('memory://')\n", "loading_e", "holds 2 engines: app, other; write loading_e:NAME"),
         ("", "loading_e", "loading_e holds no engine"),
-        ("1 / 0\n", "loading_e:app", r"importing loading_e failed: ZeroDivisionError: .*loading_e.py:1\)"),
-        ("import loading_gone\n", "loading_e:app", "importing loading_e failed: ModuleNotFoundError: .*loading_gone"),
+        ("1 / 0\n", "loading_e:app", r"importing loading_e failed \(.*loading_e.py:1\): ZeroDivisionError: "),
+        (
+            "import perdure\nflow = perdure.workflow('flow').step('a', print, after='b')\nflow.build()\n",
+            "loading_e:app",
+            r"failed \(.*loading_e.py:3\): DefinitionError: workflow 'flow' cannot be built:\n  step 'a', after",
+        ),
+        (
+            "import loading_gone\n",
+            "loading_e:app",
+            r"importing loading_e failed \(.*\): ModuleNotFoundError: .*loading_gone",
+        ),
         ("def f(:\n", "loading_e:app", "importing loading_e failed: SyntaxError"),
     ],
 )

@@ -18,7 +18,7 @@ from typer.core import TyperGroup
 
 from perdure.cli.session import STORE, Session, console
 from perdure.cli.style import clean
-from perdure.model.errors import InboxFullError, PerdureError, RunNotFoundError, StoreError, UsageError
+from perdure.model.errors import DefinitionError, InboxFullError, PerdureError, RunNotFoundError, StoreError, UsageError
 
 OK, PROBLEM, USAGE, NOT_FOUND, UNAVAILABLE = 0, 1, 2, 3, 4
 INTERRUPTED = 130
@@ -136,7 +136,7 @@ def exit_code(error: BaseException) -> int:
 
 
 def complain(session: Session, error: Exception) -> None:
-    """Say what went wrong: one line, and with `--debug` where."""
+    """Say what went wrong, and with `--debug` where."""
     if session.debug:
         show_traceback(error)
     say_error(session.as_json, *describe(error))
@@ -148,8 +148,10 @@ def show_traceback(error: Exception) -> None:
 
 
 def describe(error: Exception) -> tuple[str, str]:
-    """Return an error's type, and one line about it."""
+    """Return an error's type, and one line about it; a list of what is wrong with a definition keeps its lines."""
     message = str(error)
+    if not isinstance(error, DefinitionError) and not isinstance(error.__cause__, DefinitionError):
+        message = message.replace("\n", " ")
     if not isinstance(error, PerdureError):
         frame = traceback.extract_tb(error.__traceback__)[-1]
         place = f"{Path(frame.filename).name}:{frame.lineno}"
@@ -158,17 +160,21 @@ def describe(error: Exception) -> tuple[str, str]:
 
 
 def say_error(as_json: bool, kind: str, message: str) -> None:
-    """Say an error of that type in one line, and where JSON was asked for in a document too."""
+    """Say an error of that type, and where JSON was asked for in a document too."""
     if as_json:
         document = msgspec.json.encode({"error": {"type": kind, "message": message}})
         console().file.write(msgspec.json.format(document, indent=2).decode() + "\n")
-    console(stderr=True).print(Text.assemble(("error: ", "bold red"), clean(message)), soft_wrap=True)
+    text = Text("\n").join(Text(clean(line)) for line in message.split("\n"))
+    console(stderr=True).print(Text.assemble(("error: ", "bold red"), text), soft_wrap=True)
 
 
 class Group(TyperGroup):
     """A group that says what is wrong with a command line in one line too, and what there is when nothing is typed."""
 
-    order = ("worker", "start", "runs", "stats", "doctor", "migrate", "demo")
+    order = (
+        *("worker", "start", "runs", "undos", "queues", "schedules", "events", "definitions"),
+        *("stats", "doctor", "migrate", "demo"),
+    )
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Take nothing at all for `--help`."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -10,9 +12,12 @@ from rich.text import Text
 
 from perdure.authoring.definition_schema import definition_schema, schema_text
 from perdure.cli.command import NOT_FOUND, Group, command
-from perdure.cli.session import Session
+from perdure.cli.session import Session, file_of
 from perdure.cli.style import QUIET, ago, clean, table
+from perdure.engine.app import Perdure
 from perdure.engine.definitions import PublishedDefinition, check, definition_of
+from perdure.model.errors import DefinitionError
+from perdure.store import open_store
 
 group = typer.Typer(cls=Group, help="Publish and look at workflows that are written as data.", rich_markup_mode="rich")
 
@@ -26,7 +31,8 @@ async def publish(session: Session, files: Files, *, anyway: Anyway = False) -> 
     published = []
     async with session.client(creates=True) as app:
         for file in files:
-            found = await app.publish(file, anyway=anyway)
+            with _named(file):
+                found = await app.publish(file, anyway=anyway)
             published.append({"name": found.name, "version": found.version})
             session.note(f"published {found.name}, version {found.version}")
     session.show({"published": published})
@@ -72,8 +78,10 @@ async def show(
             chosen = each
     if chosen is None:
         versions = ", ".join(each.version for each in found)
-        told = f"it has the versions {versions}" if found else "perdure definitions list shows what there is"
-        session.note(f"there is no such definition {name!r}; {told}")
+        if found:
+            session.note(f"definition {name!r} has no version {version!r}; there is {versions}")
+        else:
+            session.note(f"there is no such definition {name!r}; perdure definitions list shows what there is")
         return NOT_FOUND
     if mermaid and not session.as_json:
         session.out.file.write(chosen.to_mermaid())
@@ -87,16 +95,18 @@ async def show(
 async def validate(session: Session, files: Files) -> None:
     """Check definitions without publishing them.
 
-    With --store or --app they are checked against the tasks that there are, too.
+    With --store or --app they are checked against the tasks that there are, too. The store of --app need not
+    be there yet.
     """
     checked = []
     for file in files:
-        definition = definition_of(file)
-        if session.store is None and session.app is None:
-            dag = definition.compile(None, lambda name: None)
-        else:
-            async with session.client() as app:
-                dag = await check(app.client, definition)
+        with _named(file):
+            definition = definition_of(file)
+            if session.store is None and session.app is None:
+                dag = definition.compile(None, lambda name: None)
+            else:
+                async with _client(session) as app:
+                    dag = await check(app.client, definition)
         checked.append({"name": dag.name, "version": dag.version, "steps": len(dag.nodes)})
         session.note(f"{file}: definition {dag.name}, version {dag.version}, is right")
     session.show({"valid": checked})
@@ -109,3 +119,23 @@ def schema(session: Session) -> None:
         session.show(definition_schema())
         return
     session.out.file.write(schema_text())
+
+
+@contextmanager
+def _named(file: Path) -> Iterator[None]:
+    """Say of what is wrong with a definition in which file that is."""
+    try:
+        yield
+    except DefinitionError as error:
+        raise DefinitionError(f"{file}: {error}") from None
+
+
+def _client(session: Session) -> Perdure:
+    """Return the engine to check definitions with: that of --app, without its store if no worker has made that yet."""
+    if session.store is not None:
+        return session.load(mode="client")
+    app = session.load(creates=True, mode="client")
+    path = file_of(app.url)
+    if path is not None and not path.exists():
+        app.store, app.url = open_store("memory://"), "memory://"
+    return app

@@ -8,8 +8,12 @@ import traceback
 from pathlib import Path
 from types import ModuleType
 
+import perdure
 from perdure.engine.app import Perdure
 from perdure.model.errors import UsageError
+
+OURS = Path(perdure.__file__).parent
+"""Where Perdure's own code is: an error is told with the line of the application that led there."""
 
 
 def load_app(target: str) -> Perdure:
@@ -61,9 +65,10 @@ def _load_module(name: str, folder: str = "") -> ModuleType:
 
 
 def _what_failed(name: str, error: Exception) -> str:
-    frames = traceback.extract_tb(error.__traceback__)
-    at = f" ({frames[-1].filename}:{frames[-1].lineno})" if frames and "importlib" not in frames[-1].filename else ""
-    return f"importing {name} failed: {type(error).__name__}: {error}{at}"
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if "importlib" not in frame.filename]
+    theirs = [frame for frame in frames if not Path(frame.filename).is_relative_to(OURS)]
+    at = f" ({theirs[-1].filename}:{theirs[-1].lineno})" if theirs else ""
+    return f"importing {name} failed{at}: {type(error).__name__}: {error}"
 
 
 def _engine(module: ModuleType, place: str, attribute: str) -> Perdure:

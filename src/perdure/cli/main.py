@@ -38,8 +38,8 @@ def perdure(
     The store is --store URL, else the variable PERDURE_STORE, else what --app opens, else perdure.db in the current
     folder. --json makes every answer one JSON document.
 
-    Exit codes: 0 done; 1 a problem was found, or the run failed; 2 the command line is wrong; 3 there is no such run;
-    4 the store cannot be used.
+    Exit codes: 0 done; 1 a problem was found, or the run failed; 2 the command line is wrong; 3 there is no such run
+    (or schedule, or definition); 4 the store cannot be used.
     """
 
 
