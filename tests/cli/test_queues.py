@@ -64,6 +64,21 @@ def test_a_store_without_queues_has_none_to_list(shell, url):
     assert "no queues" in said.err
 
 
+def test_limits_are_told_whole_on_a_narrow_terminal(shell, failed):
+    said = shell("queues", "list", columns=60).out
+    assert "…" not in said
+    assert "fair" in said
+
+
+@pytest.mark.parametrize("words", [("pause", "pfd"), ("limit", "pfd", "--fair")])
+def test_a_queue_that_is_not_known_is_said_to_be_new(shell, failed, words):
+    said = shell("queues", *words)
+    assert said.code == 0
+    assert "no run is in queue pfd, and nothing was set for it before: is that its name?" in said.err
+    assert shell("queues", *words).err == ""
+    assert shell("queues", words[0], "pdf", *words[2:]).err == ""
+
+
 def test_a_queue_is_paused_and_resumed(shell, failed):
     assert "queue pdf is paused" in shell("queues", "pause", "pdf").out
     assert shell("queues", "list", "--json").json["queues"][1]["is_paused"]

@@ -52,7 +52,7 @@ async def list_queues(session: Session) -> None:
     columns = ("queue", "due", "later", "leased", "oldest due", "", "limits")
     session.show(
         {"queues": [_document(queue) for queue in found]},
-        *([table(columns, rows, right=["due", "later", "leased"])] if rows else []),
+        *([table(columns, rows, right=["due", "later", "leased"], folds=["queue"], wraps=True)] if rows else []),
     )
 
 
@@ -60,6 +60,7 @@ async def list_queues(session: Session) -> None:
 async def pause(session: Session, queue: Name) -> None:
     """Have no run of a queue begun or gone on with; what workers have goes on."""
     async with session.client() as app:
+        await _doubt(session, app, queue)
         await app.queue(queue).pause()
         await _show(session, app, queue)
 
@@ -107,6 +108,7 @@ async def limit(
         raise UsageError("which limits? give --concurrency, --per-key, --rate or --fair, or --none alone")
     limits: dict[str, Any] = {"concurrency": concurrency, "per_key": per_key, "fair": fair}
     async with session.client() as app:
+        await _doubt(session, app, queue)
         await app.queue(queue).set_limits(**limits, rate=None if rate is None else _rate(rate))
         await _show(session, app, queue)
 
@@ -203,6 +205,12 @@ def _is_confirmed(question: str) -> bool:
         return typer.confirm(question, err=True)
     except typer.Abort:  # nobody is there to answer
         return False
+
+
+async def _doubt(session: Session, app: Perdure, queue: str) -> None:
+    """Say so where nothing speaks for a queue: a misspelt name would be paused or limited without a word."""
+    if queue not in {each.name for each in await app.queues()}:
+        session.note(f"no run is in queue {queue}, and nothing was set for it before: is that its name?")
 
 
 async def _show(session: Session, app: Perdure, queue: str) -> None:

@@ -53,9 +53,8 @@ async def list_schedules(session: Session) -> None:
         for each in found
     ]
     columns = ("schedule", "workflow", "status", "when", "next", "started", "")
-    session.show(
-        {"schedules": [_document(each) for each in found]}, *([table(columns, rows, right=["started"])] if rows else [])
-    )
+    pictured = table(columns, rows, right=["started"], folds=["schedule"], cuts=["workflow"])
+    session.show({"schedules": [_document(each) for each in found]}, *([pictured] if rows else []))
 
 
 @command(schedules, "show", examples=["perdure schedules show nightly"])
@@ -73,7 +72,7 @@ async def show(session: Session, name: Name) -> None:
         ("overlap", found.overlap),
         ("status", _state(found)),
         ("next", f"{moment(_milliseconds(found.next_at))} ({ago(_milliseconds(found.next_at), now)})"),
-        ("then", ", ".join(time.strftime("%a %Y-%m-%d %H:%M %Z") for time in following) or "–"),
+        ("then", "\n".join(time.strftime("%a %Y-%m-%d %H:%M %Z") for time in following) or "–"),
         ("last run", found.last_run or "–"),
         ("fires", f"{found.started:,} started" + (f", {_remark(found)}" if _remark(found) else "")),
     ]
@@ -123,6 +122,8 @@ async def backfill(
 ) -> None:
     """Start the runs of past fires that have none, and print their ids."""
     first, last = _time(start, "--from"), _time(end, "--until")
+    if last <= first:
+        raise UsageError(f"--until: {end!r} must be after --from, {start!r}")
     async with session.client() as app:
         runs = await app.schedules.backfill(name, first, last)
     session.note(count(len(runs), "fire"))
@@ -154,7 +155,7 @@ async def emit(
     ] = None,
 ) -> None:
     """Start every workflow that is subscribed to an event, and print the ids of the runs."""
-    given = typed_json(payload, "JSON")
+    given = typed_json(payload, "the payload")
     async with session.client() as app:
         runs = await app.emit(kind, given, id=event_id)
     if not runs:
@@ -164,9 +165,14 @@ async def emit(
 
 def _time(text: str, option: str) -> dt.datetime:
     try:
-        return dt.datetime.fromisoformat(text)
+        time = dt.datetime.fromisoformat(text)
     except ValueError:
         raise UsageError(f"{option}: {text!r} is no time; write it as in 2026-03-01T00:00Z") from None
+    if time.tzinfo is None:
+        raise UsageError(
+            f"{option}: {text!r} has no time zone; write it as in 2026-03-01T00:00Z or 2026-03-01T00:00+01:00"
+        )
+    return time
 
 
 def _state(found: ScheduleSummary) -> Text:
