@@ -4,8 +4,8 @@ Every operation is one transaction: it happens whole or not at all, and once its
 class that `describe` states. A long list may be cut into several transactions; what is asked about one run stays whole.
 
 Operations are safe to repeat: an answer that was lost costs a second call, never a second effect. Only a restart that
-is repeated begins the run anew once more, so no store repeats one by itself; and a `create` whose input another run took
-over, repeated once that one was claimed, creates a run of its own.
+is repeated begins the run anew once more, so no store repeats one by itself; and a `create` whose input another run
+took over, repeated once that one was claimed, creates a run of its own.
 
 Operations take lists and work on them as one. `now` and every other time is milliseconds since the epoch, UTC, and
 comes from the caller. No rule lives in a store: stores fence, append and enqueue.
