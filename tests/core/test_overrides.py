@@ -37,6 +37,13 @@ def test_a_policy_without_a_cap():
     assert through_text(Overrides.of(Retry(attempts=2), None)).retry.max_delay is None
 
 
+def test_some_fields_of_a_policy():
+    wanted = Overrides.of(Retry(attempts=2, delay="1m", jitter=0), 5.0, ["delay", "jitter"])
+    assert wanted == Overrides(delay=60.0, jitter=0.0, timeout=5.0)
+    assert through_text(wanted).retry == Retry(7, 60.0, jitter=0.0, unless=(KeyError,))
+    assert Overrides.of(Retry(), None, ()).encode() is None
+
+
 def test_a_timeout_alone():
     changed = through_text(Overrides.of(None, 5.0))
     assert changed.retry == spec().retry

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from perdure import DefinitionError, RunFailedError, StoreUnavailableError, workflow
+from perdure import DefinitionError, Retry, RunFailedError, StoreUnavailableError, workflow
 from perdure.model.decision import StoredDefinition
 
 HELLO = {"name": "hello_world", "definition": {"steps": [{"taskName": "step1", "data": {}}]}}
@@ -408,6 +408,24 @@ async def test_retries_and_a_timeout_of_their_own(app, world):
         with pytest.raises(RunFailedError):
             await run.result(timeout=5)
     assert len(calls) == 5
+
+
+async def test_retries_that_say_one_thing_leave_the_rest_to_the_task(app, world):
+    calls = []
+
+    @app.task(name="flaky", retry=Retry(attempts=9, delay="1h", backoff="constant", jitter=0))
+    async def flaky() -> int:
+        calls.append(world.now())
+        raise OSError("no")
+
+    async with app:
+        await app.publish({"name": "r", "definition": [{"taskName": "flaky", "retry": {"attempts": 2}}]})
+        run = await app.start("r", input={})
+        await world.advance(4_000)
+        with pytest.raises(RunFailedError):
+            await run.result(timeout=5)
+    assert calls[1] - calls[0] == 3_600_000
+    assert len(calls) == 2
 
 
 async def test_it_has_to_be_open(app):

@@ -338,7 +338,7 @@ def _options(draft: Draft, timeout: float | None, *, is_task: bool) -> Options:
         raise DefinitionError("retry: which errors are never retried is said where the task is written")
     queue = None if draft.queue is None else check_name(draft.queue, "queue")
     priority = None if draft.priority is None else check_priority(draft.priority, "priority")
-    return Options(queue, priority, Overrides.of(draft.retry, timeout).encode())
+    return Options(queue, priority, Overrides.of(draft.retry, timeout, draft.retry_fields).encode())
 
 
 def _refuse(draft: Draft, what: str, fields: tuple[str, ...]) -> None:

@@ -197,6 +197,7 @@ class Definition:
             over=spread and spread["over"],
             bounds=(spread["limit"], spread["tolerate"]) if spread else None,
             retry=Retry(**step["retry"]) if "retry" in step else None,
+            retry_fields=frozenset(step.get("retry", ())),
             timeout=step.get("timeout"),
             queue=step.get("queue"),
             priority=step.get("priority"),

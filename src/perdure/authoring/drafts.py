@@ -42,6 +42,7 @@ class Draft:
 
     Attributes:
         at: returns where a field of it stands, for errors.
+        retry_fields: which fields of `retry` count, for a task; None for all.
         bounds: of a map, its `limit` and `tolerate`; None for a step that is none.
     """
 
@@ -57,6 +58,7 @@ class Draft:
     over: Any = None
     bounds: tuple[int, Tolerate] | None = None
     retry: Retry | None = None
+    retry_fields: AbstractSet[str] | None = None
     timeout: Duration | None = None
     run_in: RunIn | None = None
     tx: bool = False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Collection
 
 import msgspec
 
@@ -28,12 +29,19 @@ class Overrides(msgspec.Struct, frozen=True, omit_defaults=True):
     timeout: float | None = None
 
     @classmethod
-    def of(cls, retry: Retry | None, timeout: float | None) -> Overrides:
-        """Return overrides with the numbers of a policy, and a timeout in seconds; None for those of the task."""
+    def of(cls, retry: Retry | None, timeout: float | None, only: Collection[str] | None = None) -> Overrides:
+        """Return overrides with the numbers of a policy, and a timeout in seconds; None for those of the task.
+
+        Args:
+            retry, timeout: what is wanted otherwise.
+            only: the fields of the policy that count; None for all.
+        """
         if retry is None:
             return cls(timeout=timeout)
         longest = None if retry.max_delay is None else seconds(retry.max_delay)
-        return cls(retry.attempts, seconds(retry.delay), retry.backoff, longest, retry.jitter, timeout)
+        whole = cls(retry.attempts, seconds(retry.delay), retry.backoff, longest, retry.jitter, timeout)
+        left = () if only is None else {"attempts", "delay", "backoff", "max_delay", "jitter"}.difference(only)
+        return msgspec.structs.replace(whole, **dict.fromkeys(left))
 
     def encode(self) -> str | None:
         """Return them as text; None where there are none."""
