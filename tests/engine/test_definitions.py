@@ -9,6 +9,7 @@ import pytest
 
 from perdure import DefinitionError, Retry, RunFailedError, StoreUnavailableError, workflow
 from perdure.model.decision import StoredDefinition
+from tests.engine.world import NOW
 
 HELLO = {"name": "hello_world", "definition": {"steps": [{"taskName": "step1", "data": {}}]}}
 
@@ -135,6 +136,26 @@ async def test_other_workers_take_definitions_up(make, world):
         async with third:
             await world.advance(60)
             assert (await third.run("r").result(timeout=5))["mail"].startswith("Hi")
+
+
+async def test_reading_that_takes_long_is_done_less_often(make, world):
+    app = with_tasks(make())
+    reads = []
+    async with app:
+        kept = app.store.store.definitions
+
+        async def slowly():
+            reads.append(world.at)
+            world.at += 3_000
+            return await kept()
+
+        app.store.store.definitions = slowly
+        for _ in range(24):
+            app.worker.definitions.hint()
+            await world.advance(1)
+        del app.store.store.definitions
+    assert len(reads) == 1
+    assert reads[0] - NOW < 3_000
 
 
 async def test_a_client_starts_a_definition_by_its_name(make, world):

@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 READ_AGAIN = 2.0
 """Seconds after which a worker reads the definitions again, if something happened in the store."""
 
+READ_SHARE = 20
+"""Where reading them takes long, how many times as long a worker then waits at least."""
+
 _log = logging.getLogger("perdure.engine")
 
 
@@ -72,15 +75,18 @@ class Reading:
 
     async def keep_reading(self) -> None:
         """Read after hints, for as long as the worker lives."""
+        env, took = self._worker.env, 0
         while self._is_on:
             await self._is_due.wait()
-            await pause(self._worker.env, READ_AGAIN)
+            await pause(env, max(READ_AGAIN, READ_SHARE * took / 1000))
             self._is_due.clear()
+            began = env.now()
             try:
                 if await read_definitions(self._worker.store, self._worker.registry, self._read):
                     self._worker.wake()
             except StoreError as error:
                 _log.warning("definitions are read later: %s", error)
+            took = env.now() - began
 
 
 class _Absent(Dag):
