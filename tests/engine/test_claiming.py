@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 
+from perdure import Rate
 from perdure.model.errors import StoreUnavailableError
 from perdure.model.run import NewRun
 from tests.engine.gate import Gate
@@ -200,3 +201,58 @@ async def test_a_queue_that_cannot_be_looked_into_holds_up_no_other(make, world)
         app.store.look_into = look_into
         await world.advance(2)
         assert str((await lost.get()).status) == "complete"
+
+
+async def test_a_queue_of_many_keys_takes_no_turns_of_another(make, world):
+    app = make(queues=("wide", "small"))
+    app.limit("wide", per_key=1)
+    app.limit("small", concurrency=1)
+    gate, asked, look_into = Gate(app), [], app.store.look_into
+
+    @app.workflow(queue="wide")
+    async def long(n: int) -> int:
+        return await gate.step(n)
+
+    @app.task(queue="small")
+    async def short() -> None: ...
+
+    async def looked(queue, *args):
+        asked.append(queue)
+        return await look_into(queue, *args)
+
+    async with app:
+        for name in ("wide", "small"):
+            await app.queue(name).pause()
+        for key in range(300):
+            await app.start(long, key, limit_key=f"k{key}")
+            await app.start(long, key, limit_key=f"k{key}")
+        runs = await short.enqueue_many([()] * 9)
+        app.store.look_into = looked
+        for name in ("wide", "small"):
+            await app.queue(name).resume()
+        await world.settle()
+        assert {str((await run.get()).status) for run in runs} == {"complete"}
+        last = len(asked) - asked[::-1].index("small")
+        assert asked[:last].count("wide") <= last // 2 + 1, "as often as the other"
+        assert asked.count("wide") > 9, "it has more to look at than that"
+        for run in (await app.runs(queue="wide", limit=1_000)).runs:
+            await app.run(run.id).terminate()
+
+
+async def test_a_place_that_no_limit_counts_is_no_reason_to_look(make, world):
+    app = make()
+    app.limit("default", rate=Rate.of(5, per="1h"))
+
+    @app.task
+    async def work(n: int) -> None:
+        over = asyncio.Event()
+        world.call_later(asyncio.get_running_loop(), n / 10, over.set)
+        await over.wait()
+
+    async with app:
+        await work.enqueue_many([(n,) for n in range(9)])
+        await world.settle()
+        looks = app.store.calls.count("look_into")
+        await world.advance(0.8)
+        assert len((await app.runs(status="complete")).runs) == 5
+        assert app.store.calls.count("look_into") == looks

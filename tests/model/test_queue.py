@@ -29,3 +29,9 @@ def test_a_queue_is_gated_while_it_is_paused_or_has_limits():
     assert QueueState("q", is_paused=True).is_gated
     assert QueueState("q", limits=QueueLimits(is_fair=True)).is_gated
     assert not QueueState("q", declared=QueueLimits(concurrency=1)).is_gated
+
+
+def test_the_end_of_a_run_lets_another_in_where_places_are_bounded():
+    assert QueueLimits(concurrency=1).bounds_places
+    assert QueueLimits(per_key=1).bounds_places
+    assert not QueueLimits(rate=Rate(1, 1), is_fair=True).bounds_places

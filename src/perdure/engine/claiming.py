@@ -4,8 +4,9 @@ What can be claimed is found out in rounds. A round asks its sources one after t
 time, so that none of them takes all the room for good: the ordinary queues at once; each queue that this worker may
 have only so many runs of; and each gated queue, of which `perdure.core.admission` chooses. A source that has nothing
 more plans when it is asked next; one that nothing has happened to is left out, so that a queue costs nothing by another
-one's bustle. Runs that a limit keeps back go as soon as one of this worker's own has ended, and within `GATE_CHECK` if
-it was another worker's.
+one's bustle. A gated queue is looked into once a round, however many limit keys it has (`perdure.engine.walk`). Runs
+that a limit keeps back go as soon as one of this worker's own has ended, and within `GATE_CHECK` if it was another
+worker's.
 
 That a queue is gated, a worker reads from the store at its start, every `STATES_KEPT_MS` while it claims, and when runs
 are due that a claim does not give it. Until it knows, it claims nothing of that queue: the store sees to that.
@@ -21,9 +22,10 @@ from typing import TYPE_CHECKING
 
 from perdure.core.admission import Choice, admit
 from perdure.engine.env import Timer, pause
+from perdure.engine.walk import Walk, is_at_its_limit
 from perdure.model.decision import Claim
 from perdure.model.errors import StoreError
-from perdure.model.queue import QueueState, QueueView
+from perdure.model.queue import QueueState
 from perdure.model.run import NewRun
 
 if TYPE_CHECKING:
@@ -82,7 +84,7 @@ class Claiming:
         self._settings = worker.settings
         self._gates: dict[str, QueueState] = {}
         self._read_at: int | None = None
-        self._after: dict[str, str | None] = {}
+        self._walks: dict[str, Walk] = {}
         self._reserved = 0
         self._held: Counter[str] = Counter()
         self._rounds = 0
@@ -184,7 +186,7 @@ class Claiming:
         self._held[queue] -= 1
         if self._is_starved:
             self._has_room()
-        elif queue in self._gates or queue in self._settings.per_queue:
+        elif queue in self._settings.per_queue or (queue in self._gates and self._gates[queue].limits.bounds_places):
             self._ask(queue)
 
     def is_full_of(self, waiting: Counter[str], queue: str) -> bool:
@@ -332,43 +334,41 @@ class Claiming:
         if self._gates[queue].is_paused:  # `_read_states` hears of its end
             await self._plan(queue, workflows, None, self.change_check)
             return True
-        after = self._after.get(queue)
-        has_wrapped, is_full, outrun, begun = after is None, False, 0, 0
-        again_at: int | None = None
-        while (room := self._room(queue)) > 0 and outrun < TRIES:
-            if begun >= CLAIM_BATCH:
-                return False
+        walk = self._walks.setdefault(queue, Walk())
+        if (room := self._room(queue)) > 0:
             now = self._env.now()
-            view = await self._store.look_into(queue, now, KEYS_AT_ONCE, min(room, KEYS_AT_ONCE), after, workflows)
+            each = min(room, KEYS_AT_ONCE)
+            view = await self._store.look_into(queue, now, KEYS_AT_ONCE, each, walk.after, workflows)
             if view is None or not view.state.is_gated:
                 self._read_at = None
                 self._is_asked_for_all = True
                 return False
             choice = admit(view, min(self._room(queue), CLAIM_BATCH), now)
-            is_full = is_full or choice.is_full
-            again_at = min((at for at in (again_at, choice.again_at) if at is not None), default=None)
-            if choice.admission is not None:
-                until = now + self._settings.lease_ms
-                claims = await self._store.admit(choice.admission, self._worker.id, now, until)
-                if claims is None:
-                    outrun += 1
-                    await pause(self._env, self._env.roll() * outrun * MIN_DELAY_MS / 1000)
-                    continue
-                await self._worker.definitions.require(claims)
-                self._hand_over(claims)
-                begun += len(claims)
-                self._after[queue] = choice.after
-            if choice.is_full and _is_at_its_limit(view, choice):
-                break
-            if choice.admission is not None:
-                after, has_wrapped, again_at = choice.after, choice.after is None, None
-            elif view.last_key is None and has_wrapped:
-                break
+            begun = await self._begun_of(choice, now)
+            if begun is None:
+                walk.outrun += 1
+                await pause(self._env, self._env.roll() * walk.outrun * MIN_DELAY_MS / 1000)
+                is_over = walk.outrun == TRIES
             else:
-                after, has_wrapped = view.last_key, has_wrapped or view.last_key is None
-        check = OUTRUN_CHECK if outrun == TRIES else self.gate_check if is_full else self.change_check
-        await self._plan(queue, workflows, again_at, check, has_due=is_full)
+                walk = self._walks[queue] = walk.gone_on(view, choice)
+                is_over = walk.is_over or (choice.is_full and is_at_its_limit(view, choice))
+            if not is_over:  # the other sources have their turn
+                return False
+        check = OUTRUN_CHECK if walk.outrun == TRIES else self.gate_check if walk.is_full else self.change_check
+        self._walks[queue] = Walk(walk.start)
+        await self._plan(queue, workflows, walk.again_at, check, has_due=walk.is_full)
         return True
+
+    async def _begun_of(self, choice: Choice, now: int) -> int | None:
+        """Begin what was chosen; return how many runs that were, None if others got ahead."""
+        if choice.admission is None:
+            return 0
+        claims = await self._store.admit(choice.admission, self._worker.id, now, now + self._settings.lease_ms)
+        if claims is None:
+            return None
+        await self._worker.definitions.require(claims)
+        self._hand_over(claims)
+        return len(claims)
 
     async def _plan(
         self, queue: str, workflows: Sequence[str], again_at: int | None, check: float, *, has_due: bool = False
@@ -381,10 +381,3 @@ class Claiming:
         if due is None:
             due = now + round(self.idle_check * 1000)
         self.look_at(due if again_at is None else min(due, again_at), queue)
-
-
-def _is_at_its_limit(view: QueueView, choice: Choice) -> bool:
-    """Return whether a queue takes no more, of whichever limit key."""
-    most = view.state.limits.concurrency
-    begun = 0 if choice.admission is None else len(choice.admission.run_ids)
-    return most is not None and sum(view.admitted.values()) + begun >= most

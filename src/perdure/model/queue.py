@@ -48,6 +48,11 @@ class QueueLimits(msgspec.Struct, frozen=True, gc=False):
     is_fair: bool = False
 
     @property
+    def bounds_places(self) -> bool:
+        """Whether the end of a run may let another one in."""
+        return self.concurrency is not None or self.per_key is not None
+
+    @property
     def are_any(self) -> bool:
         """Whether anything is bounded."""
         return self != QueueLimits()
