@@ -8,6 +8,7 @@ from collections import Counter
 import pytest
 
 from perdure import QueueLimits, QueueOverview, Rate, Retry, RunStatus, UsageError, flow
+from perdure.model.decision import Action
 from perdure.model.queue import QueueState
 
 
@@ -469,11 +470,22 @@ async def test_failed_runs_are_discarded(make, world):
         queue = app.queue("default")
         assert await queue.discard_dead(dry_run=True) == 3
         assert await queue.discard_dead([runs[1].id]) == 1
-        await world.advance(31)
         assert {run.id for run in (await queue.dead()).runs} == {runs[0].id, runs[2].id}
         assert await queue.discard_dead() == 2
-        await world.advance(31)
         assert (await app.runs()).runs == []
+
+
+async def test_a_discarded_run_that_is_not_removed_yet_is_neither_listed_nor_moved_again(make, world):
+    app = make()
+    async with app:
+        runs, _ = await failed(app, world, 2)
+        queue = app.queue("default")
+        await app.client.control_each([runs[0].id], Action.DISCARD)  # nothing has removed it yet
+        assert [run.id for run in (await queue.dead()).runs] == [runs[1].id]
+        with pytest.raises(UsageError, match="it is not there"):
+            await queue.retry_dead([runs[0].id])
+        assert await queue.discard_dead(limit=1) == 1
+        assert await queue.discard_dead() == 0
 
 
 async def test_a_failed_task_that_a_workflow_was_told_of_is_tried_again_only_by_its_id(make, world):

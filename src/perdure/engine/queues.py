@@ -16,7 +16,7 @@ from perdure.model.errors import StoreConflictError, UsageError
 from perdure.model.limits import START_BATCH
 from perdure.model.name import check_name
 from perdure.model.queue import QueueLimits, QueueState, Rate
-from perdure.model.run import RunStatus
+from perdure.model.run import Run, RunStatus
 from perdure.store.contract import Store
 
 P = ParamSpec("P")
@@ -110,7 +110,7 @@ class Queue:
         return _overview(state, next((count for count in counts if count.queue == self.name), None))
 
     async def dead(self, limit: int = 100, cursor: str | None = None) -> RunPage:
-        """Return a page of its runs that failed for good, latest created first.
+        """Return a page of its runs that failed for good, latest created first, without those that are being removed.
 
         Args:
             limit: how many at most, up to 1,000.
@@ -118,7 +118,9 @@ class Queue:
         """
         if not 1 <= limit <= 1_000:
             raise UsageError(f"limit: {limit!r} must be from 1 to 1,000")
-        return await self._client().find(RunFilter((RunStatus.ERRORED,), queue=self.name), limit, cursor)
+        client = self._client()
+        page = await client.find(RunFilter((RunStatus.ERRORED,), queue=self.name), limit, cursor)
+        return RunPage([run for run in page.runs if not _is_removed(run, client.env.now())], page.cursor)
 
     async def retry_dead(
         self, ids: Iterable[str] | None = None, *, limit: int = DEAD_AT_ONCE, dry_run: bool = False
@@ -147,9 +149,11 @@ class Queue:
         if isinstance(ids, str):
             raise UsageError(f"ids: {ids!r} is one text; give a list of ids")
         chosen = await self._failed(limit) if ids is None else await self._named(list(ids))
-        if not is_dry:
-            for first in range(0, len(chosen), DEAD_PAGE):
-                await self._client().control_each(chosen[first : first + DEAD_PAGE], action)
+        client = self._client()
+        for first in range(0, 0 if is_dry else len(chosen), DEAD_PAGE):
+            await client.control_each(chosen[first : first + DEAD_PAGE], action)
+            if action is Action.DISCARD:
+                await client.store.prune(client.env.now(), DEAD_PAGE)  # a worker's housekeeping removes what is left
         return len(chosen)
 
     async def _failed(self, limit: int) -> list[str]:
@@ -165,11 +169,13 @@ class Queue:
     async def _named(self, ids: list[str]) -> list[str]:
         if len(ids) > DEAD_MOST:
             raise UsageError(f"ids: {len(ids):,} ids, over {DEAD_MOST:,}")
+        client = self._client()
         for first in range(0, len(ids), DEAD_PAGE):
             part = ids[first : first + DEAD_PAGE]
-            for run_id, run in zip(part, await self._client().store.get(part), strict=True):
-                if run is None or run.status is not RunStatus.ERRORED or run.queue != self.name:
-                    found = "not there" if run is None else f"{run.status}, in queue {run.queue!r}"
+            for run_id, run in zip(part, await client.store.get(part), strict=True):
+                is_there = run is not None and not _is_removed(run, client.env.now())
+                if run is None or not is_there or run.status is not RunStatus.ERRORED or run.queue != self.name:
+                    found = f"{run.status}, in queue {run.queue!r}" if run is not None and is_there else "not there"
                     raise UsageError(f"ids: {run_id!r} is no failed run of queue {self.name!r}: it is {found}")
         return ids
 
@@ -178,6 +184,11 @@ class Queue:
         await change_queue(client.store, self.name, change)
         if client.worker is not None:
             client.worker.claiming.forget_states()
+
+
+def _is_removed(run: Run, now: int) -> bool:
+    """Tell whether an ended run is gone with the next housekeeping: to discard or to restart it again means nothing."""
+    return run.expires_at is not None and run.expires_at <= now
 
 
 class Queues(Verbs):
