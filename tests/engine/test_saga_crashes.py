@@ -82,6 +82,55 @@ async def test_a_crash_at_any_commit_changes_nothing(is_terminated: bool):
     assert await testing.crash_everywhere(app, body) > 30
 
 
+@pytest.mark.parametrize("kind", ["gather", "group", "block"])
+async def test_a_crash_at_any_commit_loses_no_step_under_way(app: Perdure, kind: str):
+    failed, log = asyncio.Event(), list[str]()
+
+    async def back(result: str) -> None:
+        log.append(f"{result} back")
+
+    @app.step(undo=back)
+    async def book(what: str) -> str:
+        if what == "b":
+            await failed.wait()
+            for _ in range(20):  # so that the run has failed by then
+                await asyncio.sleep(0)
+        log.append(what)
+        return what
+
+    @app.step(retry=Retry(attempts=1))
+    async def fail() -> None:
+        failed.set()
+        raise OSError("sold out")
+
+    @app.workflow
+    async def trip() -> None:
+        await book("a")
+        if kind == "gather":
+            await asyncio.gather(book("b"), fail())
+        elif kind == "group":
+            async with asyncio.TaskGroup() as group:
+                group.create_task(book("b"))
+                group.create_task(fail())
+        else:
+            async with flow.saga():
+                await asyncio.gather(book("b"), fail())
+
+    async def body(engine: testing.Engine) -> None:
+        failed.clear()
+        log.clear()
+        run = await app.start(trip, id="r")
+        await engine.advance("5 minutes")
+        with pytest.raises(RunCompensatedError):
+            await run.result()
+        assert sorted(set(log)) == ["a", "a back", "b", "b back"]
+        assert log.index("b") < log.index("b back") < log.index("a back")
+        keys = [record.key for record in await run.journal() if record.state == "ok" and record.kind == "step"]
+        assert keys == ["book", "book#2", "undo:book#2", "undo:book"]
+
+    assert await testing.crash_everywhere(app, body) > 8
+
+
 async def test_a_crash_at_any_commit_loses_no_decision_of_an_operator(app: Perdure):
     is_broken: list[bool] = []
 
