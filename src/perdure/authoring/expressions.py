@@ -67,6 +67,8 @@ class Expression:
             raise UsageError(f"{_shown(text)} is no expression: {_first_line(error)}{hint}") from None
         self.text = text
         _check(self._tree)
+        names, is_all = _leading(self._tree)
+        self._names = names if is_all else None  # most expressions are: a replay evaluates each again
         self.steps = frozenset(_steps_of(list(_paths(self._tree)), roots) if roots is not None else ())
 
     def evaluate(self, scope: Mapping[str, Any]) -> Any:
@@ -75,6 +77,11 @@ class Expression:
         Raises:
             UsageError: it cannot be evaluated, or takes more work than `BUDGET`.
         """
+        if self._names is not None:
+            value: Any = scope
+            for name in self._names:
+                value = value.get(name) if isinstance(value, dict) else None
+            return value
         try:
             return Bounded().visit(self._tree, scope)
         except (jmespath.exceptions.JMESPathError, TypeError, ValueError, RecursionError) as error:
