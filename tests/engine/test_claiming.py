@@ -174,6 +174,28 @@ async def test_a_full_queue_and_its_free_places_cost_other_queues_nothing(make, 
     assert asked < 60 + 3 * len(names), "each of the others is looked into when something has happened anywhere"
 
 
+async def test_a_run_that_is_created_here_is_looked_for_in_its_queue_alone(make, world):
+    names = [f"q{n}" for n in range(20)]
+    app = make(queues=("default", *names))
+    for name in names:
+        app.limit(name, concurrency=1)
+
+    @app.task
+    async def work() -> int:
+        return 1
+
+    async with app:
+        await world.advance(2)
+        del app.store.calls[:]
+        assert await (await work.options(queue="q7").enqueue()).result(timeout=5) == 1
+        await work.options(queue="elsewhere").enqueue()
+        later = await work.options(delay=5).enqueue()
+        await world.settle()
+        assert app.store.calls.count("look_into") < 10
+        await world.advance(5)
+        assert await later.result(timeout=5) == 1
+
+
 async def test_a_queue_that_cannot_be_looked_into_holds_up_no_other(make, world):
     app, client = make(queues=("default", "away"), concurrency=5_000), make(mode="client")
     app.limit("away", concurrency=1)

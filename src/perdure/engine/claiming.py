@@ -131,6 +131,11 @@ class Claiming:
         delay = max(1, at - self._env.now()) / 1000
         self._timer = self._env.call_later(self._worker.loop, delay, self._look)
 
+    def created(self, queue: str) -> None:
+        """Look for due runs of a queue, of which one was created here."""
+        if queue in self._settings.queues:
+            self._ask(queue if queue in self._gates or queue in self._settings.per_queue else ORDINARY)
+
     def forget_states(self) -> None:
         """Read anew which queues are gated, now: this process has changed one."""
         self._read_at = None

@@ -158,7 +158,7 @@ class Client:
             if worker is not None and is_ours:
                 loop.call_soon(lambda: worker.created(new, is_ours=created is not None and created.is_leased))
             elif worker is not None:
-                worker.wake()
+                worker.claiming.created(new.queue)
             if future.done():
                 return
             if created is not None:
