@@ -61,12 +61,10 @@ async def test_a_handle_says_whether_its_run_is_new(make, world):
     async with app:
         assert [run.is_new for run in await once.enqueue_many([("a",), ("b",)])] == [True, False]
         assert (await once.enqueue("c")).is_new is False
-        calm = send.options(debounce=Debounce("1h", key="k"))
+        calm = send.options(debounce=Debounce("1h", key="calm"))
         assert [(await calm.enqueue("d")).is_new, (await calm.enqueue("e")).is_new] == [True, False]
-        assert [(await app.start(send, "f", id="f")).is_new, (await app.start(send, "f", id="f")).is_new] == [
-            True,
-            False,
-        ]
+        named = [await app.start(send, "f", id="f") for _ in range(2)]
+        assert [run.is_new for run in named] == [True, False]
         assert (await send.enqueue("g")).is_new is True
         assert app.run("f").is_new is None
         await world.settle()
