@@ -112,7 +112,10 @@ def test_a_run_is_terminated_and_undone(shell, failed):
 
 
 def test_what_could_not_be_undone_is_shown_everywhere(shell, failed):
-    assert "charge: its undo failed: the [red]bank[/red] is away" in shell("runs", "show", "trip-1").out
+    shown = shell("runs", "show", "trip-1").out
+    assert "charge: its undo failed: the [red]bank[/red] is away" in shown
+    assert "failed with\nValueError: sold out" in shown
+    assert shell("runs", "show", "trip-1", "--json").json["failed_with"]["message"] == "sold out"
     assert "its undo failed" in shell("runs", "list", columns=150).out
     assert "an operator decides" in shell("runs", "explain", "trip-1").out
     said = shell("doctor")

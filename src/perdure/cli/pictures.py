@@ -106,12 +106,20 @@ def _wait(wait: Wait, now: int) -> str:
             return wait.detail
 
 
-def run(run: Run, given: str | None, children: RunPage, unread: Sequence[Message], now: int) -> RenderableType:
+def run(
+    run: Run,
+    given: str | None,
+    failed_with: ErrorInfo | None,
+    children: RunPage,
+    unread: Sequence[Message],
+    now: int,
+) -> RenderableType:
     """Return everything about one run.
 
     Args:
         run: the run, with its output.
         given: its input payload.
+        failed_with: the error of its code, where it is being undone.
         children: the runs it started.
         unread: events that it has not read.
         now: the present, in milliseconds since the epoch.
@@ -122,6 +130,8 @@ def run(run: Run, given: str | None, children: RunPage, unread: Sequence[Message
         parts += _section("output", _payload(run.output))
     if run.status in (RunStatus.ERRORED, RunStatus.COMPENSATED):
         parts += _section("error", _error(failure.decode_error(run.output or "{}")))
+    if failed_with is not None:
+        parts += _section("failed with", _error(failed_with))
     if run.state is not None:
         parts += _section("state", _payload(run.state))
     if run.progress is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
+import msgspec
 import typer
 from rich.text import Text
 
@@ -14,6 +15,7 @@ from perdure.cli.filters import Chosen, Parent, Prefix, QueueName, Since, Status
 from perdure.cli.session import Session
 from perdure.cli.style import QUIET, count
 from perdure.cli.values import record_document, run_document
+from perdure.core.undos import failure_of
 from perdure.model import codec
 from perdure.model.decision import RunFilter
 from perdure.model.errors import UsageError
@@ -77,16 +79,19 @@ async def show(session: Session, run_id: RunId) -> None:
         first = await app.store.journal(run_id, limit=1)
         unread = [message for message in await app.store.inbox(run_id) if message.kind == "event"]
         children = await app.client.find(RunFilter(parent_id=run_id), CHILDREN_SHOWN, None)
+        is_undone = run.status in (RunStatus.COMPENSATING, RunStatus.COMPENSATION_FAILED)
+        failed_with = failure_of(await app.store.journal(run_id)) if is_undone else None
     given = first[0].payload if first else None
     document = {
         "run": run_document(run),
         "input": codec.decode_any(given),
+        "failed_with": None if failed_with is None else msgspec.to_builtins(failed_with),
         "children": [{"id": child.id, "workflow": child.workflow, "status": child.status} for child in children.runs],
         "unread_events": [
             {"id": event.id, "type": event.type, "payload": codec.decode_any(event.payload)} for event in unread
         ],
     }
-    session.show(document, pictures.run(run, given, children, unread, now))
+    session.show(document, pictures.run(run, given, failed_with, children, unread, now))
 
 
 @command(

@@ -32,6 +32,12 @@ class UndoInfo(msgspec.Struct, frozen=True):
     error: ErrorInfo | None = None
 
 
+def failure_of(journal: Sequence[Record]) -> ErrorInfo | None:
+    """Return what the code of a run that is being undone failed with; None where an operator has it undone."""
+    why = next((record.payload for record in journal if record.kind == "undo" and record.state == "error"), None)
+    return None if why is None else failure.decode_error(why)
+
+
 def undos_of(journal: Sequence[Record]) -> list[UndoInfo]:
     """Return the undos that a journal tells of, in the order in which they were registered."""
     found: dict[str, UndoInfo] = {}

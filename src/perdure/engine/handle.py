@@ -9,7 +9,7 @@ from typing import Any, Generic, TypeVar, cast
 import msgspec
 
 from perdure.core.saga import compensation_failure
-from perdure.core.undos import UndoInfo, undos_of
+from perdure.core.undos import UndoInfo, failure_of, undos_of
 from perdure.engine.client import Client
 from perdure.engine.ending import End, Ending
 from perdure.engine.explain import Explanation, explain
@@ -258,9 +258,8 @@ class RunHandle(Generic[R]):
     async def _compensation_failure(self) -> ErrorInfo:
         """Return the error of a run some of whose undos failed, caused by what it failed with."""
         records = await self.journal()
-        why = next((record.payload for record in records if record.kind == "undo" and record.state == "error"), None)
         failed = {info.key: info.error.message for info in undos_of(records) if info.error is not None}
-        return compensation_failure(self.id, failed, None if why is None else failure.decode_error(why))
+        return compensation_failure(self.id, failed, failure_of(records))
 
     # The names that Cloudflare-style engines have for the same.
 
