@@ -116,6 +116,11 @@ def test_a_run_whose_steps_have_no_undo_just_fails():
     assert run.status is RunStatus.ERRORED
 
 
+def test_nothing_is_named_like_the_record_of_an_undo():
+    with pytest.raises(UsageError, match="step name: 'undo:a' must not begin with 'undo:'"):
+        step("undo:a")
+
+
 async def all_three() -> None:
     await asyncio.gather(a(1), b(2), c(3))
 
