@@ -449,6 +449,12 @@ async def test_retries_that_say_one_thing_leave_the_rest_to_the_task(app, world)
     assert len(calls) == 2
 
 
+async def test_data_is_bounded_like_text(app):
+    async with app:
+        with pytest.raises(DefinitionError, match="longer than 1,000,000 bytes"):
+            await app.publish({"name": "long", "steps": [{"task": "step1", "data": {"data": "x" * 1_000_000}}]})
+
+
 async def test_it_has_to_be_open(app):
     with pytest.raises(StoreUnavailableError):
         await app.publish(HELLO)

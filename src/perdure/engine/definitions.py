@@ -11,7 +11,7 @@ import msgspec
 
 from perdure.authoring.binding import Takes
 from perdure.authoring.dag import Dag
-from perdure.authoring.definition import Definition, Known
+from perdure.authoring.definition import TEXT_BYTES, Definition, Known
 from perdure.authoring.registry import Registry
 from perdure.engine.client import Client
 from perdure.engine.env import Env
@@ -124,7 +124,12 @@ def definition_of(given: object) -> Definition:
             given = given.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise DefinitionError(f"the definition cannot be read: {error}") from None
-    return Definition.of_text(given) if isinstance(given, str) else Definition(given)
+    if isinstance(given, str):
+        return Definition.of_text(given)
+    definition = Definition(given)
+    if not definition.found and len(msgspec.json.encode(definition.content)) > TEXT_BYTES:
+        raise DefinitionError(f"the definition is longer than {TEXT_BYTES:,} bytes")
+    return definition
 
 
 class Definitions(Verbs):
