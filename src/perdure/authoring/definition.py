@@ -91,8 +91,8 @@ class Definition:
         if len(steps) > STEPS:
             reader.found.append(f"steps: {len(steps):,} are more than {STEPS:,}; call another workflow in a step")
             steps = steps[:1]
-        self.content: dict[str, Any] = {"steps": list(_in_sequence(reader, steps))}
-        self.content |= {field: graph[field] for field in ("queue", "output") if field in graph}
+        options = {field: graph[field] for field in ("queue", "output") if field in graph}
+        self.content: dict[str, Any] = {"steps": list(_in_sequence(reader, steps)), **options}
         if "queue" in graph and not reader.check(lambda: check_name(graph["queue"], "queue")):
             del self.content["queue"]
         version = top.get("version")
@@ -241,9 +241,8 @@ class _Loader(yaml.SafeLoader):
 
     def construct_mapping(self, node: Any, deep: bool = False) -> Any:
         names = Counter(key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode))
-        for name, count in names.most_common(1):
-            if count > 1:
-                raise yaml.YAMLError(f"line {node.start_mark.line + 1}: {name!r} is given twice")
+        if twice := [name for name, count in names.most_common(1) if count > 1]:
+            raise yaml.YAMLError(f"line {node.start_mark.line + 1}: {twice[0]!r} is given twice")
         return super().construct_mapping(node, deep)
 
 
