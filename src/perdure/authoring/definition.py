@@ -91,8 +91,8 @@ class Definition:
         if len(steps) > STEPS:
             reader.found.append(f"steps: {len(steps):,} are more than {STEPS:,}; call another workflow in a step")
             steps = steps[:1]
-        options = {field: graph[field] for field in ("queue", "output") if field in graph}
-        self.content: dict[str, Any] = {"steps": list(_in_sequence(reader, steps)), **options}
+        self.content: dict[str, Any] = {"steps": list(_in_sequence(reader, steps))}
+        self.content |= {field: graph[field] for field in ("queue", "output") if field in graph}
         if "queue" in graph and not reader.check(lambda: check_name(graph["queue"], "queue")):
             del self.content["queue"]
         version = top.get("version")
