@@ -161,3 +161,8 @@ def test_what_cannot_be_moved_is_told(shell, failed, words, said):
     answer = shell("queues", "discard", "pdf", *words)
     assert answer.code == 2
     assert said in answer.err or said in answer.out
+
+
+def test_a_rate_that_is_none_is_all_that_is_told(shell, failed):
+    said = shell("queues", "limit", "pfd", "--rate", "1/0s")
+    assert (said.code, said.err) == (2, "error: rate per: '0s' must be at least a millisecond\n")
