@@ -106,9 +106,8 @@ async def limit(
     given = concurrency is not None or per_key is not None or rate is not None or fair
     if given == none:
         raise UsageError("which limits? give --concurrency, --per-key, --rate or --fair, or --none alone")
-    limits: dict[str, Any] = {
-        "concurrency": concurrency, "per_key": per_key, "fair": fair, "rate": None if rate is None else _rate(rate)
-    }  # fmt: skip
+    limits: dict[str, Any] = {"concurrency": concurrency, "per_key": per_key, "fair": fair}
+    limits["rate"] = None if rate is None else _rate(rate)
     async with session.client() as app:
         await _doubt(session, app, queue)
         await app.queue(queue).set_limits(**limits)
