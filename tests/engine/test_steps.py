@@ -298,6 +298,28 @@ async def test_a_result_over_the_bound_fails_the_step(world, url):
             await app.start("elsewhere", anyway=True, input={"text": "x" * 1_000})
 
 
+async def test_a_run_that_goes_on_as_new_has_new_idempotency_keys_and_a_restarted_one_those_it_had(make):
+    app = make()
+    keys = []
+
+    @app.step
+    async def charge() -> None:
+        keys.append(flow.idempotency_key())
+
+    @app.workflow
+    async def monthly(month: int) -> None:
+        await charge()
+        if month < 3:
+            await flow.continue_as_new(month + 1)
+
+    async with app:
+        run = await app.start(monthly, 1, id="a")
+        await run.result()
+        await run.restart()
+        await run.result()
+    assert keys == ["a:charge", "a~1:charge", "a~2:charge", "a~2:charge"]
+
+
 async def test_the_idempotency_key_is_one_per_step_and_the_same_on_every_attempt(make, world):
     app = make()
     keys = []

@@ -19,6 +19,7 @@ class StepContext(Protocol):
         run_id: the run.
         key: the step's key in the journal.
         attempt: the number of this attempt, from 1.
+        idempotency_key: the same on every attempt of it, and in a restart of its run; no other step's.
         last_progress: what the attempt before this one last gave to `flow.heartbeat`; None for nothing.
         client: the verbs of the engine that runs it.
     """
@@ -26,6 +27,7 @@ class StepContext(Protocol):
     run_id: str
     key: str
     attempt: int
+    idempotency_key: str
     last_progress: Any
 
     @property

@@ -113,8 +113,7 @@ class Context:
     @property
     def idempotency_key(self) -> str:
         """A key that is the same on every attempt of this step and different for every other; in its body only."""
-        step = step_or_raise("ctx.idempotency_key")
-        return f"{step.run_id}:{step.key}"
+        return step_or_raise("ctx.idempotency_key").idempotency_key
 
     def __reduce__(self) -> tuple[Any, ...]:
         given = (self._run_id, self._workflow, self._step, self.input, self.results, self.item, self.index)

@@ -337,9 +337,12 @@ def is_replaying() -> bool:
 
 
 def idempotency_key() -> str:
-    """Return, in a step, a key that is the same on every attempt of it and different for every other step."""
-    step = step_or_raise("flow.idempotency_key")
-    return f"{step.run_id}:{step.key}"
+    """Return, in a step, a key that is the same on every attempt of it and different for every other step.
+
+    A run that goes on as new has new keys; one that an operator restarts has the keys it had, so that a receiver that
+    knows them does nothing twice.
+    """
+    return step_or_raise("flow.idempotency_key").idempotency_key
 
 
 def attempt() -> int:

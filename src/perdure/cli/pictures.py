@@ -225,7 +225,9 @@ def journal(records: Sequence[Record]) -> Table:
         since = record.started_at if record.started_at is not None else opened.get(record.key)
         if record.state == "open":
             opened.setdefault(record.key, record.at)
-        is_counted = record.attempt > 1 or (record.state == "open" and record.kind == "step")
+        is_counted = (record.attempt > 1 and record.kind != "input") or (
+            record.state == "open" and record.kind == "step"
+        )
         rows.append(
             (
                 Text(str(record.position), QUIET),

@@ -62,6 +62,7 @@ class Replay(Asking):
         drift: how code and journal differ, once that is known.
         state: what `flow.set` made readable, as payloads by name.
         history: the journal it began with.
+        renewals: how often the run has gone on as new; its input's `attempt`, less one, so that a restart keeps it.
     """
 
     def __init__(
@@ -71,6 +72,7 @@ class Replay(Asking):
         self.loop = ReplayLoop(self)  # type: ignore[abstract]  # the rest is refused by name, see there
         self.outcome: tuple[Outcome, str] | None = None
         self._input = journal[0]
+        self.renewals = journal[0].attempt - 1
         self._main: asyncio.Task[Any] | None = None
         self.loop.at = max(journal[0].at, run.started_at or 0)
 

@@ -188,9 +188,7 @@ class Turn:
             terminate=tuple(self._terminate + self._orphans(status, is_renewed)),
             wait=wait,
             state=state,
-            renew=(Record(0, "input", "input", "ok", max(now, self.replay.loop.at), self.replay.renewal),)
-            if is_renewed
-            else None,
+            renew=(self._renewed(now),) if is_renewed else None,
         )
         self._consumed, self._new_children, self._terminate = [], [], []
         return decision
@@ -393,3 +391,8 @@ class Turn:
         if status is not RunStatus.ERRORED and not is_renewed:
             return []
         return [ask.run_id for ask in self.inbox.children.values() if not ask.spec.is_detached]
+
+    def _renewed(self, now: int) -> Record:
+        replay = self.replay
+        attempt = replay.renewals + 2
+        return Record(0, "input", "input", "ok", max(now, replay.loop.at), replay.renewal, attempt=attempt)

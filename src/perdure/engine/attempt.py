@@ -29,7 +29,10 @@ class StepRun:
         opened: the transaction that its body works in, once it is open; None where it has none.
     """
 
-    __slots__ = ("_uses", "attempt", "execution", "key", "last_progress", "opened", "run_id", "runner", "started_at")
+    __slots__ = (
+        *("_uses", "attempt", "execution", "idempotency_key", "key", "last_progress", "opened", "run_id", "runner"),
+        "started_at",
+    )
 
     def __init__(self, runner: Runner, key: str, attempt: int, started_at: int) -> None:
         self.runner = runner
@@ -38,6 +41,8 @@ class StepRun:
         self.attempt = attempt
         self.started_at = started_at
         self.last_progress = runner.last_progress(key)
+        renewals = runner.turn.replay.renewals
+        self.idempotency_key = f"{self.run_id}~{renewals}:{key}" if renewals else f"{self.run_id}:{key}"
         self.execution: Execution
         self.opened: Transaction | None = None
         self._uses: dict[str, int] = {}

@@ -220,7 +220,7 @@ class Executor:
         async with self._processes.slot() as slot:
             self._arm(execution)
             execution.stop_body = slot.kill
-            about = About(step.run_id, step.key, step.attempt, step.last_progress)
+            about = About(step.run_id, step.key, step.attempt, step.idempotency_key, step.last_progress)
             result = await slot.run(execution.spec, args, kwargs, about, step.heartbeat)
             execution.stop_body = None
             return result

@@ -47,6 +47,7 @@ class About(NamedTuple):
     run_id: str
     key: str
     attempt: int
+    idempotency_key: str
     last_progress: Any
 
 
@@ -202,7 +203,7 @@ class ProcessStep:
     """A step in a process, as its body sees it (see `perdure.authoring.context.StepContext`)."""
 
     def __init__(self, about: About) -> None:
-        self.run_id, self.key, self.attempt, self.last_progress = about
+        self.run_id, self.key, self.attempt, self.idempotency_key, self.last_progress = about
 
     @property
     def client(self) -> Any:

@@ -30,7 +30,8 @@ class Record(msgspec.Struct, frozen=True, array_like=True, gc=False):
         state: see `State`.
         at: when it was decided, in milliseconds since the epoch; never less than an earlier record's.
         payload: the value or the error (an `ErrorInfo`) as JSON text; None for nothing.
-        attempt: the number of the attempt that it reports, from 1.
+        attempt: the number of the attempt that it reports, from 1; for an input, of the run itself, which is one more
+            each time that it goes on as new.
         started_at: when that attempt began, in milliseconds; None where nothing ran.
         due_at: for a failed attempt, when the next one is due, in milliseconds; for an input, until when the run has to
             be begun, if that is bounded.

@@ -93,6 +93,7 @@ class WatchedStep:
         self.run_id = step.run_id
         self.key = step.key
         self.attempt = step.attempt
+        self.idempotency_key = step.idempotency_key
         self.last_progress = step.last_progress
         self.client = step.client
         self.waits = 0
