@@ -55,9 +55,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for store in asked.store:
         rates: dict[str, list[float]] = {"function": [], "graph": []}
         for _ in range(asked.runs):
-            for shape, found in rates.items():
-                found.append(measured(store, asked.directory, shape, RUNS)["rate"])
-        function, graph = (measure.median(found) for found in rates.values())
+            for shape, taken in rates.items():
+                taken.append(measured(store, asked.directory, shape, RUNS)["rate"])
+        function, graph = (measure.median(taken) for taken in rates.values())
         row = {"function, runs/s": function, "graph, runs/s": graph, TIMES: function / graph}
         for items in ITEMS:
             found = measured(store, asked.directory, "map", items)
