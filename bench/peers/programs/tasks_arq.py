@@ -1,5 +1,7 @@
 """arq on Valkey."""
 
+# mypy: disable-error-code="import-not-found, untyped-decorator"
+
 import asyncio
 import os
 from collections.abc import Sequence

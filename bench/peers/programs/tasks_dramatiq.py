@@ -1,5 +1,7 @@
 """Dramatiq on Valkey."""
 
+# mypy: disable-error-code="import-not-found, untyped-decorator"
+
 import os
 from collections.abc import Iterable
 

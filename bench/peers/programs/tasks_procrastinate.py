@@ -1,5 +1,7 @@
 """Procrastinate on PostgreSQL."""
 
+# mypy: disable-error-code="import-not-found, untyped-decorator"
+
 import os
 from collections.abc import Sequence
 
