@@ -11,7 +11,7 @@ from perdure.engine.settings import Mode
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "peers" / "programs"))
 
-from done import done  # type: ignore[import-not-found]  # noqa: E402  # beside the programs of the others
+from done import done  # type: ignore[import-not-found]
 
 
 def application(mode: Mode) -> Perdure:
