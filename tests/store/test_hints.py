@@ -79,14 +79,21 @@ async def test_without_hints_it_says_now_and_then_that_something_may_have_change
     assert not await hints.wait(0)
 
 
-async def test_many_hints_are_paced(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(hints_module, "PACE", 0.2)
-    hints, loop = Hints(Channel().send, 60), asyncio.get_running_loop()
-    began = loop.time()
-    assert not await hints.wait(0)
-    hints.heard()
-    assert await hints.wait(30)
-    assert loop.time() - began < 0.15
-    hints.heard()
-    assert await hints.wait(30)
-    assert loop.time() - began >= 0.2
+async def test_after_a_message_that_took_long_the_next_one_waits_longer(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(hints_module, "LONGEST_REST", 60)
+    sent: list[float] = []
+    loop = asyncio.get_running_loop()
+
+    async def send() -> None:
+        await asyncio.sleep(0.02)
+        sent.append(loop.time())
+
+    hints = Hints(send, 60)
+    hints.changed()
+    while not sent:
+        await asyncio.sleep(0)
+    hints.changed()
+    while len(sent) < 2:
+        await asyncio.sleep(0.001)
+    assert sent[1] - sent[0] >= (hints_module.REST + 1) * 0.02
+    await hints.close()

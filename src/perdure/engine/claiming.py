@@ -34,11 +34,8 @@ if TYPE_CHECKING:
 CLAIM_BATCH = 250
 """How many runs one claim takes at most."""
 
-IDLE_CHECK = 30.0
-"""Seconds after which an idle worker looks for due runs even if nothing told it to."""
-
-GATE_CHECK = 1.0
-"""Seconds after which a worker looks again into a queue of which a limit keeps runs back."""
+IDLE_CHECK, GATE_CHECK = 30.0, 1.0
+"""Seconds after which a worker looks again, told to or not: when idle, and where a limit keeps runs back."""
 
 STATES_KEPT_MS = 1_000
 """How long a worker that claims believes, in milliseconds, which queues are gated."""
@@ -47,7 +44,7 @@ FAILED_CHECK_MS = 1_000
 """After how many milliseconds a worker asks again where the store failed: a part of it may be out of reach."""
 
 MIN_DELAY_MS = 5
-"""Between two looks at the store, in milliseconds, however overdue a run is."""
+"""Between two looks at the store for what is overdue, in milliseconds."""
 
 KEYS_AT_ONCE = 64
 """How many limit keys of a gated queue one look takes in, and how many runs of each at most."""
@@ -69,8 +66,8 @@ class Claiming:
 
     Attributes:
         idle_check: see `IDLE_CHECK`.
-        gate_check, change_check: see `GATE_CHECK`: where runs wait for the end of others, and where only a change of
-            the queue, or time, can let them in.
+        gate_check, change_check: see `GATE_CHECK`: where runs wait for others' end, and where for time or a change.
+        claimed: how many runs it has come by.
     """
 
     idle_check: float = IDLE_CHECK
@@ -88,7 +85,9 @@ class Claiming:
         self._reserved = 0
         self._held: Counter[str] = Counter()
         self._rounds = 0
+        self.claimed = 0
         self._wake = asyncio.Event()
+        self._rest = asyncio.Event()
         self._is_asked_for_all = True
         self._asked: set[str] = set()
         self._planned: dict[str | None, int] = {}  # by source; None for all of them
@@ -120,7 +119,8 @@ class Claiming:
     def _moment(self, due_at: int) -> int:
         """Return when to look for what is due at a moment."""
         now = self._env.now()
-        return min(max(now + MIN_DELAY_MS, due_at), now + round(self.idle_check * 1000))
+        earliest = now + MIN_DELAY_MS if due_at <= now else due_at
+        return min(earliest, now + round(self.idle_check * 1000))
 
     def _set_timer(self, at: int) -> None:
         if self._timer is not None:
@@ -240,8 +240,17 @@ class Claiming:
                 _log.warning("no runs could be claimed, trying again: %s", error)
                 self._is_asked_for_all = True
                 self.look_at(self._env.now() + FAILED_CHECK_MS)
-            if is_drained:
+            if is_drained and not self._wake.is_set():
+                self._rest.set()
                 await self._wake.wait()
+                self._rest.clear()
+        self._rest.set()
+
+    async def rested(self) -> None:
+        """Wait until everything that was to be looked into has been."""
+        if self._wake.is_set():
+            self._rest.clear()
+        await self._rest.wait()
 
     async def _round(self) -> bool:
         """Ask every source that is to be asked once; return whether nothing more can be taken for now."""
@@ -318,12 +327,15 @@ class Claiming:
         if len(claims) == limit:
             return False
         due = await self._store.next_due(queues, workflows)
-        if due is not None and due <= self._env.now():  # the queue may have become a gated one
-            self._read_at = None
+        if due is not None and due <= self._env.now():
+            if due > now:  # it became due in between
+                return False
+            self._read_at = None  # the queue may have become a gated one
         self.look_at(self._env.now() + round(self.idle_check * 1000) if due is None else due, source)
         return True
 
     def _hand_over(self, claims: Sequence[Claim]) -> None:
+        self.claimed += len(claims)
         for claim in claims:
             self._take(claim.run.queue, 1)
             self._worker.loop.call_soon(self._worker.begin_claimed, claim)

@@ -32,6 +32,12 @@ from perdure.model.errors import StoreError
 from perdure.model.run import NewRun, Run, RunStatus
 from perdure.store.contract import Store
 
+HINT_PACE = 0.025
+"""Seconds between two hints that a worker follows while it has much in hand, or while they bring it nothing."""
+
+MUCH, OFTEN = 8, 4
+"""From how many runs in hand on that is, and from how many hints in vain in a row."""
+
 MAINTENANCE_EVERY = 30.0
 """Seconds between two rounds of announcing workflows and removing expired runs."""
 
@@ -244,13 +250,23 @@ class Worker:
         runner.begin()
 
     async def _listen(self) -> None:
-        """Take the store's hints of what other processes did."""
+        """Take the store's hints of what other processes did.
+
+        At once while there is little, and unless the last ones brought nothing; else paced, so that many workers do
+        not keep each other from work, and busy ones take much in one go.
+        """
+        heard_at, in_vain = 0.0, 0
         while True:
             try:
                 if await self.store.wait(IDLE_CHECK):
+                    if len(self.turns) >= MUCH or in_vain >= OFTEN:
+                        await asyncio.sleep(max(0.0, heard_at + HINT_PACE - self.loop.time()))
+                    heard_at, before = self.loop.time(), self.claiming.claimed
                     self.wake()
                     self.lookout.look()
                     self.definitions.hint()
+                    await self.claiming.rested()
+                    in_vain = in_vain + 1 if self.claiming.claimed == before else 0
             except StoreError:
                 await pause(self.env, 1.0)
 

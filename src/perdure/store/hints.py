@@ -8,11 +8,11 @@ from collections.abc import Awaitable, Callable
 
 from perdure.model.errors import StoreError
 
-PAUSE = 0.005
-"""Seconds between two messages of one process, however much it writes."""
+REST = 4
+"""How many times as long as a message took a process waits before the next one: the longer, the busier all are."""
 
-PACE = 0.025
-"""Seconds between two hints that one task is given, so that many busy processes do not keep each other from work."""
+LONGEST_REST = 0.02
+"""Seconds that it waits at most."""
 
 
 class Hints:
@@ -31,7 +31,7 @@ class Hints:
         self._is_wanted: set[asyncio.AbstractEventLoop] = set()
         self._waiting: dict[asyncio.Future[None], asyncio.AbstractEventLoop] = {}
         self._heard = 0
-        self._told: weakref.WeakKeyDictionary[asyncio.Task[object], tuple[int, float]] = weakref.WeakKeyDictionary()
+        self._told: weakref.WeakKeyDictionary[asyncio.Task[object], int] = weakref.WeakKeyDictionary()
 
     def changed(self) -> None:
         """Tell the others soon: at once if nothing was told for a while, else with all that comes up meanwhile."""
@@ -54,11 +54,9 @@ class Hints:
         """
         loop, task = asyncio.get_running_loop(), asyncio.current_task()
         assert task is not None
-        told, told_at = self._told.setdefault(task, (self._heard, -PACE))
-        is_hinted = told != self._heard or await self._hinted(loop, timeout)
+        is_hinted = self._told.setdefault(task, self._heard) != self._heard or await self._hinted(loop, timeout)
         if is_hinted:
-            await asyncio.sleep(max(0.0, told_at + PACE - loop.time()))
-            self._told[task] = self._heard, loop.time()
+            self._told[task] = self._heard
         return is_hinted
 
     async def _hinted(self, loop: asyncio.AbstractEventLoop, timeout: float) -> bool:
@@ -87,11 +85,12 @@ class Hints:
         try:
             while loop in self._is_wanted:
                 self._is_wanted.discard(loop)
+                began = loop.time()
                 try:
                     await self._send()
                 except StoreError:  # only a hint: they will look by themselves
                     pass
-                await asyncio.sleep(PAUSE)
+                await asyncio.sleep(min(REST * (loop.time() - began), LONGEST_REST))
         finally:
             self._sending.pop(loop, None)
 
