@@ -38,11 +38,6 @@ FATES = {"ok": 12, "raises": 2, "recovers": 2, "ends it": 1, "conflicts": 2, "ha
 Node = list[Any]
 
 
-def key_of(milliseconds: int) -> str:
-    """The running step's key, with a mark for those of a run's second incarnation."""
-    return flow.idempotency_key() + ("~" if milliseconds < 0 else "")
-
-
 class Generator:
     """Makes random programs, as trees of plain lists."""
 
@@ -87,7 +82,7 @@ class Bookings:
         app = Perdure(self.payments.url, lease=2, drain=drain, limits=Limits(crashes=1_000))
 
         async def body(milliseconds: int, fate: str) -> None:
-            self.attempts[key_of(milliseconds), flow.attempt()] += 1
+            self.attempts[flow.idempotency_key(), flow.attempt()] += 1
             await asyncio.sleep(max(0, milliseconds) / 1000)
             if fate in ("hangs", "is deaf"):
                 try:
@@ -102,7 +97,7 @@ class Bookings:
 
         @app.step(tx=True, retry=TWICE, timeout=0.03)
         async def book(milliseconds: int, fate: str) -> None:
-            await self.payments.put(flow.transaction(), key_of(milliseconds))
+            await self.payments.put(flow.transaction(), flow.idempotency_key())
             connection = flow.transaction()
             try:
                 await body(milliseconds, fate)
@@ -199,16 +194,14 @@ class Bookings:
         assert {run.status for run in runs} <= {RunStatus.COMPLETE, RunStatus.ERRORED, RunStatus.TERMINATED}
         for run in runs:
             journal = await app.run(run.id).journal()
-            mark = "~" if run.incarnation else ""
+            place = f"{run.id}~{run.incarnation}:" if run.incarnation else f"{run.id}:"
             recorded = {
-                f"{run.id}:{record.key}{mark}"
-                for record in journal
-                if record.key.startswith("book") and record.state == "ok"
+                f"{place}{record.key}" for record in journal if record.key.startswith("book") and record.state == "ok"
             }
-            assert recorded == {name for name in rows if name.startswith(f"{run.id}:") and ("~" in name) == bool(mark)}
+            assert recorded == {name for name in rows if name.startswith(place)}
         if is_faultless:
             again = [key for (key, _), times in self.attempts.items() if times > 1]
-            assert [key for key in again if key.partition(":")[0] not in self.undone] == []
+            assert [key for key in again if key.partition(":")[0].partition("~")[0] not in self.undone] == []
 
 
 async def disturb(app: Perdure, run_ids: Sequence[str], dice: random.Random, *, loses: bool) -> None:
