@@ -1,25 +1,25 @@
 """Durable workflows for Python: ordinary functions that survive crashes, deploys and months of waiting."""
 
 from perdure.authoring import flow
-from perdure.authoring.dag import Dag
-from perdure.authoring.dag_builder import DagBuilder, workflow
-from perdure.authoring.dag_context import Context
 from perdure.authoring.enqueuing import Batch, Debounce, Dedup
 from perdure.authoring.entrypoint import WorkflowEntrypoint, WorkflowEvent, WorkflowStep
+from perdure.authoring.graphs.builder import DagBuilder, workflow
+from perdure.authoring.graphs.context import Context
+from perdure.authoring.graphs.dag import Dag
 from perdure.authoring.mapping import ItemFailure
 from perdure.authoring.purity import DeterminismWarning
 from perdure.authoring.step import Step
 from perdure.authoring.task import Task
 from perdure.authoring.workflow import Workflow
 from perdure.core.undos import UndoInfo
-from perdure.engine import webhooks
 from perdure.engine.app import Perdure
+from perdure.engine.client.explain import Explanation
+from perdure.engine.client.handle import RunHandle, RunSummary
 from perdure.engine.definitions import PublishedDefinition
-from perdure.engine.explain import Explanation
-from perdure.engine.handle import RunHandle, RunSummary
 from perdure.engine.lifecycle import LifecycleEvent
 from perdure.engine.queues import Queue, QueueOverview
-from perdure.engine.schedules import ScheduleSummary
+from perdure.engine.triggers import webhooks
+from perdure.engine.triggers.schedules import ScheduleSummary
 from perdure.model.decision import RunPage, Stats, StoreInfo
 from perdure.model.errors import (
     BatchTooLargeError,

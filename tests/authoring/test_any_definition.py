@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from perdure import DefinitionError
-from perdure.authoring.definition import GRAPH, MAP, Definition, data_of
+from perdure.authoring.graphs.definition import GRAPH, MAP, Definition, data_of
 
 SCALARS = st.one_of(
     st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=8),

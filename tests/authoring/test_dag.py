@@ -11,9 +11,9 @@ import msgspec
 import pytest
 
 from perdure import Dag, DefinitionError, Perdure, Retry, SerializationError, workflow
-from perdure.authoring.binding import Takes, fits
-from perdure.authoring.dag import Play
-from perdure.authoring.dag_context import Context, Results
+from perdure.authoring.graphs.binding import Takes, fits
+from perdure.authoring.graphs.context import Context, Results
+from perdure.authoring.graphs.dag import Play
 from perdure.model.run import Run, RunStatus
 
 app = Perdure("memory://")

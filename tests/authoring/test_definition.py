@@ -11,9 +11,9 @@ import jsonschema
 import pytest
 
 from perdure import DefinitionError
-from perdure.authoring.binding import Takes
-from perdure.authoring.definition import Definition, Known, data_of
-from perdure.authoring.definition_schema import definition_schema, schema_text
+from perdure.authoring.graphs.binding import Takes
+from perdure.authoring.graphs.definition import Definition, Known, data_of
+from perdure.authoring.graphs.definition_schema import definition_schema, schema_text
 
 SCHEMA = Path(__file__).parent.parent.parent / "docs" / "definition.schema.json"
 FULL: dict[str, Any] = {

@@ -9,8 +9,8 @@ from typing import Any, Literal
 import pytest
 
 from perdure import DefinitionError, UsageError, workflow
-from perdure.authoring.binding import Takes
-from perdure.authoring.definition import Definition, Known
+from perdure.authoring.graphs.binding import Takes
+from perdure.authoring.graphs.definition import Definition, Known
 from perdure.authoring.task import Task
 
 

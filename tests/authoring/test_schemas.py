@@ -15,8 +15,8 @@ import pydantic
 import pytest
 
 from perdure import SerializationError
-from perdure.authoring.binding import Takes
-from perdure.authoring.definition import Definition, Known
+from perdure.authoring.graphs.binding import Takes
+from perdure.authoring.graphs.definition import Definition, Known
 from perdure.authoring.schemas import flaws
 from perdure.authoring.task import Task
 from perdure.model.codec import encode

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from perdure.cli import actions, filters
-from perdure.engine.starting import new_run
+from perdure.engine.client.starting import new_run
 from tests.cli.conftest import ask
 
 EVERY = ["nap-2", "nap-1", "broken-1", "order-2/parcel", "order-2", "order-1"]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from perdure.authoring.definition_schema import schema_text
+from perdure.authoring.graphs.definition_schema import schema_text
 
 LETTERS = """
 name: letters

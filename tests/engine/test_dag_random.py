@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from perdure import RunStatus
-from perdure.authoring import mapping, nodes
+from perdure.authoring import mapping
+from perdure.authoring.graphs import nodes
 from perdure.model import codec, failure
 from perdure.store import open_store
 from tests.engine.random_dags import Stage, comparable, expected, random_dag

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import pytest
 
 from perdure import DefinitionError, Perdure, RunStatus, SerializationError, UsageError, flow, workflow
-from perdure.engine.events import ANNOUNCED_FOR_MS
+from perdure.engine.triggers.events import ANNOUNCED_FOR_MS
 
 
 @dataclass

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from perdure import Perdure, flow
-from perdure.engine import keeper
+from perdure.engine.worker import keeper
 from perdure.model.errors import StoreUnavailableError
 from tests.engine.gate import Gate
 from tests.engine.world import until

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from perdure.engine import moving
+from perdure.engine.client.explain import WORKER_GONE_AFTER
 from perdure.engine.env import SystemEnv
-from perdure.engine.explain import WORKER_GONE_AFTER
 from perdure.engine.ledger import NAMED, Listed
 from perdure.engine.moving import Arrived, Moved, Stage, move
 from perdure.model.archive import Archive

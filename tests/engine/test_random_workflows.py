@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from perdure import Limits, Perdure, Retention, Run, RunStatus
-from perdure.engine.worker import Worker
+from perdure.engine.worker.worker import Worker
 from perdure.model import codec
 from perdure.model.errors import StoreUnavailableError
 from perdure.model.record import Record

@@ -22,7 +22,7 @@ from perdure import (
     flow,
 )
 from perdure.core.schedule import QUEUED
-from perdure.engine.scheduler import RENEW_AFTER
+from perdure.engine.triggers.scheduler import RENEW_AFTER
 from tests.engine.world import NOW, World
 
 MINUTE, HOUR, DAY = 60, 3_600, 86_400

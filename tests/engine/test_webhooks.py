@@ -8,7 +8,7 @@ import json
 import pytest
 
 from perdure import DefinitionError, NonRetryableError, RunStatus, UsageError, WebhookVerificationError, flow, webhooks
-from perdure.engine import webhooks as engine_webhooks
+from perdure.engine.triggers import webhooks as engine_webhooks
 from tests.engine.receiver import Receiver, receiving
 from tests.engine.world import NOW, until
 

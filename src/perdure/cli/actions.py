@@ -18,7 +18,7 @@ from perdure.cli.session import Session
 from perdure.cli.style import QUIET, clean, count, status_text
 from perdure.cli.values import typed_json
 from perdure.engine.app import Perdure
-from perdure.engine.handle import RunHandle
+from perdure.engine.client.handle import RunHandle
 from perdure.model.decision import Action
 from perdure.model.errors import PerdureError, RunFinishedError, StoreError, UsageError
 from perdure.model.run import RunStatus

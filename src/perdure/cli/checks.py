@@ -15,9 +15,9 @@ from perdure.cli.filters import every
 from perdure.cli.session import file_of
 from perdure.cli.style import ago, clean, count, duration, moment, short
 from perdure.engine.app import Perdure
+from perdure.engine.client.explain import WORKER_GONE_AFTER
 from perdure.engine.ending import parked_reason
 from perdure.engine.env import Env, SystemEnv
-from perdure.engine.explain import WORKER_GONE_AFTER
 from perdure.model.decision import Action, CatalogEntry, Control, QueueStats, RunFilter, StoreInfo
 from perdure.model.queue import QueueState
 from perdure.model.record import Record

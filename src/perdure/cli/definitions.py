@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
-from perdure.authoring.definition_schema import definition_schema, schema_text
+from perdure.authoring.graphs.definition_schema import definition_schema, schema_text
 from perdure.cli.command import NOT_FOUND, Group, command
 from perdure.cli.session import Session, file_of
 from perdure.cli.style import QUIET, ago, clean, table

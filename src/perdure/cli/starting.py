@@ -15,9 +15,9 @@ from perdure.cli.session import Session
 from perdure.cli.style import QUIET, clean, status_text
 from perdure.cli.values import error_line, typed_json
 from perdure.engine.app import Perdure
+from perdure.engine.client.explain import WORKER_GONE_AFTER
+from perdure.engine.client.handle import RunHandle
 from perdure.engine.ending import parked_reason
-from perdure.engine.explain import WORKER_GONE_AFTER
-from perdure.engine.handle import RunHandle
 from perdure.model.decision import CatalogEntry
 from perdure.model.errors import (
     CompensationFailedError,

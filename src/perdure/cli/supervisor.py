@@ -21,7 +21,7 @@ from structlog.stdlib import BoundLogger
 from perdure.cli.command import OK, PROBLEM, UNAVAILABLE, USAGE
 from perdure.cli.style import count, duration
 from perdure.cli.supervised import PLACE, Failure, News
-from perdure.engine.shift import SIGNALS
+from perdure.engine.worker.shift import SIGNALS
 
 ATTEMPTS = 5
 """How many processes in a row, in one place, may end before they are at work."""

@@ -22,8 +22,8 @@ from perdure.cli.style import count, duration
 from perdure.cli.supervised import Failure, Line, News
 from perdure.cli.supervisor import Supervisor
 from perdure.engine.app import Perdure
-from perdure.engine.shift import Shift
-from perdure.engine.worker import Worker
+from perdure.engine.worker.shift import Shift
+from perdure.engine.worker.worker import Worker
 from perdure.model.duration import milliseconds, seconds
 from perdure.model.errors import UsageError
 

@@ -13,18 +13,18 @@ from perdure.authoring.entrypoint import EntrypointWorkflow, WorkflowEntrypoint
 from perdure.authoring.purity import warn_of_impure_calls
 from perdure.authoring.registry import Registry
 from perdure.engine.blocking import Blocking
-from perdure.engine.client import Client
+from perdure.engine.client.client import Client
+from perdure.engine.client.entrypoint_runs import EntrypointRuns
+from perdure.engine.client.starting import warn_of_queues
 from perdure.engine.clock import StoreClock
 from perdure.engine.definitions import Definitions
 from perdure.engine.ending import Endings
-from perdure.engine.entrypoint_runs import EntrypointRuns
 from perdure.engine.env import Env, SystemEnv
 from perdure.engine.queues import Queues
 from perdure.engine.settings import Mode, Settings, bounded
-from perdure.engine.shift import Shift
-from perdure.engine.starting import warn_of_queues
-from perdure.engine.triggers import Triggers
-from perdure.engine.worker import Worker
+from perdure.engine.triggers.triggers import Triggers
+from perdure.engine.worker.shift import Shift
+from perdure.engine.worker.worker import Worker
 from perdure.model.duration import Duration
 from perdure.model.errors import UsageError
 from perdure.model.limits import Limits

@@ -8,7 +8,7 @@ from collections.abc import Coroutine
 from concurrent.futures import CancelledError
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
-from perdure.engine.handle import RunHandle
+from perdure.engine.client.handle import RunHandle
 from perdure.engine.queues import Queue
 from perdure.model.errors import StoreUnavailableError, UsageError
 

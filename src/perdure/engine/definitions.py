@@ -1,4 +1,4 @@
-"""Definitions in the store: how they are checked, published and listed; for workers see `perdure.engine.reading`."""
+"""Definitions in the store: checked, published, listed. How workers get them: `perdure.engine.worker.reading`."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from typing import Any
 
 import msgspec
 
-from perdure.authoring.binding import Takes
-from perdure.authoring.dag import Dag
-from perdure.authoring.definition import TEXT_BYTES, Definition, Known
+from perdure.authoring.graphs.binding import Takes
+from perdure.authoring.graphs.dag import Dag
+from perdure.authoring.graphs.definition import TEXT_BYTES, Definition, Known
 from perdure.authoring.registry import Registry
-from perdure.engine.client import Client
+from perdure.engine.client.client import Client
 from perdure.engine.env import Env
 from perdure.engine.lifecycle import OURS
-from perdure.engine.reading import newest
 from perdure.engine.verbs import Verbs
+from perdure.engine.worker.reading import newest
 from perdure.model.decision import CatalogEntry, StoredDefinition
 from perdure.model.errors import DefinitionError
 

@@ -14,8 +14,8 @@ from enum import Enum
 import msgspec
 from msgspec.structs import replace
 
+from perdure.engine.client.explain import WORKER_GONE_AFTER
 from perdure.engine.env import Env, SystemEnv, pause
-from perdure.engine.explain import WORKER_GONE_AFTER
 from perdure.engine.ledger import ADDED, CHANGED, DIFFERENT, MISSING, RUNS, THERE, Ledger, Listed
 from perdure.model.archive import Archive
 from perdure.model.decision import RunFilter, StoreInfo

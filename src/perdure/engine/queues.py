@@ -8,8 +8,8 @@ from typing import Any, ParamSpec, TypeVar
 import msgspec
 
 from perdure.authoring.task import Task
-from perdure.engine.client import Client
-from perdure.engine.handle import RunHandle
+from perdure.engine.client.client import Client
+from perdure.engine.client.handle import RunHandle
 from perdure.engine.verbs import Verbs
 from perdure.model.decision import Action, QueueStats, RunFilter, RunPage
 from perdure.model.errors import StoreConflictError, UsageError

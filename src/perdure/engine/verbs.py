@@ -8,12 +8,12 @@ from typing import Any, ParamSpec, TypeVar, Unpack, overload
 from perdure.authoring.enqueuing import StartOptions
 from perdure.authoring.registry import Registry
 from perdure.authoring.workflow import Workflow
-from perdure.engine.client import Client
+from perdure.engine.client.client import Client
+from perdure.engine.client.handle import RunHandle
+from perdure.engine.client.starting import new_run
 from perdure.engine.ending import Ending
 from perdure.engine.env import Env
-from perdure.engine.handle import RunHandle
 from perdure.engine.settings import Settings
-from perdure.engine.starting import new_run
 from perdure.model.codec import Shape
 from perdure.model.decision import RunFilter, RunPage, Stats, StoreInfo
 from perdure.model.errors import StoreUnavailableError, UsageError

@@ -14,9 +14,9 @@ from perdure.authoring.registry import Registry
 from perdure.authoring.step import Step
 from perdure.authoring.task import Task
 from perdure.engine.app import Perdure
+from perdure.engine.client.handle import RunHandle
 from perdure.engine.ending import Endings, end_of
 from perdure.engine.env import Env
-from perdure.engine.handle import RunHandle
 from perdure.engine.settings import Settings
 from perdure.model.duration import Duration, instant, milliseconds, seconds
 from perdure.model.errors import RunNotFinishedError, UsageError

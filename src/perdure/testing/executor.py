@@ -10,8 +10,8 @@ from perdure.authoring.context import StepContext
 from perdure.authoring.enqueuing import Batch
 from perdure.core.ask import StepSpec
 from perdure.engine.env import pause
-from perdure.engine.executor import Execution, Executor, no_begin
 from perdure.engine.settings import Settings
+from perdure.engine.worker.executor import Execution, Executor, no_begin
 from perdure.model.errors import UsageError
 from perdure.testing.mocks import Mocks
 from perdure.testing.world import VirtualWorld

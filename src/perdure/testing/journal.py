@@ -6,7 +6,7 @@ from pathlib import Path
 
 import msgspec
 
-from perdure.engine.handle import RunHandle
+from perdure.engine.client.handle import RunHandle
 from perdure.model.errors import UsageError
 from perdure.model.record import Kind, Record, State
 from perdure.model.run import Run, RunStatus

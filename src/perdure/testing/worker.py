@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from perdure.authoring.registry import Registry
-from perdure.engine.claiming import MIN_DELAY_MS, Claiming
 from perdure.engine.ending import Endings
-from perdure.engine.keeper import Keeper
 from perdure.engine.settings import Settings
-from perdure.engine.worker import Worker
+from perdure.engine.worker.claiming import MIN_DELAY_MS, Claiming
+from perdure.engine.worker.keeper import Keeper
+from perdure.engine.worker.worker import Worker
 from perdure.model.decision import Claim, Lease, RunFilter
 from perdure.model.run import RunStatus
 from perdure.store.contract import Store

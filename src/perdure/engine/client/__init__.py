@@ -1,0 +1,1 @@
+"""What a program asks of runs: start them, follow them, tell them things."""

@@ -1,0 +1,400 @@
+"""`app.schedules`: making schedules, looking at them and moving them."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import msgspec
+
+from perdure.authoring.enqueuing import HIGHEST_PRIORITY
+from perdure.authoring.triggers import schedule_of
+from perdure.authoring.workflow import Workflow, fingerprint
+from perdure.core.schedule import Change, Overlap, Progress, Schedule, changed, next_fire, plan
+from perdure.engine.client.client import Client
+from perdure.engine.client.handle import RunHandle
+from perdure.engine.triggers.events import start_by_name
+from perdure.engine.triggers.scheduler import (
+    CHANGE,
+    PREFIX,
+    SCHEDULE,
+    STATE,
+    WORKFLOW,
+    Standing,
+    change_of,
+    fire_id,
+    fire_time,
+    timing,
+)
+from perdure.model import codec
+from perdure.model.decision import Action, Control, RunFilter
+from perdure.model.duration import Duration, instant
+from perdure.model.errors import BatchTooLargeError, RunFinishedError, RunNotFoundError, UsageError
+from perdure.model.record import Record
+from perdure.model.run import NewRun, Run, RunStatus
+
+BACKFILL = 1_000
+"""How many fires one backfill makes up for."""
+
+SHOWN_NEXT = 1_000
+"""How many of the next fires are told at once."""
+
+UNFINISHED = tuple(status for status in RunStatus if not status.is_finished)
+PAGE = 500
+PRUNED = 500
+PRUNINGS = 20
+
+_STATE: msgspec.json.Decoder[dict[str, Standing]] = msgspec.json.Decoder(dict[str, Standing])
+_log = logging.getLogger("perdure.engine")
+
+
+class ScheduleSummary(msgspec.Struct, frozen=True):
+    """A schedule, as it stands once everything that was asked of it is granted.
+
+    Attributes:
+        name, workflow, input: what it is called, and what it starts, with which arguments.
+        timing: when, in words.
+        overlap: what becomes of a fire while the run before it has not ended.
+        status: of the schedule's own run: it has ended once nothing more will fire.
+        is_paused: it fires no more until it is resumed.
+        next_at: when it fires next, its jitter included; None while it is paused, and for never.
+        last_run: the id of the run that it started last.
+        queued: how many fires wait for that run to end.
+        started, skipped, missed, failed: how many fires started a run, were left out because one was there already,
+            were neither seen to in time nor made up for, and could start none.
+        error: why the last of those that failed did.
+    """
+
+    name: str
+    workflow: str
+    input: Any
+    timing: str
+    overlap: Overlap
+    status: RunStatus
+    is_paused: bool
+    next_at: dt.datetime | None
+    last_run: str | None
+    queued: int
+    started: int
+    skipped: int
+    missed: int
+    failed: int
+    error: str | None
+
+
+class Schedules:
+    """The schedules of a store, as `app.schedules`."""
+
+    def __init__(self, client: Callable[[], Client]) -> None:
+        self._open = client
+
+    @property
+    def _client(self) -> Client:
+        return self._open()
+
+    # Making.
+
+    async def create(
+        self,
+        name: str,
+        workflow: Workflow[..., Any] | str,
+        *args: Any,
+        input: Mapping[str, Any] | None = None,
+        cron: str | None = None,
+        every: Duration | None = None,
+        at: dt.datetime | float | None = None,
+        tz: str = "UTC",
+        jitter: Duration = 0,
+        overlap: Overlap = "allow",
+        catch_up: Duration | None = None,
+        start: dt.datetime | float | None = None,
+        end: dt.datetime | float | None = None,
+        paused: bool = False,
+        replace: bool = False,
+    ) -> ScheduleSummary:
+        """Make a schedule, which starts runs of a workflow from then on, whoever works it.
+
+        Args:
+            name: unique in the store.
+            workflow: a registered workflow or task, followed by its arguments, or the name of one that some worker
+                serves.
+            input: the arguments by name.
+            cron: when, as a cron expression of five fields, or of six with seconds first.
+            every: in its place, the time (a duration) from one fire to the next, counted from `start`, or from the
+                beginning of 1970 in UTC.
+            at: in its place, the one moment: an aware `datetime`, or seconds since the epoch.
+            tz: the time zone of `cron`, as in `Europe/Paris`.
+            jitter: how late each fire is at most (a duration).
+            overlap: while the run before has not ended, `"allow"` starts the next all the same, `"skip"` leaves it
+                out, `"queue"` starts it afterwards, `"cancel-previous"` terminates that run.
+            catch_up: how old (a duration) fires that nobody was there for may be to be made up for, in order; by
+                default only the last of them is, whatever its age.
+            start, end: it fires from then on, and before then.
+            paused: it fires only once it is resumed.
+            replace: put it in the place of the schedule of that name; a pause stays as it is.
+
+        Raises:
+            UsageError: an argument is wrong, it would never fire, or another schedule has that name.
+            UnknownWorkflowError: workers have announced other names than this one.
+        """
+        target, payload, queue = await self._target(workflow, args, input or {})
+        schedule = schedule_of(
+            name, target, payload, cron=cron, every=every, at=at, tz=tz, jitter=jitter, overlap=overlap,
+            catch_up=catch_up, start=start, end=end,
+        )  # fmt: skip
+        if next_fire(schedule, self._client.env.now()) is None:
+            raise UsageError(f"schedule {name!r} never fires: its time has passed")
+        if not await self.declare(schedule, queue, paused=paused, replace=replace):
+            raise UsageError(f"there is another schedule {name!r}; give it another name, or replace=True")
+        return await self.get(name)
+
+    async def declare(self, schedule: Schedule, queue: str, *, paused: bool = False, replace: bool = False) -> bool:
+        """Have the store's schedule of a name be this one; return whether it is.
+
+        Args:
+            schedule: what is to be.
+            queue: where a new schedule's run goes.
+            paused: how a new one begins.
+            replace: whether it takes the place of another one.
+        """
+        client, now = self._client, self._client.env.now()
+        progress = Progress(now, is_paused=paused)
+        run = (await client.store.get([_id(schedule.name)]))[0]
+        if run is not None:
+            standing, is_over = await self._standing(run), run.status.is_finished
+            if run.status is RunStatus.COMPLETE and standing.schedule == schedule:
+                return True
+            if not is_over and replace and run.queue != queue:  # nobody may serve the one that it waits in
+                progress, is_over = changed(standing.schedule, standing.progress, Change(schedule), now)[1], True
+            if is_over:
+                await self._remove(run.id, now)
+                run = None
+        if run is None:
+            if next_fire(schedule, progress.after) is None:
+                return True
+            new = self._run(schedule, progress, queue)
+            (created,) = await client.store.create([new])
+            if client.worker is not None:
+                client.worker.wake()
+            if created.is_new or created.fingerprint == new.fingerprint:
+                return True
+            run = await client.get(new.id)  # somebody else was faster
+        if (await self._standing(run)).schedule == schedule:
+            return True
+        if replace:
+            await self._ask(schedule.name, Change(schedule=schedule))
+        return replace
+
+    # Looking.
+
+    async def list(self) -> list[ScheduleSummary]:
+        """Return the schedules that have not ended, by name."""
+        found: list[ScheduleSummary] = []
+        cursor: str | None = None
+        while True:
+            page = await self._client.find(RunFilter(UNFINISHED, WORKFLOW), PAGE, cursor)
+            found += [self._summary(run, await self._standing(run)) for run in page.runs]
+            cursor = page.cursor
+            if cursor is None:
+                return sorted(found, key=lambda summary: summary.name)
+
+    async def get(self, name: str) -> ScheduleSummary:
+        """Return a schedule.
+
+        Raises:
+            RunNotFoundError: there is none of that name.
+        """
+        run = await self._get(name)
+        return self._summary(run, await self._standing(run))
+
+    async def next(self, name: str, n: int = 10) -> Sequence[dt.datetime]:
+        """Return the next `n` times of a schedule, without jitter, in its own time zone; a pause makes no difference.
+
+        Raises:
+            RunNotFoundError: there is none of that name. UsageError: `n` is below 1 or above 1,000.
+        """
+        if not 1 <= n <= SHOWN_NEXT:
+            raise UsageError(f"n: {n!r} must be from 1 to {SHOWN_NEXT:,}")
+        schedule = (await self._standing(await self._get(name))).schedule
+        fire: int | None = self._client.env.now()
+        zone = ZoneInfo(schedule.zone)
+        found: list[dt.datetime] = []
+        while fire is not None and len(found) < n and (fire := next_fire(schedule, fire)) is not None:
+            found.append(dt.datetime.fromtimestamp(fire / 1000, zone))
+        return found
+
+    # Moving.
+
+    async def pause(self, name: str) -> None:
+        """Have a schedule fire no more; what becomes due meanwhile is not made up for.
+
+        Raises:
+            RunNotFoundError: there is none of that name. RunFinishedError: it has nothing more to fire.
+        """
+        await self._ask(name, Change(is_paused=True))
+
+    async def resume(self, name: str) -> None:
+        """Have a paused schedule go on from now.
+
+        Raises:
+            As for `pause`.
+        """
+        await self._ask(name, Change(is_paused=False))
+
+    async def delete(self, name: str) -> None:
+        """Remove a schedule; runs that it started go on.
+
+        Raises:
+            RunNotFoundError: there is none of that name.
+        """
+        if not await self._remove((await self._get(name)).id, self._client.env.now()):
+            _log.warning("schedule %r has ended, and goes once much else has that is older", name)
+
+    async def trigger(self, name: str) -> RunHandle[Any]:
+        """Start a schedule's target now, beside its fires, whatever it does about overlap, and even if it is paused.
+
+        Raises:
+            RunNotFoundError: there is none of that name.
+        """
+        schedule = (await self._standing(await self._get(name))).schedule
+        return await self._start(schedule, f"{PREFIX}{name}!{self._client.new_id()}", self._client.env.now())
+
+    async def backfill(
+        self, name: str, start: dt.datetime | float, end: dt.datetime | float
+    ) -> Sequence[RunHandle[Any]]:
+        """Start the runs of all fires from `start` on and before `end`, at once, whatever it does about overlap.
+
+        A fire that has started a run is not doubled: its handle is that run's.
+
+        Args:
+            name: which schedule.
+            start, end: aware `datetime`s, or seconds since the epoch.
+
+        Raises:
+            RunNotFoundError: there is none of that name. BatchTooLargeError: there are more than 1,000.
+        """
+        schedule = (await self._standing(await self._get(name))).schedule
+        fire, until = instant(start, field="start") - 1, instant(end, field="end")
+        fires: list[int] = []
+        while (following := next_fire(schedule, fire)) is not None and following < until:
+            if len(fires) == BACKFILL:
+                raise BatchTooLargeError(f"backfill: there are more than {BACKFILL:,} fires; take a shorter time")
+            fires.append(following)
+            fire = following
+        return await asyncio.gather(*(self._start(schedule, fire_id(name, fire), fire) for fire in fires))
+
+    # Inside.
+
+    async def _target(
+        self, workflow: Workflow[..., Any] | str, args: tuple[Any, ...], given: Mapping[str, Any]
+    ) -> tuple[str, str, str]:
+        """Return the name, the input payload and the queue of what is to be started."""
+        client, limit = self._client, self._client.settings.limits.payload_bytes
+        name = workflow if isinstance(workflow, str) else workflow.name
+        known = client.registry.workflows.get(name)
+        if isinstance(workflow, str):
+            if args:
+                raise UsageError(f"workflow {name!r} is given by name, so give its arguments as input={{...}}")
+        elif workflow.registered is not known:
+            raise UsageError(f"{workflow!r} is no workflow of this application; decorate it with @app.workflow")
+        if known is not None:
+            return name, known.parameters.encode(args, given, limit), known.queue
+        entry = await client.announced.entry(name)
+        payload = codec.encode(given, f"the input of workflow {name!r}", limit)
+        return name, payload, "default" if entry is None else entry.queue
+
+    async def _remove(self, run_id: str, now: int) -> bool:
+        """End a schedule's run, if it has not, and have it forgotten; return whether it is."""
+        client = self._client
+        try:
+            await client.control(run_id, Action.TERMINATE)
+        except (RunFinishedError, RunNotFoundError):
+            pass
+        await client.store.control([Control(run_id, Action.DISCARD)], now)
+        for _ in range(PRUNINGS):
+            await client.store.prune(now, PRUNED)
+            if (await client.store.get([run_id]))[0] is None:
+                return True
+        return False
+
+    def _run(self, schedule: Schedule, progress: Progress, queue: str) -> NewRun:
+        client = self._client
+        now = client.env.now()
+        payload = SCHEDULE.parameters.encode((schedule, progress), {}, client.settings.limits.payload_bytes)
+        return NewRun(
+            id=_id(schedule.name),
+            workflow=WORKFLOW,
+            created_at=now,
+            due_at=now,
+            records=(Record(0, "input", "input", "ok", now, payload),),
+            queue=queue,
+            priority=HIGHEST_PRIORITY,
+            fingerprint=fingerprint(WORKFLOW, msgspec.json.encode(schedule).decode()),
+            tags={"schedule": schedule.name},
+            retention=client.settings.retention,
+        )
+
+    async def _get(self, name: str) -> Run:
+        run = (await self._client.store.get([_id(name)]))[0]
+        if run is None:
+            raise RunNotFoundError(f"no schedule {name!r}: it was never made, or was deleted")
+        return run
+
+    async def _standing(self, run: Run) -> Standing:
+        """Return how a schedule stands once what was asked of it is granted."""
+        store = self._client.store
+        if run.state is None:
+            (first,) = await store.journal(run.id, limit=1)
+            args, given = SCHEDULE.parameters.decode(first.payload or "{}")
+            schedule, progress = [*args, *given.values()]
+        else:
+            standing = _STATE.decode(run.state)[STATE]
+            schedule, progress = standing.schedule, standing.progress
+        for message in await store.inbox(run.id):
+            wish = change_of(codec.decode_any(message.payload or "null")) if message.type == CHANGE else None
+            if wish is not None:
+                schedule, progress = changed(schedule, progress, wish, message.at)
+        return Standing(schedule, progress)
+
+    def _summary(self, run: Run, standing: Standing) -> ScheduleSummary:
+        schedule, progress = standing.schedule, standing.progress
+        next_at: int | None = None
+        if not (progress.is_paused or run.status.is_finished):
+            now = self._client.env.now()
+            step = plan(schedule, progress.after, now)
+            next_at = now if step.fire is not None else step.due
+        return ScheduleSummary(
+            schedule.name,
+            schedule.workflow,
+            codec.decode_any(schedule.payload),
+            timing(schedule),
+            schedule.overlap,
+            run.status,
+            progress.is_paused,
+            None if next_at is None else dt.datetime.fromtimestamp(next_at / 1000, ZoneInfo(schedule.zone)),
+            progress.last_run,
+            len(progress.queued),
+            progress.started,
+            progress.skipped,
+            progress.missed,
+            progress.failed,
+            progress.error,
+        )
+
+    async def _ask(self, name: str, change: Change) -> None:
+        await self._get(name)
+        await self._client.send_event(_id(name), CHANGE, change, None)
+
+    async def _start(self, schedule: Schedule, run_id: str, fire: int) -> RunHandle[Any]:
+        tags = {"schedule": schedule.name, "fire": fire_time(fire)}
+        client, given = self._client, codec.decode_any(schedule.payload)
+        found, ending = await start_by_name(client, schedule.workflow, given, run_id, tags)
+        return RunHandle(client, run_id, None if found is None else found.result, ending)
+
+
+def _id(name: str) -> str:
+    return f"{PREFIX}{name}"

@@ -1,0 +1,1 @@
+"""What works runs: claims, turns, attempts, leases."""
