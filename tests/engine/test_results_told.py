@@ -88,7 +88,7 @@ async def test_what_was_parked_here_and_mended_elsewhere_is_complete(shop, world
             with pytest.raises(RunParkedError):
                 await run.result()
         shop.is_stuck = False
-        here.worker.claiming._room = lambda queue=None: 0
+        here.worker.claiming.places.room = lambda queue=None: 0
         async with elsewhere:
             await elsewhere.run(run.id).resume()
             await world.settle()
@@ -100,7 +100,7 @@ async def test_what_ended_here_and_was_restarted_elsewhere_has_its_new_result(sh
     async with here:
         run = await here.start("w")
         assert await run.result() == 1
-        here.worker.claiming._room = lambda queue=None: 0
+        here.worker.claiming.places.room = lambda queue=None: 0
         shop.answer = 2
         async with elsewhere:
             await elsewhere.run(run.id).restart()

@@ -78,7 +78,7 @@ async def test_a_queue_that_nobody_serves_is_explained(make, worker, world):
         run = await client.start("letter", queue="post")
         text = str(await run.explain())
         assert "no worker has announced queue 'post', and runs of 'letter' usually go to 'mail'" in text
-        worker.worker.claiming._room = lambda queue=None: 0
+        worker.worker.claiming.places.room = lambda queue=None: 0
         run = await client.start("letter")
         assert "workers that know 'letter' are there, and busy, unless" in str(await run.explain())
 

@@ -552,7 +552,7 @@ async def test_a_run_that_has_ended_leaves_nothing_behind(app):
         gc.collect()
         assert not app.worker.turns
         claiming = app.worker.claiming
-        assert (claiming._reserved, claiming._held.total()) == (0, 0)
+        assert (claiming.places.reserved, claiming.places.held.total()) == (0, 0)
 
 
 def test_options_make_another_task_of_the_same_name(app):

@@ -15,12 +15,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from perdure.core.admission import Choice, admit
 from perdure.engine.env import Timer, pause
+from perdure.engine.worker.places import Places
 from perdure.engine.worker.walk import Walk, is_at_its_limit
 from perdure.model.decision import Claim
 from perdure.model.errors import StoreError
@@ -66,6 +66,7 @@ class Claiming:
     Attributes:
         idle_check: see `IDLE_CHECK`.
         gate_check, change_check: see `GATE_CHECK`: where runs wait for others' end, and where for time or a change.
+        places: how many runs there is room for.
         claimed: how many runs it has come by.
     """
 
@@ -78,11 +79,10 @@ class Claiming:
         self._env = worker.env
         self._store = worker.store
         self._settings = worker.settings
+        self.places = Places(worker.settings, worker.turns)
         self._gates: dict[str, QueueState] = {}
         self._read_at: int | None = None
         self._walks: dict[str, Walk] = {}
-        self._reserved = 0
-        self._held: Counter[str] = Counter()
         self._rounds = 0
         self.claimed = 0
         self._wake = asyncio.Event()
@@ -167,60 +167,46 @@ class Claiming:
     def reserve(self, new: NewRun) -> bool:
         """Keep a place for a run that is about to be created here; return whether there is one."""
         worker, queue = self._worker, new.queue
-        if self._room(queue) <= 0 or worker.is_stopping or queue in self._gates or queue not in self._settings.queues:
+        if (
+            self.places.room(queue) <= 0
+            or worker.is_stopping
+            or queue in self._gates
+            or queue not in self._settings.queues
+        ):
             return False
         if worker.registry.program(new.workflow, new.version) is None:
             worker.definitions.hint()
             return False
-        self._take(queue, 1)
+        self.places.take(queue, 1)
         return True
 
     def give_up(self, queue: str) -> None:
         """Give the place of a run up that was not created here; its queue may have become a gated one."""
-        self._reserved -= 1
-        self._held[queue] -= 1
+        self.places.reserved -= 1
+        self.places.held[queue] -= 1
         self.forget_states()
 
     def begun(self) -> None:
         """A run for which a place was kept is in the worker's hands."""
-        self._reserved -= 1
+        self.places.reserved -= 1
 
     def left(self, queue: str) -> None:
         """A run has left the worker."""
-        self._held[queue] -= 1
+        self.places.held[queue] -= 1
+        self.has_place(queue)
+
+    def has_place(self, queue: str) -> None:
+        """A run of a queue takes its place no more: there may be room for another."""
         if self._is_starved:
             self._has_room()
         elif queue in self._settings.per_queue or (queue in self._gates and self._gates[queue].limits.bounds_places):
             self._ask(queue)
 
-    def is_full_of(self, waiting: Counter[str], queue: str) -> bool:
-        """Return whether the worker has room for no run, or for none of a queue, and only such as wait have taken it.
-
-        Args:
-            waiting: how many of its runs wait for others to come, by queue.
-            queue: which.
-        """
-        hands = len(self._worker.turns) + self._reserved
-        if self._settings.concurrency <= hands <= waiting.total():
-            return True
-        most = self._settings.per_queue.get(queue)
-        return most is not None and most <= self._held[queue] <= waiting[queue]
-
-    def _take(self, queue: str, count: int) -> None:
-        self._reserved += count
-        self._held[queue] += count
-
-    def _room(self, queue: str = ORDINARY) -> int:
-        """Return how many runs the worker has room for, of one queue or of any."""
-        room = self._settings.concurrency - len(self._worker.turns) - self._reserved
-        most = self._settings.per_queue.get(queue)
-        return room if most is None else min(room, most - self._held[queue])
-
     def _has_room(self) -> None:
         """Look for due runs after a time without room for any: at once if there is much of it, soon if little."""
         if self._worker.is_stopping:
             return
-        if self._room() >= min(CLAIM_BATCH, self._settings.concurrency // 2):
+        if self.places.room() >= min(CLAIM_BATCH, self._settings.concurrency // 2):
             self._is_starved = False
             self.wake()
         else:
@@ -265,14 +251,14 @@ class Claiming:
         first = self._rounds % max(1, len(sources))
         is_drained = True
         for source, queues in (*sources[first:], *sources[:first]):
-            self._is_starved = self._room() <= 0
+            self._is_starved = self.places.room() <= 0
             if self._is_starved:  # `_has_room` ends it
                 self._is_asked_for_all = True
                 return True
             if not await self._taken_of(source, queues, workflows):
                 is_drained = False
                 self._asked.add(source)
-        self._is_starved = is_drained and self._room() <= 0
+        self._is_starved = is_drained and self.places.room() <= 0
         return is_drained
 
     async def _taken_of(self, source: str, queues: tuple[str, ...], workflows: Sequence[str]) -> bool:
@@ -316,7 +302,7 @@ class Claiming:
 
     async def _claim_of(self, source: str, queues: tuple[str, ...], workflows: Sequence[str]) -> bool:
         """Claim of queues without limits; return whether nothing more can be taken of them for now."""
-        limit = min(self._room(source), CLAIM_BATCH)
+        limit = min(self.places.room(source), CLAIM_BATCH)
         if limit <= 0:  # `left` looks again
             return True
         worker, now = self._worker, self._env.now()
@@ -336,7 +322,7 @@ class Claiming:
     def _hand_over(self, claims: Sequence[Claim]) -> None:
         self.claimed += len(claims)
         for claim in claims:
-            self._take(claim.run.queue, 1)
+            self.places.take(claim.run.queue, 1)
             self._worker.loop.call_soon(self._worker.begin_claimed, claim)
 
     # Queues with limits.
@@ -351,7 +337,7 @@ class Claiming:
             await self._plan(queue, workflows, None, self.change_check)
             return True
         walk = self._walks.setdefault(queue, Walk())
-        if (room := self._room(queue)) > 0:
+        if (room := self.places.room(queue)) > 0:
             now = self._env.now()
             each = min(room, KEYS_AT_ONCE)
             view = await self._store.look_into(queue, now, KEYS_AT_ONCE, each, walk.after, workflows)
@@ -359,7 +345,7 @@ class Claiming:
                 self._read_at = None
                 self._is_asked_for_all = True
                 return False
-            choice = admit(view, min(self._room(queue), CLAIM_BATCH), now)
+            choice = admit(view, min(self.places.room(queue), CLAIM_BATCH), now)
             begun = await self._begun_of(choice, now)
             if begun is None:
                 walk.outrun += 1

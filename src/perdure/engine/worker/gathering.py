@@ -81,7 +81,7 @@ class Gathering:
         self._waiting[item.queue] += 1
         if len(lot.items) >= batch.max:
             self._go(key)
-        elif worker.claiming.is_full_of(self._waiting, item.queue):
+        elif worker.claiming.places.are_full_of(self._waiting, item.queue):
             self.hurry()
         try:
             return await item.future
