@@ -8,7 +8,8 @@ PerdureError
 │   ├── NotDurableError        I/O, threads or the wall clock in workflow code
 │   └── LimitError             a bound was passed
 │       ├── PayloadTooLargeError · JournalTooLongError · FanOutTooWideError
-│       └── NestingTooDeepError · InboxFullError · BatchTooLargeError
+│       ├── NestingTooDeepError · InboxFullError · BatchTooLargeError
+│       └── DocumentTooLargeError
 ├── RunError                   about one run
 │   ├── RunNotFoundError · RunExistsError · RunFinishedError · RunNotFinishedError
 │   ├── RunFailedError
@@ -84,6 +85,10 @@ class InboxFullError(LimitError):
 
 class BatchTooLargeError(LimitError):
     """More runs in one call than the batch allows."""
+
+
+class DocumentTooLargeError(LimitError):
+    """One document's text is larger than `DOCUMENT_BYTES`."""
 
 
 class RunError(PerdureError):

@@ -46,3 +46,6 @@ NAME_LENGTH = 200
 
 TAGS = 100
 """How many tags a run may carry."""
+
+DOCUMENT_BYTES = 262_144
+"""The size of one document's text, in bytes of UTF-8."""

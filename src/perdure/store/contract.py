@@ -52,6 +52,7 @@ from perdure.model.decision import (
     StoredDefinition,
     StoreInfo,
 )
+from perdure.model.document import Document
 from perdure.model.queue import Admission, QueueState, QueueView
 from perdure.model.record import Record
 from perdure.model.run import Created, NewRun, Run
@@ -245,6 +246,31 @@ class Store(Protocol):
 
     async def definitions(self) -> list[StoredDefinition]:
         """Return every definition, sorted by `created_at`, then name and version."""
+
+    # Documents.
+
+    async def put(self, documents: Sequence[Document]) -> list[bool]:
+        """Write each document, in the given order, if what is kept has its revision (0: nothing is kept); say whether.
+
+        It gets the next revision; one without a text removes what is kept, and the next put there begins anew at
+        revision 1. The first that is refused refuses all behind it in the call, and those before it stay written: each
+        is a transaction of its own. One whose answer was lost may be put again: it is taken for written if what is kept
+        has its text, its `at` and the next revision, or, for one without a text, if nothing is kept.
+
+        Raises:
+            UsageError: see `Document.require_fitting`; nothing of the call was written.
+        """
+
+    async def read(self, collection: str, keys: Sequence[str]) -> list[Document | None]:
+        """Return each document of a collection as it is kept, in the given order; None where there is none."""
+
+    async def documents(
+        self, collection: str, limit: int, after: str | None = None, newest_first: bool = False
+    ) -> list[Document]:
+        """Return up to `limit` documents of a collection by key, in code point order, from behind `after` on.
+
+        With `newest_first` from the greatest key down: a collection whose keys begin with the time is a log.
+        """
 
     # Queues with limits.
 

@@ -25,6 +25,7 @@ from perdure.model.decision import (
     StoredDefinition,
     StoreInfo,
 )
+from perdure.model.document import Document
 from perdure.model.errors import StoreUnavailableError
 from perdure.model.queue import Admission, QueueState, QueueView
 from perdure.model.record import Record
@@ -144,6 +145,20 @@ class MemoryStore:
     async def definitions(self) -> list[StoredDefinition]:
         """See the contract."""
         return self._read(lambda rows: rows.definitions())
+
+    async def put(self, documents: Sequence[Document]) -> list[bool]:
+        """See the contract; nobody who waits for runs is told."""
+        return self._read(lambda rows: rows.documents.put(documents))
+
+    async def read(self, collection: str, keys: Sequence[str]) -> list[Document | None]:
+        """See the contract."""
+        return self._read(lambda rows: rows.documents.read(collection, keys))
+
+    async def documents(
+        self, collection: str, limit: int, after: str | None = None, newest_first: bool = False
+    ) -> list[Document]:
+        """See the contract."""
+        return self._read(lambda rows: rows.documents.listed(collection, limit, after, newest_first))
 
     async def queues(self) -> list[QueueState]:
         """See the contract."""

@@ -12,6 +12,7 @@ from perdure.model.decision import CatalogEntry, Message, QueueStats, RunFilter,
 from perdure.model.record import Record
 from perdure.model.run import Run, RunStatus
 from perdure.store.finding import matches, place
+from perdure.store.reference_documents import Documents
 
 
 class Rows:
@@ -27,6 +28,7 @@ class Rows:
         self._catalog: dict[tuple[str, str], CatalogEntry] = {}
         self._definitions: dict[tuple[str, str], StoredDefinition] = {}
         self._created = 0
+        self.documents = Documents()
 
     def get(self, run_id: str) -> Run | None:
         """Return one run with its output."""

@@ -1,0 +1,50 @@
+"""The documents of the reference: who may change one, and the order in which they are told."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from msgspec.structs import replace
+
+from perdure.model.document import Document
+
+
+class Documents:
+    """The documents of all collections, by collection and key."""
+
+    def __init__(self) -> None:
+        self._kept: dict[tuple[str, str], Document] = {}
+
+    def put(self, documents: Sequence[Document]) -> list[bool]:
+        """Write documents until one is refused; say of each whether it was written."""
+        for document in documents:
+            document.require_fitting()
+        answers: list[bool] = []
+        for document in documents:
+            answers.append(all(answers[-1:]) and self._put_one(document))
+        return answers
+
+    def _put_one(self, document: Document) -> bool:
+        place = (document.collection, document.key)
+        kept = self._kept.get(place)
+        if (0 if kept is None else kept.revision) != document.revision:
+            return kept == (None if document.text is None else _next(document))
+        if document.text is None:
+            self._kept.pop(place, None)
+        else:
+            self._kept[place] = _next(document)
+        return True
+
+    def read(self, collection: str, keys: Sequence[str]) -> list[Document | None]:
+        """Return documents by their keys."""
+        return [self._kept.get((collection, key)) for key in keys]
+
+    def listed(self, collection: str, limit: int, after: str | None, newest_first: bool) -> list[Document]:
+        """Return documents in the order of their keys, or the other way round."""
+        keys = sorted((key for owner, key in self._kept if owner == collection), reverse=newest_first)
+        behind = [key for key in keys if after is None or (key < after if newest_first else key > after)]
+        return [self._kept[collection, key] for key in behind[:limit]]
+
+
+def _next(document: Document) -> Document:
+    return replace(document, revision=document.revision + 1)
