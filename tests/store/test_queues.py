@@ -82,7 +82,7 @@ class TestStates:
         assert not await store.set_queue(replace(second, version=3))
         assert await store.set_queue(second)
         assert not await store.set_queue(LIMITED)
-        assert await store.queues() == [second]
+        assert await store.queues() == [replace(second, turns=1)]
 
     async def test_a_repeated_call_says_yes_and_another_one_of_its_version_no(self, store: Store) -> None:
         await store.set_queue(LIMITED)
@@ -90,12 +90,24 @@ class TestStates:
         assert not await store.set_queue(PAUSED)
         assert await store.queues() == [LIMITED]
 
-    async def test_turns_stay_what_they_are(self, store: Store) -> None:
+    async def test_a_change_is_a_turn_and_a_repeated_call_is_none(self, store: Store) -> None:
         assert await store.set_queue(replace(LIMITED, turns=9))
         assert await admit(store, turns=0) == []
         assert await store.set_queue(replace(LIMITED, turns=4))
-        assert await store.set_queue(replace(PAUSED, version=2, turns=7))
         assert [state.turns for state in await store.queues()] == [1]
+        for _ in range(2):
+            assert await store.set_queue(replace(PAUSED, version=2, turns=7))
+            assert [state.turns for state in await store.queues()] == [2]
+        assert not await store.set_queue(replace(PAUSED, version=9))
+        assert [state.turns for state in await store.queues()] == [2]
+
+    async def test_nobody_is_admitted_by_what_was_seen_under_other_limits(self, store: Store) -> None:
+        await store.create([new("a")])
+        await store.set_queue(LIMITED)
+        seen = (await look(store)).state
+        await store.set_queue(replace(LIMITED, version=2, limits=QueueLimits(rate=Rate(1, 1000))))
+        assert await admit(store, "a", turns=seen.turns) is None
+        assert [run.id for run in await admit(store, "a") or ()] == ["a"]
 
     async def test_of_many_that_set_one_at_once_one_does(self, stores: list[Store]) -> None:
         states = [replace(LIMITED, limits=QueueLimits(number)) for number in range(1, 9)]
@@ -415,7 +427,7 @@ class TestAdmit:
         assert (await one(store, "a")).epoch == 0
         assert (await look(store)).state == PAUSED
         await store.set_queue(QueueState("default", version=2))
-        assert [run.id for run in await admit(store, "a", turns=0) or ()] == ["a"]
+        assert [run.id for run in await admit(store, "a") or ()] == ["a"]
 
     async def test_queues_have_turns_of_their_own(self, store: Store) -> None:
         await store.set_queue(LIMITED)

@@ -67,7 +67,7 @@ class QueueState(msgspec.Struct, frozen=True, gc=False):
         is_paused: nothing of it is claimed.
         limits: what holds now.
         declared: what code last declared; what an operator set since then holds until code declares something else.
-        turns: how often runs were admitted: the fence of `admit`.
+        turns: how often runs were admitted, or what is here was changed: the fence of `admit`.
     """
 
     name: str

@@ -280,7 +280,8 @@ class Store(Protocol):
     async def set_queue(self, state: QueueState) -> bool:
         """Keep a queue's state if its version is one more than the kept one's, or 1 and there is none; say whether.
 
-        `turns` stays what it is in the store, 0 at first. A repeated call, whose state is kept already, says True.
+        `turns` is 0 at first, and goes up by one with each later state, so that nobody is admitted by what was seen of
+        an earlier one. A repeated call, whose state is kept already, says True and changes nothing.
         """
 
     async def look_into(

@@ -31,12 +31,11 @@ class Queues:
     def set(self, state: QueueState) -> bool:
         """Keep a state if its version is the next one, or if it is kept already; say whether."""
         there = self._states.get(state.name)
-        wanted = replace(state, turns=0 if there is None else there.turns)
-        if wanted == there:
+        if there is not None and there == replace(state, turns=there.turns):
             return True
-        if wanted.version != (1 if there is None else there.version + 1):
+        if state.version != (1 if there is None else there.version + 1):
             return False
-        self._states[state.name] = wanted
+        self._states[state.name] = replace(state, turns=0 if there is None else there.turns + 1)
         return True
 
     def view(

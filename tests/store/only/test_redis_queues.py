@@ -262,7 +262,7 @@ async def test_a_shard_that_was_not_told_of_a_queues_state_gets_it_later(store: 
     assert valkey().call("HGET", missed, "default").startswith("p2:")
     assert await store.claim(["default"], 9, "w", NOW, UNTIL) == []
     valkey().call("HDEL", store._shards[home].key("queues").decode(), "default")
-    assert await store.queues() == [replace(LIMITED, version=2, is_paused=True)]
+    assert await store.queues() == [replace(LIMITED, version=2, is_paused=True, turns=1)]
     assert valkey().call("HGET", store._shards[home].key("queues").decode(), "default").startswith("p2:")
 
 

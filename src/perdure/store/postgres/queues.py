@@ -29,7 +29,8 @@ ON CONFLICT (name) DO NOTHING
 """
 
 _CHANGE = """
-UPDATE perdure.queues SET version = $2, is_paused = $3, is_gated = $4, limits = $5, declared = $6
+UPDATE perdure.queues SET
+    version = $2, is_paused = $3, is_gated = $4, limits = $5, declared = $6, turns = turns + 1
 WHERE name = $1 AND version = $2::bigint - 1
 """
 

@@ -26,7 +26,7 @@ Each key is `{<prefix>:<shard>}:<name>`:
     limited  zset   `l` queue <0> limit key <0> and the rest of the entry in `due`, for each run with a limit key; `a`
                     queue <0> limit key <0> due_at number, for each admitted run
     queues   hash   queue: `p` (paused), `g` (limited) or `-` (neither), version, `:`, its state (JSON without `turns`),
-                    on every shard; queue <0> `turns`: how many were taken, on the queue's home; queue <0> `hold`:
+                    on every shard; queue <0> `turns`: the fence, which counts on the queue's home; queue <0> `hold`:
                     `<turn>:<its end, in milliseconds>`, there too, while somebody admits runs on several shards;
                     queue <0> `over`: the last turn that was given up: nothing more of it may happen on this shard
     paces    zset   queue <0> limit key, with its pace as score; on the queue's home

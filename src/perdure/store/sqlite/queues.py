@@ -34,7 +34,7 @@ INSERT INTO queues (name, version, is_paused, limits, declared, turns, is_gated)
 VALUES (:name, :version, :is_paused, :limits, :declared, 0, :is_gated)
 ON CONFLICT (name) DO UPDATE SET
     version = excluded.version, is_paused = excluded.is_paused, limits = excluded.limits, declared = excluded.declared,
-    is_gated = excluded.is_gated
+    is_gated = excluded.is_gated, turns = turns + 1
 """
 
 _CANDIDATES = """

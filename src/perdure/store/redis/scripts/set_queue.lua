@@ -11,4 +11,7 @@ elseif asked[4] and asked[2] ~= version + 1 or asked[2] < version then
   return 0
 end
 redis.call('HSET', QUEUES, asked[1], asked[3])
+if kept then -- what was seen under the state before is over; only the home's turns count
+  redis.call('HINCRBY', QUEUES, asked[1] .. '\0turns', 1)
+end
 return 1
