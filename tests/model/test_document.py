@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from msgspec.structs import replace
 
-from perdure.model.document import Document
+from perdure.model.document import Document, require_puttable
 from perdure.model.errors import DocumentTooLargeError, LimitError, UsageError
 from perdure.model.limits import DOCUMENT_BYTES
 
@@ -49,3 +49,17 @@ def test_a_text_is_bounded(text: str) -> None:
     with pytest.raises(DocumentTooLargeError, match=r"has 262,145 bytes, and at most 262,144 are kept") as caught:
         replace(ONE, text=text).require_fitting()
     assert isinstance(caught.value, LimitError)
+
+
+def test_what_is_kept_has_the_next_revision() -> None:
+    assert replace(ONE, revision=3, at=5).kept == replace(ONE, revision=4, at=5)
+    assert replace(ONE, text=None, revision=3).kept is None
+
+
+def test_documents_are_put_together_if_each_fits_and_none_is_there_twice() -> None:
+    require_puttable([])
+    require_puttable([ONE, replace(ONE, key="b"), replace(ONE, collection="b")])
+    with pytest.raises(UsageError, match=r"^document\.key: "):
+        require_puttable([ONE, replace(ONE, key="")])
+    with pytest.raises(UsageError, match=r"^documents: 'late orders' of 'views' is there twice: put one after the"):
+        require_puttable([ONE, replace(ONE, text=None, revision=1)])

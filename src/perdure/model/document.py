@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 import msgspec
+from msgspec.structs import replace
 
 from perdure.model.errors import DocumentTooLargeError, UsageError
 from perdure.model.limits import DOCUMENT_BYTES, NAME_LENGTH
@@ -33,8 +35,8 @@ class Document(msgspec.Struct, frozen=True, gc=False):
         """Refuse what no store keeps.
 
         Raises:
-            UsageError: the collection or the key is no name, the revision is negative, or the text cannot be
-                kept. DocumentTooLargeError: the text is too long.
+            UsageError: the collection or the key is no name, the revision is negative, or the text cannot be kept.
+            DocumentTooLargeError: the text is too long.
         """
         for field, name in (("collection", self.collection), ("key", self.key)):
             if not 1 <= len(name) <= NAME_LENGTH or not name.isprintable():
@@ -58,3 +60,24 @@ class Document(msgspec.Struct, frozen=True, gc=False):
                 f"document.text: {self.key!r} of {self.collection!r} has {size:,} bytes, and at most "
                 f"{self.most_bytes:,} are kept (DOCUMENT_BYTES): put less into one, or several"
             )
+
+    @property
+    def kept(self) -> Document | None:
+        """What is kept once it was written: the next revision, or nothing if it has no text."""
+        return None if self.text is None else replace(self, revision=self.revision + 1)
+
+
+def require_puttable(documents: Sequence[Document]) -> None:
+    """Refuse documents that cannot be put in one call.
+
+    Raises:
+        UsageError: one is there twice, or see `Document.require_fitting`.
+    """
+    seen: set[tuple[str, str]] = set()
+    for document in documents:
+        document.require_fitting()
+        if (place := (document.collection, document.key)) in seen:
+            raise UsageError(
+                f"documents: {document.key!r} of {document.collection!r} is there twice: put one after the other"
+            )
+        seen.add(place)

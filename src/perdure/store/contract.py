@@ -258,7 +258,7 @@ class Store(Protocol):
         has its text, its `at` and the next revision, or, for one without a text, if nothing is kept.
 
         Raises:
-            UsageError: see `Document.require_fitting`; nothing of the call was written.
+            UsageError: see `perdure.model.document.require_puttable`; nothing of the call was written.
         """
 
     async def read(self, collection: str, keys: Sequence[str]) -> list[Document | None]:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from msgspec.structs import replace
-
-from perdure.model.document import Document
+from perdure.model.document import Document, require_puttable
 
 
 class Documents:
@@ -17,8 +15,7 @@ class Documents:
 
     def put(self, documents: Sequence[Document]) -> list[bool]:
         """Write documents until one is refused; say of each whether it was written."""
-        for document in documents:
-            document.require_fitting()
+        require_puttable(documents)
         answers: list[bool] = []
         for document in documents:
             answers.append(all(answers[-1:]) and self._put_one(document))
@@ -26,13 +23,13 @@ class Documents:
 
     def _put_one(self, document: Document) -> bool:
         place = (document.collection, document.key)
-        kept = self._kept.get(place)
-        if (0 if kept is None else kept.revision) != document.revision:
-            return kept == (None if document.text is None else _next(document))
-        if document.text is None:
+        there = self._kept.get(place)
+        if (0 if there is None else there.revision) != document.revision:
+            return there == document.kept
+        if document.kept is None:
             self._kept.pop(place, None)
         else:
-            self._kept[place] = _next(document)
+            self._kept[place] = document.kept
         return True
 
     def read(self, collection: str, keys: Sequence[str]) -> list[Document | None]:
@@ -44,7 +41,3 @@ class Documents:
         keys = sorted((key for owner, key in self._kept if owner == collection), reverse=newest_first)
         behind = [key for key in keys if after is None or (key < after if newest_first else key > after)]
         return [self._kept[collection, key] for key in behind[:limit]]
-
-
-def _next(document: Document) -> Document:
-    return replace(document, revision=document.revision + 1)

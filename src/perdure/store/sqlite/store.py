@@ -26,12 +26,13 @@ from perdure.model.decision import (
     StoredDefinition,
     StoreInfo,
 )
+from perdure.model.document import Document, require_puttable
 from perdure.model.duration import Duration
 from perdure.model.errors import StoreUnavailableError
 from perdure.model.queue import Admission, QueueState, QueueView
 from perdure.model.record import Record
 from perdure.model.run import Created, NewRun, Run
-from perdure.store.sqlite import arrivals, catalog, control, queues, reads, turns
+from perdure.store.sqlite import arrivals, catalog, control, documents, queues, reads, turns
 from perdure.store.sqlite.archives import dump, load
 from perdure.store.sqlite.connection import Settings
 from perdure.store.sqlite.dedups import create
@@ -173,6 +174,21 @@ class SqliteStore:
     async def definitions(self) -> list[StoredDefinition]:
         """See the contract."""
         return await self._read(catalog.definitions)
+
+    async def put(self, documents_: Sequence[Document]) -> list[bool]:
+        """See the contract."""
+        require_puttable(documents_)
+        return await self._write(lambda connection: documents.put(connection, documents_))
+
+    async def read(self, collection: str, keys: Sequence[str]) -> list[Document | None]:
+        """See the contract."""
+        return await self._read(lambda connection: documents.read(connection, collection, keys))
+
+    async def documents(
+        self, collection: str, limit: int, after: str | None = None, newest_first: bool = False
+    ) -> list[Document]:
+        """See the contract."""
+        return await self._read(lambda connection: documents.listed(connection, collection, limit, after, newest_first))
 
     async def queues(self) -> list[QueueState]:
         """See the contract."""
