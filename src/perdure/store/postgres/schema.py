@@ -22,7 +22,7 @@ MIGRATING = 3600.0
 HELD_BACK = "2s"
 """For how long the changes wait for a table that somebody holds, as everybody else then waits behind them."""
 
-_TABLES = ("meta", "runs", "records", "inbox", "catalog", "definitions", "queues", "paces", "dedups")
+_TABLES = ("meta", "runs", "records", "inbox", "catalog", "definitions", "queues", "paces", "dedups", "documents")
 
 _SERVER = """
 SELECT current_setting('server_version_num')::int / 10000 AS version, pg_is_in_recovery()

@@ -27,13 +27,14 @@ from perdure.model.decision import (
     StoredDefinition,
     StoreInfo,
 )
+from perdure.model.document import Document, require_puttable
 from perdure.model.queue import Admission, QueueState, QueueView
 from perdure.model.record import Record
 from perdure.model.run import Created, NewRun, Run
 from perdure.store.contract import Transaction
 from perdure.store.hints import Hints
 from perdure.store.loops import PerLoop
-from perdure.store.postgres import archives, arrivals, commits, control, queues, reads, schema, turns
+from perdure.store.postgres import archives, arrivals, commits, control, documents, queues, reads, schema, turns
 from perdure.store.postgres.connections import Connections, Session
 from perdure.store.postgres.durability import described
 from perdure.store.postgres.joining import create_in
@@ -234,6 +235,23 @@ class PostgresStore:
     async def definitions(self) -> list[StoredDefinition]:
         """See the contract."""
         return await self._connections.once(reads.definitions)
+
+    async def put(self, documents_: Sequence[Document]) -> list[bool]:
+        """See the contract."""
+        require_puttable(documents_)
+        return await self._connections.transact(lambda session: documents.put(session, documents_))
+
+    async def read(self, collection: str, keys: Sequence[str]) -> list[Document | None]:
+        """See the contract."""
+        return await self._connections.once(lambda session: documents.read(session, collection, keys))
+
+    async def documents(
+        self, collection: str, limit: int, after: str | None = None, newest_first: bool = False
+    ) -> list[Document]:
+        """See the contract."""
+        return await self._connections.once(
+            lambda session: documents.listed(session, collection, limit, after, newest_first)
+        )
 
     async def queues(self) -> list[QueueState]:
         """See the contract."""
