@@ -60,7 +60,7 @@ async def test_all_of_them_are_registered_by_name():
     app.add(*everything())
     assert sorted(app.registry.workflows) == ["data.transform", "email.send", "http.request", "pdf.render"]
     for workflow in app.registry.workflows.values():
-        assert json.loads(json.dumps(workflow.parameters.schema()))["$ref"]
+        assert json.loads(json.dumps(workflow.parameters.schema()))["properties"]
         assert workflow.details()["kind"] == "task"
     async with testing.engine(app) as engine:
         run = await app.start("data.transform", input={"expression": "a.b", "data": {"a": {"b": [1]}}})

@@ -43,10 +43,9 @@ def flaws(schema: Schema, known: Mapping[str, Any], given: Collection[str]) -> I
 
 
 def _misfits(value: Any, schema: Schema, definitions: Schema, path: str) -> Iterator[str]:
-    if "$ref" in schema:
-        schema = _referred(schema, definitions)
-    elif "title" in schema:  # a model of another library
+    if "title" in schema:  # a model of another library; what a reference leads to has one, too
         return
+    schema = _referred(schema, definitions)
     if "anyOf" in schema:
         found = [list(_misfits(value, part, definitions, path)) for part in schema["anyOf"]]
         if all(found):

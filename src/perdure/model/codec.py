@@ -14,7 +14,11 @@ from typing import Any
 
 import msgspec
 
-from perdure.model.errors import DefinitionError, PayloadTooLargeError, SerializationError
+from perdure.model.errors import DefinitionError, PayloadTooLargeError, SerializationError, UsageError
+from perdure.model.schema import Bundle, schema_of
+
+DEFAULT_BYTES = 1_000
+"""The length of a default that a JSON Schema tells, in bytes of JSON."""
 
 _ANY = msgspec.json.Decoder()
 _NO_FORM = "it is neither JSON data nor a model"
@@ -137,11 +141,18 @@ class Shape:
         except (TypeError, ValueError, RecursionError) as error:
             raise SerializationError(f"{self.what} does not fit {self._name()}: {error}") from error
 
-    def schema(self) -> dict[str, Any]:
-        """Return the JSON Schema of the type."""
-        if self._adapter:
-            return dict(self._adapter.json_schema())
-        return msgspec.json.schema(self.annotation, schema_hook=_model_schema)
+    def schema(self, bundle: Bundle | None = None, *, is_output: bool = False) -> dict[str, Any]:
+        """Return the JSON Schema of the type.
+
+        Args:
+            bundle: what takes its definitions; without one, they come with it.
+            is_output: it is about what is written.
+        """
+        said = schema_of(self.annotation, self._adapter, is_output=is_output)
+        if bundle is not None:
+            return bundle.add(said)
+        bundle = Bundle()
+        return bundle.document(bundle.add(said))
 
     def _misfit(self) -> str:
         """Return why msgspec cannot read the type; empty when it can."""
@@ -203,13 +214,6 @@ def _pydantic_adapter(annotation: object, what: str, reason: str) -> Any:
         f"{what} is annotated {annotation!r}, which cannot be stored: {reason}; "
         "use builtins, dataclasses, TypedDict, msgspec.Struct or pydantic models"
     )
-
-
-def _model_schema(kind: type) -> dict[str, Any]:
-    if kind is object:
-        return {"description": "any value"}
-    model_schema = getattr(kind, "model_json_schema", None)
-    return dict(model_schema()) if model_schema else {}
 
 
 class Parameters:
@@ -282,8 +286,24 @@ class Parameters:
         return [kwargs.pop(name) for name in self._positional_only if name in kwargs], kwargs
 
     def schema(self) -> dict[str, Any]:
-        """Return the JSON Schema of the input."""
-        return msgspec.json.schema(self._struct, schema_hook=_model_schema)
+        """Return the JSON Schema of the input: an object with the arguments by name."""
+        bundle = Bundle()
+        properties = {name: self._property(name, shape, bundle) for name, shape in self.shapes.items()}
+        required = [name for name, each in self.signature.parameters.items() if each.default is each.empty]
+        about = {"type": "object", "properties": properties, "required": required, "additionalProperties": False}
+        return bundle.document(about)
+
+    def _property(self, name: str, shape: Shape, bundle: Bundle) -> dict[str, Any]:
+        schema = shape.schema(bundle)
+        if shape.is_adapted:
+            schema.setdefault("title", name.replace("_", " ").capitalize())
+        default = self.signature.parameters[name].default
+        if default is not inspect.Parameter.empty:
+            try:
+                schema["default"] = decode_any(encode(default, name, DEFAULT_BYTES))
+            except UsageError:  # it has no JSON form, or is long: the function has it all the same
+                pass
+        return schema
 
     def _read(self, payload: str) -> Any:
         try:
