@@ -6,6 +6,7 @@ import asyncio
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from perdure.model.decision import Action, Control, Lease
 from perdure.model.queue import QueueState
@@ -29,7 +30,7 @@ async def make(store: Store, run: NewRun) -> Created:
 
 async def stands(store: Store, id: str, dedup: Dedup, at: int = NOW) -> bool:
     """Whether this run stands for a new one; that one is created if not."""
-    created = await make(store, keyed("asked", dedup, at + DAY, created_at=at))
+    created = await make(store, keyed("asked", dedup, at + DAY, created_at=at, records=(record(0, payload='"asked"'),)))
     assert created.id == (f"k/{id}" if not created.is_new else "k/asked")
     assert (await store.get(["k/asked"]) == [None]) is not created.is_new
     return not created.is_new
@@ -205,6 +206,31 @@ class TestReplacing:
         await store.extend([Lease("k/a", run.epoch, NOW)], NOW)
         assert (await one(store, "k/a")).status is RunStatus.QUEUED
         assert not await stands(store, "a", DEBOUNCED)
+
+    @pytest.mark.parametrize("status", ["running", "waiting", "paused", "complete", "errored"])
+    async def test_a_repeated_call_finds_the_run_that_took_its_input_over(self, store: Store, status: str) -> None:
+        await make(store, keyed("a", DEBOUNCED, NOW + 10, records=(record(0, payload='"a"'),)))
+        later = keyed("b", DEBOUNCED, NOW + 10, fingerprint="b", records=(record(0, payload='"b"'),))
+        first = await make(store, later)
+        claimed = await leased(store, "k/a", NOW + 10)
+        await store.commit([decide(claimed, status, records=(record(1),))])
+        before = await one(store, "k/a")
+        assert await make(store, later) == first == Created("k/a", is_new=False, fingerprint="b")
+        assert await one(store, "k/a") == before
+        assert [kept.payload for kept in await store.journal("k/a")] == ['"b"', "1"]
+        assert (await store.create([new("x"), later, new("y")]))[1] == first
+        alike = (record(0, payload='"b"'), record(1))
+        assert not (await make(store, keyed("c", DEBOUNCED, NOW + 10, records=alike))).is_new
+
+    async def test_a_later_call_with_the_same_input_is_another(self, store: Store) -> None:
+        run = await held(store, "k/a", dedup=DEBOUNCED)
+        await store.commit([decide(run, "complete", records=(record(1, "output", kind="output"),))])
+        later = (structs.replace(record(0, "input", '{"order": 1}'), at=NOW + 1),)
+        assert (await make(store, keyed("b", DEBOUNCED, NOW + 10, records=later))).is_new
+
+    async def test_a_plain_call_with_the_same_input_is_another(self, store: Store) -> None:
+        await finish(store, "k/a", dedup=DEBOUNCED)
+        assert (await make(store, keyed("b", Dedup(DEBOUNCED.key)))).is_new
 
     async def test_not_while_it_is_paused(self, store: Store) -> None:
         await make(store, keyed("a", DEBOUNCED))

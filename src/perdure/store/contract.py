@@ -5,7 +5,7 @@ class that `describe` states. A long list may be cut into several transactions; 
 
 Operations are safe to repeat: an answer that was lost costs a second call, never a second effect. Only a restart that
 is repeated begins the run anew once more, so no store repeats one by itself; and a `create` whose input another run
-took over, repeated once that one was claimed, creates a run of its own.
+took over, repeated once that one was claimed and its dedup key has passed to a third, counts as a new one.
 
 Operations take lists and work on them as one. `now` and every other time is milliseconds since the epoch, UTC, and
 comes from the caller. No rule lives in a store: stores fence, append and enqueue.
@@ -113,8 +113,10 @@ class Store(Protocol):
         Where the id is free and the run has a `dedup`, the last run created with that key stands for it if it is in
         the store and the key is in force. What counts is the dedup as that run had it: if it is replacing, the key is
         in force while that run is `queued` and was never claimed; else, with an `until`, while the new `created_at` is
-        earlier than that, whatever became of that run; else as long as that run has not ended. Then nothing is
-        created, and that run is named, `is_new` False, with its fingerprint, and keeps the key as it was. If the *new*
+        earlier than that, whatever became of that run; else as long as that run has not ended. For a *new* dedup that
+        is replacing it is in force, beside that, whatever became of that run, if its journal begins with the new run's
+        first record, time and all: this is the call whose input it took over, repeated. Then nothing is created,
+        and that run is named, `is_new` False, with its fingerprint, and keeps the key as it was. If the *new*
         dedup is replacing, and the run that stands is `queued` and was never claimed, that run gets the new one's
         records (they replace its journal), fingerprint, `updated_at` (from `created_at`) and `due_at` (`created_at` if
         the new one has a worker), this not later than the `latest_due_at` that it was first created with. Where no run

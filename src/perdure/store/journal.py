@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from perdure.model.decision import Decision, Message
 from perdure.model.errors import UsageError
+from perdure.model.record import Record
 from perdure.model.run import Created, Dedup, NewRun, Run, RunStatus
 
 
@@ -35,11 +36,20 @@ def is_unclaimed(run: Run) -> bool:
     return run.status is RunStatus.QUEUED and run.epoch == 0
 
 
-def stands(run: Run, dedup: Dedup, at: int) -> bool:
-    """Return whether a run stands for what is created with its dedup key at a time, in milliseconds since the epoch."""
+def stands(run: Run, dedup: Dedup, new: NewRun, first: Record | None) -> bool:
+    """Return whether a run stands for one that is to be created with its dedup key.
+
+    Args:
+        run: the last one that was created with that key.
+        dedup: how it was.
+        new: what is to be created.
+        first: the first record of the run's journal; needed only if the new dedup is replacing.
+    """
+    if new.dedup is not None and new.dedup.is_replacing and new.records[:1] == (first,):
+        return True
     if dedup.is_replacing:
         return is_unclaimed(run)
-    return not run.status.is_finished if dedup.until is None else at < dedup.until
+    return not run.status.is_finished if dedup.until is None else new.created_at < dedup.until
 
 
 def refusal(run_id: str, child: NewRun, now: int) -> Message:

@@ -43,7 +43,7 @@ class Reference(Rows):
         if there is not None:
             return Created(there.id, is_new=False, fingerprint=there.fingerprint)
         if new.dedup is not None:
-            if (run := self._standing(new.dedup.key, new.created_at)) is not None:
+            if (run := self._standing(new.dedup.key, new)) is not None:
                 return self._stand(run, new, new.dedup)
             self._dedups[new.dedup.key] = (new.id, new.dedup)
         self._created += 1
@@ -78,13 +78,13 @@ class Reference(Rows):
         )
         return Created(new.id, is_new=True, fingerprint=new.fingerprint, is_leased=is_leased)
 
-    def _standing(self, key: str, at: int) -> Run | None:
-        """Return the run that stands for a dedup key at a time."""
+    def _standing(self, key: str, new: NewRun) -> Run | None:
+        """Return the run that stands for a new one with a dedup key."""
         if key not in self._dedups:
             return None
         run_id, dedup = self._dedups[key]
-        run = self._runs[run_id]
-        return run if stands(run, dedup, at) else None
+        run, first = self._runs[run_id], next(iter(self._journals[run_id]), None)
+        return run if stands(run, dedup, new, first) else None
 
     def _stand(self, run: Run, new: NewRun, dedup: Dedup) -> Created:
         """Have a run stand for a new one, and begin with what that brings if it replaces."""

@@ -274,7 +274,8 @@ class TestDedup:
         await store.create([new("a", dedup=self.LATEST)])
         (claim,) = await store.claim(["default"], 1, "w", NOW, UNTIL)
         with joined() as connection:
-            (made,) = await store.create_in(connection, [new("b", dedup=self.LATEST)])
+            another = new("b", dedup=self.LATEST, records=(record(0, payload="2"),))
+            (made,) = await store.create_in(connection, [another])
             assert made.is_new
             async with asyncio.timeout(5):
                 assert not (await store.extend([Lease("a", 1, UNTIL + 1)], NOW))[0].is_lost

@@ -16,10 +16,11 @@ from typing import Any, NamedTuple
 import msgspec
 from msgspec import structs
 
+from perdure.model.record import Record
 from perdure.model.run import Created, Dedup, NewRun, Run, RunStatus
 from perdure.store.journal import is_unclaimed, queued_due_at, stands
 from perdure.store.postgres.connections import Session
-from perdure.store.postgres.rows import RECORD, RECORD_TYPES
+from perdure.store.postgres.rows import RECORD, RECORD_TYPES, record_of
 
 Ask = Callable[[str, str], Awaitable[list[Any]]]
 """Runs a statement with `{given}` for its one argument on somebody's connection, and returns the rows."""
@@ -42,10 +43,13 @@ RETURNING key
 """Lock keys; those that are not there yet stand for nothing, until a run is created or `prune` finds them."""
 
 _STANDING = f"""
-SELECT d.key, d.until, d.is_replacing, d.latest_due_at, r.id, r.fingerprint, r.status, r.epoch
-FROM jsonb_array_elements_text({_GIVEN}) AS asked (key)
+SELECT d.key, d.until, d.is_replacing, d.latest_due_at, r.id, r.fingerprint, r.status, r.epoch,
+    {", ".join(f"k.{name}" for name in RECORD_TYPES)}
+FROM jsonb_to_recordset({_GIVEN}) AS asked (key text, is_replacing boolean)
 CROSS JOIN LATERAL (SELECT u.* FROM perdure.dedups AS u WHERE u.key = asked.key OFFSET 0) AS d
 CROSS JOIN LATERAL (SELECT u.* FROM perdure.runs AS u WHERE u.id = d.run_id OFFSET 0) AS r
+LEFT JOIN LATERAL (
+    SELECT u.* FROM perdure.records AS u WHERE asked.is_replacing AND u.n = r.n AND u.position = 0 OFFSET 0) AS k ON true
 """
 
 _THERE = f"""
@@ -118,16 +122,18 @@ SELECT id, is_leased FROM made
 
 
 class _Standing(NamedTuple):
-    """The run that was created last with a key, as far as it matters, and what it asked for."""
+    """The run that was created last with a key, as far as it matters, what it asked for, and how its journal begins."""
 
     run: Run
     dedup: Dedup
+    first: Record | None
 
 
 def _standing(row: Any) -> _Standing:
-    key, until, is_replacing, latest_due_at, run_id, fingerprint, status, epoch = row
+    key, until, is_replacing, latest_due_at, run_id, fingerprint, status, epoch = row[:8]
     run = Run(run_id, "", RunStatus(status), 0, 0, epoch=epoch, fingerprint=fingerprint)
-    return _Standing(run, Dedup(key, until, is_replacing, latest_due_at))
+    first = None if row[8] is None else record_of(row, 8)
+    return _Standing(run, Dedup(key, until, is_replacing, latest_due_at), first)
 
 
 def asking(session: Session) -> Ask:
@@ -170,8 +176,8 @@ class _Creation:
     async def go_on(self, runs: Sequence[NewRun]) -> list[Created]:
         """Create runs until one is met that depends on what was just created; return what became of them."""
         there: dict[str, str] = {row[0]: row[1] for row in await self._ask(_THERE, _json([run.id for run in runs]))}
-        keys = _keys(runs)
-        standing = {row[0]: _standing(row) for row in await self._ask(_STANDING, _json(keys))} if keys else {}
+        asked = [run.dedup for run in runs if run.dedup is not None]
+        standing = {row[0]: _standing(row) for row in await self._ask(_STANDING, _json(asked))} if asked else {}
         answers: list[Created] = []
         fresh: dict[str, NewRun] = {}
         fresh_keys: set[str] = set()
@@ -185,7 +191,7 @@ class _Creation:
                 answers.append(Created(run.id, is_new, there[run.id], is_new and self._born.pop(run.id)))
                 continue
             found = None if key is None else standing.get(key)
-            if key is None or found is None or not stands(*found, run.created_at):
+            if key is None or found is None or not stands(found.run, found.dedup, run, found.first):
                 fresh[run.id] = run
                 fresh_keys.update(_keys([run]))
                 answers.append(Created(run.id, is_new=True, fingerprint=run.fingerprint))
@@ -194,7 +200,7 @@ class _Creation:
             if run.dedup is not None and run.dedup.is_replacing and is_unclaimed(other):
                 replaced[other.id] = _replacement(run, found)
                 other = structs.replace(other, fingerprint=run.fingerprint)
-                standing[key] = found._replace(run=other)
+                standing[key] = found._replace(run=other, first=run.records[0])
                 there |= {other.id: run.fingerprint} if other.id in there else {}
             answers.append(Created(other.id, is_new=False, fingerprint=other.fingerprint))
         if replaced and len(await self._ask(_REPLACE, _json(list(replaced.values())))) < len(replaced):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import apsw
 import msgspec
@@ -13,23 +13,25 @@ from perdure.model.record import Record
 from perdure.model.run import Created, Dedup, NewRun, Run
 from perdure.store.journal import is_unclaimed, queued_due_at, stands
 from perdure.store.sqlite.arrivals import insert
-from perdure.store.sqlite.rows import run_json
+from perdure.store.sqlite.rows import RECORD, run_json
 
 _Shape = TypeVar("_Shape")
 
 
 class _Standing(msgspec.Struct):
-    """The last run that was created with a key, and how that run had it."""
+    """The last run that was created with a key, how that run had it, and the first record of its journal, if asked."""
 
     run: Run
     dedup: Dedup
+    first: Record | None
 
 
 _STANDING = f"""
 SELECT json_group_object(d.key, json_object('run', json({run_json("r")}), 'dedup', json_object(
     'key', d.key, 'until', d.until, 'is_replacing', json(iif(d.is_replacing, 'true', 'false')),
-    'latest_due_at', d.latest_due_at)))
-FROM jsonb_each(?) AS j CROSS JOIN dedups AS d ON d.key = j.value CROSS JOIN runs AS r ON r.n = d.n
+    'latest_due_at', d.latest_due_at), 'first', json(iif(j.value->>1, (
+        SELECT {RECORD} FROM records WHERE n = r.n AND position = 0), NULL))))
+FROM jsonb_each(?) AS j CROSS JOIN dedups AS d ON d.key = j.value->>0 CROSS JOIN runs AS r ON r.n = d.n
 """
 
 _THERE = """
@@ -74,7 +76,7 @@ def create(connection: apsw.Connection, runs: Sequence[NewRun]) -> list[Created]
 
 
 def _create(connection: apsw.Connection, runs: Sequence[NewRun]) -> list[Created]:
-    keys = [run.dedup.key for run in runs if run.dedup is not None]
+    keys = [(run.dedup.key, run.dedup.is_replacing) for run in runs if run.dedup is not None]
     standing = _found(connection, _STANDING, keys, dict[str, _Standing])
     there = _found(connection, _THERE, [run.id for run in runs], dict[str, str])
     answers: list[Created | None] = []
@@ -84,7 +86,7 @@ def _create(connection: apsw.Connection, runs: Sequence[NewRun]) -> list[Created
         found = None if run.dedup is None else standing.get(run.dedup.key)
         if run.id in there:
             answers.append(Created(run.id, is_new=False, fingerprint=there[run.id]))
-        elif run.dedup is None or found is None or not stands(found.run, found.dedup, run.created_at):
+        elif run.dedup is None or found is None or not stands(found.run, found.dedup, run, found.first):
             fresh.append(run)
             answers.append(None)
         else:
@@ -126,7 +128,7 @@ def _apart(runs: Sequence[NewRun]) -> Iterator[Sequence[NewRun]]:
     yield piece
 
 
-def _found(connection: apsw.Connection, statement: str, asked: list[str], shape: type[_Shape]) -> _Shape:
+def _found(connection: apsw.Connection, statement: str, asked: list[Any], shape: type[_Shape]) -> _Shape:
     return msgspec.json.decode(connection.execute(statement, (_json(asked),)).get, type=shape)
 
 

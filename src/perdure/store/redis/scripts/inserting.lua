@@ -41,20 +41,31 @@ local function say(row, there, said)
   end
 end
 
+-- Whether a run's journal begins with this record.
+local function begins_with(row, record)
+  flush_records()
+  return redis.call('HGET', RECORDS, number_of[row] .. ':0') == record
+end
+
 -- The entries of dedup keys, by place in the list, of runs that are in the store and stand for a new one.
 local function standing(list)
-  local keys, places, found = {}, {}, {}
+  local keys, places, firsts, found, last = {}, {}, {}, {}, taken
   for index, new in ipairs(list) do
     if new[10] then
       keys[#keys + 1] = new[10][1]
       places[#places + 1] = index
+      firsts[index] = new[10][3] and new[6] > 0 and ARGV[last + 2]
     end
+    last = last + 1 + new[6] + #(new[8] or {})
   end
   for index, entry in ipairs(fetch(DEDUP, keys)) do
     local kept, place = entry and kept_dedup(entry), places[index]
     local row = kept and row_of(kept.number)
-    if row and not row.G and stands(row, kept, time_of(sub(list[place][4], 2))) then
-      found[place] = kept
+    if row and not row.G then
+      local at, first = time_of(sub(list[place][4], 2)), firsts[place]
+      if stands(row, kept, at) or first and begins_with(row, first) then
+        found[place] = kept
+      end
     end
   end
   return found
