@@ -49,7 +49,8 @@ FROM jsonb_to_recordset({_GIVEN}) AS asked (key text, is_replacing boolean)
 CROSS JOIN LATERAL (SELECT u.* FROM perdure.dedups AS u WHERE u.key = asked.key OFFSET 0) AS d
 CROSS JOIN LATERAL (SELECT u.* FROM perdure.runs AS u WHERE u.id = d.run_id OFFSET 0) AS r
 LEFT JOIN LATERAL (
-    SELECT u.* FROM perdure.records AS u WHERE asked.is_replacing AND u.n = r.n AND u.position = 0 OFFSET 0) AS k ON true
+    SELECT u.* FROM perdure.records AS u WHERE asked.is_replacing AND u.n = r.n AND u.position = 0 OFFSET 0
+) AS k ON true
 """
 
 _THERE = f"""
