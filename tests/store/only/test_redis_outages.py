@@ -15,7 +15,7 @@ from perdure.model.queue import Admission, QueueLimits, QueueState, Rate
 from perdure.store import open_store
 from perdure.store.redis.cluster import ClusterLink
 from perdure.store.redis.errors import is_of_replica
-from perdure.store.redis.keys import home_of, home_of_queue
+from perdure.store.redis.keys import home_of, home_of_name
 from perdure.store.redis.settings import Address, settings_of
 from perdure.store.redis.store import RedisStore
 from tests.servers import ClusterNode, ValkeyCluster, cut, label, valkey, valkey_cluster
@@ -140,7 +140,7 @@ async def test_a_queue_that_has_a_rate_alone_goes_on_after_a_shard_was_lost_whil
 
 
 def is_served(store: RedisStore, cluster: ValkeyCluster, victim: ClusterNode, queue: str) -> bool:
-    return cluster.owner(store._shards[home_of_queue(queue, SHARDS)].slot) is not victim
+    return cluster.owner(store._shards[home_of_name(queue, SHARDS)].slot) is not victim
 
 
 async def test_a_node_without_a_name_is_where_it_answered(tmp_path: Path) -> None:

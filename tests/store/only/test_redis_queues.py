@@ -15,7 +15,7 @@ from perdure.model.errors import StoreError
 from perdure.model.queue import Admission, QueueLimits, QueueState, QueueView
 from perdure.model.run import Dedup, RunStatus
 from perdure.store import open_store
-from perdure.store.redis.keys import home_of, home_of_queue
+from perdure.store.redis.keys import home_of, home_of_name
 from perdure.store.redis.queues import HOLD
 from perdure.store.redis.shards import PIECE_BYTES, Shards
 from perdure.store.redis.store import RedisStore
@@ -87,7 +87,7 @@ async def lease(store: RedisStore, turn: int, run_id: str) -> int:
 
 
 def queue_home(shards: Shards) -> Any:
-    return shards.all[home_of_queue("default", len(shards.all))]
+    return shards.all[home_of_name("default", len(shards.all))]
 
 
 async def test_workers_on_several_connections_never_lease_more_than_the_limit(stores: list[RedisStore]) -> None:
@@ -234,7 +234,7 @@ async def test_a_shard_that_fails_leaves_the_hold_to_end_by_itself(
     ids = spread(SHARDS)
     await store.set_queue(LIMITED)
     await store.create([new(run_id) for run_id in ids])
-    away = next(run_id for run_id in ids if home_of(run_id, SHARDS) != home_of_queue("default", SHARDS))
+    away = next(run_id for run_id in ids if home_of(run_id, SHARDS) != home_of_name("default", SHARDS))
     broken = store._shards[home_of(away, SHARDS)].key("ids").decode()
     valkey().call("RENAME", broken, f"{broken}x")
     valkey().call("SET", broken, "wrong")
@@ -250,7 +250,7 @@ async def test_a_shard_that_was_not_told_of_a_queues_state_gets_it_later(store: 
     ids = spread(SHARDS)
     await store.create([new(run_id) for run_id in ids])
     await store.set_queue(LIMITED)
-    home = home_of_queue("default", SHARDS)
+    home = home_of_name("default", SHARDS)
     missed = store._shards[(home + 1) % SHARDS].key("queues").decode()
     valkey().call("HDEL", missed, "default")
     assert await store.queues() == [LIMITED]
@@ -391,7 +391,7 @@ async def test_what_is_not_gated_costs_one_look_in_each_script(tmp_path: Path) -
 
 async def test_where_shards_say_two_things_the_queues_home_is_right(store: RedisStore) -> None:
     await store.set_queue(LIMITED)
-    home = home_of_queue("default", SHARDS)
+    home = home_of_name("default", SHARDS)
     there, others = store._shards[home], [shard for shard in store._shards if shard.index != home]
     kept = valkey().call("HGET", there.key("queues").decode(), "default")
     for shard in others:  # as after a failover that lost what one had been told

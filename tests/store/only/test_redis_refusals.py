@@ -176,7 +176,7 @@ async def test_a_replica(guarded: ValkeyServer) -> None:
 async def test_a_store_of_a_newer_perdure(guarded: ValkeyServer, store: Store, tmp_path: Path) -> None:
     guarded.call("HSET", f"{{{label(tmp_path)}:0}}:meta", "schema", "99")
     message = await refusal(SchemaTooNewError, guarded.url(prefix=label(tmp_path)))
-    assert "has schema 99, and this Perdure knows up to 2: upgrade this program" in message
+    assert "has schema 99, and this Perdure knows up to 3: upgrade this program" in message
 
 
 async def test_a_prefix_that_holds_something_else(guarded: ValkeyServer, store: Store, tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ from tests.servers import label, valkey
 from tests.store.making import CAPACITY, NOW, decide, event, held, leased, new, one, record
 
 SHARDS = 5
-ZSETS = {"due", "family", "created", "expires", "mail", "limited", "paces"}
+ZSETS = {"due", "family", "created", "expires", "mail", "limited", "paces", "documents"}
 
 
 @pytest.fixture

@@ -68,8 +68,8 @@ async def test_its_runs_are_what_they_were(store: RedisStore) -> None:
 
 async def test_it_is_of_the_present_schema_from_then_on(store: RedisStore) -> None:
     shard = store._shards[0]
-    assert valkey().call("HGET", shard.meta.decode(), "schema") == "2"
-    assert (await store.describe()).schema_version == 2
+    assert valkey().call("HGET", shard.meta.decode(), "schema") == "3"
+    assert (await store.describe()).schema_version == 3
     assert set(valkey().call("KEYS", f"{{{store._settings.prefix}:*")) >= {shard.key(name).decode() for name in NAMES}
 
 

@@ -31,6 +31,7 @@ Each key is `{<prefix>:<shard>}:<name>`:
                     queue <0> `over`: the last turn that was given up: nothing more of it may happen on this shard
     paces    zset   queue <0> limit key, with its pace as score; on the queue's home
     dedup    hash   dedup key: number of the run that has it, `:` until, `:` 1 if replacing or 0, `:` latest_due_at
+    documents zset  collection <0> key <0> revision `:` at `:` text, for each document; on the collection's home
     family   zset   id of the parent <0> number of the child
     created  zset   `a` (unfinished), `c`, `e` or `t` (complete, errored or compensated, terminated), created_at, number
     expires  zset   number, with expires_at as its score
@@ -51,7 +52,8 @@ follows it, and nobody changes where it leads: so there are never two runs of on
 because that was pruned or its parent's decision was never carried out, is removed once nobody has asked for that place
 for an hour: by then nothing can still be on its way.
 
-A queue's home follows from its name. What its runs need in common is there: its turns, and who has one.
+A queue's home follows from its name. What its runs need in common is there: its turns, and who has one. So does that
+of a collection, all of whose documents are there.
 """
 
 from __future__ import annotations
@@ -81,6 +83,7 @@ NAMES = (
     "queues",
     "dedup",
     "paces",
+    "documents",
 )
 """The keys that every script is given, in their order."""
 
@@ -125,9 +128,9 @@ def home_of(run_id: str, shards: int) -> int:
     return 0 if shards == 1 else zlib.crc32(run_id.partition("/")[0].encode()) % shards
 
 
-def home_of_queue(queue: str, shards: int) -> int:
-    """Return the shard on which the turns of a queue are taken."""
-    return 0 if shards == 1 else zlib.crc32(queue.encode()) % shards
+def home_of_name(name: str, shards: int) -> int:
+    """Return the shard on which the turns of a queue are taken, or the documents of a collection are."""
+    return 0 if shards == 1 else zlib.crc32(name.encode()) % shards
 
 
 def slot_of(tag: str) -> int:

@@ -20,7 +20,7 @@ from perdure.model.decision import Claim
 from perdure.model.errors import StoreError
 from perdure.model.queue import Admission, Candidate, QueueState, QueueView
 from perdure.store.redis.calls import BRIEF
-from perdure.store.redis.keys import Shard, home_of_queue
+from perdure.store.redis.keys import Shard, home_of_name
 from perdure.store.redis.rows import messages_of, record_of, row_of, run_from
 from perdure.store.redis.shards import PIECE_BYTES, Shards, pieces
 from perdure.store.redis.turns import RECORDS, completed, is_whole
@@ -49,7 +49,7 @@ async def queues(shards: Shards) -> list[QueueState]:
     }
     states = []
     for name in sorted({name for fields in kept.values() for name in fields if b"\0" not in name}):
-        home = home_of_queue(name.decode(), len(shards.all))
+        home = home_of_name(name.decode(), len(shards.all))
         texts = {index: fields.get(name, _NONE) for index, fields in kept.items()}
         text = texts[max(texts, key=lambda index: (_version(texts[index]), index == home))]
         state = _parsed(text, kept.get(home, {}).get(name + b"\0turns"))
@@ -101,7 +101,7 @@ def _parsed(text: bytes, turns: bytes | None) -> QueueState:
 
 
 def _home(shards: Shards, queue: str) -> Shard:
-    return shards.all[home_of_queue(queue, len(shards.all))]
+    return shards.all[home_of_name(queue, len(shards.all))]
 
 
 async def look_into(

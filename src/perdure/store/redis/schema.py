@@ -10,8 +10,8 @@ from perdure.store.redis.calls import BRIEF, Calls
 from perdure.store.redis.keys import Shard
 from perdure.store.redis.settings import CLUSTER_SHARDS, MOST_SHARDS, Settings
 
-SCHEMA = 2
-"""The version of the keys and of what is in them. 2 has more keys and more in a row; all of 1 means what it meant."""
+SCHEMA = 3
+"""The version of the keys and of what is in them. 2 and 3 have more keys, 2 more in a row; all of 1 is as it was."""
 
 
 async def opened(calls: Calls, settings: Settings) -> list[Shard]:

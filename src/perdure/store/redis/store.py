@@ -26,6 +26,7 @@ from perdure.model.decision import (
     StoredDefinition,
     StoreInfo,
 )
+from perdure.model.document import Document, require_puttable
 from perdure.model.errors import StoreUnavailableError
 from perdure.model.queue import Admission, QueueState, QueueView
 from perdure.model.record import Record
@@ -34,7 +35,7 @@ from perdure.store.contract import Transaction
 from perdure.store.hints import Hints
 from perdure.store.journal import no_transactions
 from perdure.store.loops import PerLoop
-from perdure.store.redis import archives, arrivals, control, queues, reads, searches, turns
+from perdure.store.redis import archives, arrivals, control, documents, queues, reads, searches, turns
 from perdure.store.redis.calls import Calls
 from perdure.store.redis.keys import Shard
 from perdure.store.redis.listening import Listener
@@ -182,6 +183,21 @@ class RedisStore:
     async def definitions(self) -> list[StoredDefinition]:
         """See the contract."""
         return await reads.definitions(await self._opened())
+
+    async def put(self, documents_: Sequence[Document]) -> list[bool]:
+        """See the contract."""
+        require_puttable(documents_)
+        return await documents.put(await self._opened(), documents_)
+
+    async def read(self, collection: str, keys: Sequence[str]) -> list[Document | None]:
+        """See the contract."""
+        return await documents.read(await self._opened(), collection, keys)
+
+    async def documents(
+        self, collection: str, limit: int, after: str | None = None, newest_first: bool = False
+    ) -> list[Document]:
+        """See the contract."""
+        return await documents.listed(await self._opened(), collection, limit, after, newest_first)
 
     async def queues(self) -> list[QueueState]:
         """See the contract."""

@@ -41,6 +41,9 @@ _PARTS: dict[str, tuple[str, ...]] = {
     "set_queue": (),
     "end_turns": (),
     "end_hold": (),
+    "put": (),
+    "read": (),
+    "documents": (),
 }
 """Of what each script is made, between the prelude and its own file."""
 

@@ -24,7 +24,7 @@ for _, key in ipairs({ META, IDS, RUNS, RECORDS, INBOX, SEEN, COUNTS, PLACES, QU
   try('HGET', key, NONE)
   try('HSET', key, STAY, key == PLACES and '0:999999999999999' or key == COUNTS and '0' or '')
 end
-for _, key in ipairs({ DUE, FAMILY, CREATED, EXPIRES, MAIL, LIMITED, PACES }) do
+for _, key in ipairs({ DUE, FAMILY, CREATED, EXPIRES, MAIL, LIMITED, PACES, DOCUMENTS }) do
   try('ZREM', key, NONE)
   try('ZADD', key, (key == EXPIRES or key == PACES) and '+inf' or 0, STAY)
 end

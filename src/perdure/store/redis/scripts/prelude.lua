@@ -11,7 +11,7 @@
 -- t terminated, u compensating, d compensated, f compensation_failed. Messages: e event, c child; capitals once they are read.
 
 local META, IDS, RUNS, RECORDS, INBOX, SEEN, DUE, FAMILY, CREATED, EXPIRES, COUNTS, PLACES, MAIL = unpack(KEYS)
-local LIMITED, QUEUES, DEDUP, PACES = unpack(KEYS, 14)
+local LIMITED, QUEUES, DEDUP, PACES, DOCUMENTS = unpack(KEYS, 14)
 local asked = cmsgpack.unpack(ARGV[1])
 local format, sub = string.format, string.sub
 
