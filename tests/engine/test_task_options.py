@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from perdure import Debounce, Dedup, RunExistsError, RunStatus, UsageError
+from perdure import Debounce, Dedup, Retention, RunExistsError, RunStatus, UsageError
 
 
 class Customer(msgspec.Struct):
@@ -51,6 +51,22 @@ async def test_a_key_may_count_for_a_while_after_the_end(make, world):
         assert (await daily.enqueue("b")).id == first.id
         await world.advance(24 * 3_600)
         assert await (await daily.enqueue("c")).result(timeout=5) == "c"
+    assert calls == ["a", "c"]
+
+
+async def test_a_key_holds_as_long_as_it_was_said_whatever_the_retention(make, world):
+    app, calls = make(retention=Retention.of(complete="1 hour")), []
+    send = recorder(app, calls)
+    async with app:
+        weekly = send.options(dedup=Dedup("digest", within="7d"), retention=Retention.of(complete=0))
+        first = await weekly.enqueue("a")
+        await first.result(timeout=5)
+        await world.advance(7 * 86_400 - 60)
+        assert (await weekly.enqueue("b")).id == first.id
+        await world.advance(120)
+        assert await (await weekly.enqueue("c")).result(timeout=5) == "c"
+        await world.advance(31)
+        assert first.id not in {run.id for run in (await app.runs()).runs}
     assert calls == ["a", "c"]
 
 

@@ -94,6 +94,10 @@ def test_a_bad_retention_is_refused_by_name():
         Retention.of(errored="a while")
 
 
+def test_a_retention_of_at_least_an_age() -> None:
+    assert Retention(5, None, 20).of_at_least(10) == Retention(10, None, 20)
+
+
 def test_a_run_survives_being_stored():
     run = Run("r", "w", WAITING, 1, 2, tags={"a": "b"}, retention=Retention(None))
     assert msgspec.json.decode(msgspec.json.encode(run), type=Run) == run

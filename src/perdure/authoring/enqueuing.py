@@ -23,7 +23,8 @@ class Dedup:
 
     Args:
         key: what they have in common; it counts for one task or workflow.
-        within: for how long (a duration) after the first; as long as that has not ended by default.
+        within: for how long (a duration) after the first, which is kept for that time at least; as long as that has
+            not ended by default.
 
     Raises:
         UsageError: the key is no text, or too long.

@@ -79,6 +79,11 @@ class Retention(msgspec.Struct, frozen=True, array_like=True, gc=False):
         return cls(
             *(None if age is None else milliseconds(age, field="retention") for age in (complete, errored, terminated))
         )
+    def of_at_least(self, age: int) -> Retention:
+        """Return a retention that keeps runs of no outcome for less than `age` milliseconds."""
+        kept = (self.complete, self.errored, self.terminated)
+        return Retention(*(None if each is None else max(each, age) for each in kept))
+
 
 
 class Run(msgspec.Struct, frozen=True, gc=False):

@@ -24,7 +24,7 @@ from perdure.model.duration import Duration, milliseconds
 from perdure.model.errors import UnknownWorkflowError, UsageError
 from perdure.model.name import check_name
 from perdure.model.record import Record
-from perdure.model.run import Dedup, NewRun
+from perdure.model.run import Dedup, NewRun, Retention
 from perdure.store.contract import Store
 
 _OPTIONS = {
@@ -159,7 +159,7 @@ def new_run(
         priority=_priority(options.get("priority"), found, announced),
         fingerprint=fingerprint(name, payload),
         tags=check_tags(options.get("tags") or {}, "tags"),
-        retention=options.get("retention") or (found and found.retention) or settings.retention,
+        retention=_retention(options.get("retention") or (found and found.retention) or settings.retention, dedup, now),
         limit_key=_limit_key(options.get("limit_key"), found, workflow, args, given, payload),
         dedup=dedup,
     )
@@ -191,6 +191,11 @@ def _expiry(
     expires: Duration | None, found: Workflow[..., Any] | None, announced: CatalogEntry | None, due_at: int
 ) -> int | None:
     """Return until when a run has to be begun, in milliseconds since the epoch; None for no bound."""
+def _retention(wanted: Retention, dedup: Dedup | None, now: int) -> Retention:
+    """Return how long a run is kept: as long as it is to stand for others, whatever is wanted."""
+    return wanted if dedup is None or dedup.until is None else wanted.of_at_least(dedup.until - now)
+
+
     if expires is not None:
         return due_at + milliseconds(expires, field="expires")
     age = found.expires_ms if found is not None else _told(announced).get("expires_ms")
