@@ -1,0 +1,143 @@
+"""Who may ask what.
+
+Nothing is served to nobody, but for a list of paths. Each route says by the type of its first parameter what role it
+takes: `access: Viewer`, `Operator` or `Admin`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from fastapi import Depends, Request
+from fastapi.routing import APIRoute
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from perdure.engine.app import Perdure
+from perdure.server.errors import Problem, respond
+from perdure.server.principal import Principal, Role
+from perdure.server.server import Server
+from perdure.server.settings import DEFAULT
+
+__all__ = ["Access", "Admin", "Authentication", "Operator", "Principal", "Role", "Viewer", "role_of"]
+
+PUBLIC: set[str] = {"/livez", "/readyz", "/login"}
+"""What is served to anybody: these very paths and no others."""
+
+NAMESPACE = b"perdure-namespace"
+"""The header that says which of several namespaces a request is about."""
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """Who sends a request, and what it is about.
+
+    Attributes:
+        principal: who.
+        namespace: in which namespace.
+        app: that namespace's engine.
+        server: the parts of the server.
+    """
+
+    principal: Principal
+    namespace: str
+    app: Perdure
+    server: Server
+
+    async def audit(self, action: str, target: str, reason: str = "", **details: Any) -> None:
+        """Write down what is about to be done; where this raises, it must not be done.
+
+        Args:
+            action: as in `runs.terminate`.
+            target: what it is done to, such as a run's id.
+            reason: why, in the operator's words.
+            details: what else matters of it, as plain data.
+        """
+        await self.server.auditor.record(self.principal, self.namespace, action, target, reason, details)
+
+
+class Authentication:
+    """Finds out who sends each request, ahead of everything that could act on it (ASGI middleware)."""
+
+    def __init__(self, app: ASGIApp, server: Server) -> None:
+        self._app = app
+        self._server = server
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on with its `Access`, or refuse it."""
+        if scope["type"] == "lifespan" or (scope["type"] == "http" and scope["path"] in PUBLIC):
+            await self._app(scope, receive, send)
+            return
+        if scope["type"] != "http":
+            raise NotImplementedError("this server speaks HTTP alone")
+        try:
+            scope.setdefault("state", {})["access"] = await self._admitted(scope)
+        except Problem as problem:
+            await respond(problem)(scope, receive, send)
+            return
+        await self._app(scope, receive, send)
+
+    async def _admitted(self, scope: Scope) -> Access:
+        principal = await self._server.authenticator.authenticate(scope)
+        if principal is None:
+            if _wants_page(scope):
+                raise Problem(303, "Log in", "log in first", headers={"Location": "/login"})
+            raise Problem(
+                401,
+                "Not authenticated",
+                "give an API key, as in `Authorization: Bearer pdk_…`",
+                headers={"WWW-Authenticate": "Bearer"},
+            )
+        name = _namespace(scope, principal)
+        app = self._server.namespaces.engine(name) if name in principal.namespaces else None
+        if app is None:
+            raise Problem(404, "No such namespace", f"there is no namespace {name!r}")
+        return Access(principal, name, app, self._server)
+
+
+def _namespace(scope: Scope, principal: Principal) -> str:
+    for name, value in scope["headers"]:
+        if name == NAMESPACE:
+            return str(value, "latin-1")
+    if principal.chosen is not None:
+        return principal.chosen
+    return principal.namespaces[0] if len(principal.namespaces) == 1 else DEFAULT
+
+
+def _wants_page(scope: Scope) -> bool:
+    """Return whether a browser asks for a page."""
+    if scope["method"] != "GET" or scope["path"].startswith("/api/"):
+        return False
+    return any(name == b"accept" and b"text/html" in value for name, value in scope["headers"])
+
+
+def _asks(role: Role) -> Callable[[Request], Awaitable[Access]]:
+    async def asks(request: Request) -> Access:
+        access: Access = request.scope["state"]["access"]
+        if access.principal.role < role:
+            raise Problem(
+                403, "Not allowed", f"this takes the role {role}, and {access.principal.role} is what you have"
+            )
+        return access
+
+    return asks
+
+
+_ROLES = {_asks(role): role for role in Role}
+_viewer, _operator, _admin = _ROLES
+
+Viewer = Annotated[Access, Depends(_viewer)]
+"""The type of a route's first parameter where everybody who may look may ask."""
+
+Operator = Annotated[Access, Depends(_operator)]
+"""The same, where something is changed."""
+
+Admin = Annotated[Access, Depends(_admin)]
+"""The same, where it is about who may do what."""
+
+
+def role_of(route: APIRoute) -> Role | None:
+    """Return the role that a route takes; None for one that does not say."""
+    asked = [_ROLES[each.call] for each in route.dependant.dependencies if each.call in _ROLES]
+    return max(asked, default=None)

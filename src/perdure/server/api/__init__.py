@@ -1,0 +1,10 @@
+"""The REST API: one module for each part of it, each with a `router` whose routes give their whole path."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+
+from perdure.server.api import health, runs
+
+ROUTERS: tuple[APIRouter, ...] = (runs.router, health.router)
+"""Every part, in the order in which paths are looked up: what is asked most stands first."""

@@ -1,0 +1,77 @@
+"""The ASGI application: the routes, and what every request passes on its way to them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+
+from perdure.engine.app import Perdure
+from perdure.server import errors
+from perdure.server.access import NAMESPACE, Authentication
+from perdure.server.api import ROUTERS
+from perdure.server.errors import Failures
+from perdure.server.routing import RawPaths
+from perdure.server.server import Server
+from perdure.server.settings import ServerSettings
+
+TITLE = "Perdure"
+
+
+def create_server(settings: ServerSettings | None = None, engines: Mapping[str, Perdure] | None = None) -> FastAPI:
+    """Return a server as an ASGI application; its lifespan opens the stores and closes them.
+
+    Args:
+        settings: see there; those of the environment are the caller's to read.
+        engines: open engines by namespace, which somebody else closes; the others are made from the settings.
+
+    Returns:
+        The application; `app.state.server` is the `Server` behind it, to open it where there is no lifespan.
+    """
+    server = Server(settings or ServerSettings(), engines)
+    app = FastAPI(
+        title=TITLE,
+        openapi_url=None,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+        lifespan=_lifespan,
+        middleware=_middleware(server),
+    )
+    app.state.server = server
+    errors.install(app)
+    for router in ROUTERS:  # not by `include_router`: that looks at each route twice, under a prefix nobody needs
+        app.router.routes.extend(router.routes)
+    return app
+
+
+def _middleware(server: Server) -> list[Middleware]:
+    """Return what every request passes, from the outside in."""
+    settings = server.settings
+    passed = [Middleware(Failures, env=server.namespaces.default.world)]
+    if settings.cors:
+        passed.append(
+            Middleware(
+                CORSMiddleware,
+                allow_origins=settings.cors,
+                allow_methods=["GET", "POST", "PUT", "PATCH", "DELETE"],
+                allow_headers=["Authorization", "Content-Type", "Idempotency-Key", NAMESPACE.decode()],
+                max_age=600,
+            )
+        )
+    passed.append(Middleware(Authentication, server=server))
+    passed.append(Middleware(RawPaths))
+    return passed
+
+
+@asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    server: Server = app.state.server
+    await server.open()
+    try:
+        yield
+    finally:
+        await server.close()

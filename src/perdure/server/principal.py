@@ -1,0 +1,38 @@
+"""Who asks, and what they may do."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Literal
+
+
+class Role(IntEnum):
+    """What somebody may do; each may do what those below it may."""
+
+    VIEWER = 1
+    OPERATOR = 2
+    ADMIN = 3
+
+    def __str__(self) -> str:
+        return self.name.lower()
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """Who asks.
+
+    Attributes:
+        name: for the audit log.
+        role: what they may do.
+        kind: how they proved who they are: an API key, a signed token, a session of the dashboard, or by being on
+            this machine where nothing else is set up.
+        namespaces: where they may do it.
+        chosen: the one of these that a session is about; None for none.
+    """
+
+    name: str
+    role: Role
+    kind: Literal["key", "token", "session", "local"]
+    namespaces: tuple[str, ...]
+    chosen: str | None = None

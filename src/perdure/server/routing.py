@@ -1,0 +1,149 @@
+"""Routes that read what they are sent strictly: bodies within bounds, no unknown query parameters, ids with any sign.
+
+An id in a path may hold `/` and `%` if it is percent-encoded: routes are matched by the path as it was sent, and each
+part is decoded afterwards, once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from typing import Any
+from urllib.parse import parse_qsl, quote, unquote
+
+import msgspec
+from fastapi import APIRouter, Request
+from fastapi.dependencies.models import Dependant
+from fastapi.routing import APIRoute
+from pydantic import BaseModel
+from starlette.responses import Response
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from perdure.server.bodies import parse_json, read_body
+from perdure.server.errors import Problem, ProblemError
+from perdure.server.server import Server
+
+_encode = msgspec.json.Encoder().encode
+
+
+def router(tag: str) -> APIRouter:
+    """Return a router for one part of the API; its routes give their whole path.
+
+    Args:
+        tag: under what heading its operations stand in the documentation.
+    """
+    return APIRouter(route_class=StrictRoute, tags=[tag], redirect_slashes=False)
+
+
+def reply(document: object, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    """Return a response with a document that needs no further look; anything that msgspec encodes."""
+    return Response(_encode(document), status, headers, "application/json")
+
+
+class StrictRequest(Request):
+    """A request whose body is read by `perdure.server.bodies`."""
+
+    async def body(self) -> bytes:
+        """Return the body.
+
+        Raises:
+            Problem: it is too large.
+        """
+        if not hasattr(self, "_body"):
+            self._body = await read_body(self, self._server.settings.body_bytes)
+        return self._body
+
+    async def json(self) -> Any:
+        """Return the body's value.
+
+        Raises:
+            Problem: it is no JSON, or passes a bound.
+        """
+        return parse_json(await self.body(), self._server.settings)
+
+    @property
+    def _server(self) -> Server:
+        server: Server = self.scope["app"].state.server
+        return server
+
+
+class StrictRoute(APIRoute):
+    """See the module."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """Return what answers a request."""
+        handle = super().get_route_handler()
+        known = _query_names(self.dependant)
+        has_body = self.body_field is not None
+
+        async def strictly(request: Request) -> Response:
+            scope = request.scope
+            if scope["path_params"]:
+                scope["path_params"] = {name: _decoded(name, text) for name, text in scope["path_params"].items()}
+            if scope["query_string"]:
+                _check_query(scope["query_string"], known)
+            strict = StrictRequest(scope, request.receive)
+            if has_body:
+                await _check_type(strict)
+            return await handle(strict)
+
+        return strictly
+
+
+class RawPaths:
+    """Has routes be matched by the path as it was sent (ASGI middleware, the innermost)."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on."""
+        if scope["type"] == "http":
+            raw = scope.get("raw_path")
+            scope["path"] = raw.partition(b"?")[0].decode("latin-1") if raw else quote(scope["path"])
+        await self._app(scope, receive, send)
+
+
+def _decoded(name: str, text: str) -> str:
+    try:
+        return unquote(text, errors="strict")
+    except UnicodeDecodeError:
+        message = "it is no percent-encoded UTF-8"
+        found = [ProblemError(f"path.{name}", message)]
+        raise Problem(422, "The request is not valid", message, name="invalid-request", errors=found) from None
+
+
+def _query_names(dependant: Dependant) -> frozenset[str]:
+    names: set[str] = set()
+    for inner in dependant.dependencies:
+        names |= _query_names(inner)
+    for field in dependant.query_params:
+        kind = field.field_info.annotation
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            names |= {each.alias or name for name, each in kind.model_fields.items()}
+        else:
+            names.add(field.alias)
+    return frozenset(names)
+
+
+def _check_query(query: bytes, known: frozenset[str]) -> None:
+    try:
+        given = parse_qsl(query.decode("ascii"), keep_blank_values=True, errors="strict", max_num_fields=200)
+    except ValueError:
+        raise _invalid([ProblemError("query", "it is no percent-encoded UTF-8, or too long")]) from None
+    has = f"it has {', '.join(sorted(known))}" if known else "it has none"
+    unknown = [name for name, _ in given if name not in known]
+    if unknown:
+        raise _invalid([ProblemError(f"query.{name[:100]}", f"there is no such parameter; {has}") for name in unknown])
+
+
+def _invalid(found: list[ProblemError]) -> Problem:
+    detail = f"{found[0].path}: {found[0].message}"
+    return Problem(422, "The request is not valid", detail, name="invalid-request", errors=found)
+
+
+async def _check_type(request: StrictRequest) -> None:
+    """Refuse a body that is no JSON by its own account."""
+    given = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    is_json = given == "application/json" or (given.startswith("application/") and given.endswith("+json"))
+    if not is_json and (given or await request.body()):
+        raise Problem(415, "Not JSON", f"the body is {given or 'of no type'}; send JSON as application/json")

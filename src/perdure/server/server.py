@@ -1,0 +1,125 @@
+"""What one server consists of, whichever way it is asked: its engines, who may do what, and what is written down."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from starlette.types import Scope
+
+from perdure.engine.app import Perdure
+from perdure.model.errors import UsageError
+from perdure.server.namespaces import Namespaces
+from perdure.server.principal import Principal, Role
+from perdure.server.settings import ServerSettings
+
+_audit = logging.getLogger("perdure.audit")
+
+
+class Authenticator(Protocol):
+    """Finds out who asks."""
+
+    async def is_configured(self) -> bool:
+        """Return whether anybody could prove who they are: without that, only this machine may ask."""
+
+    async def authenticate(self, scope: Scope) -> Principal | None:
+        """Return who sends a request; None where nobody proves to be anybody."""
+
+
+class Auditor(Protocol):
+    """Writes down what operators do, before it is done."""
+
+    async def record(
+        self,
+        principal: Principal,
+        namespace: str,
+        action: str,
+        target: str,
+        reason: str,
+        details: Mapping[str, Any],
+    ) -> None:
+        """Write down that somebody does something; where it cannot be, it must not be done.
+
+        Raises:
+            StoreError: it could not be written.
+        """
+
+
+class LocalAuthenticator:
+    """Where nothing else is set up: whoever reaches the server, which listens to this machine alone, is its admin."""
+
+    def __init__(self, namespaces: tuple[str, ...]) -> None:
+        self._principal = Principal("local", Role.ADMIN, "local", namespaces)
+
+    async def is_configured(self) -> bool:
+        """Return False."""
+        return False
+
+    async def authenticate(self, scope: Scope) -> Principal | None:
+        """Return the local admin."""
+        return self._principal
+
+
+class LogAuditor:
+    """Writes what operators do to the log alone."""
+
+    async def record(
+        self,
+        principal: Principal,
+        namespace: str,
+        action: str,
+        target: str,
+        reason: str,
+        details: Mapping[str, Any],
+    ) -> None:
+        """Log it."""
+        _audit.info("%s of %r in %r by %r: %s %s", action, target, namespace, principal.name, reason, dict(details))
+
+
+class Server:
+    """The parts of a server.
+
+    Args:
+        settings: see there.
+        engines: see `Namespaces`.
+
+    Attributes:
+        settings, namespaces: see there.
+        authenticator: who finds out who asks.
+        auditor: who writes down what operators do.
+    """
+
+    def __init__(self, settings: ServerSettings, engines: Mapping[str, Perdure] | None = None) -> None:
+        self.settings = settings
+        self.namespaces = Namespaces(settings, engines)
+        self.authenticator: Authenticator = LocalAuthenticator(self.namespaces.names)
+        self.auditor: Auditor = LogAuditor()
+        self._is_open = False
+
+    async def open(self) -> None:
+        """Open the stores; a second call is nothing.
+
+        Raises:
+            UsageError: others than this machine could reach it, and nothing says who may do what.
+            StoreError: a store cannot be used.
+        """
+        if self._is_open:
+            return
+        await self.namespaces.open()
+        try:
+            if not self.settings.is_loopback and not await self.authenticator.is_configured():
+                raise UsageError(
+                    f"host: {self.settings.host} can be reached from elsewhere, and no key says who may do what; make "
+                    "one with `perdure keys create`, or listen on 127.0.0.1"
+                )
+        except BaseException:
+            await self.namespaces.close()
+            raise
+        self._is_open = True
+
+    async def close(self) -> None:
+        """Close what `open` opened; closing twice is nothing."""
+        if self._is_open:
+            self._is_open = False
+            await self.namespaces.close()

@@ -1,0 +1,157 @@
+"""How a server is set up: what the command line and the environment say."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from perdure.model.errors import UsageError
+from perdure.model.name import check_name
+
+DEFAULT = "default"
+"""The namespace that is the store's URL itself."""
+
+PREFIX = "PERDURE_"
+"""What the variables begin with that set a field: `PERDURE_PORT` for `port`."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServerSettings:
+    """The settings of a server.
+
+    Args:
+        store: the URL of the default namespace's store, from which those of others follow.
+        namespaces: the other namespaces, with the URL of each one's store, or None for the one that follows.
+        host, port: where it listens.
+        cors: origins whose pages may ask, each as `https://host[:port]`; none by default.
+        rate: how many requests a principal may make, as `600/minute`; None for no bound.
+        tls_cert, tls_key: files with the certificate and its key; both or none.
+        log_json: logs are JSON lines.
+        body_bytes: the size of a request's body.
+        body_depth: how deep arrays and objects may stand inside each other in it.
+        body_tokens: how many brackets, commas and colons it may hold.
+        connections: how many connections may be open at once.
+        watchers: how many live streams may be open at once, in one namespace.
+        keep_alive: how long (in seconds) a connection may be idle.
+        drain: how long (in seconds) requests may take when the server stops.
+
+    Raises:
+        UsageError: a setting is out of its range.
+    """
+
+    store: str = "sqlite:///perdure.db"
+    namespaces: Mapping[str, str | None] = field(default_factory=dict)
+    host: str = "127.0.0.1"
+    port: int = 8000
+    cors: tuple[str, ...] = ()
+    rate: str | None = None
+    tls_cert: str | None = None
+    tls_key: str | None = None
+    log_json: bool = False
+    body_bytes: int = 1_048_576
+    body_depth: int = 64
+    body_tokens: int = 200_000
+    connections: int = 4_000
+    watchers: int = 2_000
+    keep_alive: int = 15
+    drain: int = 10
+
+    def __post_init__(self) -> None:
+        for name in self.namespaces:
+            check_name(name, "namespace")
+            if name == DEFAULT:
+                raise UsageError(f"namespace: {DEFAULT!r} is the store's own; give its URL as --store")
+        for name, least in _LEAST.items():
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                raise UsageError(f"{name}: {value!r} must be a whole number, at least {least}")
+        if self.port > 65_535:
+            raise UsageError(f"port: {self.port} must be from 0 to 65,535")
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise UsageError("tls_cert, tls_key: give both files, or none")
+        for origin in self.cors:
+            scheme, separator, place = origin.partition("://")
+            if scheme not in ("http", "https") or not separator or not place or "/" in place or "*" in place:
+                raise UsageError(f"cors: {origin!r} is no origin; write it as https://host or https://host:port")
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only this machine can reach it."""
+        return is_loopback(self.host)
+
+    @classmethod
+    def read(cls, environment: Mapping[str, str], **given: Any) -> ServerSettings:
+        """Return the settings that were given, and from the environment those that were not.
+
+        Args:
+            environment: its variables; `PERDURE_STORE`, `PERDURE_NAMESPACES` (`a,b=URL`), `PERDURE_PORT` and so on.
+            given: fields; None for one that was not given.
+
+        Raises:
+            UsageError: a variable cannot be read, or see the class.
+        """
+        chosen = {name: value for name, value in given.items() if value is not None}
+        for each in fields(cls):
+            name = f"{PREFIX}{each.name.upper()}"
+            if each.name not in chosen and environment.get(name):
+                chosen[each.name] = _parsed(each.name, name, environment[name])
+        return cls(**chosen)
+
+
+_LEAST = {
+    "port": 0,
+    "body_bytes": 1_024,
+    "body_depth": 4,
+    "body_tokens": 100,
+    "connections": 1,
+    "watchers": 1,
+    "keep_alive": 1,
+    "drain": 0,
+}
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether a host's name or address means this machine and no other can reach it."""
+    if host.casefold().rstrip(".") == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+def read_namespaces(texts: list[str]) -> dict[str, str | None]:
+    """Return namespaces from `name` and `name=URL`.
+
+    Raises:
+        UsageError: one is there twice, or has no name.
+    """
+    found: dict[str, str | None] = {}
+    for text in texts:
+        name, equals, url = text.partition("=")
+        check_name(name, "namespace")
+        if name in found:
+            raise UsageError(f"namespace: {name!r} is there twice")
+        found[name] = url if equals else None
+    return found
+
+
+def _parsed(field_name: str, variable: str, text: str) -> Any:
+    if field_name == "namespaces":
+        return read_namespaces([part.strip() for part in text.split(",")])
+    if field_name == "cors":
+        return tuple(part.strip() for part in text.split(","))
+    if field_name in _LEAST:
+        if not text.isdecimal():
+            raise UsageError(f"{variable}: {text!r} must be a whole number")
+        return int(text)
+    if field_name == "log_json":
+        if text.lower() not in _FLAGS:
+            raise UsageError(f"{variable}: {text!r} must be one of {', '.join(_FLAGS)}")
+        return _FLAGS[text.lower()]
+    return text
+
+
+_FLAGS = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
