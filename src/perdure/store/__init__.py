@@ -10,10 +10,11 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 from perdure.model.errors import UsageError
 from perdure.store.contract import Store
 from perdure.store.memory import MemoryStore
+from perdure.store.namespaces import namespaced
 from perdure.store.sqlite import SqliteStore
 from perdure.store.url import redacted, require_known
 
-__all__ = ["Store", "open_store"]
+__all__ = ["Store", "namespaced", "open_store"]
 
 
 def open_store(url: str, **options: Any) -> Store:
