@@ -25,6 +25,7 @@ from perdure.model.decision import (
     RunFilter,
     StoredDefinition,
 )
+from perdure.model.document import Document
 from perdure.model.queue import Admission, QueueLimits, QueueState, QueueView, Rate
 from perdure.model.record import Record
 from perdure.model.run import Dedup, NewRun, Retention, RunStatus
@@ -297,6 +298,17 @@ class Differential(RuleBasedStateMachine):
         self.both(lambda store: store.define([definition]))
 
     @rule(data=st.data())
+    def put(self, data: st.DataObject) -> None:
+        places = st.tuples(st.sampled_from(["views", "log'é"]), st.sampled_from(["a", "b%", "é🎉"]))
+        documents = []
+        for collection, key in data.draw(st.lists(places, max_size=4, unique=True)):
+            (kept,) = self.both(lambda store, c=collection, k=key: store.read(c, [k]))
+            revision = (0 if kept is None else kept.revision) + data.draw(st.sampled_from([0, 0, 0, -1, 1]))
+            text = data.draw(st.sampled_from([None, "{}", "1e400"]))
+            documents.append(Document(collection, key, text, max(revision, 0), self.now))
+        self.both(lambda store: store.put(documents))
+
+    @rule(data=st.data())
     def set_queue(self, data: st.DataObject) -> None:
         known = {state.name: state.version for state in self.both(lambda store: store.queues())}
         state = data.draw(queue_states(known))
@@ -384,6 +396,8 @@ class Differential(RuleBasedStateMachine):
                 await dumped(store),
                 await store.catalog(),
                 await store.definitions(),
+                [await store.documents(name, 2) for name in ("views", "log'é", "log")],
+                await store.documents("views", 2, "b%", newest_first=True),
                 await store.queues(),
                 [await looked_into(store, queue, self.now, 2, 2, None) for queue in QUEUES],
             ]
