@@ -15,6 +15,7 @@ from perdure.core.undos import UndoInfo
 from perdure.engine.app import Perdure
 from perdure.engine.client.explain import Explanation
 from perdure.engine.client.handle import RunHandle, RunSummary
+from perdure.engine.client.listing import WorkflowSummary
 from perdure.engine.definitions import PublishedDefinition
 from perdure.engine.lifecycle import LifecycleEvent
 from perdure.engine.queues import Queue, QueueOverview
@@ -147,6 +148,7 @@ __all__ = [
     "WorkflowEntrypoint",
     "WorkflowEvent",
     "WorkflowStep",
+    "WorkflowSummary",
     "flow",
     "webhooks",
     "workflow",

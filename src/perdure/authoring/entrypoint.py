@@ -172,6 +172,7 @@ class EntrypointWorkflow(Workflow[[Any], Any]):
             retention=retention,
             local_names=local_names,
         )
+        self.doc = entrypoint.run.__doc__ or entrypoint.__doc__ or ""
 
     def begin(self, payload: str, run: Run) -> Coroutine[Any, Any, Any]:
         """Return the coroutine of a run over an input payload."""

@@ -21,10 +21,45 @@ _KINDS: dict[str, type | tuple[type, ...]] = {
 
 Schema = Mapping[str, Any]
 
+WHOLE = ("data", "payload")
+"""Names of a parameter that takes all that is given, where it is the only one."""
+
 
 def input_of(schema: Schema) -> Schema:
     """Return the schema of the object that holds the arguments."""
     return _referred(schema, schema.get("$defs", {}))
+
+
+def whole(schema: Schema) -> str:
+    """Return the name of the one parameter whose object may be given in place of the arguments; empty for none.
+
+    That is one that takes a model, or is called `data` or `payload` and takes anything.
+    """
+    properties = input_of(schema).get("properties", {})
+    if len(properties) != 1:
+        return ""
+    (name,) = properties
+    return name if name in WHOLE or _is_model(properties[name], schema.get("$defs", {})) else ""
+
+
+def as_arguments(whole: str, given: Any, *, is_optional: bool) -> Any:
+    """Return what a workflow is started with as its arguments by name.
+
+    Args:
+        whole: the parameter that may be given alone.
+        given: that, or an object of the arguments: one with nothing but that parameter's name in it, or an empty one.
+        is_optional: the parameter has a default, which an empty object asks for.
+    """
+    is_by_name = isinstance(given, Mapping) and (set(given) == {whole} or (is_optional and not given))
+    return given if is_by_name or not whole else {whole: given}
+
+
+def _is_model(schema: Schema, definitions: Schema) -> bool:
+    """Return whether a schema is of objects with certain fields, or of those and null."""
+    schema = _referred(schema, definitions)
+    parts = [_referred(part, definitions) for part in schema.get("anyOf", [schema])]
+    kinds = [part for part in parts if part.get("type") != "null"]
+    return bool(kinds) and all("properties" in part for part in kinds)
 
 
 def flaws(schema: Schema, known: Mapping[str, Any], given: Collection[str]) -> Iterator[str]:

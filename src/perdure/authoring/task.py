@@ -101,7 +101,7 @@ class Task(Workflow[P, R], Generic[P, R]):
         name: str | None = None,
         version: str = "",
         queue: str = "default",
-        priority: int = 0,
+        priority: int | None = None,
         retry: Retry | None = None,
         timeout: Duration | None = None,
         expires: Duration | None = None,
@@ -124,7 +124,7 @@ class Task(Workflow[P, R], Generic[P, R]):
             function, name=title, retry=retry, timeout=timeout, run_in=run_in, tx=tx, local_names=local_names
         )
         self.leaf = leaf if batch is None else self._gathered(leaf, batch)
-        self.priority = check_priority(priority, f"task {title!r}, priority")
+        self.priority = None if priority is None else check_priority(priority, f"task {title!r}, priority")
         self.expires_ms = None if expires is None else milliseconds(expires, field=f"task {title!r}, expires")
         self.given: StartOptions = {}
         self._limit_key = self._checked(limit_key)
@@ -167,7 +167,7 @@ class Task(Workflow[P, R], Generic[P, R]):
         Args:
             id: of the run, unique in the store; a second one of the same id and input finds the first run.
             queue: another queue than the task's.
-            priority: higher is claimed first; the task's by default.
+            priority: higher is claimed first; the task's by default, or else the parent's, or 0.
             delay: begin after this duration.
             expires: how long after it is due it may be begun; the task's by default.
             tags: labels to find it by.
@@ -251,7 +251,7 @@ class Task(Workflow[P, R], Generic[P, R]):
         if wrong := sorted(given.keys() - _OF_A_CHILD):
             raise UsageError(f"task {self.name!r}: {wrong[0]} is not for tasks that workflow code waits for")
         given["run_id"] = given.pop("id", None)
-        given.update({name: value for name, value in options.items() if value})
+        given.update({name: value for name, value in options.items() if value is not None and value != {}})
         queue = given.pop("queue", self.queue)
         delay, expires = given.pop("delay", None), given.pop("expires", None)
         key = given.pop("limit_key", None)
@@ -265,9 +265,9 @@ class Task(Workflow[P, R], Generic[P, R]):
         )
 
     def details(self) -> dict[str, Any]:
-        """Return what workers announce of it beside its name, version, queue and input, as JSON data."""
+        """Return what workers announce of it beside its name, version, queue and schemas, as JSON data."""
         known = {"priority": self.priority, "expires_ms": self.expires_ms}
-        return {"kind": "task", **{name: value for name, value in known.items() if value}}
+        return {"kind": "task", **{name: value for name, value in known.items() if value is not None}}
 
     async def _plainly(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         if self.batch is not None:

@@ -10,6 +10,7 @@ from typing import Any, Generic, ParamSpec, TypeVar
 
 from perdure.authoring.context import replay_or_raise
 from perdure.authoring.enqueuing import check_priority, check_tags, check_text
+from perdure.authoring.schemas import whole
 from perdure.authoring.step import undoing
 from perdure.core.ask import ChildSpec, StepSpec
 from perdure.core.loop import running
@@ -18,6 +19,7 @@ from perdure.model.errors import DefinitionError, SerializationError
 from perdure.model.limits import NAME_LENGTH
 from perdure.model.name import check_name
 from perdure.model.run import Retention, Run
+from perdure.model.schema import DIALECT
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -43,14 +45,15 @@ class Workflow(Generic[P, R]):
         undo: what undoes a child run of it; None for nothing.
         undoing: how that is called.
         leaf: for a task, the step that is all of it; None for code of its own.
-        priority: of its runs, unless they are given another one.
+        priority: of its runs, unless they are given another one; None for 0, or for a child its parent's.
         expires_ms: how long after it is due a run may be begun, in milliseconds; None for ever.
         registered: what an application knows it as: itself, or what it was made of by giving it options.
+        doc: what is written about it: its docstring.
         check: what is wrong with arguments, beyond their types; None for nothing.
     """
 
     leaf: StepSpec | None = None
-    priority: int = 0
+    priority: int | None = None
     expires_ms: int | None = None
     check: Check | None = None
 
@@ -75,6 +78,7 @@ class Workflow(Generic[P, R]):
         self.queue = check_name(queue, f"{what}, queue")
         self.retention = retention
         self.function = function
+        self.doc = getattr(_innermost(function), "__doc__", None) or ""
         hints = annotations_of(function, what, local_names)
         self.parameters = self._parameters(function, hints, what)
         self.result = Shape(hints.get("return", Any), f"the result of {what}")
@@ -131,8 +135,33 @@ class Workflow(Generic[P, R]):
     def joined(self, app: Any) -> None:
         """Take note that it was registered with an application."""
 
+    def input_schema(self) -> dict[str, Any]:
+        """Return the JSON Schema (2020-12) of its input: an object with its arguments by name.
+
+        It says what the annotations say. Where a type has no schema, any value fits.
+        """
+        return {"$schema": DIALECT, **self.parameters.schema()}
+
+    def output_schema(self) -> dict[str, Any] | None:
+        """Return the JSON Schema (2020-12) of its result; None where no annotation says what that is."""
+        if self.result.annotation is Any:
+            return None
+        return {"$schema": DIALECT, **self.result.schema(is_output=True)}
+
+    @functools.cached_property
+    def whole(self) -> str:
+        """The one parameter that may be given in place of the arguments by name; see `perdure.authoring.schemas`."""
+        if len(self.parameters.shapes) != 1 or getattr(self.parameters, "is_whole", False):
+            return ""
+        return whole(self.input_schema())
+
+    @property
+    def is_required(self) -> bool:
+        """Whether it has a parameter without a default."""
+        return any(each.default is each.empty for each in self.parameters.signature.parameters.values())
+
     def details(self) -> dict[str, Any]:
-        """Return what workers announce of it beside its name, version, queue and input, as JSON data."""
+        """Return what workers announce of it beside its name, version, queue and schemas, as JSON data."""
         return {"kind": "workflow"}
 
     def renew(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], limit: int) -> str:
@@ -147,7 +176,8 @@ class Workflow(Generic[P, R]):
         """
         if options.get("run_id") is not None:
             check_text(options["run_id"], "id")
-        check_priority(options.get("priority", 0), "priority")
+        if options.get("priority") is not None:
+            check_priority(options["priority"], "priority")
         check_tags(options.get("tags", {}), "tags")
         options.setdefault("retention", self.retention)
         payload = self.parameters.encode(args, kwargs, limit)
@@ -183,6 +213,12 @@ class Workflow(Generic[P, R]):
 
     def _parameters(self, function: Callable[..., Any], hints: Mapping[str, Any], what: str) -> Parameters:
         return Parameters(inspect.signature(function), hints, what)
+
+
+def _innermost(function: Callable[..., Any]) -> Callable[..., Any]:
+    while isinstance(function, functools.partial):
+        function = function.func
+    return function
 
 
 def fingerprint(workflow: str, payload: str) -> str:

@@ -162,6 +162,10 @@ class Blocking:
         self.open()
         return BlockingRun(self, self._app.run(run_id, workflow))
 
+    def workflows(self) -> Any:
+        """Return the workflows that there are; see `Perdure.workflows`."""
+        return self._call("workflows")
+
     def runs(self, **options: Any) -> Any:
         """Return a page of runs; see `Perdure.runs`."""
         return self._call("runs", **options)

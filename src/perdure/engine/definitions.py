@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from perdure.authoring.announcing import GRAPHS, entry_of
 from perdure.authoring.graphs.binding import Takes
 from perdure.authoring.graphs.dag import Dag
 from perdure.authoring.graphs.definition import TEXT_BYTES, Definition, Known
@@ -53,7 +54,7 @@ def known_workflows(registry: Registry, announced: Mapping[str, CatalogEntry]) -
     known = {}
     for name, entry in announced.items():
         kind = _kind(entry)
-        is_graph = kind in ("dag", "definition")
+        is_graph = kind in GRAPHS
         takes = Takes((), is_value=True) if is_graph else Takes.schema(msgspec.json.decode(entry.input_schema))
         known[name] = Known(takes, kind)
     for name, workflow in registry.workflows.items():
@@ -104,8 +105,7 @@ async def publish(
         )
     dag = Definition.of_stored(kept).compile(None, client.registry.find)
     if kept.created_at == stored.created_at:
-        details = msgspec.json.encode(dag.details()).decode()
-        await store.publish([CatalogEntry(dag.name, dag.version, dag.queue, "{}", env.now(), "", details)])
+        await store.publish([entry_of(dag, env.now(), "")])
     return PublishedDefinition.of(kept), dag
 
 

@@ -10,6 +10,7 @@ from perdure.authoring.registry import Registry
 from perdure.authoring.workflow import Workflow
 from perdure.engine.client.client import Client
 from perdure.engine.client.handle import RunHandle
+from perdure.engine.client.listing import WorkflowSummary, summaries
 from perdure.engine.client.starting import new_run
 from perdure.engine.ending import Ending
 from perdure.engine.env import Env
@@ -220,6 +221,11 @@ class Verbs:
             tuple(RunStatus(state) for state in states), workflow, queue, parent, id_prefix, dict(tags or {})
         )
         return await self.client.find(where, limit, cursor)
+
+    async def workflows(self) -> list[WorkflowSummary]:
+        """Return the workflows, tasks, graphs and definitions that workers have announced or are registered here."""
+        catalog = await self.client.store.catalog()
+        return summaries(catalog, self.registry.workflows.values(), self.world.now())
 
     async def stats(self) -> Stats:
         """Return counts of the runs per status and per queue."""

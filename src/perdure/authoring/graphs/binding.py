@@ -20,15 +20,12 @@ from typing import Any
 import msgspec
 
 from perdure.authoring.graphs.context import Context
-from perdure.authoring.schemas import flaws, input_of
+from perdure.authoring.schemas import WHOLE, flaws, input_of
 from perdure.authoring.workflow import Check, Workflow
 from perdure.model.errors import UsageError
 
 Bind = Callable[[Context], tuple[tuple[Any, ...], dict[str, Any]]]
 Source = Callable[[Context], Any]
-
-WHOLE = ("data", "payload")
-"""Names of a parameter that takes all of `data`, where it is the only one."""
 
 _EMPTY = inspect.Parameter.empty
 _MISSING = object()

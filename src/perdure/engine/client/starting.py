@@ -13,8 +13,10 @@ from typing import Any
 
 import msgspec
 
+from perdure.authoring.announcing import GRAPHS
 from perdure.authoring.enqueuing import check_limit_key, check_priority, check_tags, check_text
 from perdure.authoring.registry import Registry
+from perdure.authoring.schemas import as_arguments, input_of, whole
 from perdure.authoring.workflow import Workflow, fingerprint
 from perdure.engine.env import Env, new_id
 from perdure.engine.settings import Settings
@@ -143,6 +145,8 @@ def new_run(
     if unknown := set(options) - _OPTIONS:
         raise UsageError(f"start: unknown option {min(unknown)!r}; known: {', '.join(sorted(_OPTIONS))}")
     given = {} if options.get("input") is None else options["input"]
+    if isinstance(workflow, str):
+        given = _by_name(registry, workflow, given, announced)
     name, found, payload = _what(registry, settings.limits.payload_bytes, workflow, args, given)
     about = found or announced
     now = env.now()
@@ -187,15 +191,15 @@ def _dedup_key(name: str, key: str) -> str:
     return f"{name}/{key}"
 
 
-def _expiry(
-    expires: Duration | None, found: Workflow[..., Any] | None, announced: CatalogEntry | None, due_at: int
-) -> int | None:
-    """Return until when a run has to be begun, in milliseconds since the epoch; None for no bound."""
 def _retention(wanted: Retention, dedup: Dedup | None, now: int) -> Retention:
     """Return how long a run is kept: as long as it is to stand for others, whatever is wanted."""
     return wanted if dedup is None or dedup.until is None else wanted.of_at_least(dedup.until - now)
 
 
+def _expiry(
+    expires: Duration | None, found: Workflow[..., Any] | None, announced: CatalogEntry | None, due_at: int
+) -> int | None:
+    """Return until when a run has to be begun, in milliseconds since the epoch; None for no bound."""
     if expires is not None:
         return due_at + milliseconds(expires, field="expires")
     age = found.expires_ms if found is not None else _told(announced).get("expires_ms")
@@ -250,6 +254,17 @@ def _what(
         raise
 
 
+def _by_name(registry: Registry, workflow: str, given: Any, announced: CatalogEntry | None) -> Any:
+    """Return the arguments of a workflow that is given by name; those of a graph are one value."""
+    found = registry.workflows.get(workflow)
+    if found is not None:
+        return as_arguments(found.whole, given, is_optional=not found.is_required)
+    if announced is None or _told(announced).get("kind") in GRAPHS:
+        return given
+    schema = msgspec.json.decode(announced.input_schema)
+    return as_arguments(whole(schema), given, is_optional=not input_of(schema).get("required"))
+
+
 def _run_id(value: object, env: Env, dedup: Dedup | None) -> str:
     if dedup is not None:  # what has one key has ids that are alike up to the first `/`
         workflow = dedup.key.partition("/")[0]
@@ -262,5 +277,5 @@ def _run_id(value: object, env: Env, dedup: Dedup | None) -> str:
 
 def _priority(value: object, found: Workflow[..., Any] | None, announced: CatalogEntry | None) -> int:
     if value is None:
-        value = found.priority if found is not None else _told(announced).get("priority", 0)
-    return check_priority(value, "priority")
+        value = found.priority if found is not None else _told(announced).get("priority")
+    return 0 if value is None else check_priority(value, "priority")

@@ -9,8 +9,7 @@ import logging
 from collections.abc import Sequence
 from typing import Any
 
-import msgspec
-
+from perdure.authoring.announcing import entry_of
 from perdure.authoring.registry import Registry
 from perdure.core import guard
 from perdure.engine.batch import Batch
@@ -26,7 +25,7 @@ from perdure.engine.worker.lookout import Lookout
 from perdure.engine.worker.reading import Reading
 from perdure.engine.worker.runner import Runner
 from perdure.engine.worker.transactional import require_transactions
-from perdure.model.decision import CatalogEntry, Claim, Committed, Decision, Extended, Lease
+from perdure.model.decision import Claim, Committed, Decision, Extended, Lease
 from perdure.model.duration import seconds
 from perdure.model.errors import StoreError
 from perdure.model.run import NewRun, Run, RunStatus
@@ -297,15 +296,7 @@ class Worker:
     async def _announce(self) -> None:
         now = self.env.now()
         entries = [
-            CatalogEntry(
-                workflow.name,
-                workflow.version,
-                workflow.queue,
-                msgspec.json.encode(workflow.parameters.schema()).decode(),
-                now,
-                self.id,
-                msgspec.json.encode(workflow.details() | self.registry.triggers.announced(workflow.name)).decode(),
-            )
+            entry_of(workflow, now, self.id, self.registry.triggers.announced(workflow.name))
             for workflow in self.registry.workflows.values()
         ]
         if entries:
