@@ -7,7 +7,7 @@ from typing import Any
 
 from perdure.authoring import flow
 from perdure.authoring.workflow import Workflow
-from perdure.core.wait import SHOWN, decode_waits
+from perdure.core.wait import SHOWN, crashes_of, decode_waits
 from perdure.model.errors import FanOutTooWideError, JournalTooLongError, PayloadTooLargeError
 from perdure.model.limits import Limits
 from perdure.model.run import RunStatus
@@ -270,6 +270,7 @@ def test_a_run_that_takes_its_workers_down_is_parked_without_running():
     assert list(run.running) == ["a"]
     run = Driver(chain, crashes=5)
     assert run.parked == "it took its worker down 5 times in a row, without a commit in between"
+    assert crashes_of(run.decisions[-1].wait) == 5
     assert run.keys == []
 
 

@@ -7,7 +7,7 @@ from collections import Counter
 
 import pytest
 
-from perdure import QueueLimits, QueueOverview, Rate, Retry, RunStatus, UsageError, flow
+from perdure import Limits, QueueLimits, QueueOverview, Rate, Retry, RunStatus, UsageError, flow
 from perdure.model.decision import Action
 from perdure.model.queue import QueueState
 
@@ -531,3 +531,100 @@ async def test_what_is_no_failed_run_of_the_queue_is_refused(make, world):
             await queue.dead(0)
         with pytest.raises(UsageError, match="10,001 ids, over 10,000"):
             await queue.retry_dead([str(n) for n in range(10_001)])
+
+
+async def took_down(app, queue: str, runs: int):
+    """Have the runs of a queue claimed by workers that die of them, as often as they may."""
+    for _ in range(Limits().crashes):
+        now = app.world.now()
+        assert len(await app.store.claim([queue], 99, "w", now, now)) == runs
+
+
+async def parked(make, world):
+    """An application with two tasks that killed their workers, beside one that an operator paused, and its runs."""
+    client, app = make(mode="client"), make()
+    calls = []
+
+    @app.task
+    async def deadly(n: int) -> int:
+        calls.append(n)
+        return n
+
+    client.add(deadly)
+    await client.open()
+    runs = await client.enqueue_many(deadly, [(0,), (1,)])
+    await took_down(client, "default", 2)
+    calm = await client.enqueue(deadly.options(id="calm"), 2)
+    await calm.pause()
+    await client.close()
+    return app, runs, calls
+
+
+async def test_a_task_that_kills_its_workers_is_listed_and_tried_again(make, world):
+    app, runs, calls = await parked(make, world)
+    async with app:
+        await world.settle()
+        queue = app.queue("default")
+        assert calls == []
+        assert [run.id for run in (await queue.dead()).runs] == [run.id for run in reversed(runs)]
+        assert [run.id for run in (await queue.dead(1)).runs] == [runs[1].id]
+        assert await queue.retry_dead(dry_run=True) == 2
+        assert await queue.retry_dead([runs[0].id]) == 1
+        assert await app.run(runs[0].id).result(timeout=5) == 0
+        assert await queue.retry_dead() == 1
+        assert await app.run(runs[1].id).result(timeout=5) == 1
+        assert (await queue.dead()).runs == []
+        assert (await app.run("calm").get()).status is RunStatus.PAUSED
+        with pytest.raises(UsageError, match="'calm' is no failed run of queue 'default': it is paused, in queue"):
+            await queue.discard_dead(["calm"])
+
+
+async def test_a_task_that_kills_its_workers_is_discarded(make, world):
+    app, runs, _ = await parked(make, world)
+    async with app:
+        await world.settle()
+        assert await app.queue("default").discard_dead([runs[0].id]) == 1
+        assert await app.queue("default").discard_dead() == 1
+        assert [run.id for run in (await app.runs()).runs] == ["calm"]
+
+
+async def test_a_parked_task_that_a_workflow_waits_for_is_retried_with_all_and_not_discarded(make, world):
+    app, other = make(), make(queues=("pdf",))
+
+    @app.task(queue="pdf")
+    async def deadly() -> int:
+        return 7
+
+    @app.workflow
+    async def w() -> int:
+        return await deadly()
+
+    other.add(deadly)
+    async with app:
+        run = await app.start(w)
+        await world.settle()
+        await took_down(app, "pdf", 1)
+        async with other:
+            await world.settle()
+            queue = app.queue("pdf")
+            assert [dead.parent_id for dead in (await queue.dead()).runs] == [run.id]
+            assert await queue.discard_dead() == 0
+            assert await queue.retry_dead() == 1
+            await world.settle()
+            assert await run.result(timeout=5) == 7
+
+
+async def test_dead_runs_are_found_behind_many_that_are_only_paused(make, world, monkeypatch):
+    monkeypatch.setattr("perdure.engine.queues.DEAD_LOOKS", 2)
+    app, runs, _ = await parked(make, world)
+    async with app:
+        await world.settle()
+        queue = app.queue("default")
+        deadly = app.registry.workflows["deadly"]
+        later = await app.enqueue_many(deadly.options(delay=10), [(n,) for n in range(3)])
+        for run in later:
+            await run.pause()
+        page = await queue.dead(2)
+        assert (page.runs, page.cursor is None) == ([], False)
+        page = await queue.dead(2, page.cursor)
+        assert [run.id for run in page.runs] == [runs[1].id, runs[0].id]

@@ -124,7 +124,7 @@ async def dead(
         str | None, typer.Option("--cursor", metavar="TEXT", help="Go on behind the page that gave this.")
     ] = None,
 ) -> None:
-    """List the runs of a queue that failed for good, latest first."""
+    """List the runs of a queue that failed for good, or took one worker after the other down, latest first."""
     async with session.client() as app:
         now = app.world.now()
         page = await app.queue(queue).dead(most, cursor)
@@ -151,7 +151,7 @@ async def retry(
     dry_run: DryRun = False,
     yes: Yes = False,
 ) -> int:
-    """Begin failed runs of a queue anew."""
+    """Begin failed runs of a queue anew; one that is parked goes on where it was."""
     return await _move(session, "retry", queue, run_ids, every=every, most=most, dry_run=dry_run, yes=yes)
 
 
@@ -168,7 +168,7 @@ async def discard(
     dry_run: DryRun = False,
     yes: Yes = False,
 ) -> int:
-    """Have failed runs of a queue removed from the store, for good."""
+    """Have failed runs of a queue removed from the store, for good; one that is parked is terminated first."""
     return await _move(session, "discard", queue, run_ids, every=every, most=most, dry_run=dry_run, yes=yes)
 
 

@@ -17,7 +17,8 @@ from perdure.core.launching import Launch, Launches
 from perdure.core.leaf import Leaf
 from perdure.core.loop import LATEST
 from perdure.core.replay import Replay
-from perdure.core.wait import DEADLOCK, Wait, encode_waits, waits_of
+from perdure.core.saga import RECALL
+from perdure.core.wait import DEADLOCK, encode_waits, parked, waits_of
 from perdure.model.decision import Claim, Committed, Decision, Message
 from perdure.model.limits import Limits
 from perdure.model.record import Outcome, Record, State
@@ -345,7 +346,7 @@ class Turn:
         replay = self.replay
         if self._parked is not None or replay.drift is not None:
             reason = self._parked or f"its code and its journal differ: {replay.drift}"
-            return RunStatus.PAUSED, None, encode_waits([Wait("parked", detail=reason)])
+            return RunStatus.PAUSED, None, parked(reason, self.run.crashes if self._parked else 0)
         if replay.outcome is not None:
             return self._end(replay.outcome[0]), None, None
         if replay.renewal is not None:
@@ -363,8 +364,8 @@ class Turn:
         if not self.is_idle or (due is not None and due - now <= hold and not self._is_leaving):
             return keeping, None, None
         if not replay.asks:
-            return RunStatus.PAUSED, None, encode_waits([Wait("parked", detail=DEADLOCK)])
-        if replay.cause is not None:  # without a time to be due at, it would keep its lease
+            return RunStatus.PAUSED, None, parked(DEADLOCK)
+        if replay.is_undoing:  # without a time to be due at, it would keep its lease
             return RunStatus.COMPENSATING, LATEST if due is None else due, self._waits()
         return RunStatus.WAITING, due, self._waits()
 

@@ -31,7 +31,8 @@ class Wait(msgspec.Struct, frozen=True, omit_defaults=True):
         key: the record key; empty for the run as a whole.
         due_at: when the wait ends by itself, in milliseconds since the epoch; None for never.
         detail: the event's type, the child's run id, the last error, or why the run is parked.
-        attempt: for a retry, how many attempts failed; for an undo, how often it was begun.
+        attempt: for a retry, how many attempts failed; for an undo, how often it was begun; for a run that is parked
+            because it took its workers down, how many it did.
     """
 
     kind: WaitKind
@@ -71,6 +72,16 @@ def encode_waits(waits: Iterable[Wait]) -> str:
     return msgspec.json.encode(Waits(every[:SHOWN], max(0, len(every) - SHOWN))).decode()
 
 
+def parked(reason: str, crashes: int = 0) -> str:
+    """Return `Run.wait` of a run that needs somebody's help, and how many workers it took down if that is the reason."""
+    return encode_waits([Wait("parked", detail=reason, attempt=crashes)])
+
+
 def decode_waits(text: str | None) -> Waits:
     """Return the waits of `Run.wait`."""
     return Waits([]) if text is None else _DECODER.decode(text)
+
+
+def crashes_of(text: str | None) -> int:
+    """Return how many workers a run took down, if `Run.wait` says that it is parked because of that; else 0."""
+    return next((wait.attempt for wait in decode_waits(text).waits if wait.kind == "parked"), 0)

@@ -8,6 +8,7 @@ from typing import Any, ParamSpec, TypeVar
 import msgspec
 
 from perdure.authoring.task import Task
+from perdure.core.wait import crashes_of
 from perdure.engine.client.client import Client
 from perdure.engine.client.handle import RunHandle
 from perdure.engine.verbs import Verbs
@@ -30,6 +31,9 @@ DEAD_MOST = 10_000
 
 DEAD_PAGE = 500
 """How many failed runs are looked up and moved in one store operation."""
+
+DEAD_LOOKS = 20
+"""How many times one call looks on for failed runs among paused ones."""
 
 TRIES = 20
 """How often in a row others may change a queue while this process wants to."""
@@ -112,23 +116,32 @@ class Queue:
     async def dead(self, limit: int = 100, cursor: str | None = None) -> RunPage:
         """Return a page of its runs that failed for good, latest created first, without those that are being removed.
 
+        Those that are parked because they took one worker after the other down are among them.
+
         Args:
-            limit: how many at most, up to 1,000.
+            limit: how many at most, up to 1,000; where many others are paused, a page has fewer, though more follow.
             cursor: `RunPage.cursor` of the page before.
         """
         if not 1 <= limit <= 1_000:
             raise UsageError(f"limit: {limit!r} must be from 1 to 1,000")
         client = self._client()
-        page = await client.find(RunFilter((RunStatus.ERRORED,), queue=self.name), limit, cursor)
-        return RunPage([run for run in page.runs if not _is_removed(run, client.env.now())], page.cursor)
+        where, now = RunFilter((RunStatus.ERRORED, RunStatus.PAUSED), queue=self.name), client.env.now()
+        dead: list[Run] = []
+        for _ in range(DEAD_LOOKS):
+            page = await client.find(where, limit - len(dead), cursor)
+            dead += [run for run in page.runs if _is_dead(run, now)]
+            cursor = page.cursor
+            if cursor is None or len(dead) == limit:
+                break
+        return RunPage(dead, cursor)
 
     async def retry_dead(
         self, ids: Iterable[str] | None = None, *, limit: int = DEAD_AT_ONCE, dry_run: bool = False
     ) -> int:
-        """Begin failed runs anew, latest first; return how many.
+        """Begin failed runs anew, latest first; return how many. Parked ones are resumed: they go on where they were.
 
         Args:
-            ids: which; by default all but those that a workflow waits for, which was told of the failure.
+            ids: which; by default all but those that a workflow was told of, which waits for them no more.
             limit: how many at most, up to 10,000; call again for the rest.
             dry_run: only count them.
 
@@ -140,7 +153,10 @@ class Queue:
     async def discard_dead(
         self, ids: Iterable[str] | None = None, *, limit: int = DEAD_AT_ONCE, dry_run: bool = False
     ) -> int:
-        """Have failed runs removed from the store, latest first; return how many. See `retry_dead`."""
+        """Have failed runs removed from the store, latest first; return how many.
+
+        Parked ones are terminated first. By default, runs that a workflow started stay. For the rest see `retry_dead`.
+        """
         return await self._move(Action.DISCARD, ids, limit, is_dry=dry_run)
 
     async def _move(self, action: Action, ids: Iterable[str] | None, limit: int, *, is_dry: bool) -> int:
@@ -148,42 +164,60 @@ class Queue:
             raise UsageError(f"limit: {limit!r} must be from 1 to {DEAD_MOST:,}")
         if isinstance(ids, str):
             raise UsageError(f"ids: {ids!r} is one text; give a list of ids")
-        chosen = await self._failed(limit) if ids is None else await self._named(list(ids))
+        chosen = await self._failed(action, limit) if ids is None else await self._named(list(ids))
         client = self._client()
         for first in range(0, 0 if is_dry else len(chosen), DEAD_PAGE):
-            await client.control_each(chosen[first : first + DEAD_PAGE], action)
+            part = chosen[first : first + DEAD_PAGE]
+            ended = [run.id for run in part if run.status.is_finished]
+            parked = [run.id for run in part if not run.status.is_finished]
+            await client.control_each(parked, Action.TERMINATE if action is Action.DISCARD else Action.RESUME)
             if action is Action.DISCARD:
+                await client.control_each([*ended, *parked], action)
                 await client.store.prune(client.env.now(), DEAD_PAGE)  # a worker's housekeeping removes what is left
+            else:
+                await client.control_each(ended, action)
         return len(chosen)
 
-    async def _failed(self, limit: int) -> list[str]:
-        chosen: list[str] = []
+    async def _failed(self, action: Action, limit: int) -> list[Run]:
+        chosen: list[Run] = []
         cursor: str | None = None
         while True:
             page = await self.dead(DEAD_PAGE, cursor)
-            chosen += [run.id for run in page.runs if run.parent_id is None]
+            for run in page.runs:
+                is_waited_for = run.parent_id is not None and not run.status.is_finished
+                if run.parent_id is None or (is_waited_for and action is Action.RESTART):
+                    chosen.append(run)
             cursor = page.cursor
             if cursor is None or len(chosen) >= limit:
                 return chosen[:limit]
 
-    async def _named(self, ids: list[str]) -> list[str]:
+    async def _named(self, ids: list[str]) -> list[Run]:
         if len(ids) > DEAD_MOST:
             raise UsageError(f"ids: {len(ids):,} ids, over {DEAD_MOST:,}")
-        client = self._client()
+        client, chosen = self._client(), []
         for first in range(0, len(ids), DEAD_PAGE):
             part = ids[first : first + DEAD_PAGE]
             for run_id, run in zip(part, await client.store.get(part), strict=True):
-                is_there = run is not None and not _is_removed(run, client.env.now())
-                if run is None or not is_there or run.status is not RunStatus.ERRORED or run.queue != self.name:
+                now = client.env.now()
+                if run is None or run.queue != self.name or not _is_dead(run, now):
+                    is_there = run is not None and not _is_removed(run, now)
                     found = f"{run.status}, in queue {run.queue!r}" if run is not None and is_there else "not there"
                     raise UsageError(f"ids: {run_id!r} is no failed run of queue {self.name!r}: it is {found}")
-        return ids
+                chosen.append(run)
+        return chosen
 
     async def _change(self, change: Callable[[QueueState], QueueState]) -> None:
         client = self._client()
         await change_queue(client.store, self.name, change)
         if client.worker is not None:
             client.worker.claiming.forget_states()
+
+
+def _is_dead(run: Run, now: int) -> bool:
+    """Tell whether a run failed for good, or is parked because it took its workers down."""
+    if run.status is RunStatus.PAUSED:
+        return crashes_of(run.wait) > 0
+    return run.status is RunStatus.ERRORED and not _is_removed(run, now)
 
 
 def _is_removed(run: Run, now: int) -> bool:

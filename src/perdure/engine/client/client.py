@@ -337,11 +337,7 @@ class Client:
         Raises:
             RunNotFoundError: there is no such run. RunFinishedError: it has ended, and only a restart moves it.
         """
-        notice = None
-        if action is Action.TERMINATE:
-            error = RunTerminatedError(f"run {run_id!r} was terminated")
-            notice = failure.encode_error(failure.describe(error))
-        done = await self._controls.call(Control(run_id, action, notice))
+        done = await self._controls.call(_control_of(run_id, action))
         if done.before is None or done.after is None:
             raise not_found(run_id)
         if done.before.is_finished and action is not Action.RESTART:
@@ -350,8 +346,8 @@ class Client:
         return done.after
 
     async def control_each(self, run_ids: Sequence[str], action: Action) -> None:
-        """Restart or discard runs; what has become impossible meanwhile is left undone."""
-        answers = await asyncio.gather(*(self._controls.call(Control(run_id, action)) for run_id in run_ids))
+        """Do the same to many runs; what has become impossible meanwhile is left undone."""
+        answers = await asyncio.gather(*(self._controls.call(_control_of(run_id, action)) for run_id in run_ids))
         for done in answers:
             if done.before is not None:
                 self._controlled(action, done)
@@ -391,3 +387,10 @@ class Client:
 
     async def _control(self, actions: Sequence[Control]) -> list[Controlled]:
         return await self.store.control(actions, self.env.now())
+
+
+def _control_of(run_id: str, action: Action) -> Control:
+    if action is not Action.TERMINATE:
+        return Control(run_id, action)
+    error = RunTerminatedError(f"run {run_id!r} was terminated")
+    return Control(run_id, action, failure.encode_error(failure.describe(error)))
