@@ -17,7 +17,6 @@ from perdure.core.launching import Launch, Launches
 from perdure.core.leaf import Leaf
 from perdure.core.loop import LATEST
 from perdure.core.replay import Replay
-from perdure.core.saga import RECALL
 from perdure.core.wait import DEADLOCK, encode_waits, parked, waits_of
 from perdure.model.decision import Claim, Committed, Decision, Message
 from perdure.model.limits import Limits
@@ -365,7 +364,7 @@ class Turn:
             return keeping, None, None
         if not replay.asks:
             return RunStatus.PAUSED, None, parked(DEADLOCK)
-        if replay.is_undoing:  # without a time to be due at, it would keep its lease
+        if replay.cause is not None:  # without a time to be due at, it would keep its lease
             return RunStatus.COMPENSATING, LATEST if due is None else due, self._waits()
         return RunStatus.WAITING, due, self._waits()
 

@@ -73,7 +73,7 @@ def encode_waits(waits: Iterable[Wait]) -> str:
 
 
 def parked(reason: str, crashes: int = 0) -> str:
-    """Return `Run.wait` of a run that needs somebody's help, and how many workers it took down if that is the reason."""
+    """Return `Run.wait` of a run that needs somebody's help, and how many workers it took down if that is why."""
     return encode_waits([Wait("parked", detail=reason, attempt=crashes)])
 
 
