@@ -70,6 +70,7 @@ class Driver:
         self.limits = limits
         self.now = now
         self.hold = 0
+        self.lingers = False
         self.is_manual = is_manual
         self.entropy = entropy or (lambda count: bytes(range(count)))
         payload = self.program.parameters.encode(args, {}, limits.payload_bytes)
@@ -117,7 +118,7 @@ class Driver:
             for key in self.turn.cancels():
                 self.stopped.append(key)
                 del self.running[key]
-            decision = self.turn.decide(self.now, self.hold)
+            decision = self.turn.decide(self.now, self.hold, lingers=self.lingers)
             if decision is not None:
                 self.pending = decision
                 if not self.is_manual:

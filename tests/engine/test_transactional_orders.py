@@ -185,12 +185,12 @@ class TestSeveralAtOnce:
     ):
         decide, faults = Turn.decide, ["no decision", "broken"]
 
-        def faulty(turn: Turn, *args: Any) -> Any:
+        def faulty(turn: Turn, *args: Any, **more: Any) -> Any:
             if turn.replay.position > 1 and faults:
                 if faults.pop() == "broken":
                     raise RuntimeError("broken")
                 return None
-            return decide(turn, *args)
+            return decide(turn, *args, **more)
 
         monkeypatch.setattr(Turn, "decide", faulty)
         counted = Counted(app)

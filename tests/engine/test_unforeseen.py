@@ -18,10 +18,10 @@ async def test_a_run_that_the_engine_fails_over_goes_on_after_its_lease(app, wor
 
     decide, faults = Turn.decide, ["broken"]
 
-    def broken(turn, *args):
+    def broken(turn, *args, **more):
         if turn.run.id == "unlucky" and turn.replay.position > 1 and faults:
             raise RuntimeError(faults.pop())
-        return decide(turn, *args)
+        return decide(turn, *args, **more)
 
     monkeypatch.setattr(Turn, "decide", broken)
     async with app:

@@ -153,16 +153,17 @@ class Turn:
 
     # What is to be done.
 
-    def decide(self, now: int, hold: int) -> Decision | None:
+    def decide(self, now: int, hold: int, *, lingers: bool = False) -> Decision | None:
         """Return the next decision; None when there is nothing to say or one is on its way.
 
         Args:
             now: the present.
             hold: how long, in milliseconds, an idle run is kept in memory for a timer rather than released.
+            lingers: whether an idle run is kept in memory for its children.
         """
         if self._is_committing or self.is_ended or self._just_goes_on():
             return None
-        status, due_at, wait = self._fate(now, hold)
+        status, due_at, wait = self._fate(now, hold, lingers=lingers)
         state = self.replay.changed_state()
         is_kept = due_at is None and (status is RunStatus.RUNNING or status is RunStatus.COMPENSATING)
         if is_kept and not self._has_news() and state is None:
@@ -340,7 +341,7 @@ class Turn:
         if ask.key not in self.replay.history.opened:
             self._new_children.append(child_run(self.run, ask, now))
 
-    def _fate(self, now: int, hold: int) -> tuple[RunStatus, int | None, str | None]:
+    def _fate(self, now: int, hold: int, *, lingers: bool) -> tuple[RunStatus, int | None, str | None]:
         """Return what becomes of the run: its status, when it is due and why it waits."""
         replay = self.replay
         if self._parked is not None or replay.drift is not None:
@@ -360,7 +361,8 @@ class Turn:
             return RunStatus.PAUSED, due if self.is_idle else now, self._waits()
         if self._is_leaving and not self.is_idle:
             return self._given_back(), now, None
-        if not self.is_idle or (due is not None and due - now <= hold and not self._is_leaving):
+        stays = (due is not None and due - now <= hold) or (lingers and self.inbox.children)
+        if not self.is_idle or (stays and not self._is_leaving):
             return keeping, None, None
         if not replay.asks:
             return RunStatus.PAUSED, None, parked(DEADLOCK)

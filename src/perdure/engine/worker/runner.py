@@ -90,31 +90,33 @@ class Runner:
     def begin(self) -> None:
         """Replay the run and go on with it."""
         self.turn.begin(self.worker.env.now())
-        self._go_on()
+        self.go_on()
 
     @_guarded
     def arrive(self, messages: list[Message]) -> None:
         """Messages came in."""
-        self.turn.arrive(messages, self.worker.env.now())
-        self._go_on()
+        now = self.worker.env.now()
+        self.worker.lingering.heard(self, now)
+        self.turn.arrive(messages, now)
+        self.go_on()
 
     @_guarded
     def pause(self) -> None:
         """An operator asked for a pause."""
         self.turn.is_pausing = True
-        self._go_on()
+        self.go_on()
 
     @_guarded
     def resume(self) -> None:
         """An operator took the wish for a pause back."""
         self.turn.is_pausing = False
-        self._go_on()
+        self.go_on()
 
     @_guarded
     def hand_back(self) -> None:
         """The worker is stopping: finish what runs, start nothing more."""
         self.turn.hand_back()
-        self._go_on()
+        self.go_on()
 
     def lost(self) -> None:
         """Somebody else has the run, or is to have it: stop at once, and change nothing."""
@@ -140,17 +142,19 @@ class Runner:
     # The turn.
 
     @_guarded
-    def _go_on(self) -> None:
+    def go_on(self) -> None:
         """Stop what nobody waits for, commit what is decided, start what may start."""
         if self.is_over:
             return
-        turn, now = self.turn, self.worker.env.now()
+        turn, now, lingering = self.turn, self.worker.env.now(), self.worker.lingering
         steps = self.transactional
         self._stop_cancelled()  # first: none of them may be settled
         ended = None if steps is None else steps.settle_next(now)
         self._stop_cancelled()
         if steps is None or ended is not None or turn.replay.is_over or not steps.are_open:
-            decision = turn.decide(now, self.worker.settings.hold_ms)
+            if not lingering.goes_on(self):
+                turn.hand_back()
+            decision = turn.decide(now, self.worker.settings.hold_ms, lingers=lingering.may(self, now))
             if decision is not None:
                 self._decided = decision = _as_the_store_wishes(
                     decision, now, is_compensating=turn.replay.cause is not None
@@ -167,6 +171,7 @@ class Runner:
             return
         for launch in turn.launches():
             self._launch(launch)
+        lingering.look(self, now)
         self._set_timer()
 
     @_guarded
@@ -192,7 +197,7 @@ class Runner:
         if not self.turn.is_ended:
             if self.progress:
                 self.worker.keeper.note_progress(self)
-            self._go_on()
+            self.go_on()
             if decision is not None and (decision.children or decision.terminate):
                 self.worker.told_others(decision)
             return
@@ -216,7 +221,7 @@ class Runner:
     def _tick(self) -> None:
         self._timer = self._timer_at = None
         self.turn.tick(self.worker.env.now())
-        self._go_on()
+        self.go_on()
 
     # Steps.
 
@@ -244,7 +249,7 @@ class Runner:
         if self.transactional is not None and execution.spec.tx:
             if state == "ok" and payload is not None:
                 self.transactional.returned(step, payload)
-                self._go_on()
+                self.go_on()
                 return
             self.transactional.stopped(step)
         self.forget(step)
@@ -264,7 +269,7 @@ class Runner:
         if self.turn.is_busy:
             self._gather()
         else:
-            self._go_on()
+            self.go_on()
 
     def _gather(self) -> None:
         """Go on once every step that ends in this very moment has been settled, so that one decision tells of all."""
@@ -275,7 +280,7 @@ class Runner:
     @_guarded
     def _gathered(self) -> None:
         self._is_gathering = False
-        self._go_on()
+        self.go_on()
 
     def _outcome(self, step: StepRun, execution: Execution, now: int) -> tuple[State, str | None, int | None]:
         """Return a done attempt's state and payload, and when it is tried again; None for never."""
@@ -329,7 +334,7 @@ class Runner:
         """Wait until everything decided so far is committed."""
         future = self.worker.loop.create_future()
         self._unacknowledged.append(future)
-        self.worker.loop.call_soon(self._go_on)
+        self.worker.loop.call_soon(self.go_on)
         await future
 
     def forget(self, step: StepRun) -> None:

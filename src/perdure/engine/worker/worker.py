@@ -21,6 +21,7 @@ from perdure.engine.worker.claiming import IDLE_CHECK, Claiming
 from perdure.engine.worker.executor import Executor
 from perdure.engine.worker.gathering import Gathering
 from perdure.engine.worker.keeper import Keeper
+from perdure.engine.worker.lingering import Lingering
 from perdure.engine.worker.lookout import Lookout
 from perdure.engine.worker.reading import Reading
 from perdure.engine.worker.runner import Runner
@@ -57,6 +58,7 @@ class Worker:
         lookout: what finds out what others did to its runs.
         turns: the runs it has, by id.
         claiming: how it comes by them.
+        lingering: those that wait for children in its memory.
         definitions: how it comes to know of those in the store.
         gathering: what gathers the items of batched tasks.
         is_stopping: it claims nothing more.
@@ -81,6 +83,7 @@ class Worker:
         self.client: Any = None
         self.is_stopping = False
         self.claiming = Claiming(self)
+        self.lingering = Lingering(self)
         self.definitions = Reading(self, is_on=settings.definitions)
         self.gathering = Gathering(self)
         self._empty = asyncio.Event()
@@ -126,6 +129,7 @@ class Worker:
         if self.lifecycle is not None:
             await self.lifecycle.close()
         self.lookout.close()
+        self.lingering.close()
         self.keeper.stop()
         self.executor.close()
 
@@ -214,6 +218,7 @@ class Worker:
     def left(self, runner: Runner) -> None:
         """A run has left this worker."""
         self.keeper.remove(runner)
+        self.lingering.end(runner)
         if self.turns.get(runner.run_id) is runner:
             del self.turns[runner.run_id]
         if not self.turns:
