@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 
 from starlette.requests import Request
 
-from perdure.server.errors import Problem, ProblemError
+from perdure.server.errors import Problem, ProblemError, invalid
 from perdure.server.settings import ServerSettings
 
 GREATEST = 2**63 - 1
@@ -142,10 +142,4 @@ def _malformed(message: str) -> Problem:
 
 
 def _refused(message: str) -> Problem:
-    return Problem(
-        422,
-        "The request is not valid",
-        f"body: {message}",
-        name="invalid-request",
-        errors=[ProblemError("body", message)],
-    )
+    return invalid(f"body: {message}", [ProblemError("body", message)])

@@ -62,7 +62,7 @@ class ProblemError(msgspec.Struct, frozen=True):
     message: str
 
 
-class Problem(Exception):  # noqa: N818  # the word of RFC 9457
+class Problem(HTTPException):
     """What a request is answered with where it cannot be done.
 
     Args:
@@ -84,13 +84,11 @@ class Problem(Exception):  # noqa: N818  # the word of RFC 9457
         errors: Sequence[ProblemError] = (),
         headers: Mapping[str, str] | None = None,
     ) -> None:
-        super().__init__(detail)
+        super().__init__(status, detail, dict(headers or {}))
         self.status = status
         self.title = title
-        self.detail = detail
         self.name = name or re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")
         self.errors = tuple(errors)
-        self.headers = dict(headers or {})
 
     def document(self) -> dict[str, Any]:
         """Return it as the fields of a problem document."""
@@ -110,8 +108,15 @@ def problem_of(error: PerdureError) -> Problem:
     field = _FIELD.match(str(error))
     found = [ProblemError(field.group(1), str(error)[field.end() :])] if field and status == 422 else []
     headers = {"Retry-After": RETRY_AFTER} if status in (429, 503) else {}
+    if words == ["Usage"]:
+        return invalid(str(error), found)
     title = " ".join(words).capitalize()
     return Problem(status, title, str(error), name="-".join(words).lower(), errors=found, headers=headers)
+
+
+def invalid(detail: str, found: Sequence[ProblemError]) -> Problem:
+    """Return the problem with a request that is wrong in itself."""
+    return Problem(422, "The request is not valid", detail, name="invalid-request", errors=found)
 
 
 def respond(problem: Problem) -> Response:
@@ -170,7 +175,7 @@ async def _on_invalid(request: Request, error: Exception) -> Response:
     first = found[0]
     more = f", and {len(found) - 1} more" if len(found) > 1 else ""
     detail = f"{first.path}: {first.message}{more}"
-    return respond(Problem(422, "The request is not valid", detail, name="invalid-request", errors=found))
+    return respond(invalid(detail, found))
 
 
 def _path(location: Sequence[int | str]) -> str:
@@ -186,7 +191,7 @@ def _message(found: Mapping[str, Any]) -> str:
         return "there is no such field here; take it out"
     if found["type"] == "missing":
         return "it is needed, and not there"
-    message = str(found["msg"])
+    message = str(found["msg"]).removeprefix("Value error, ")
     return message[:1].lower() + message[1:]
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from perdure.engine.app import Perdure
 from perdure.model.errors import UsageError
 from perdure.server.settings import DEFAULT, ServerSettings
+from perdure.store import namespaced
 
 
 class Namespaces:
@@ -24,9 +25,7 @@ class Namespaces:
         given = dict(engines or {})
         urls = {DEFAULT: settings.store}
         for name, url in settings.namespaces.items():
-            if url is None:
-                raise UsageError(f"namespace: give {name!r} the URL of its store, as in {name}=sqlite:///{name}.db")
-            urls[name] = url
+            urls[name] = url or namespaced(settings.store, name)
         if len(set(urls.values())) < len(urls):
             raise UsageError("namespace: two of them have one store, so each would see the other's runs")
         self._own = {name: Perdure(url, mode="client") for name, url in urls.items() if name not in given}

@@ -19,10 +19,13 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from perdure.server.bodies import parse_json, read_body
-from perdure.server.errors import Problem, ProblemError
+from perdure.server.errors import Problem, ProblemError, invalid
 from perdure.server.server import Server
 
 _encode = msgspec.json.Encoder().encode
+
+
+_UNPRINTABLE = "it must be printable text, without control characters"
 
 
 def router(tag: str) -> APIRouter:
@@ -105,11 +108,12 @@ class RawPaths:
 
 def _decoded(name: str, text: str) -> str:
     try:
-        return unquote(text, errors="strict")
+        value = unquote(text, errors="strict")
     except UnicodeDecodeError:
-        message = "it is no percent-encoded UTF-8"
-        found = [ProblemError(f"path.{name}", message)]
-        raise Problem(422, "The request is not valid", message, name="invalid-request", errors=found) from None
+        raise _invalid([ProblemError(f"path.{name}", "it is no percent-encoded UTF-8")]) from None
+    if not value.isprintable():
+        raise _invalid([ProblemError(f"path.{name}", _UNPRINTABLE)])
+    return value
 
 
 def _query_names(dependant: Dependant) -> frozenset[str]:
@@ -134,11 +138,12 @@ def _check_query(query: bytes, known: frozenset[str]) -> None:
     unknown = [name for name, _ in given if name not in known]
     if unknown:
         raise _invalid([ProblemError(f"query.{name[:100]}", f"there is no such parameter; {has}") for name in unknown])
+    if unprintable := [name for name, value in given if not value.isprintable()]:
+        raise _invalid([ProblemError(f"query.{name}", _UNPRINTABLE) for name in unprintable])
 
 
 def _invalid(found: list[ProblemError]) -> Problem:
-    detail = f"{found[0].path}: {found[0].message}"
-    return Problem(422, "The request is not valid", detail, name="invalid-request", errors=found)
+    return invalid(f"{found[0].path}: {found[0].message}", found)
 
 
 async def _check_type(request: StrictRequest) -> None:

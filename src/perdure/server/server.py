@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Mapping
 from typing import Any, Protocol
@@ -88,6 +89,7 @@ class Server:
         settings, namespaces: see there.
         authenticator: who finds out who asks.
         auditor: who writes down what operators do.
+        stopping: set when it stops: whatever waits or streams ends then.
     """
 
     def __init__(self, settings: ServerSettings, engines: Mapping[str, Perdure] | None = None) -> None:
@@ -95,6 +97,7 @@ class Server:
         self.namespaces = Namespaces(settings, engines)
         self.authenticator: Authenticator = LocalAuthenticator(self.namespaces.names)
         self.auditor: Auditor = LogAuditor()
+        self.stopping = asyncio.Event()
         self._is_open = False
 
     async def open(self) -> None:
@@ -120,6 +123,7 @@ class Server:
 
     async def close(self) -> None:
         """Close what `open` opened; closing twice is nothing."""
+        self.stopping.set()
         if self._is_open:
             self._is_open = False
             await self.namespaces.close()

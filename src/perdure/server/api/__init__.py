@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 
-from perdure.server.api import health, runs
+from perdure.server.api import actions, events, health, runs, starts
 
-ROUTERS: tuple[APIRouter, ...] = (runs.router, health.router)
+ROUTERS: tuple[APIRouter, ...] = (starts.router, actions.router, runs.router, events.router, health.router)
 """Every part, in the order in which paths are looked up: what is asked most stands first."""

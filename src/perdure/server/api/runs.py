@@ -1,17 +1,206 @@
-"""Runs: start them, find them, look at them, move them."""
+"""Runs, looked at: found by filters, one by one, and by what they come to."""
 
 from __future__ import annotations
 
+import asyncio
+import datetime as dt
+from typing import Annotated, Any
+
+from fastapi import Query
+from pydantic import AfterValidator, AwareDatetime, Field
 from starlette.responses import Response
 
-from perdure.server.access import Viewer
+from perdure.engine.ending import end_of
+from perdure.model.decision import RunFilter
+from perdure.model.duration import milliseconds
+from perdure.model.errors import RunNotFoundError, UsageError
+from perdure.model.limits import NAME_LENGTH
+from perdure.model.run import Run, RunStatus
+from perdure.server.access import Access, Viewer
+from perdure.server.api.answers import (
+    ExplanationDocument,
+    JournalPage,
+    ResultDocument,
+    RunDocument,
+    RunsPage,
+    UndosDocument,
+)
+from perdure.server.api.documents import record_document, run_document, undo_document
+from perdure.server.api.models import Duration, FilterBody, Name, RunId, Status
+from perdure.server.errors import ProblemError, invalid
 from perdure.server.routing import reply
 from perdure.server.routing import router as routes
+
+PAGE = 100
+"""How many runs a page has where nothing else is asked for."""
+
+PAGE_MOST = 1_000
+
+RECORDS = 500
+"""How many records a page of a journal has where nothing else is asked for."""
+
+RECORDS_MOST = 5_000
+
+WAIT_MOST = 60
+"""For how many seconds one request may wait for a result."""
 
 router = routes("runs")
 
 
-@router.get("/api/v1/runs/{id}", operation_id="get_run")
-async def get_run(access: Viewer, id: str) -> Response:
-    """Return a run."""
-    return reply(await access.app.run(id).get())
+def _tag(text: str) -> str:
+    name, equals, value = text.partition("=")
+    if not name or not equals or max(len(name), len(value)) > NAME_LENGTH:
+        raise ValueError(f"a tag is name=value, of up to {NAME_LENGTH} characters each")
+    return text
+
+
+Cursor = Annotated[str | None, Query(max_length=200, description="`next` of the page before, with the same filters.")]
+Tags = Annotated[
+    list[Annotated[str, AfterValidator(_tag), Field(json_schema_extra={"format": "perdure-tag"})]],
+    Query(default_factory=list, description="`name=value`; all that are given must be there.", max_length=20),
+]
+
+
+@router.get("/api/v1/runs", operation_id="list_runs", response_model=RunsPage)
+async def list_runs(
+    access: Viewer,
+    status: Annotated[list[Status], Query(default_factory=list, description="Any of these; all by default.")],
+    tag: Tags,
+    workflow: Annotated[Name | None, Query()] = None,
+    queue: Annotated[Name | None, Query()] = None,
+    parent: Annotated[RunId | None, Query(description="Started by this run.")] = None,
+    prefix: Annotated[RunId | None, Query(description="Whose id begins so.")] = None,
+    since: Annotated[Duration | None, Query(description="Created within the last so long.")] = None,
+    created_from: Annotated[AwareDatetime | None, Query(description="Created then or later.")] = None,
+    created_until: Annotated[AwareDatetime | None, Query(description="Created earlier.")] = None,
+    limit: Annotated[int, Query(ge=1, le=PAGE_MOST)] = PAGE,
+    cursor: Cursor = None,
+) -> Response:
+    """List runs, latest created first."""
+    tags = dict(text.split("=", 1) for text in tag)
+    starts = [moment for moment in (_since(access, since), _instant(created_from)) if moment is not None]
+    where = RunFilter(
+        tuple(dict.fromkeys(status)),
+        workflow,
+        queue,
+        parent,
+        prefix,
+        tags,
+        created_from=max(starts, default=None),
+        created_until=_instant(created_until),
+    )
+    runs, following = await page(access, where, limit, cursor, "query.cursor")
+    return reply({"items": [run_document(run) for run in runs], "next": following})
+
+
+@router.get("/api/v1/runs/{id}", operation_id="get_run", response_model=RunDocument)
+async def get_run(access: Viewer, id: RunId) -> Response:
+    """Return a run, with its output or its error if it has ended."""
+    return reply(run_document(await access.app.client.get(id)))
+
+
+@router.get("/api/v1/runs/{id}/journal", operation_id="get_journal", response_model=JournalPage)
+async def get_journal(
+    access: Viewer,
+    id: RunId,
+    after: Annotated[int, Query(ge=-1, le=2**31, description="Behind the record of this position.")] = -1,
+    limit: Annotated[int, Query(ge=1, le=RECORDS_MOST)] = RECORDS,
+) -> Response:
+    """Return a run's records in their order; `next` is the `after` of the page behind this one."""
+    records = await access.app.store.journal(id, after, limit + 1)
+    if not records:
+        await access.app.client.get(id)
+    following = records[limit - 1].position if len(records) > limit else None
+    return reply({"items": [record_document(record) for record in records[:limit]], "next": following})
+
+
+@router.get("/api/v1/runs/{id}/explain", operation_id="explain_run", response_model=ExplanationDocument)
+async def explain_run(access: Viewer, id: RunId) -> Response:
+    """Say, in sentences, why a run is where it is."""
+    return reply(await access.app.run(id).explain())
+
+
+@router.get("/api/v1/runs/{id}/undos", operation_id="list_undos_of_run", response_model=UndosDocument)
+async def list_undos(access: Viewer, id: RunId) -> Response:
+    """List what of a run can be undone, or was."""
+    return reply({"items": [undo_document(info) for info in await access.app.run(id).undos()]})
+
+
+@router.get(
+    "/api/v1/runs/{id}/result",
+    operation_id="get_result",
+    response_model=ResultDocument,
+    responses={202: {"model": ResultDocument, "description": "It goes on; ask again."}},
+)
+async def get_result(
+    access: Viewer,
+    id: RunId,
+    wait: Annotated[int, Query(ge=0, le=WAIT_MOST, description="For how many seconds to wait for it.")] = 0,
+) -> Response:
+    """Return what a run came to, as soon as it has ended, or is parked, or its undos have failed.
+
+    Where that takes longer than `wait`, the answer is 202 with the run as it is.
+    """
+    run = await access.app.client.get(id)
+    if wait and end_of(run) is None:
+        run = await _ended_within(access, id, wait)
+    document = run_document(run)
+    found = {name: document[name] for name in ("id", "status", "output", "error")}
+    is_over = end_of(run) is not None
+    return reply({**found, "is_over": is_over, "waits": document["waits"]}, 200 if is_over else 202)
+
+
+async def _ended_within(access: Access, id: str, wait: float) -> Run:
+    """Return a run as soon as it is over, or as it is once the time is."""
+    client = access.app.client
+    ending = client.endings.of(id)
+    over = asyncio.ensure_future(client.wait_for_end(ending))
+    stopping = asyncio.ensure_future(access.server.stopping.wait())
+    try:
+        await asyncio.wait([over, stopping], timeout=wait, return_when=asyncio.FIRST_COMPLETED)
+        if over.done() and not over.cancelled() and isinstance(over.exception(), RunNotFoundError):
+            raise RunNotFoundError(str(over.exception()))
+    finally:
+        for each in (over, stopping):
+            each.cancel()
+        await asyncio.gather(over, stopping, return_exceptions=True)
+    return await client.get(id)
+
+
+async def page(
+    access: Access, where: RunFilter, limit: int, cursor: str | None, field: str
+) -> tuple[list[Run], str | None]:
+    """Return a page of runs, those that ended with their output or error, and the cursor of the next.
+
+    Args:
+        field: where the cursor stands in the request, for the error.
+    """
+    try:
+        found = await access.app.client.find(where, limit, cursor)
+    except UsageError as error:
+        message = str(error).partition(": ")[2]
+        raise invalid(str(error), [ProblemError(field, message)]) from None
+    ended = [run.id for run in found.runs if run.status.is_finished and run.status is not RunStatus.TERMINATED]
+    whole = {run.id: run for run in await access.app.store.get(ended) if run is not None} if ended else {}
+    return [whole.get(run.id, run) for run in found.runs], found.cursor
+
+
+def filter_of(access: Access, body: FilterBody) -> RunFilter:
+    """Return the filter that a body means."""
+    return RunFilter(
+        tuple(dict.fromkeys(body.status)),
+        body.workflow,
+        body.queue,
+        body.parent,
+        body.prefix,
+        body.tags,
+        created_from=_since(access, body.since),
+    )
+
+
+def _since(access: Access, age: Any) -> int | None:
+    return None if age is None else access.app.world.now() - milliseconds(age)
+
+
+def _instant(moment: dt.datetime | None) -> int | None:
+    return None if moment is None else round(moment.timestamp() * 1000)

@@ -1,0 +1,147 @@
+"""Starting runs: one, or up to a thousand in one go."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Any
+from urllib.parse import quote
+
+from fastapi import Header
+from starlette.responses import Response
+
+from perdure.authoring.enqueuing import Debounce, Dedup
+from perdure.engine.client.starting import new_run
+from perdure.model.errors import PerdureError, RunExistsError, UnknownWorkflowError, UsageError
+from perdure.model.run import Created, NewRun, Retention
+from perdure.server.access import Access, Operator
+from perdure.server.api.answers import BatchStarted, Started
+from perdure.server.api.models import BatchBody, StartBody, Text
+from perdure.server.errors import Problem, ProblemError, problem_of
+from perdure.server.routing import reply
+from perdure.server.routing import router as routes
+
+IDEMPOTENT_FOR = "1 day"
+"""For how long an `Idempotency-Key` stands for the run that was started with it."""
+
+_AS_GIVEN = ("id", "queue", "priority", "delay", "expires", "tags", "limit_key", "anyway", "input")
+
+router = routes("runs")
+
+IdempotencyKey = Annotated[
+    Text | None,
+    Header(
+        description=f"A second start with this key within {IDEMPOTENT_FOR} finds the first run. Where the body has an "
+        "id, dedup or debounce, that decides instead.",
+    ),
+]
+
+
+@router.post(
+    "/api/v1/runs",
+    operation_id="start_run",
+    status_code=201,
+    response_model=Started,
+    responses={200: {"model": Started, "description": "It was started before; nothing was done."}},
+)
+async def start_run(access: Operator, body: StartBody, idempotency_key: IdempotencyKey = None) -> Response:
+    """Start a run.
+
+    It is durable once this is answered. Where the answer is lost, repeat the request with the same id or key.
+    """
+    try:
+        announced = await access.app.client.announced.look(body.workflow, {"anyway": body.anyway})
+        new = _new_run(access, body, announced, idempotency_key)
+    except UsageError as error:
+        raise _told(error, "body") from error
+    try:
+        _, created = await access.app.client.create(new)
+    except RunExistsError as error:
+        raise _told(error, "body.id") from None
+    _check(created, new)
+    location = f"/api/v1/runs/{quote(created.id, safe='')}"
+    document = {"id": created.id, "workflow": body.workflow, "is_new": created.is_new}
+    return reply(document, 201 if created.is_new else 200, {"Location": location})
+
+
+@router.post("/api/v1/runs/batch", operation_id="start_runs", status_code=200, response_model=BatchStarted)
+async def start_runs(access: Operator, body: BatchBody) -> Response:
+    """Start up to 1,000 runs in one go.
+
+    Where one of them is wrong in itself, none is started. What became of each stands in its place: a run whose id or
+    key belongs to another one is refused alone.
+    """
+    app = access.app
+    announced: dict[str, Any] = {}
+    news: list[NewRun] = []
+    for index, each in enumerate(body.runs):
+        try:
+            if each.workflow not in announced:
+                announced[each.workflow] = await app.client.announced.look(each.workflow, {"anyway": each.anyway})
+            news.append(_new_run(access, each, announced[each.workflow], None))
+        except UsageError as error:
+            raise _told(error, f"body.runs[{index}]") from error
+    created = await app.store.create(news)
+    if app.worker is not None:
+        app.worker.wake()
+    return reply({"items": _outcomes(news, created)})
+
+
+def _outcomes(news: Sequence[NewRun], created: Sequence[Created]) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = []
+    for new, each in zip(news, created, strict=True):
+        outcome: dict[str, Any] = {"id": each.id, "is_new": each.is_new, "problem": None}
+        if not each.is_new and each.fingerprint != new.fingerprint and not _may_differ(new):
+            outcome["problem"] = _conflict(each, new).document()
+        found.append(outcome)
+    return found
+
+
+def _new_run(access: Access, body: StartBody, announced: Any, idempotency_key: str | None) -> NewRun:
+    """Return the run that a body asks for.
+
+    Raises:
+        UsageError: it cannot be.
+    """
+    app = access.app
+    given = body.__dict__
+    options = {name: value for name in _AS_GIVEN if (value := given[name]) is not None}
+    if body.dedup is not None:
+        options["dedup"] = Dedup(body.dedup.key, body.dedup.within)
+    elif body.debounce is not None:
+        about = body.debounce
+        options["debounce"] = Debounce(about.wait, about.key, about.max_wait)
+    elif idempotency_key is not None and body.id is None:
+        options["dedup"] = Dedup(f"{KEYED}{idempotency_key}", IDEMPOTENT_FOR)
+    if body.retention is not None:
+        options["retention"] = Retention.of(**body.retention.__dict__)
+    return new_run(app.registry, app.settings, app.world, body.workflow, (), options, announced)[1]
+
+
+KEYED = "idempotency-key:"
+"""What the dedup key begins with that stands for an `Idempotency-Key`."""
+
+
+def _may_differ(new: NewRun) -> bool:
+    """Return whether another input is no mistake: as with any key but an idempotency key."""
+    return new.dedup is not None and f"/{KEYED}" not in new.dedup.key
+
+
+def _check(created: Created, new: NewRun) -> None:
+    if not created.is_new and created.fingerprint != new.fingerprint and not _may_differ(new):
+        raise _conflict(created, new)
+
+
+def _conflict(created: Created, new: NewRun) -> Problem:
+    what, path = ("id", "body.id") if new.dedup is None else ("Idempotency-Key", "header.Idempotency-Key")
+    detail = f"run {created.id!r} was started by this {what} with another workflow or another input"
+    return Problem(409, "Run exists", detail, errors=[ProblemError(path, detail)])
+
+
+def _told(error: PerdureError, path: str) -> Problem:
+    """Return the problem with one run of a request, under its place in the body."""
+    problem = problem_of(error)
+    if isinstance(error, UnknownWorkflowError):
+        path = f"{path}.workflow"
+    found = [ProblemError(f"{path}.{each.path}", each.message) for each in problem.errors]
+    problem.errors = tuple(found) or (ProblemError(path, problem.detail),)
+    return problem
