@@ -6,6 +6,7 @@ leaves it out.
 
 from __future__ import annotations
 
+import gc
 import re
 
 import pytest
@@ -30,3 +31,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         named = re.split("[^a-z]+", f"{item.path.parent.name} {item.path.stem} {parameters}")
         if not SERVERS.isdisjoint(named):
             item.add_marker("server")
+
+
+def pytest_collection_finish() -> None:
+    """Whatever is there before the first test stays: collections, which many tests ask for, need not walk through it."""
+    gc.collect()
+    gc.freeze()
