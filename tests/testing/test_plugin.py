@@ -52,18 +52,24 @@ class Run:
 
 
 @pytest.fixture
-def run(pytester: pytest.Pytester):
-    """Run a test file in pytest, with options."""
+def run(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch):
+    """Run a test file in pytest, with options.
 
-    def run(source: str, *options: str, conftest: str = CONFTEST) -> Run:
+    Only the plugins that matter are loaded, unless `all_plugins`: those that are installed here take seconds.
+    """
+
+    def run(source: str, *options: str, conftest: str = CONFTEST, all_plugins: bool = False) -> Run:
         pytester.makeconftest(conftest)
         pytester.makepyfile(source)
+        plugins = ["no:perdure", "perdure.testing.plugin", "no:cacheprovider"]  # ours once, installed or not
+        if not all_plugins:
+            monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
+            plugins += ["xdist.plugin"]
         if "no:asyncio" not in options:
             pytester.makeini("[pytest]\nasyncio_default_fixture_loop_scope = function")
-        plugin = ("-p", "no:perdure", "-p", "perdure.testing.plugin")  # loaded once, installed or not
-        result = pytester.runpytest_subprocess(
-            *plugin, "-p", "no:cacheprovider", "-p", "no:cov", "--strict-markers", "-W", "error", "-rA", *options
-        )
+            plugins += [] if all_plugins else ["pytest_asyncio.plugin"]
+        named = [f"-p{name}" for name in plugins]
+        result = pytester.runpytest_subprocess(*named, "--strict-markers", "-W", "error", "-rA", *options)
         return Run(result)
 
     return run
@@ -87,6 +93,10 @@ ASYNC = """
 @pytest.mark.parametrize(("mode", "mark"), [("auto", ""), ("strict", "pytestmark = pytest.mark.asyncio")])
 def test_the_engine_fixture_in_both_modes_of_pytest_asyncio(run, mode: str, mark: str):
     assert run(ASYNC.format(mark=mark), f"--asyncio-mode={mode}").outcomes == {"passed": 1}
+
+
+def test_the_engine_fixture_where_pytest_finds_all_plugins_by_itself(run):
+    assert run(ASYNC.format(mark=""), "--asyncio-mode=auto", all_plugins=True).outcomes == {"passed": 1}
 
 
 PLAIN = """

@@ -16,6 +16,7 @@ from perdure.testing.crashing import COMMITS, crash_points, planned
 from perdure.testing.store import CrashPlan
 
 MARKER = "crash_everywhere"
+_ASYNCIO = ("asyncio", "pytest_asyncio.plugin")  # as pytest finds it by itself, and as it is named with `-p`
 _PLAN = pytest.StashKey[CrashPlan]()
 
 
@@ -25,7 +26,7 @@ def pytest_configure(config: pytest.Config) -> None:
         "markers",
         f"{MARKER}(commits={COMMITS}): run the test once straight, then again with a crash at every commit it made",
     )
-    has_asyncio = config.pluginmanager.hasplugin("asyncio")
+    has_asyncio = any(map(config.pluginmanager.hasplugin, _ASYNCIO))
     name = "async_fixture" if has_asyncio else "plain_fixture"
     config.pluginmanager.import_plugin(f"perdure.testing.{name}")
 
