@@ -34,6 +34,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """Whatever is there before the first test stays: collections, which many tests ask for, need not walk through it."""
+    """What is there before the first test stays: collections, which many tests ask for, need not walk through it."""
     gc.collect()
     gc.freeze()
