@@ -129,3 +129,16 @@ def test_as_a_child_it_is_due_at_once_and_kept_as_it_says():
     spec = task(retention=Retention(complete=5)).options(limit_key="", expires=1).child((2,), {}, 1_000)
     new = child_run(parent(), ChildAsk("double", None, spec, "p/double"), BEGAN)
     assert (new.due_at, new.records[0].due_at, new.retention) == (BEGAN, BEGAN + 1_000, Retention(complete=5))
+
+
+def test_as_a_child_it_has_its_own_priority_even_if_that_is_none_and_else_its_parents():
+    above = msgspec.structs.replace(parent(), priority=7)
+    for called, priority in (
+        (task(), 7),
+        (task(priority=0), 0),
+        (task(priority=3).options(priority=0), 0),
+        (task(priority=3), 3),
+    ):
+        spec = called.child((2,), {}, 1_000)
+        assert child_run(above, ChildAsk("double", None, spec, "p/double"), BEGAN).priority == priority
+    assert task(priority=3).child((2,), {}, 1_000, priority=0, tags={}).priority == 0

@@ -24,7 +24,10 @@ TABLE = {
     COMPLETE: {QUEUED},
     ERRORED: {QUEUED},
     TERMINATED: {QUEUED},
-    COMPENSATING: {QUEUED, PAUSED, TERMINATED, COMPENSATED, COMPENSATION_FAILED},
+    COMPENSATING: {
+        *(QUEUED, RUNNING, WAITING, PAUSED, COMPLETE, ERRORED, TERMINATED),
+        *(COMPENSATED, COMPENSATION_FAILED),
+    },
     COMPENSATED: {QUEUED},
     COMPENSATION_FAILED: {COMPENSATING, QUEUED, TERMINATED},
 }
@@ -55,9 +58,9 @@ def test_every_unfinished_run_can_be_terminated(status):
     assert TERMINATED in MOVES[status]
 
 
-def test_only_a_running_run_completes_or_errs():
+def test_only_what_runs_or_undoes_completes_or_errs():
     for outcome in (COMPLETE, ERRORED):
-        assert [status for status in RunStatus if outcome in MOVES[status]] == [RUNNING]
+        assert [status for status in RunStatus if outcome in MOVES[status]] == [RUNNING, COMPENSATING]
 
 
 def test_only_what_runs_or_undoes_is_compensated():

@@ -192,7 +192,7 @@ class Decorators:
             name: its name in the store; the function's by default.
             version: a label of its code, recorded with each run.
             queue: where its runs go.
-            priority: higher is claimed first; 0 by default.
+            priority: higher is claimed first; 0 by default, and for a child its parent's.
             retry: when it is attempted again; three attempts by default.
             timeout: of one attempt (a duration), after which it is stopped; None for none.
             expires: a run that is not begun within this duration after it became due fails instead; None for no bound.

@@ -249,7 +249,7 @@ async def start(  # type: ignore[misc]  # see do
     *args: Any,
     id: str | None = None,  # the field's word for it
     is_detached: bool = False,
-    priority: int = 0,
+    priority: int | None = None,
     tags: Mapping[str, str] | None = None,
     **kwargs: Any,
 ) -> Child[T]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol, TypeGuard
 
 from perdure.model.codec import Shape
 from perdure.model.record import Kind
@@ -79,7 +79,7 @@ class ChildSpec:
         result: how its output is read back.
         run_id: the id it is to have; None for one derived from the parent's.
         is_detached: it goes on when its parent ends.
-        priority, tags, limit_key: as for a run.
+        priority, tags, limit_key: as for a run; a priority of None takes the parent's.
         retention: how long it is kept after it ended; None takes the parent's.
         delay_ms: how long after it was asked for it is due, in milliseconds.
         expires_ms: how long after that it may be begun, in milliseconds; None for ever.
@@ -94,7 +94,7 @@ class ChildSpec:
     result: Shape
     run_id: str | None = None
     is_detached: bool = False
-    priority: int = 0
+    priority: int | None = None
     tags: Mapping[str, str] = field(default_factory=dict)
     limit_key: str = ""
     retention: Retention | None = None
@@ -117,8 +117,8 @@ class Ask:
 class StepAsk(Ask):
     """A step to run with these arguments.
 
-    `left_at` says since when (milliseconds since the epoch) its code has no use for it: it is only waited for because
-    it has an undo, and the attempt that was under way is its last. None where that is not so.
+    `left_at` says since when (milliseconds since the epoch) its attempt under way is its last: it is only waited for
+    because it has an undo, or its run is to begin nothing more. None where that is not so.
     """
 
     spec: StepSpec
@@ -153,8 +153,18 @@ class EventAsk(Ask):
 
 @dataclass(slots=True, eq=False)
 class ChildAsk(Ask):
-    """A child run, and its end."""
+    """A child run, and its end; `left_at` as for a step."""
 
     spec: ChildSpec
     run_id: str
+    left_at: int | None = None
     kind: ClassVar[Kind] = "child"
+
+
+Work = StepAsk | ChildAsk
+"""What does something, so that it may have to be undone."""
+
+
+def ends_first(ask: Ask | None) -> TypeGuard[Work]:
+    """Return whether something is let come to its end before its run ends: not a child that goes on without it."""
+    return isinstance(ask, StepAsk) or (isinstance(ask, ChildAsk) and not ask.spec.is_detached)

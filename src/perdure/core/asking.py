@@ -7,7 +7,7 @@ import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from perdure.core.ask import Ask, ChildAsk, ChildSpec, EventAsk, Program, StepAsk, StepSpec, TimerAsk
+from perdure.core.ask import Ask, ChildAsk, ChildSpec, EventAsk, Program, StepAsk, StepSpec, TimerAsk, Work
 from perdure.core.drift import Drift
 from perdure.core.history import History
 from perdure.core.loop import LATEST, ReplayLoop
@@ -27,7 +27,7 @@ class Asking:
     """The side of a replay that workflow code sees; see `perdure.core.replay.Replay`, which also makes the loop."""
 
     loop: ReplayLoop
-    may_run: Callable[[StepAsk, int], bool]
+    may_run: Callable[[Work, int], bool]
 
     def __init__(
         self, program: Program, run: Run, journal: list[Record], limits: Limits, entropy: Callable[[int], bytes]
@@ -40,10 +40,11 @@ class Asking:
         self.asks: dict[str, Ask] = {}
         self.fresh: list[Ask] = []
         self.dropped: list[Ask] = []
-        self.left: list[StepAsk] = []
+        self.left: list[Work] = []
         self.records: list[Record] = []
         self.saga: Saga | None = None
         self.cause: str | None = None
+        self._settling: asyncio.Task[None] | None = None
         self.renewal: str | None = None
         self.drift: Drift | None = None
         self.state: dict[str, str] = {}
@@ -58,7 +59,7 @@ class Asking:
     async def wait_for(self, ask: Ask) -> Any:
         """Wait for what was asked for, and take it back if the waiting is cancelled.
 
-        A step with an undo that may be under way ends first, and is undone if it completed.
+        A step or a child with an undo that may be under way ends first, and is undone if it completed.
         """
         future = ask.future
         assert future is not None
@@ -192,8 +193,8 @@ class Asking:
         self.dropped.append(ask)
         return None
 
-    def leave(self, ask: StepAsk, *, is_wanted: bool = False) -> asyncio.Future[Any]:
-        """Wait for the attempt of a step that may be under way, and for no other; return the future of its end.
+    def leave(self, ask: Work, *, is_wanted: bool = False) -> asyncio.Future[Any]:
+        """Wait for what may be under way of a step or a child, and for no more; return the future of its end.
 
         The code's own future is cancelled, or would call code that was dropped, unless it `is_wanted`.
         """
@@ -242,6 +243,11 @@ class Asking:
         """Whether records of an earlier turn are still to be delivered."""
         return self.history.next() is not None
 
+    @property
+    def is_undoing(self) -> bool:
+        """Whether the code is over, and what it did is being undone, or had to be."""
+        return self.cause is not None or self._settling is not None
+
     # Inside.
 
     def _ask(self, ask: Ask) -> None:
@@ -267,7 +273,7 @@ class Asking:
             self.begin_saga().register(key, undo)
 
     def _require_room(self) -> None:
-        if self.cause is None and self._count + len(self.asks) >= self.limits.journal_records:
+        if not self.is_undoing and self._count + len(self.asks) >= self.limits.journal_records:
             raise JournalTooLongError(
                 f"run {self.run.id!r} reached Limits.journal_records = {self.limits.journal_records:,}; "
                 "use flow.continue_as_new to go on with a fresh journal"

@@ -1,15 +1,93 @@
-"""Child runs: how one begins, how its parent is told of its end, and how that tells its code of a failure."""
+"""Child runs: how one begins, is recalled or ended, and how its parent and its parent's code are told of its end."""
 
 from __future__ import annotations
 
 import msgspec
 
 from perdure.core.ask import ChildAsk
+from perdure.core.history import History
+from perdure.core.saga import RECALL
 from perdure.model import failure
 from perdure.model.decision import Message
 from perdure.model.errors import ChildFailedError, RunExistsError
 from perdure.model.record import Outcome, Record
 from perdure.model.run import NewRun, Run
+
+
+class Children:
+    """The children of a turn's run, and what its next decision has in store for them.
+
+    Args:
+        run: the parent.
+        asks: the children that exist, or will by the next decision, by key; the inbox's own.
+        history: of the replay.
+
+    Attributes:
+        new: are to be created.
+        recalls: are to end, but not in the middle of something.
+        ended: the ids of those that are to end at once.
+    """
+
+    def __init__(self, run: Run, asks: dict[str, ChildAsk], history: History) -> None:
+        self.new: list[NewRun] = []
+        self.recalls: list[Message] = []
+        self.ended: list[str] = []
+        self._run = run
+        self._asks = asks
+        self._history = history
+
+    @property
+    def are_told(self) -> bool:
+        """Whether the next decision has anything for them."""
+        return bool(self.new or self.recalls or self.ended)
+
+    def adopt(self, ask: ChildAsk, now: int) -> None:
+        """Have a child that was asked for, unless an earlier turn has begun it."""
+        self._asks[ask.key] = ask
+        self.let_go(ask, now)
+
+    def let_go(self, ask: ChildAsk, now: int) -> None:
+        """Begin a child that nothing will be heard of, unless an earlier turn has begun it."""
+        if ask.key not in self._history.opened:
+            self.new.append(child_run(self._run, ask, now))
+
+    def drop(self, ask: ChildAsk) -> None:
+        """End a child that the code took back, unless it goes on without."""
+        if self._asks.pop(ask.key, None) is not None and not ask.spec.is_detached:
+            self.ended.append(ask.run_id)
+
+    def may_run(self, ask: ChildAsk) -> bool:
+        """Return whether a child was begun by a decision."""
+        if ask.key in self._history.opened:
+            return True
+        return ask.key in self._asks and all(new.id != ask.run_id for new in self.new)
+
+    def recall(self, ask: ChildAsk, now: int) -> None:
+        """Have a child that was begun end, but not in the middle of something."""
+        self.recalls.append(Message(ask.run_id, recall_id(ask.key), "event", RECALL, None, now, "ok", self._run.id))
+
+    def withdraw(self, ask: ChildAsk) -> None:
+        """Begin a child neither now nor later."""
+        self._asks.pop(ask.key, None)
+        self.new = [new for new in self.new if new.id != ask.run_id]
+
+    def orphan(self) -> None:
+        """End all that do not go on without their parent, which failed, or begins anew."""
+        self.ended += [ask.run_id for ask in self._asks.values() if not ask.spec.is_detached]
+
+    def clear(self) -> None:
+        """The decision goes out."""
+        self.new, self.recalls, self.ended = [], [], []
+
+
+def recall_id(key: str) -> str:
+    """Return the id of the message that recalls the child of a key."""
+    return f"{RECALL}:{key}"
+
+
+def is_recalled(run: Run, message: Message) -> bool:
+    """Return whether a recall is from a run's own parent, and not from one that was refused it as a child."""
+    return message.ref == run.parent_id and message.id == recall_id(run.parent_key or "")
 
 
 def child_failure(ask: ChildAsk, payload: str | None) -> str:
@@ -34,7 +112,7 @@ def child_run(run: Run, ask: ChildAsk, now: int) -> NewRun:
         queue=spec.queue,
         created_at=now,
         due_at=due_at,
-        priority=spec.priority or run.priority,
+        priority=run.priority if spec.priority is None else spec.priority,
         records=(Record(0, "input", "input", "ok", now, spec.payload, due_at=expires_at, ref=spec.overrides),),
         parent_id=run.id,
         parent_key=ask.key,
@@ -48,8 +126,8 @@ def child_run(run: Run, ask: ChildAsk, now: int) -> NewRun:
     )
 
 
-def told_parent(run: Run, outcome: tuple[Outcome, str], at: int) -> tuple[Message, ...]:
-    """Return the message that tells the parent of a run, if it has one, what became of it."""
-    if run.parent_id is None or run.parent_key is None:
+def told_parent(run: Run, outcome: tuple[Outcome, str] | None, at: int) -> tuple[Message, ...]:
+    """Return the message that tells the parent of a run, if it has one, what became of it, if that is known."""
+    if outcome is None or run.parent_id is None or run.parent_key is None:
         return ()
     return (Message(run.parent_id, run.id, "child", run.parent_key, outcome[1], at, outcome[0], run.id),)

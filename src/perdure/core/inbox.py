@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Iterable, Mapping
 
 from perdure.core.ask import Ask, ChildAsk, EventAsk
-from perdure.core.saga import CANCEL
+from perdure.core.saga import CANCEL, RECALL
 from perdure.model.decision import Message
 
 
@@ -19,13 +19,13 @@ class Inbox:
     Attributes:
         seen: the greatest `Message.seq` that was taken in.
         children: the children that run, by key.
-        cancel: the message that has the run terminated and undone; None for none.
+        order: the message that has the run end early, terminated or else recalled; None for none.
     """
 
     def __init__(self, asks: Mapping[str, Ask]) -> None:
         self.seen = 0
         self.children: dict[str, ChildAsk] = {}
-        self.cancel: Message | None = None
+        self.order: Message | None = None
         self._asks = asks
         self._events: dict[str, deque[Message]] = {}
         self._waits: dict[str, deque[EventAsk]] = {}
@@ -39,9 +39,9 @@ class Inbox:
             self.seen = message.seq
             if message.kind == "child":
                 self._ends[message.id] = message
-            elif message.type == CANCEL:
-                self.cancel = message
-            else:
+            elif message.type == CANCEL or (message.type == RECALL and self.order is None):
+                self.order = message
+            elif message.type != RECALL:
                 self._events.setdefault(message.type, deque()).append(message)
 
     def wait(self, ask: EventAsk) -> None:

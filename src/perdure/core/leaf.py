@@ -7,7 +7,9 @@ is what tells whether its transaction was committed.
 
 from __future__ import annotations
 
-from perdure.core.ask import StepAsk
+from typing import Any
+
+from perdure.core.ask import Ask, StepAsk
 from perdure.core.drift import Drift
 from perdure.core.overrides import overridden
 from perdure.core.replay import Replay
@@ -31,16 +33,16 @@ class Leaf(Replay):
                 return
             self.history.advance()
             self.loop.at = max(self.loop.at, settled.at)
-            self._leave(settled.state, settled.payload, settled.attempt, settled.started_at)
+            self._leave(settled.state, settled.payload, attempt=settled.attempt, started_at=settled.started_at)
             return
         if self._is_late():
             late = TaskExpiredError(f"task {self.program.name!r} was not begun in time; restart the run to have it run")
-            self._leave("error", failure.encode_error(failure.describe(late)), 1, None)
+            self._leave("error", failure.encode_error(failure.describe(late)))
             return
         try:
             args, kwargs = self.program.arguments(self._input.payload or "{}")
         except UsageError as error:
-            self._leave("error", failure.encode_error(failure.describe(error)), 1, None)
+            self._leave("error", failure.encode_error(failure.describe(error)))
             return
         if self._input.ref is not None:
             step = overridden(step, self._input.ref)
@@ -48,39 +50,25 @@ class Leaf(Replay):
         self.asks[ask.key] = ask
         self.fresh.append(ask)
 
-    def settle(
-        self,
-        key: str,
-        state: State,
-        payload: str | None,
-        now: int,
-        *,
-        attempt: int = 1,
-        started_at: int | None = None,
-        ref: str | None = None,
-    ) -> None:
+    def _take_end(self, ask: Ask, state: State, payload: str | None, **details: Any) -> None:
         """End the run with what its step came to."""
-        ask = self.asks.pop(key, None)
-        if ask is None:
-            return
-        self.now = now
-        self.loop.at = max(self.loop.at, now)
+        del self.asks[ask.key]
         if state == "ok":
             try:
                 self.program.result.decode(payload)
             except UsageError as unfit:
-                state, payload = "error", failure.encode_error(failure.describe(unfit, attempts=attempt))
+                state, payload = "error", failure.encode_error(failure.describe(unfit, attempts=details["attempt"]))
         assert isinstance(ask, StepAsk)
         if ask.spec.tx:
-            self.record(key, "step", state, payload, attempt=attempt, started_at=started_at)
-        self._leave(state, payload, attempt, started_at)
+            self.record(ask.key, "step", state, payload, **details)
+        self._leave(state, payload, **details)
 
     def _is_late(self) -> bool:
         """Return whether the run was first claimed after it had expired; a restart makes up for that."""
         until, began = self._input.due_at, self.run.started_at
         return until is not None and began is not None and began > until and not self.run.incarnation
 
-    def _leave(self, state: State, payload: str | None, attempt: int, started_at: int | None) -> None:
+    def _leave(self, state: State, payload: str | None, **details: Any) -> None:
         payload = payload or "null"
         self.outcome = ("ok" if state == "ok" else "error", payload)
-        self.record("output", "output", state, payload, attempt=attempt, started_at=started_at)
+        self.record("output", "output", state, payload, **details)

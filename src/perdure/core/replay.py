@@ -16,14 +16,14 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from perdure.core.ask import Ask, Program, TimerAsk
+from perdure.core.ask import Ask, ChildAsk, Program, TimerAsk, Work, ends_first
 from perdure.core.asking import Asking
 from perdure.core.drift import Drift
 from perdure.core.loop import ReplayLoop
-from perdure.core.saga import terminated
+from perdure.core.saga import LEFT_BEHIND, terminated
 from perdure.core.settlement import read
 from perdure.model import codec, failure
 from perdure.model.errors import (
@@ -52,8 +52,8 @@ class Replay(Asking):
         asks: what is waited for, by key.
         fresh: asks made since they were last taken.
         dropped: asks that workflow code cancelled since they were last taken.
-        left: steps with an undo that the code does not wait for any more, since they were last looked at.
-        may_run: whether an attempt of a step may have been under way at a moment, which the turn knows.
+        left: steps and children with an undo that the code does not wait for any more, since they were last looked at.
+        may_run: whether a step's attempt, or a child, may have been under way at a moment, which the turn knows.
         records: records made here and not yet taken.
         outcome: the run's output, once its code has ended: `("ok", payload)` or `("error", payload)`.
         saga: what can be undone; None as long as nothing can.
@@ -62,6 +62,7 @@ class Replay(Asking):
         drift: how code and journal differ, once that is known.
         state: what `flow.set` made readable, as payloads by name.
         history: the journal it began with.
+        is_winding_down: what is under way comes to its end, and nothing more is begun; it is undone behind that.
         renewals: how often the run has gone on as new; its input's `attempt`, less one, so that a restart keeps it.
     """
 
@@ -71,6 +72,7 @@ class Replay(Asking):
         super().__init__(program, run, journal, limits, entropy)
         self.loop = ReplayLoop(self)  # type: ignore[abstract]  # the rest is refused by name, see there
         self.outcome: tuple[Outcome, str] | None = None
+        self.is_winding_down = False
         self._input = journal[0]
         self.renewals = journal[0].attempt - 1
         self._main: asyncio.Task[Any] | None = None
@@ -92,29 +94,29 @@ class Replay(Asking):
         self._main = self.loop.create_task(coroutine, context=contextvars.Context())
         self._advance()
 
-    def settle(
-        self,
-        key: str,
-        state: State,
-        payload: str | None,
-        now: int,
-        *,
-        attempt: int = 1,
-        started_at: int | None = None,
-        ref: str | None = None,
-    ) -> None:
-        """Record the end of something asked for, and deliver it. An ask that is gone (cancelled) is not recorded."""
+    def settle(self, key: str, state: State, payload: str | None, now: int, **details: Any) -> None:
+        """Record the end of something asked for, and deliver it. An ask that is gone (cancelled) is not recorded.
+
+        Args:
+            key: of what was asked for.
+            state, payload: how it ended.
+            now: when that is told.
+            details: more for its record: `attempt`, `started_at`, `ref`.
+        """
         ask = self.asks.get(key)
         if ask is None or self.is_over:
             return
         self.now = now
         self.loop.at = max(self.loop.at, now)
-        value, error = read(ask, state, payload)
-        if error is not None and state == "ok":
-            state, payload = "error", failure.encode_error(failure.describe(error))
-        self.record(key, ask.kind, state, payload, attempt=attempt, started_at=started_at, ref=ref)
-        self._deliver(ask, value, error, payload)
-        self._advance()
+        self._take_end(ask, state, payload, **details)
+
+    def wind_down(self, now: int, under_way: Sequence[Work]) -> None:
+        """Let what is under way come to its end, without a further attempt, and begin nothing more."""
+        self.now = now
+        self.loop.at = max(self.loop.at, now)
+        self.is_winding_down = True
+        for ask in under_way:
+            ask.left_at = self.loop.at
 
     def turn_back(self, now: int, ref: str) -> None:
         """Drop the code where it stands, and undo what it did, because the message `ref` says so."""
@@ -123,12 +125,24 @@ class Replay(Asking):
         self._undo(self.record("undo", "undo", "ok", None, ref=ref))
         self._advance()
 
+    def renewed(self, now: int) -> Record:
+        """Return the input of the next incarnation."""
+        return Record(0, "input", "input", "ok", max(now, self.loop.at), self.renewal, attempt=self.renewals + 2)
+
     def close(self) -> None:
         """Drop the code; nothing it still does reaches the journal."""
         self.loop.dispose()
         self.asks.clear()
-        self._main = self.saga = None
+        self._main = self._settling = self.saga = None
         del self.loop.replay  # with the saga, the only circles, so that a run is freed at once, not by the collector
+
+    @property
+    def is_wound_down(self) -> bool:
+        """Whether nothing of what was under way is left, or the code asks for more than that."""
+        more = (ask for ask in self.fresh if not (isinstance(ask, TimerAsk) and ask.is_guard))
+        if any(self.asks.get(ask.key) is ask for ask in more):
+            return True
+        return not any(ends_first(ask) and ask.left_at is not None for ask in self.asks.values())
 
     @property
     def is_over(self) -> bool:
@@ -142,6 +156,14 @@ class Replay(Asking):
             _log.error("run %s: %s", self.run.id, message, exc_info=context.get("exception"))
 
     # Inside.
+
+    def _take_end(self, ask: Ask, state: State, payload: str | None, **details: Any) -> None:
+        value, error = read(ask, state, payload)
+        if error is not None and state == "ok":
+            state, payload = "error", failure.encode_error(failure.describe(error))
+        self.record(ask.key, ask.kind, state, payload, **details)
+        self._deliver(ask, value, error, payload)
+        self._advance()
 
     def _advance(self) -> None:
         """Drain the loop, then deliver recorded settlements one by one, draining in between."""
@@ -191,6 +213,8 @@ class Replay(Asking):
 
     def _finish(self, main: asyncio.Task[Any]) -> None:
         error: BaseException | None = asyncio.CancelledError() if main.cancelled() else main.exception()
+        if self.cause is None and error is None and self._sees_to_failed():
+            return
         left = self.history.next()
         if left is not None:
             if left.kind != "undo":
@@ -201,17 +225,34 @@ class Replay(Asking):
             if error is not None:
                 raise RuntimeError(f"run {self.run.id!r} cannot be undone: {error}") from error
             self._end("error", self.cause)
-            return
-        if error is None:
-            what = f"the result of workflow {self.program.name!r}"
-            try:
-                payload = codec.encode(main.result(), what, self.limits.payload_bytes)
-                self.program.result.decode(payload)
-                self._end("ok", payload)
-                return
-            except UsageError as unfit:
-                error = unfit
-        self._fail(error)
+        elif error is not None:
+            self._fail(error)
+        else:
+            self._complete(main.result())
+
+    def _complete(self, result: object) -> None:
+        try:
+            payload = codec.encode(result, f"the result of workflow {self.program.name!r}", self.limits.payload_bytes)
+            self.program.result.decode(payload)
+        except UsageError as unfit:
+            self._fail(unfit)
+        else:
+            self._end("ok", payload)
+
+    def _sees_to_failed(self) -> bool:
+        """Return whether code that completed left failed undos behind, to which an operator is still to see."""
+        if self._settling is None:
+            left = self.history.next()
+            children = {ask.key: ask for ask in self.asks.values() if isinstance(ask, ChildAsk)}
+            is_due = left is None or left.kind == "undo" or left.key == LEFT_BEHIND or left.key in children
+            if self.saga is None or not is_due or not self.saga.failed():
+                return False
+            self._drop_code(children)  # which go on, as when a run has completed
+            for ask in self.asks.values():
+                ask.future = self.loop.create_future()
+            self._settling = self.loop.create_task(self.saga.see_to_failed(LEFT_BEHIND), context=contextvars.Context())
+            self._drain()
+        return not self._settling.done()
 
     def _fail(self, error: BaseException) -> None:
         """End with an error, once what can be undone is; a replay comes to that by the journal."""
@@ -233,18 +274,24 @@ class Replay(Asking):
     def _undo(self, record: Record) -> None:
         """Drop the code, as a record says, and undo in its place what it did."""
         self.cause = record.payload or failure.encode_error(failure.describe(terminated(self.run.id)))
-        self.loop.clear()
+        self.is_winding_down = False
+        self._settling = None
         saga = self.begin_saga()
         left = {ask.key: ask for ask in saga.under_way()}
-        self.dropped += [ask for ask in self.asks.values() if ask.key not in left]
-        self.asks.clear()
-        self.asks.update(left)
+        self._drop_code(left)
         ends = [self.leave(ask) for ask in left.values()]
         self._refusals = 0
         self._main = self.loop.create_task(
             saga.compensate(ends, has_failed=record.state == "error"), context=contextvars.Context()
         )
         self._drain()
+
+    def _drop_code(self, kept: Mapping[str, Ask]) -> None:
+        """Drop the code where it stands, and what it asked for but for some of that."""
+        self.loop.clear()
+        self.dropped += [ask for ask in self.asks.values() if ask.key not in kept]
+        self.asks.clear()
+        self.asks.update(kept)
 
     def _has_live_asks(self) -> bool:
         """Return whether something was asked for that no record settles, so that new code can go on."""

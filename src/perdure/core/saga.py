@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from perdure.core.ask import Ask, StepAsk, StepSpec
+from perdure.core.ask import Ask, StepSpec, Work, ends_first
 from perdure.core.settlement import read
 from perdure.core.wait import Wait
 from perdure.model import failure
@@ -34,8 +34,14 @@ RESERVED = "perdure:"
 CANCEL = "perdure:cancel"
 """The type of the message that has a run terminated and undone."""
 
+RECALL = "perdure:recall"
+"""The type of the message by which a parent has a child end that it has no use for: it is to begin nothing more."""
+
 DECISION = "perdure:undo"
 """The type of the message that says what becomes of failed undos: `{"key": which or None for all, "verb": ...}`."""
+
+LEFT_BEHIND = "perdure:undo-of-block"
+"""The name of the records of such messages in a run whose code has completed."""
 
 Undo = Callable[[Any], Coroutine[Any, Any, object]]
 """Given the result of what it undoes, returns workflow code that undoes it, under the key `undo_key()`."""
@@ -147,7 +153,7 @@ class Saga:
     def keeps(self, ask: Ask) -> bool:
         """Return whether something that the code takes back has to end by itself, lest its effect be lost."""
         undoable = self._open.get(ask.key)
-        if undoable is not None and isinstance(ask, StepAsk) and self._is_bound(undoable):
+        if undoable is not None and ends_first(ask) and self._is_bound(undoable):
             return True
         self._open.pop(ask.key, None)
         return False
@@ -165,7 +171,7 @@ class Saga:
         undoable.is_taken_back = undoable.is_busy = True
         self._taken_back += 1
         ask = self._replay.asks.get(key)
-        end = self._replay.leave(ask, is_wanted=is_wanted) if isinstance(ask, StepAsk) else None
+        end = self._replay.leave(ask, is_wanted=is_wanted) if ends_first(ask) else None
         return self._replay.loop.create_task(self._take_back(undoable, end))
 
     @property
@@ -173,10 +179,10 @@ class Saga:
         """Whether something that the code took back has not ended yet, or is being undone."""
         return self._taken_back > 0
 
-    def under_way(self) -> list[StepAsk]:
-        """Return the steps that have not ended, and have to be undone if they completed."""
+    def under_way(self) -> list[Work]:
+        """Return the steps and children that have not ended, and have to be undone if they completed."""
         asks = [self._replay.asks.get(undoable.key) for undoable in self._open.values() if self._is_bound(undoable)]
-        return [ask for ask in asks if isinstance(ask, StepAsk)]
+        return [ask for ask in asks if ends_first(ask)]
 
     def enter(self) -> Scope:
         """Begin a block; return its scope."""
@@ -235,7 +241,7 @@ class Saga:
         """Undo what completed, latest first; have an operator decide on what cannot be undone.
 
         Args:
-            ends: of the steps that may be under way; these are waited for first.
+            ends: of the steps and children that may be under way; these are waited for first.
             has_failed: the run's code failed, with something to undo; else it was ended from outside.
         """
         self._taken_back = 0
@@ -245,10 +251,14 @@ class Saga:
         self._open.clear()
         self.has_undone = has_failed or self.has_work
         await self._undo_each(self._undoable(self._run))
+        await self.see_to_failed(DECISION)
+
+    async def see_to_failed(self, name: str) -> None:
+        """Have an operator decide on what could not be undone, until that is none; the journal has it under `name`."""
         replay = self._replay
         while failed := self.failed():
             self.is_stuck = True
-            decision: Mapping[str, Any] = await replay.wait_for(replay.ask_event(DECISION, DECISION, None, _ANY))
+            decision: Mapping[str, Any] = await replay.wait_for(replay.ask_event(name, DECISION, None, _ANY))
             self.is_stuck = False
             chosen = [undoable for undoable in failed if decision["key"] in (None, undoable.key)]
             if decision["verb"] == "done":

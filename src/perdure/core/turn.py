@@ -10,18 +10,19 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from perdure.core.ask import ChildAsk, EventAsk, Program, StepAsk, TimerAsk
-from perdure.core.child import child_failure, child_run, told_parent
+from perdure.core.child import Children, child_failure, is_recalled, told_parent
 from perdure.core.due import Dues
 from perdure.core.inbox import Inbox
 from perdure.core.launching import Launch, Launches
 from perdure.core.leaf import Leaf
 from perdure.core.loop import LATEST
 from perdure.core.replay import Replay
+from perdure.core.saga import RECALL
 from perdure.core.wait import DEADLOCK, encode_waits, parked, waits_of
 from perdure.model.decision import Claim, Committed, Decision, Message
 from perdure.model.limits import Limits
-from perdure.model.record import Outcome, Record, State
-from perdure.model.run import NewRun, RunStatus
+from perdure.model.record import Outcome, State
+from perdure.model.run import RunStatus
 
 
 class Turn:
@@ -45,11 +46,10 @@ class Turn:
         self._parked: str | None = None
         self.inbox = Inbox(self.replay.asks)
         self._due = Dues(self.replay.asks)
-        self._steps = Launches(self.replay.asks, self.replay.history)
+        self._children = Children(claim.run, self.inbox.children, self.replay.history)
+        self._steps = Launches(self.replay.asks, self.replay.history, self._children)
         self.replay.may_run = self._steps.may_run
         self._consumed: list[str] = []
-        self._new_children: list[NewRun] = []
-        self._terminate: list[str] = []
         self._is_committing = False
         self._is_leaving = False
         self._is_compensating = claim.run.status is RunStatus.COMPENSATING
@@ -170,10 +170,14 @@ class Turn:
             return None
         self._seq += 1
         self._is_committing = True
-        self._is_compensating = self.replay.cause is not None
+        self._is_compensating = self.replay.is_undoing
         self._steps.cover()
         self.is_ended = not is_kept
         is_renewed = self.replay.renewal is not None
+        if is_renewed or status is RunStatus.ERRORED:
+            self._children.orphan()
+        if status.is_finished and self.inbox.order is not None:
+            self._consumed.append(self.inbox.order.id)  # lest it meets a restart
         decision = Decision(
             run_id=self.run.id,
             epoch=self.run.epoch,
@@ -184,14 +188,15 @@ class Turn:
             due_at=due_at,
             seen=self.inbox.seen,
             consumed=tuple(self._consumed),
-            children=tuple(self._new_children),
+            children=tuple(self._children.new),
             posts=self._posts(status),
-            terminate=tuple(self._terminate + self._orphans(status, is_renewed)),
+            terminate=tuple(self._children.ended),
             wait=wait,
             state=state,
-            renew=(self._renewed(now),) if is_renewed else None,
+            renew=(self.replay.renewed(now),) if is_renewed else None,
         )
-        self._consumed, self._new_children, self._terminate = [], [], []
+        self._consumed = []
+        self._children.clear()
         return decision
 
     def as_it_stands(self, now: int) -> Decision:
@@ -209,8 +214,9 @@ class Turn:
             due_at=now,
             seen=self.inbox.seen,
             consumed=tuple(self._consumed),
-            children=tuple(self._new_children),
-            terminate=tuple(self._terminate),
+            children=tuple(self._children.new),
+            posts=tuple(self._children.recalls),
+            terminate=tuple(self._children.ended),
         )
 
     def launches(self) -> list[Launch]:
@@ -220,7 +226,9 @@ class Turn:
             return []
         if steps.ready and not self._is_committing and not self._has_news():
             steps.clear_ready()
-        return [] if not steps.cleared or self.is_pausing or self._is_leaving else steps.start()
+        if not steps.cleared or self.is_pausing or self._is_leaving:
+            return []
+        return steps.start(are_left=self.replay.is_winding_down)
 
     def cancels(self) -> list[str]:
         """Return the keys of running steps that nobody waits for any more."""
@@ -251,9 +259,9 @@ class Turn:
         return not (self._has_news() or self.replay.is_over or self.replay.state or self._parked)
 
     def _has_news(self) -> bool:
-        if self.replay.records or self._consumed or self._new_children or self._terminate:
+        if self.replay.records or self._consumed or self._children.are_told:
             return True
-        return self._is_compensating is not (self.replay.cause is not None)
+        return self._is_compensating is not self.replay.is_undoing
 
     def _pump(self, now: int) -> None:
         """Take up what the code asked for, and settle one thing after the other that can be settled."""
@@ -267,14 +275,14 @@ class Turn:
             self._take_up(now)  # children that were started in the last breath
 
     def _take_up(self, now: int) -> None:
-        if not self.replay.fresh:
+        if not self.replay.fresh or (self.replay.is_winding_down and not self.replay.is_over):
             return
         fresh, self.replay.fresh = self.replay.fresh, []
         recorded = self.replay.history.keys_left() if self.replay.is_replaying else ()
         for ask in fresh:
             if self.replay.asks.get(ask.key) is not ask:
-                if isinstance(ask, ChildAsk) and ask.spec.is_detached and ask.key not in self.replay.history.opened:
-                    self._new_children.append(child_run(self.run, ask, now))  # it goes on without the code
+                if isinstance(ask, ChildAsk) and ask.spec.is_detached:
+                    self._children.let_go(ask, now)
                 continue
             if ask.key in recorded:
                 continue
@@ -292,18 +300,16 @@ class Turn:
                     self._due.push(ask.due_at, ask)
             else:
                 assert isinstance(ask, ChildAsk)
-                self._adopt(ask, now)
+                self._children.adopt(ask, now)
 
     def _settle_next(self, now: int) -> bool:
         """Settle one thing; return whether there was one."""
         if self._steps.settle_left(self.replay, now):
             return True
-        cancel = self.inbox.cancel
-        if cancel is not None and not self.replay.is_replaying:
-            self.inbox.cancel = None
-            self._consumed.append(cancel.id)
-            if self.replay.cause is None:
-                self.replay.turn_back(now, cancel.id)
+        order = self.inbox.order
+        if order is not None and not self.replay.is_replaying and self._turn_back(order, now):
+            self.inbox.order = None
+            self._consumed.append(order.id)
             return True
         match = self.inbox.match()
         if match is not None:
@@ -324,22 +330,27 @@ class Turn:
             self.replay.settle(late.key, "ok" if isinstance(late, TimerAsk) else "error", None, now)
         return True
 
+    def _turn_back(self, order: Message, now: int) -> bool:
+        """Turn the code back, of a run that is recalled once what is under way has ended; return whether that is."""
+        replay = self.replay
+        if replay.cause is not None or (order.type == RECALL and not is_recalled(self.run, order)):
+            return True
+        if order.type == RECALL:
+            if not replay.is_winding_down:
+                replay.wind_down(now, self._steps.left_under_way(now, is_inherited=self.run.epoch > 1))
+            if not replay.is_wound_down:
+                return False
+        replay.turn_back(now, order.id)
+        return True
+
     def _drop(self) -> None:
         if not self.replay.dropped:
             return
         dropped, self.replay.dropped = self.replay.dropped, []
         self._steps.forget()
         for ask in dropped:
-            if self._steps.stop(ask) or not isinstance(ask, ChildAsk):
-                continue
-            if self.inbox.children.pop(ask.key, None) is not None and not ask.spec.is_detached:
-                self._terminate.append(ask.run_id)
-
-    def _adopt(self, ask: ChildAsk, now: int) -> None:
-        """Begin a child, unless it was begun in an earlier turn."""
-        self.inbox.children[ask.key] = ask
-        if ask.key not in self.replay.history.opened:
-            self._new_children.append(child_run(self.run, ask, now))
+            if not self._steps.stop(ask) and isinstance(ask, ChildAsk):
+                self._children.drop(ask)
 
     def _fate(self, now: int, hold: int, *, lingers: bool) -> tuple[RunStatus, int | None, str | None]:
         """Return what becomes of the run: its status, when it is due and why it waits."""
@@ -351,7 +362,7 @@ class Turn:
             return self._end(replay.outcome[0]), None, None
         if replay.renewal is not None:
             return RunStatus.QUEUED, now, None
-        keeping = RunStatus.RUNNING if replay.cause is None else RunStatus.COMPENSATING
+        keeping = RunStatus.COMPENSATING if replay.is_undoing else RunStatus.RUNNING
         if self._steps.running:
             return keeping, None, None
         if replay.saga is not None and replay.saga.is_stuck:
@@ -366,7 +377,7 @@ class Turn:
             return keeping, None, None
         if not replay.asks:
             return RunStatus.PAUSED, None, parked(DEADLOCK)
-        if replay.cause is not None:  # without a time to be due at, it would keep its lease
+        if replay.is_undoing:  # without a time to be due at, it would keep its lease
             return RunStatus.COMPENSATING, LATEST if due is None else due, self._waits()
         return RunStatus.WAITING, due, self._waits()
 
@@ -376,25 +387,14 @@ class Turn:
         return RunStatus.COMPENSATED if self.replay.begin_saga().has_undone else RunStatus.TERMINATED
 
     def _given_back(self) -> RunStatus:
-        return RunStatus.QUEUED if self.replay.cause is None else RunStatus.COMPENSATING
+        return RunStatus.COMPENSATING if self.replay.is_undoing else RunStatus.QUEUED
 
     def _waits(self) -> str:
         return encode_waits(waits_of(self.replay.asks.values(), self.replay.history.opened))
 
     def _posts(self, status: RunStatus) -> tuple[Message, ...]:
-        """Return the message that tells a parent of the end, or that an operator is needed for it."""
-        outcome = self.replay.outcome
-        if status is RunStatus.COMPENSATION_FAILED:
-            outcome = ("error", self.replay.begin_saga().failure(self.replay.cause or "{}"))
-        return () if outcome is None else told_parent(self.run, outcome, self.replay.loop.at)
-
-    def _orphans(self, status: RunStatus, is_renewed: bool) -> list[str]:
-        """Return the children that end with a run that failed, or began anew."""
-        if status is not RunStatus.ERRORED and not is_renewed:
-            return []
-        return [ask.run_id for ask in self.inbox.children.values() if not ask.spec.is_detached]
-
-    def _renewed(self, now: int) -> Record:
-        replay = self.replay
-        attempt = replay.renewals + 2
-        return Record(0, "input", "input", "ok", max(now, replay.loop.at), replay.renewal, attempt=attempt)
+        """Return what children are told, and a parent: of the end, or that an operator is needed once a run failed."""
+        replay, outcome = self.replay, self.replay.outcome
+        if status is RunStatus.COMPENSATION_FAILED and replay.cause is not None:
+            outcome = ("error", replay.begin_saga().failure(replay.cause))
+        return (*self._children.recalls, *told_parent(self.run, outcome, replay.loop.at))

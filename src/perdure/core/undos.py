@@ -8,7 +8,7 @@ from typing import Literal
 
 import msgspec
 
-from perdure.core.saga import DECISION
+from perdure.core.saga import DECISION, LEFT_BEHIND
 from perdure.model import codec, failure
 from perdure.model.record import ErrorInfo, Record
 
@@ -58,7 +58,7 @@ def undos_of(journal: Sequence[Record]) -> list[UndoInfo]:
                 found[undone] = UndoInfo(undone, "undone")
             else:
                 found[undone] = UndoInfo(undone, "failed", failure.decode_error(record.payload or "{}"))
-        elif record.kind == "event" and key.partition("#")[0] == DECISION:
+        elif record.kind == "event" and key.partition("#")[0] in (DECISION, LEFT_BEHIND):
             decision = codec.decode_any(record.payload)
             for info in list(found.values()):
                 if decision["verb"] == "done" and info.state == "failed" and decision["key"] in (None, info.key):

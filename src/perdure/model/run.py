@@ -14,7 +14,8 @@ class RunStatus(str, Enum):
     """The state of a run: those of Cloudflare-style engines, and three of a saga that is undone.
 
     A compensating run undoes its steps: it is leased, or waits for its next attempt. One whose compensation failed
-    waits for an operator, who has the failed undos tried again or marks them done; it has not ended yet.
+    waits for an operator, who has the failed undos tried again or marks them done; it has not ended yet. So does one
+    whose code completed, but left a failed undo behind.
     """
 
     QUEUED = "queued"
@@ -40,7 +41,6 @@ class RunStatus(str, Enum):
 FINISHED = frozenset({RunStatus.COMPLETE, RunStatus.ERRORED, RunStatus.TERMINATED, RunStatus.COMPENSATED})
 
 _ENDED = frozenset({RunStatus.QUEUED})
-_UNDOING = frozenset({RunStatus.COMPENSATING, RunStatus.COMPENSATED, RunStatus.COMPENSATION_FAILED})
 
 MOVES: dict[RunStatus, frozenset[RunStatus]] = {
     RunStatus.QUEUED: frozenset({RunStatus.RUNNING, RunStatus.PAUSED, RunStatus.TERMINATED}),
@@ -50,8 +50,7 @@ MOVES: dict[RunStatus, frozenset[RunStatus]] = {
     RunStatus.COMPLETE: _ENDED,
     RunStatus.ERRORED: _ENDED,
     RunStatus.TERMINATED: _ENDED,
-    RunStatus.COMPENSATING: _UNDOING - {RunStatus.COMPENSATING}
-    | {RunStatus.PAUSED, RunStatus.QUEUED, RunStatus.TERMINATED},
+    RunStatus.COMPENSATING: frozenset(RunStatus) - {RunStatus.COMPENSATING},
     RunStatus.COMPENSATED: _ENDED,
     RunStatus.COMPENSATION_FAILED: frozenset({RunStatus.COMPENSATING, RunStatus.QUEUED, RunStatus.TERMINATED}),
 }
@@ -79,11 +78,11 @@ class Retention(msgspec.Struct, frozen=True, array_like=True, gc=False):
         return cls(
             *(None if age is None else milliseconds(age, field="retention") for age in (complete, errored, terminated))
         )
+
     def of_at_least(self, age: int) -> Retention:
         """Return a retention that keeps runs of no outcome for less than `age` milliseconds."""
         kept = (self.complete, self.errored, self.terminated)
         return Retention(*(None if each is None else max(each, age) for each in kept))
-
 
 
 class Run(msgspec.Struct, frozen=True, gc=False):

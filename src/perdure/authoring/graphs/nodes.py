@@ -163,7 +163,7 @@ def _own(found: Found | None, payload: str) -> dict[str, Any]:
     """Return what a task wants of its runs; its limit key is known only where the task itself is."""
     if isinstance(found, CatalogEntry):
         told = msgspec.json.decode(found.details)
-        return {"priority": told.get("priority", 0), "expires_ms": told.get("expires_ms")}
+        return {"priority": told.get("priority"), "expires_ms": told.get("expires_ms")}
     if found is None:
         return {}
     try:
