@@ -75,6 +75,25 @@ async def test_it_starts_its_target(world, app):
         )  # fmt: skip
 
 
+async def test_it_takes_no_place_in_the_queue_of_its_target_and_waits_for_none(world, make):
+    app = make()
+    app.limit("default", concurrency=1)
+    nap = napping(app)
+    async with app:
+        await app.schedules.create("nap", nap, 90, every="1h", overlap="cancel-previous")
+        await world.advance(5 * HOUR)
+        assert (await app.schedules.get("nap")).started == 5
+        assert [run.status for run in (await app.runs(workflow="nap")).runs[1:]] == [RunStatus.TERMINATED] * 4
+        await app.queue("default").pause()
+        await world.advance(2 * HOUR)
+        summary = await app.schedules.get("nap")
+        assert (summary.started, summary.missed) == (7, 0)
+        assert (await app.queue("default").stats()).later == 0
+        await app.queue("perdure.schedules:default").pause()
+        await world.advance(2 * HOUR)
+        assert (await app.schedules.get("nap")).started == 7
+
+
 async def test_arguments_reach_the_target(world, app):
     got = []
 
@@ -472,7 +491,7 @@ class TestDeclared:
 
             async with app:
                 await world.advance(HOUR)
-                assert (await app.run("schedule:tick").get()).queue == queue
+                assert (await app.run("schedule:tick").get()).queue == f"perdure.schedules:{queue}"
                 assert (await app.schedules.get("tick")).started == len(await fires(app)) == number + (number == 3)
             if number == 2:
                 await world.advance(HOUR)

@@ -134,7 +134,7 @@ class World:
             lease = min(app.settings.lease_ms for app in self.apps) // 4
             return min([self.at + lease, *timers])
         working = [app for app in self.apps if app._client is not None and app.settings.mode != "client"]
-        dues = [await app.store.store.next_due(app.settings.queues) for app in working]
+        dues = [await app.store.store.next_due(app.settings.served) for app in working]
         later = [due for due in dues if due is not None and due > self.at]
         overdue = any(due is not None and due <= self.at for due in dues)
         return min([self.at + 1_000_000_000_000, *later, *(timers if overdue else [])])

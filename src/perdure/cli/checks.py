@@ -18,6 +18,7 @@ from perdure.engine.app import Perdure
 from perdure.engine.client.explain import WORKER_GONE_AFTER
 from perdure.engine.ending import parked_reason
 from perdure.engine.env import Env, SystemEnv
+from perdure.engine.settings import whose_workers
 from perdure.model.decision import Action, CatalogEntry, Control, QueueStats, RunFilter, StoreInfo
 from perdure.model.queue import QueueState
 from perdure.model.record import Record
@@ -199,7 +200,7 @@ def _queue(queue: QueueStats, gate: QueueState | None, now: int) -> Check:
     if gate is not None:
         state = "is paused" if gate.is_paused else "has limits, which may be what holds them up"
         return Check("waiting", Level.WARNING, f"{said}; it {state}", "see perdure queues list")
-    advice = f"nobody takes them: start a worker with --queues {clean(queue.queue)}, or more of them"
+    advice = f"nobody takes them: start a worker with --queues {clean(whose_workers(queue.queue))}, or more of them"
     return Check("waiting", Level.PROBLEM, said, advice)
 
 

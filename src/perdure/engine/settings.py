@@ -14,6 +14,9 @@ from perdure.model.run import Retention
 
 Mode = Literal["all", "client", "worker"]
 
+SCHEDULES = "perdure.schedules:"
+"""What the name of the queue begins with that the schedules of a queue's runs wait in."""
+
 
 @dataclass(frozen=True, slots=True)
 class Settings:
@@ -21,6 +24,7 @@ class Settings:
 
     Attributes:
         per_queue: how many runs of a queue the worker has in hand at once, where that is bounded.
+        served: the queues that the worker serves: `queues`, and beside each the one of its schedules.
         lease_ms, hold_ms: `lease` and `hold` in milliseconds.
     """
 
@@ -36,6 +40,7 @@ class Settings:
     retention: Retention = field(default_factory=Retention)
     limits: Limits = field(default_factory=Limits)
     definitions: bool = True
+    served: tuple[str, ...] = field(init=False)
     lease_ms: int = field(init=False)
     hold_ms: int = field(init=False)
 
@@ -56,6 +61,7 @@ class Settings:
         if seconds(self.lease, field="lease") < 1:
             raise UsageError(f"lease: {self.lease!r} must be at least one second")
         seconds(self.drain, field="drain")
+        object.__setattr__(self, "served", (*self.queues, *map(queue_of_schedules, self.queues)))
         object.__setattr__(self, "lease_ms", milliseconds(self.lease))
         object.__setattr__(self, "hold_ms", milliseconds(self.hold, field="hold"))
 
@@ -64,3 +70,13 @@ def bounded(queues: Iterable[str] | Mapping[str, int | None]) -> dict[str, int]:
     """Return how many runs of each queue a worker has in hand at once, for those where `queues` says so."""
     pairs = queues.items() if isinstance(queues, Mapping) else ()
     return {queue: most for queue, most in pairs if most is not None}
+
+
+def queue_of_schedules(queue: str) -> str:
+    """Return the queue of the schedules that start runs in a queue: they take no place there, nor wait for one."""
+    return f"{SCHEDULES}{queue}"
+
+
+def whose_workers(queue: str) -> str:
+    """Return the queue that workers are given to serve this one."""
+    return queue.removeprefix(SCHEDULES)

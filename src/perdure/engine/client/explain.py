@@ -9,6 +9,7 @@ import msgspec
 
 from perdure.core.wait import Wait, decode_waits
 from perdure.engine.lifecycle import OURS
+from perdure.engine.settings import whose_workers
 from perdure.model import failure
 from perdure.model.decision import CatalogEntry, Message
 from perdure.model.run import FINISHED, Run, RunStatus
@@ -107,11 +108,12 @@ def _nobody(run: Run, catalog: Sequence[CatalogEntry], now: int) -> list[str]:
     last = max(known, key=lambda entry: entry.seen_at)
     if now - last.seen_at > WORKER_GONE_AFTER:
         return [f"no worker has announced {what} since {_when(last.seen_at, now)}: start one"]
-    if run.queue not in {entry.queue for entry in catalog if now - entry.seen_at <= WORKER_GONE_AFTER}:
+    queue = whose_workers(run.queue)
+    if queue not in {entry.queue for entry in catalog if now - entry.seen_at <= WORKER_GONE_AFTER}:
         usual = "" if is_ours else f", and runs of {run.workflow!r} usually go to {last.queue!r}"
-        return [f"no worker has announced queue {run.queue!r}{usual}: start a worker that serves this one"]
+        return [f"no worker has announced queue {queue!r}{usual}: start a worker that serves this one"]
     who = "workers" if is_ours else f"workers that know {run.workflow!r}"
-    return [f"{who} are there, and busy, unless none of them serves queue {run.queue!r}"]
+    return [f"{who} are there, and busy, unless none of them serves queue {queue!r}"]
 
 
 def _wait(wait: Wait, now: int) -> str:

@@ -17,6 +17,7 @@ from perdure.authoring.workflow import Workflow, fingerprint
 from perdure.core.schedule import Change, Overlap, Progress, Schedule, changed, next_fire, plan
 from perdure.engine.client.client import Client
 from perdure.engine.client.handle import RunHandle
+from perdure.engine.settings import queue_of_schedules
 from perdure.engine.triggers.events import start_by_name
 from perdure.engine.triggers.scheduler import (
     CHANGE,
@@ -44,8 +45,7 @@ SHOWN_NEXT = 1_000
 """How many of the next fires are told at once."""
 
 UNFINISHED = tuple(status for status in RunStatus if not status.is_finished)
-PAGE = 500
-PRUNED = 500
+PAGE = PRUNED = 500
 PRUNINGS = 20
 
 _STATE: msgspec.json.Decoder[dict[str, Standing]] = msgspec.json.Decoder(dict[str, Standing])
@@ -157,7 +157,7 @@ class Schedules:
 
         Args:
             schedule: what is to be.
-            queue: where a new schedule's run goes.
+            queue: where its target's runs go.
             paused: how a new one begins.
             replace: whether it takes the place of another one.
         """
@@ -168,7 +168,7 @@ class Schedules:
             standing, is_over = await self._standing(run), run.status.is_finished
             if run.status is RunStatus.COMPLETE and standing.schedule == schedule:
                 return True
-            if not is_over and replace and run.queue != queue:  # nobody may serve the one that it waits in
+            if not is_over and replace and run.queue != queue_of_schedules(queue):  # which nobody may serve
                 progress, is_over = changed(standing.schedule, standing.progress, Change(schedule), now)[1], True
             if is_over:
                 await self._remove(run.id, now)
@@ -331,7 +331,7 @@ class Schedules:
             created_at=now,
             due_at=now,
             records=(Record(0, "input", "input", "ok", now, payload),),
-            queue=queue,
+            queue=queue_of_schedules(queue),
             priority=HIGHEST_PRIORITY,
             fingerprint=fingerprint(WORKFLOW, msgspec.json.encode(schedule).decode()),
             tags={"schedule": schedule.name},

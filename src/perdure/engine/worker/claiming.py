@@ -132,7 +132,7 @@ class Claiming:
 
     def created(self, queue: str) -> None:
         """Look for due runs of a queue, of which one was created here."""
-        if queue in self._settings.queues:
+        if queue in self._settings.served:
             self._ask(queue if queue in self._gates or queue in self._settings.per_queue else ORDINARY)
 
     def forget_states(self) -> None:
@@ -171,7 +171,7 @@ class Claiming:
             self.places.room(queue) <= 0
             or worker.is_stopping
             or queue in self._gates
-            or queue not in self._settings.queues
+            or queue not in self._settings.served
         ):
             return False
         if worker.registry.program(new.workflow, new.version) is None:
@@ -277,8 +277,8 @@ class Claiming:
         """Return what is to be asked now, each with its queues, and take it for asked."""
         is_for_all, self._is_asked_for_all = self._is_asked_for_all, False
         asked, self._asked = self._asked, set()
-        alone = [queue for queue in self._settings.queues if queue in self._gates or queue in self._settings.per_queue]
-        ordinary = tuple(queue for queue in self._settings.queues if queue not in alone)
+        alone = [queue for queue in self._settings.served if queue in self._gates or queue in self._settings.per_queue]
+        ordinary = tuple(queue for queue in self._settings.served if queue not in alone)
         every: list[tuple[str, tuple[str, ...]]] = [(queue, (queue,)) for queue in alone]
         if ordinary:
             every.append((ORDINARY, ordinary))
@@ -295,7 +295,7 @@ class Claiming:
             return
         self._read_at = now
         states = await self._store.queues()
-        gates = {state.name: state for state in states if state.is_gated and state.name in self._settings.queues}
+        gates = {state.name: state for state in states if state.is_gated and state.name in self._settings.served}
         if gates.keys() != self._gates.keys():  # a queue has become another source
             self._is_asked_for_all = True
         self._gates = gates
