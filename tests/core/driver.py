@@ -89,6 +89,7 @@ class Driver:
         self.types: dict[str, str] = {}
         self.turn: Turn | None = None
         DRIVERS.append(self)
+        self.unreadable: str | None = None
         self.claim()
 
     # The worker's side.
@@ -99,7 +100,7 @@ class Driver:
         self.run = msgspec.structs.replace(
             self.run, status=self.claimed, epoch=self.run.epoch + 1, seq=0, journal_length=len(self.journal)
         )
-        claim = Claim(self.run, list(self.journal), list(self.inbox))
+        claim = Claim(self.run, list(self.journal), list(self.inbox), self.unreadable)
         self.turn = Turn(claim, self.program, self.limits, self.entropy)
         self.turn.begin(self.now)
         self.go()

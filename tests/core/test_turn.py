@@ -274,6 +274,18 @@ def test_a_run_that_takes_its_workers_down_is_parked_without_running():
     assert run.keys == []
 
 
+def test_a_run_that_cannot_be_read_is_parked_without_running_until_it_can_be():
+    run = Driver(chain)
+    run.drop()
+    run.unreadable = "its key is missing"
+    run.claim()
+    assert run.parked == "its key is missing"
+    assert crashes_of(run.decisions[-1].wait) == 0
+    run.unreadable = None
+    run.claim()
+    assert list(run.running) == ["a"]
+
+
 def test_code_that_waits_for_itself_is_parked_and_says_so():
     async def work() -> None:
         await a()

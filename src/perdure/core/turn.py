@@ -18,7 +18,7 @@ from perdure.core.leaf import Leaf
 from perdure.core.loop import LATEST
 from perdure.core.replay import Replay
 from perdure.core.saga import RECALL
-from perdure.core.wait import DEADLOCK, encode_waits, parked, waits_of
+from perdure.core.wait import DEADLOCK, encode_waits, parked, took_workers_down, waits_of
 from perdure.model.decision import Claim, Committed, Decision, Message
 from perdure.model.limits import Limits
 from perdure.model.record import Outcome, State
@@ -43,7 +43,8 @@ class Turn:
         self.is_pausing = claim.run.is_pausing
         self.is_ended = False
         self._seq = claim.run.seq
-        self._parked: str | None = None
+        self._crashes = claim.run.crashes if claim.run.crashes >= limits.crashes else 0
+        self._parked = claim.unreadable or (took_workers_down(self._crashes) if self._crashes else None)
         self.inbox = Inbox(self.replay.asks)
         self._due = Dues(self.replay.asks)
         self._children = Children(claim.run, self.inbox.children, self.replay.history)
@@ -60,8 +61,7 @@ class Turn:
 
     def begin(self, now: int) -> None:
         """Run the code as far as the journal and what has arrived carry it."""
-        if self.run.crashes >= self.limits.crashes:
-            self._parked = f"it took its worker down {self.run.crashes} times in a row, without a commit in between"
+        if self._parked is not None:
             return
         self.replay.start(now)
         if self.replay.drift is not None:
@@ -357,7 +357,7 @@ class Turn:
         replay = self.replay
         if self._parked is not None or replay.drift is not None:
             reason = self._parked or f"its code and its journal differ: {replay.drift}"
-            return RunStatus.PAUSED, None, parked(reason, self.run.crashes if self._parked else 0)
+            return RunStatus.PAUSED, None, parked(reason, self._crashes)
         if replay.outcome is not None:
             return self._end(replay.outcome[0]), None, None
         if replay.renewal is not None:

@@ -77,6 +77,11 @@ def parked(reason: str, crashes: int = 0) -> str:
     return encode_waits([Wait("parked", detail=reason, attempt=crashes)])
 
 
+def took_workers_down(crashes: int) -> str:
+    """Return why a run is parked that did so that often."""
+    return f"it took its worker down {crashes} times in a row, without a commit in between"
+
+
 def decode_waits(text: str | None) -> Waits:
     """Return the waits of `Run.wait`."""
     return Waits([]) if text is None else _DECODER.decode(text)

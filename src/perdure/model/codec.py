@@ -14,6 +14,7 @@ from typing import Any
 
 import msgspec
 
+from perdure.model.encryption import refuse_unreadable
 from perdure.model.errors import DefinitionError, PayloadTooLargeError, SerializationError, UsageError
 from perdure.model.schema import Bundle, schema_of
 
@@ -77,11 +78,12 @@ def decode_any(text: str | None) -> Any:
     """Return the plain JSON value of a payload; None for no payload.
 
     Raises:
-        SerializationError: the payload is no JSON, or is nested too deep.
+        SerializationError: the payload is no JSON, or is nested too deep. DecryptionError: it cannot be decrypted.
     """
     try:
         return None if text is None else _ANY.decode(text)
     except (msgspec.MsgspecError, RecursionError) as error:
+        refuse_unreadable(text)
         raise SerializationError(f"a stored value cannot be read: {error}") from error
 
 
@@ -120,7 +122,7 @@ class Shape:
         """Return the value of a payload.
 
         Raises:
-            SerializationError: the payload does not fit the type.
+            SerializationError: the payload does not fit the type. DecryptionError: it cannot be decrypted.
         """
         if text is None:
             return None
@@ -128,6 +130,7 @@ class Shape:
             value = self._decode(text)
             return self._adapter.validate_python(value) if self._adapter else value
         except (msgspec.MsgspecError, TypeError, ValueError, RecursionError) as error:
+            refuse_unreadable(text)
             raise SerializationError(f"{self.what} does not fit {self._name()}: {error}{_hint(error)}") from error
 
     def adapt(self, value: object) -> Any:

@@ -50,11 +50,19 @@ class Posted(str, Enum):
 
 
 class Claim(msgspec.Struct, frozen=True, gc=False):
-    """A run handed to a worker: the run under its fresh epoch, its whole journal and its unread messages."""
+    """A run handed to a worker.
+
+    Attributes:
+        run: under its fresh epoch.
+        journal: the whole of it.
+        inbox: its unread messages.
+        unreadable: why the run cannot be worked, where some of this cannot be read; None where all can.
+    """
 
     run: Run
     journal: list[Record]
     inbox: list[Message]
+    unreadable: str | None = None
 
 
 class Decision(msgspec.Struct, frozen=True, gc=False):

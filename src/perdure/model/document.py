@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 import msgspec
-from msgspec.structs import replace
 
 from perdure.model.errors import DocumentTooLargeError, UsageError
 from perdure.model.limits import DOCUMENT_BYTES, NAME_LENGTH
@@ -64,7 +63,9 @@ class Document(msgspec.Struct, frozen=True, gc=False):
     @property
     def kept(self) -> Document | None:
         """What is kept once it was written: the next revision, or nothing if it has no text."""
-        return None if self.text is None else replace(self, revision=self.revision + 1)
+        if self.text is None:
+            return None
+        return Document(self.collection, self.key, self.text, self.revision + 1, self.at)
 
 
 def require_puttable(documents: Sequence[Document]) -> None:

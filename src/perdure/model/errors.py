@@ -29,7 +29,7 @@ PerdureError
     ├── StoreUnavailableError · StoreLockedError   try again
     ├── StoreConflictError                         a transaction was undone; try again
     ├── StoreFullError · StoreReadOnlyError        make room, or give access
-    └── StoreCorruptError · SchemaTooNewError      needs an operator
+    └── StoreCorruptError · SchemaTooNewError · DecryptionError    needs an operator
 """
 
 from __future__ import annotations
@@ -208,3 +208,7 @@ class StoreCorruptError(StoreError):
 
 class SchemaTooNewError(StoreError):
     """The store was written by a newer Perdure; upgrade this program."""
+
+
+class DecryptionError(StoreError):
+    """Something stored cannot be decrypted: its key is missing, or it was changed, or moved from another place."""

@@ -7,6 +7,7 @@ import traceback
 
 import msgspec
 
+from perdure.model.encryption import refuse_unreadable
 from perdure.model.errors import StepError
 from perdure.model.record import ErrorInfo
 
@@ -55,8 +56,16 @@ def encode_error(info: ErrorInfo) -> str:
 
 
 def decode_error(payload: str) -> ErrorInfo:
-    """Return the described error of a payload."""
-    return _DECODER.decode(payload)
+    """Return the described error of a payload.
+
+    Raises:
+        DecryptionError: it cannot be decrypted.
+    """
+    try:
+        return _DECODER.decode(payload)
+    except msgspec.DecodeError:
+        refuse_unreadable(payload)
+        raise
 
 
 def rebuild(info: ErrorInfo) -> Exception:
