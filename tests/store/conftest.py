@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from perdure.store import Store
-from tests.store.making import STORES, store_at
+from tests.store.making import ENCRYPTED, STORES, store_at
 
 
-@pytest.fixture(params=list(STORES))
+@pytest.fixture(params=[*STORES, *ENCRYPTED])
 async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Store]:
     """An open, empty store of each kind."""
     opened = store_at(request.param, tmp_path)
@@ -18,7 +18,7 @@ async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
     await opened.close()
 
 
-@pytest.fixture(params=list(STORES))
+@pytest.fixture(params=[*STORES, *ENCRYPTED])
 async def stores(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[list[Store]]:
     """Four stores of each kind, open at one place, as those of four processes are."""
     opened = [store_at(request.param, tmp_path) for _ in range(4)]

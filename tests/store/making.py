@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from perdure.model.decision import Claim, Decision, Message
+from perdure.model.encryption import Encryption
 from perdure.model.record import Record
 from perdure.model.run import NewRun, Run, RunStatus
 from perdure.store import Store, open_store
@@ -25,11 +26,18 @@ STORES: dict[str, Callable[[Path], str]] = {
 }
 """The URL of a fresh store of each kind, given a folder of its own; the same folder gives the same store."""
 
+ENCRYPTED = {"memory-encrypted": "memory", "sqlite-encrypted": "sqlite"}
+"""Those that every promise is tested of with encryption, too."""
+
+ENCRYPTION = Encryption({"2026b": bytes(range(32)), "2026a": bytes(32)})
+
 REOPENABLE = tuple(kind for kind in STORES if kind != "memory")
 """The stores that outlive their process."""
 
 
 def store_at(kind: str, folder: Path) -> Store:
+    if kind in ENCRYPTED:
+        return open_store(STORES[ENCRYPTED[kind]](folder), encryption=ENCRYPTION)
     return open_store(STORES[kind](folder))
 
 

@@ -7,6 +7,7 @@ from importlib.util import find_spec
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
+from perdure.model.encryption import Encryption
 from perdure.model.errors import UsageError
 from perdure.store.contract import Store
 from perdure.store.memory import MemoryStore
@@ -17,7 +18,7 @@ from perdure.store.url import redacted, require_known
 __all__ = ["Store", "namespaced", "open_store"]
 
 
-def open_store(url: str, **options: Any) -> Store:
+def open_store(url: str, encryption: Encryption | None = None, **options: Any) -> Store:
     """Construct the store at a URL; nothing is connected before its `open`.
 
     Args:
@@ -25,6 +26,7 @@ def open_store(url: str, **options: Any) -> Store:
             `sqlite:///orders.db` for a file beside the program, `sqlite:////var/lib/orders.db` for an absolute path;
             `postgresql://user:password@host:5432/database`; `redis://host:6379/0` or `valkey://…`, with
             `rediss://` or `valkeys://` for TLS and `redis+sentinel://host:26379,host:26379/service/0` for Sentinel.
+        encryption: the keys that what is kept is encrypted with; None keeps it as it is.
         options: what may also stand behind the URL's `?`; a keyword wins over the URL. See docs/stores.md.
 
     Raises:
@@ -41,7 +43,16 @@ def open_store(url: str, **options: Any) -> Store:
     if not all("=" in option for option in parts.query.split("&") if parts.query):
         raise UsageError(f"store: behind the ? of {redacted(url)!r} stand options as name=value, with & between them")
     behind = dict(parse_qsl(parts.query, keep_blank_values=True))
-    return make(url, unquote(parts.netloc + parts.path), {**behind, **options})
+    store = make(url, unquote(parts.netloc + parts.path), {**behind, **options})
+    return store if encryption is None else _encrypted(store, encryption)
+
+
+def _encrypted(store: Store, encryption: Encryption) -> Store:
+    if find_spec("cryptography") is None:
+        raise UsageError("encryption: it needs the package cryptography: pip install 'perdure[crypto]'")
+    from perdure.store.encrypted import EncryptedStore
+
+    return EncryptedStore(store, encryption)
 
 
 def _memory(url: str, place: str, options: dict[str, Any]) -> Store:
