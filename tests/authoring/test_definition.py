@@ -215,6 +215,7 @@ def test_many_flaws_are_not_all_told():
         ("a: [", "cannot be read"),
         ("a: &x 1\nb: *x", "aliases"),
         ("name: x\nsteps:\n- {task: t, after: a, after: b}", "line 3: 'after' is given twice"),
+        ('{"name": "x", "steps": [{"task": "t", "after": 1, "after": 2}]}', "'after' is given twice in one object"),
         ("a: !!python/object/apply:os.system [true]", "cannot be read"),
         ("[" * 5_000, "cannot be read"),
         ("x" * 1_000_001, "longer than 1,000,000 bytes"),

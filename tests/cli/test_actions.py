@@ -187,6 +187,7 @@ def test_a_payload_from_a_file_and_from_standard_input(shell, seeded, tmp_path):
     ("words", "code", "message"),
     [
         (["nap-1", "x", "--payload", "yes"], 2, "--payload is no JSON"),
+        (["nap-1", "x", "--payload", '{"a": 1, "a": 2}'], 2, "--payload is no JSON ('a' is given twice in one object)"),
         (["nap-1", "x", "--payload", "@missing.json"], 2, "missing.json cannot be read"),
         (["nobody", "x"], 3, "no run 'nobody'"),
         (["order-2", "x"], 1, "has ended and takes no event"),

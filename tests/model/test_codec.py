@@ -20,7 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from perdure.model import codec
-from perdure.model.codec import Parameters, Shape, annotations_of, decode_any, encode
+from perdure.model.codec import Parameters, Shape, annotations_of, decode_any, encode, read_json
 from perdure.model.errors import DefinitionError, PayloadTooLargeError, SerializationError
 
 LIMIT = 1_048_576
@@ -397,3 +397,21 @@ def test_annotations_may_name_classes_of_the_scope_they_were_written_in():
 def test_an_object_of_payloads_keeps_each_as_it_is_spelt():
     assert codec.encode_object({}) == "{}"
     assert codec.encode_object({'a "name"': "1e400", "b": '{"x":[1,2]}'}) == '{"a \\"name\\"":1e400,"b":{"x":[1,2]}}'
+
+
+def test_json_that_somebody_wrote_is_read():
+    assert read_json('{"a": [{"b": 1}, {}, {"b": 2.5}], "b": null}') == {"a": [{"b": 1}, {}, {"b": 2.5}], "b": None}
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('[{"a": {"b": 1, "c": 2, "b": 1}}]', "'b' is given twice in one object"),
+        ("{", "truncated"),
+        ("NaN", "invalid"),
+        ("[" * 100_000, "recursion|depth"),
+    ],
+)
+def test_json_that_cannot_be_read_or_says_two_things_is_refused(text: str, said: str):
+    with pytest.raises(ValueError, match=said):
+        read_json(text)

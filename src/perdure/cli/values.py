@@ -19,7 +19,7 @@ def typed_json(text: str, option: str) -> Any:
     """Return the value that an option gives: JSON, `@file` with JSON in it, or `-` for JSON on standard input.
 
     Raises:
-        UsageError: it is no JSON, or the file cannot be read.
+        UsageError: it is no JSON, an object in it has a name twice, or the file cannot be read.
     """
     if text == "-":
         text = sys.stdin.read()
@@ -29,8 +29,8 @@ def typed_json(text: str, option: str) -> Any:
         except (OSError, UnicodeDecodeError) as error:
             raise UsageError(f"{option}: {text[1:]} cannot be read: {error}") from error
     try:
-        return msgspec.json.decode(text)
-    except msgspec.DecodeError as error:
+        return codec.read_json(text)
+    except ValueError as error:
         raise UsageError(
             f"{option} is no JSON ({error}); text needs its quotes, as in '\"yes\"', and @file reads a file"
         ) from None

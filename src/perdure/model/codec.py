@@ -7,8 +7,10 @@ hand out the same thing.
 from __future__ import annotations
 
 import inspect
+import json
 import sys
 import typing
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -85,6 +87,26 @@ def decode_any(text: str | None) -> Any:
     except (msgspec.MsgspecError, RecursionError) as error:
         refuse_unreadable(text)
         raise SerializationError(f"a stored value cannot be read: {error}") from error
+
+
+def read_json(text: str) -> Any:
+    """Return the value of a JSON text that somebody wrote.
+
+    Raises:
+        ValueError: it cannot be read, or has a name twice in one object, of which one would be lost without a word.
+    """
+
+    def look_at(pairs: list[tuple[str, Any]]) -> None:
+        name, count = max(Counter(name for name, _ in pairs).items(), key=lambda item: item[1], default=("", 0))
+        if count > 1:
+            raise ValueError(f"{name!r} is given twice in one object")
+
+    try:
+        value = _ANY.decode(text)
+        json.loads(text, object_pairs_hook=look_at)
+    except (msgspec.MsgspecError, RecursionError) as error:
+        raise ValueError(str(error)) from None
+    return value
 
 
 class Shape:

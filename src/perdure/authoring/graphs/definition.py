@@ -26,6 +26,7 @@ from perdure.authoring.graphs.drafts import ByName, Draft
 from perdure.authoring.graphs.nodes import Found
 from perdure.authoring.mapping import LIMIT
 from perdure.model.decision import StoredDefinition
+from perdure.model.codec import read_json
 from perdure.model.duration import seconds
 from perdure.model.errors import DefinitionError, UsageError
 from perdure.model.limits import NAME_LENGTH
@@ -225,9 +226,9 @@ def data_of(text: str) -> Any:
         if len(text.encode()) > TEXT_BYTES:
             raise DefinitionError(f"the definition is longer than {TEXT_BYTES:,} bytes")
         if text.lstrip().startswith(("{", "[")):
-            return msgspec.json.decode(text)
+            return read_json(text)
         return yaml.load(text, _Loader)  # noqa: S506  # a safe loader, see there
-    except (msgspec.MsgspecError, yaml.YAMLError, RecursionError, ValueError) as error:
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
         raise DefinitionError(f"the definition cannot be read: {' '.join(str(error).split())}") from None
 
 
