@@ -85,7 +85,7 @@ class Session:
             app = load_app(self.app)
             app.settings = dataclasses.replace(app.settings, **settings)
             if self.store is not None:
-                app.store, app.url = open_store(self.store), self.store
+                app.store, app.url = open_store(self.store, app.encryption), self.store
         else:
             app = Perdure(self.store or _nearby(), **settings)
         path = file_of(app.url)

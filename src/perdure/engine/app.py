@@ -20,16 +20,19 @@ from perdure.engine.clock import StoreClock
 from perdure.engine.definitions import Definitions
 from perdure.engine.ending import Endings
 from perdure.engine.env import Env, SystemEnv
+from perdure.engine.keys import encryption_here
 from perdure.engine.queues import Queues
 from perdure.engine.settings import Mode, Settings, bounded
 from perdure.engine.triggers.triggers import Triggers
 from perdure.engine.worker.shift import Shift
 from perdure.engine.worker.worker import Worker
 from perdure.model.duration import Duration
+from perdure.model.encryption import Encryption
 from perdure.model.errors import UsageError
 from perdure.model.limits import Limits
 from perdure.model.run import Retention
 from perdure.store import Store, open_store
+from perdure.store.marked import require_plain
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -57,6 +60,8 @@ class Perdure(Decorators, Triggers, Queues, Definitions):
         drain: how long (a duration) a stopping worker waits for running steps.
         retention: how long ended runs are kept.
         limits: the bounds on payloads, journals, fan-out, nesting and inboxes.
+        encryption: the keys that what users' data is, is encrypted with in the store; those of
+            `PERDURE_ENCRYPTION_KEYS` by default, and without any nothing is encrypted.
         definitions: whether the worker works the definitions in the store, too.
         world: the clock, chance and timers; the real ones by default.
 
@@ -82,6 +87,7 @@ class Perdure(Decorators, Triggers, Queues, Definitions):
         retention: Retention | None = None,
         limits: Limits | None = None,
         definitions: bool = True,
+        encryption: Encryption | None = None,
         world: Env | None = None,
     ) -> None:
         Decorators.__init__(self)
@@ -102,7 +108,8 @@ class Perdure(Decorators, Triggers, Queues, Definitions):
             limits=limits or Limits(),
             definitions=definitions,
         )
-        self.store = open_store(url)
+        self.encryption = encryption or encryption_here()
+        self.store = open_store(url, self.encryption)
         self.env = env
         self.world: Env = world or SystemEnv()
         self._clock: StoreClock | None = None
@@ -144,6 +151,8 @@ class Perdure(Decorators, Triggers, Queues, Definitions):
             raise UsageError("this engine is open already")
         await self.store.open()
         try:
+            if self.encryption is None:
+                await require_plain(self.store)
             await self._open()
         except BaseException:
             await self.store.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from perdure.engine.app import Perdure
+from perdure.engine.keys import encryption_here
 from perdure.model.errors import UsageError
 from perdure.server.settings import DEFAULT, ServerSettings
 from perdure.store import namespaced
@@ -28,7 +29,11 @@ class Namespaces:
             urls[name] = url or namespaced(settings.store, name)
         if len(set(urls.values())) < len(urls):
             raise UsageError("namespace: two of them have one store, so each would see the other's runs")
-        self._own = {name: Perdure(url, mode="client") for name, url in urls.items() if name not in given}
+        self._own = {
+            name: Perdure(url, mode="client", encryption=encryption_here(name))
+            for name, url in urls.items()
+            if name not in given
+        }
         self._engines = {name: given.get(name) or self._own[name] for name in {**urls, **given}}
         self._opened: list[Perdure] = []
 

@@ -44,7 +44,8 @@ def open_store(url: str, encryption: Encryption | None = None, **options: Any) -
         raise UsageError(f"store: behind the ? of {redacted(url)!r} stand options as name=value, with & between them")
     behind = dict(parse_qsl(parts.query, keep_blank_values=True))
     store = make(url, unquote(parts.netloc + parts.path), {**behind, **options})
-    return store if encryption is None else _encrypted(store, encryption)
+    is_theirs = scheme in ("http", "https")  # the server has the keys
+    return store if encryption is None or is_theirs else _encrypted(store, encryption)
 
 
 def _encrypted(store: Store, encryption: Encryption) -> Store:
