@@ -9,13 +9,11 @@ from typing import Any
 
 import msgspec
 
+from perdure.authoring.schemas import SCHEMA_BYTES
 from perdure.authoring.workflow import Workflow
 from perdure.model.codec import encode
 from perdure.model.decision import CatalogEntry
 from perdure.model.errors import PayloadTooLargeError
-
-SCHEMA_BYTES = 65_536
-"""The length of a JSON Schema that is announced, in bytes; of a longer one, nothing is."""
 
 GRAPHS = ("dag", "definition")
 """The kinds of workflows whose input is one value, whatever it is."""

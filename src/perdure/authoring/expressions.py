@@ -50,6 +50,7 @@ class Expression:
     Attributes:
         text: as it was written.
         steps: the names of the steps that it refers to.
+        inputs: what it takes from the input: the names that each access begins with.
 
     Raises:
         UsageError: it does not parse, is too long or nested too deep, or refers to something that is not there.
@@ -69,7 +70,9 @@ class Expression:
         _check(self._tree)
         names, is_all = _leading(self._tree)
         self._names = names if is_all else None  # most expressions are: a replay evaluates each again
-        self.steps = frozenset(_steps_of(list(_paths(self._tree)), roots) if roots is not None else ())
+        paths = list(_paths(self._tree)) if roots is not None else []
+        self.steps = frozenset(_steps_of(paths, roots or ()))
+        self.inputs = [path[1:] for path in paths if path[:1] == ["input"]]
 
     def evaluate(self, scope: Mapping[str, Any]) -> Any:
         """Return the value over plain JSON data.
@@ -104,6 +107,7 @@ class Template:
     Attributes:
         data: as it was written.
         steps: the names of the steps that it refers to, each with where it does.
+        inputs: what it takes from the input (see `Expression`), each with where it does.
         has_expressions: there are references in it at all.
 
     Raises:
@@ -113,6 +117,7 @@ class Template:
     def __init__(self, data: object, roots: tuple[str, ...] = ROOTS, path: str = "data") -> None:
         self.data = data
         self.steps: list[tuple[str, str]] = []
+        self.inputs: list[tuple[Path, str]] = []
         self.has_expressions = False
         found: list[str] = []
         self._fill = self._reader(data, roots, path, found, 0)
@@ -156,6 +161,7 @@ class Template:
             if isinstance(part, Expression):
                 self.has_expressions = True
                 self.steps += [(name, path) for name in sorted(part.steps)]
+                self.inputs += [(names, path) for names in part.inputs]
         if len(parts) == 1 and isinstance(parts[0], Expression):
             whole = parts[0]
             return lambda scope, meter: meter.measured(whole.evaluate(scope), path)

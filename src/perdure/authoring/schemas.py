@@ -21,6 +21,9 @@ _KINDS: dict[str, type | tuple[type, ...]] = {
 
 Schema = Mapping[str, Any]
 
+SCHEMA_BYTES = 65_536
+"""The length of a JSON Schema that is announced or published, in bytes of JSON."""
+
 WHOLE = ("data", "payload")
 """Names of a parameter that takes all that is given, where it is the only one."""
 

@@ -46,7 +46,7 @@ class PublishedDefinition(msgspec.Struct, frozen=True):
 
     def to_mermaid(self) -> str:
         """Return the graph as a Mermaid flowchart."""
-        return Definition(self.data).compile(None, lambda name: None).to_mermaid()
+        return Definition(self.data, is_stored=True).compile(None, lambda name: None).to_mermaid()
 
 
 def known_workflows(registry: Registry, announced: Mapping[str, CatalogEntry]) -> dict[str, Known]:

@@ -24,6 +24,7 @@ from perdure.authoring.graphs.compiling import Compiler
 from perdure.authoring.graphs.context import Context
 from perdure.authoring.graphs.dag import Dag
 from perdure.authoring.graphs.drafts import Draft
+from perdure.authoring.graphs.input_schema import InputSchema
 from perdure.authoring.graphs.writing import written
 from perdure.authoring.mapping import LIMIT, Tolerate
 from perdure.core.ask import RunIn
@@ -59,16 +60,15 @@ def workflow(
         name: its name in the store.
         version: a label of its code, recorded with each run.
         queue: where its runs go.
-        input: the type of its input; plain JSON values by default.
+        input: the type of its input, or its JSON Schema; plain JSON values by default. See `DagBuilder.input`.
         retention: how long its ended runs are kept; the engine's by default.
         output: its result: the name of the step that has it, a function of the context, or data with references; by
             default the results of all steps that ran, by name.
     """
-    return DagBuilder(
-        check_name(name, "workflow name"),
-        output,
-        {"version": version, "queue": queue, "input": input, "retention": retention},
+    builder = DagBuilder(
+        check_name(name, "workflow name"), output, {"version": version, "queue": queue, "retention": retention}
     )
+    return builder.input(input)
 
 
 class DagBuilder:
@@ -78,7 +78,26 @@ class DagBuilder:
         self.name = name
         self._output = output
         self._options = options
+        self._input: Any = Any
         self._drafts: list[Draft] = []
+
+    def input(self, taken: Any, /) -> DagBuilder:
+        """Say what the workflow's input is.
+
+        Args:
+            taken: its type, or its JSON Schema (2020-12): an input that does not fit is refused when a run is started,
+                and properties that are not given get the schema's defaults.
+
+        Raises:
+            DefinitionError: it is a schema that is wrong or cannot be used.
+        """
+        if isinstance(taken, Mapping):
+            try:
+                taken = InputSchema(taken)
+            except FlawsError as error:
+                raise DefinitionError(f"workflow {self.name!r}: {error}") from None
+        self._input = taken
+        return self
 
     @overload
     def step(
@@ -160,13 +179,14 @@ class DagBuilder:
         Raises:
             DefinitionError: something is wrong with it; the message lists everything, each with its place.
         """
-        compiler = Compiler(self._drafts, self._options["input"])
+        schema = self._input if isinstance(self._input, InputSchema) else None
+        compiler = Compiler(self._drafts, Any if schema is not None else self._input, schema)
         try:
             graph, nodes, output = compiler.compile(self._output)
         except FlawsError as error:
             lines = "".join(f"\n  {each}" for each in error.found)
             raise DefinitionError(f"workflow {self.name!r} cannot be built:{lines}") from None
-        drafts, given, options = list(self._drafts), self._output, dict(self._options)
+        drafts, given, options = list(self._drafts), self._output, {**self._options, "input": self._input}
         return Dag(
             graph,
             nodes,

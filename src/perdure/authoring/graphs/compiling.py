@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from typing import Any
 
@@ -14,6 +14,7 @@ from perdure.authoring.graphs.binding import Bind, Takes, binding, by_name, fits
 from perdure.authoring.graphs.context import Context
 from perdure.authoring.graphs.dag import PlayContext
 from perdure.authoring.graphs.drafts import ByName, Draft, as_data, own_names, result_type
+from perdure.authoring.graphs.input_schema import InputSchema
 from perdure.authoring.graphs.nodes import Called, Inline, Named, Node, Options, Over, Target
 from perdure.authoring.mapping import check_limits
 from perdure.authoring.step import Step, step_spec
@@ -39,6 +40,7 @@ class Compiler:
     Args:
         drafts: its steps.
         input: the type of its input; Any where that is not known.
+        schema: that of its input; None where there is none.
 
     Attributes:
         found: what is wrong, each with its place.
@@ -46,8 +48,9 @@ class Compiler:
         inputs: what is called by name is given, by the step's name and whether it is for its undo.
     """
 
-    def __init__(self, drafts: Sequence[Draft], input: Any = Any) -> None:
+    def __init__(self, drafts: Sequence[Draft], input: Any = Any, schema: InputSchema | None = None) -> None:
         self.drafts = drafts
+        self._schema = schema
         self.found: list[str] = []
         self.uses_expressions = False
         self.inputs: dict[tuple[str, bool], Any] = {}
@@ -127,6 +130,7 @@ class Compiler:
         with _Collecting(self.found, at):
             expression = Expression(draft.when)
             self._require_before(((name, at) for name in sorted(expression.steps)), before)
+            self._require_taken((path, at) for path in expression.inputs)
             self.uses_expressions = True
             return _told(lambda ctx: expression.holds(_scope(ctx)), at)
         return None
@@ -165,6 +169,7 @@ class Compiler:
         with _Collecting(self.found, at):
             template = Template(given, roots, at)
             self._require_before(template.steps, before)
+            self._require_taken(template.inputs)
             self.uses_expressions = self.uses_expressions or template.has_expressions
             return _told(lambda ctx: template.fill(_scope(ctx)), at)
         return None
@@ -177,6 +182,11 @@ class Compiler:
                 exists = any(draft.name == name for draft in self.drafts)
                 fix = "which does not come before it; add it to after" if exists else "which there is not"
                 self.found.append(f"{at}: it refers to step {name!r}, {fix}")
+
+    def _require_taken(self, inputs: Iterable[tuple[list[str], str]]) -> None:
+        for path, at in inputs:
+            if self._schema is not None and (excluded := self._schema.excludes(path)):
+                self.found.append(f"{at}: it refers to {excluded}")
 
     # What is called, and with what.
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import hashlib
 import inspect
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
@@ -16,6 +17,7 @@ from collections.abc import Set as AbstractSet
 from typing import Any
 
 from perdure.authoring.graphs.context import Context, Results
+from perdure.authoring.graphs.input_schema import InputSchema
 from perdure.authoring.graphs.nodes import Node
 from perdure.authoring.workflow import Workflow
 from perdure.core.graph import Fate, Graph, Walk
@@ -26,18 +28,24 @@ from perdure.model.codec import Parameters, Shape
 from perdure.model.errors import DefinitionError, UsageError
 from perdure.model.run import Retention, Run
 
+TAKEN_KEPT = 10_000
+"""Of how many inputs is remembered that they fit the schema."""
+
 
 class Whole(Parameters):
     """One parameter that takes the whole input, which is stored as it is.
 
     Args:
-        annotation: the type of the input.
+        annotation: the type of the input, or its schema.
         what: whose input it is, for errors.
     """
 
     is_whole = True
 
     def __init__(self, annotation: Any, what: str) -> None:
+        self._schema = annotation if isinstance(annotation, InputSchema) else None
+        annotation = annotation if self._schema is None else Any
+        self._taken: dict[str, None] = {}
         parameter = inspect.Parameter("input", inspect.Parameter.POSITIONAL_ONLY, default=None)
         self.what = what
         self.signature = inspect.Signature([parameter])
@@ -47,17 +55,40 @@ class Whole(Parameters):
         """Return the input as a payload: the one argument, or all keyword arguments as an object."""
         if len(args) > 1 or (args and kwargs):
             raise TypeError(f"{self.what} takes one value as its input, or its fields by name")
-        payload = codec.encode(args[0] if args else dict(kwargs), f"the input of {self.what}", limit)
-        self.shapes["input"].decode(payload)
+        what = f"the input of {self.what}"
+        payload = codec.encode(args[0] if args else dict(kwargs), what, limit)
+        value = self._read(payload)
+        if self._schema is not None:
+            payload = codec.encode(value, what, limit)
+            self._keep(payload)
         return payload
 
     def decode(self, payload: str) -> tuple[list[Any], dict[str, Any]]:
         """Return the input of a payload as the one argument."""
-        return [self.shapes["input"].decode(payload)], {}
+        return [self._read(payload)], {}
 
     def schema(self) -> dict[str, Any]:
         """Return the JSON Schema of the input."""
-        return self.shapes["input"].schema()
+        return self.shapes["input"].schema() if self._schema is None else self._schema.data
+
+    def _read(self, payload: str) -> Any:
+        value = self.shapes["input"].decode(payload)
+        if self._schema is None or _hash(payload) in self._taken:
+            return value
+        taken = self._schema.taken(value, self.what)
+        if taken == value:
+            self._keep(payload)
+        return taken
+
+    def _keep(self, payload: str) -> None:
+        """Remember a payload that fits as it is, for the run's next turns."""
+        if len(self._taken) >= TAKEN_KEPT:
+            self._taken.clear()
+        self._taken[_hash(payload)] = None
+
+
+def _hash(payload: str) -> str:
+    return hashlib.blake2b(payload.encode(), digest_size=16).hexdigest()
 
 
 class Dag(Workflow[..., Any]):
@@ -88,6 +119,7 @@ class Dag(Workflow[..., Any]):
         uses_expressions: bool = False,
         written: Callable[[], str] | None = None,
         kind: str = "dag",
+        doc: str = "",
     ) -> None:
         self.graph = graph
         self.nodes = tuple(nodes)
@@ -97,6 +129,7 @@ class Dag(Workflow[..., Any]):
         self.kind = kind
         self._input = input
         super().__init__(_plainly, name=name, version=version, queue=queue, retention=retention)
+        self.doc = doc
 
     def begin(self, payload: str, run: Run) -> Coroutine[Any, Any, Any]:
         """Return the coroutine of a run over an input payload."""

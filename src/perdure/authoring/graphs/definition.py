@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import msgspec
@@ -23,10 +22,12 @@ from perdure.authoring.graphs.binding import Takes
 from perdure.authoring.graphs.compiling import STEPS, UNMET, Compiler
 from perdure.authoring.graphs.dag import Dag
 from perdure.authoring.graphs.drafts import ByName, Draft
+from perdure.authoring.graphs.fields import Reader, shown
+from perdure.authoring.graphs.input_schema import InputSchema
 from perdure.authoring.graphs.nodes import Found
 from perdure.authoring.mapping import LIMIT
-from perdure.model.decision import StoredDefinition
 from perdure.model.codec import read_json
+from perdure.model.decision import StoredDefinition
 from perdure.model.duration import seconds
 from perdure.model.errors import DefinitionError, UsageError
 from perdure.model.limits import NAME_LENGTH
@@ -36,10 +37,8 @@ from perdure.model.retry import Retry
 TEXT_BYTES = 1_000_000
 """The size of a definition's text, in bytes."""
 
-FLAWS_TOLD = 50
-
 FIELDS = ("name", "version", "description", "definition")
-GRAPH = ("steps", "queue", "output")
+GRAPH = ("steps", "queue", "output", "input")
 STEP = (
     "task", "workflow", "name", "data", "after", "when", "when_unmet", "retry", "timeout", "queue", "priority", "map",
     "compensate",
@@ -47,8 +46,6 @@ STEP = (
 MAP = ("over", "limit", "tolerate")
 RETRY = ("attempts", "delay", "backoff", "max_delay", "jitter")
 COMPENSATE = ("task", "workflow", "data")
-_OTHER_NAMES = {"task_name": "task", "workflow_name": "workflow", "on_unmet": "when_unmet"}
-_HUMP = re.compile(r"(?<=[a-z])(?=[A-Z])")
 
 
 class Known(msgspec.Struct, frozen=True):
@@ -68,23 +65,26 @@ class Definition:
 
     Args:
         data: what was written.
+        is_stored: it was checked when it was published.
 
     Attributes:
         name: of the workflow.
         version: as it is given, or a hash of the content.
-        content: its steps, its queue and its output.
+        description: what is written about it; no part of its content.
+        content: its steps, its queue, its output and the schema of its input.
+        schema: of its input; None for any input.
         digest: a hash of all of it.
         found: what is wrong with its fields, which `compile` tells with the rest.
     """
 
-    def __init__(self, data: object) -> None:
-        reader = _Reader()
+    def __init__(self, data: object, *, is_stored: bool = False) -> None:
+        reader = Reader()
         top = reader.fields(data, "", (*FIELDS, *GRAPH))
         self.name = reader.text(top, "name", "")
-        given = top.get("definition", {field: top[field] for field in GRAPH if field in top})
-        if isinstance(given, list):
-            given = {"steps": given}
-        graph = reader.fields(given, "definition" if "definition" in top else "", GRAPH)
+        self.description = top.get("description", "")
+        if not isinstance(self.description, str):
+            reader.found.append(f"description: {shown(self.description)} must be text")
+        graph = _graph(reader, top)
         steps = graph.get("steps")
         if not isinstance(steps, list) or not steps:
             reader.found.append("steps: give a list of at least one step")
@@ -96,6 +96,13 @@ class Definition:
         self.content |= {field: graph[field] for field in ("queue", "output") if field in graph}
         if "queue" in graph and not reader.check(lambda: check_name(graph["queue"], "queue")):
             del self.content["queue"]
+        self.schema: InputSchema | None = None
+        if "input" in graph:
+            try:
+                self.schema = InputSchema(graph["input"], is_stored=is_stored)
+                self.content["input"] = self.schema.data
+            except FlawsError as error:
+                reader.found += error.found
         version = top.get("version")
         if isinstance(version, bool) or not (version is None or isinstance(version, str | int)):
             reader.found.append(f"version: {version!r} must be text or a whole number")
@@ -119,7 +126,7 @@ class Definition:
         """Return a definition as the store has it."""
         data = msgspec.json.decode(stored.text)
         digest = data.pop("digest")
-        found = cls(data)
+        found = cls(data, is_stored=True)
         found.digest = digest
         return found
 
@@ -133,9 +140,9 @@ class Definition:
         Raises:
             DefinitionError: something is wrong; the message lists everything, each with its path.
         """
-        reader = _Reader(self.found)
+        reader = Reader(self.found)
         drafts = [self._draft(reader, number, known, find) for number in range(len(self.content["steps"]))]
-        compiler = Compiler(drafts)
+        compiler = Compiler(drafts, schema=self.schema)
         try:
             graph, nodes, output = compiler.compile(self.content.get("output"))
         except FlawsError as error:
@@ -148,7 +155,9 @@ class Definition:
             name=self.name,
             version=self.version,
             queue=self.content.get("queue", "default"),
+            input=Any if self.schema is None else self.schema,
             output=output,
+            doc=self.description,
             uses_expressions=compiler.uses_expressions,
             written=lambda: msgspec.json.format(msgspec.json.encode(written), indent=2).decode(),
             kind="definition",
@@ -167,11 +176,12 @@ class Definition:
                 undo = step["compensate"]
                 explicit["compensate"] = _written(undo, inputs.get((step["name"], True), undo.get("data")))
             steps.append(explicit)
-        return {"name": self.name, "version": self.version, "definition": {**self.content, "steps": steps}}
+        about = {"description": self.description} if self.description else {}
+        return {"name": self.name, "version": self.version, **about, "definition": {**self.content, "steps": steps}}
 
     def _draft(
         self,
-        reader: _Reader,
+        reader: Reader,
         number: int,
         known: Mapping[str, Known] | None,
         find: Callable[[str], Found | None],
@@ -206,7 +216,18 @@ class Definition:
         )
 
 
-def _digest(reader: _Reader, content: object) -> str:
+def _graph(reader: Reader, top: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of a graph, which stand in `definition`, or beside the name, or some here and some there."""
+    graph = {field: top[field] for field in GRAPH if field in top}
+    if "definition" not in top:
+        return graph
+    given = top["definition"]
+    inner = reader.fields({"steps": given} if isinstance(given, list) else given, "definition", GRAPH)
+    reader.found += [f"definition.{field}: {field!r} is given twice" for field in inner if field in graph]
+    return {**graph, **inner}
+
+
+def _digest(reader: Reader, content: object) -> str:
     """Return a hash of data; where it is none that JSON can hold, that is taken down."""
     try:
         told = msgspec.json.encode(content, order="deterministic")
@@ -247,59 +268,7 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-class _Reader:
-    """Looks at fields and takes down what is wrong with them."""
-
-    def __init__(self, found: Iterable[str] = ()) -> None:
-        self.found = list(found)
-
-    def end(self, name: str) -> None:
-        """Raise what was found, if anything was."""
-        if self.found:
-            told = "".join(f"\n  {each}" for each in self.found[:FLAWS_TOLD])
-            more = f"\n  and {len(self.found) - FLAWS_TOLD} more" if len(self.found) > FLAWS_TOLD else ""
-            raise DefinitionError(f"definition {name!r} is wrong:{told}{more}")
-
-    def check(self, look: Callable[[], object]) -> bool:
-        """Take down what a check raises; return whether it raised nothing."""
-        try:
-            look()
-        except UsageError as error:
-            self.found.append(str(error))
-            return False
-        return True
-
-    def fields(self, data: object, path: str, known: tuple[str, ...]) -> dict[str, Any]:
-        """Return the fields of an object under their own names, without those that are unknown."""
-        if not isinstance(data, Mapping):
-            self.found.append(f"{path or 'the definition'}: {_shown(data)} must be an object")
-            return {}
-        fields: dict[str, Any] = {}
-        for name, value in data.items():
-            where = f"{path}.{name}" if path else str(name)
-            plain = _HUMP.sub("_", name).lower() if isinstance(name, str) else ""
-            plain = _OTHER_NAMES.get(plain, plain)
-            if plain not in known:
-                close = difflib.get_close_matches(plain, known, 1)
-                advice = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}"
-                self.found.append(f"{where}: there is no such field; {advice}")
-            elif plain in fields:
-                self.found.append(f"{where}: {plain!r} is given twice")
-            else:
-                fields[plain] = value
-        return fields
-
-    def text(self, fields: Mapping[str, Any], field: str, path: str) -> str:
-        """Return a field that must be there and be a name."""
-        where = f"{path}.{field}" if path else field
-        if field not in fields:
-            self.found.append(f"{where}: it is not given")
-            return ""
-        self.check(lambda: check_name(fields[field], where))
-        return str(fields[field])
-
-
-def _in_sequence(reader: _Reader, steps: list[Any]) -> Iterator[dict[str, Any]]:
+def _in_sequence(reader: Reader, steps: list[Any]) -> Iterator[dict[str, Any]]:
     """Yield the steps with their fields in order; one that does not say what it comes after follows the one before."""
     taken: set[str] = set()
     before: list[str] = []
@@ -312,13 +281,13 @@ def _in_sequence(reader: _Reader, steps: list[Any]) -> Iterator[dict[str, Any]]:
         after = step.get("after", before)
         step["after"] = [after] if isinstance(after, str) else after
         if not isinstance(step["after"], list) or not all(isinstance(each, str) for each in step["after"]):
-            reader.found.append(f"{path}.after: {_shown(after)} must be a step's name or a list of them")
+            reader.found.append(f"{path}.after: {shown(after)} must be a step's name or a list of them")
             step["after"] = []
         before = [str(step["name"])]
         yield step
 
 
-def _step(reader: _Reader, fields: dict[str, Any], path: str) -> dict[str, Any]:
+def _step(reader: Reader, fields: dict[str, Any], path: str) -> dict[str, Any]:
     step = {**fields, "calls": _called(reader, fields, path)}
     step.pop("task", None)
     step.pop("workflow", None)
@@ -326,7 +295,7 @@ def _step(reader: _Reader, fields: dict[str, Any], path: str) -> dict[str, Any]:
         reader.text(step, "name", path)
         step["name"] = str(step["name"])
     if "when" in step and not isinstance(step["when"], str):
-        reader.found.append(f"{path}.when: {_shown(step['when'])} must be an expression, as text")
+        reader.found.append(f"{path}.when: {shown(step['when'])} must be an expression, as text")
         del step["when"]
     if "timeout" in step and not reader.check(lambda: seconds(step["timeout"], field=f"{path}.timeout")):
         del step["timeout"]
@@ -349,7 +318,7 @@ def _step(reader: _Reader, fields: dict[str, Any], path: str) -> dict[str, Any]:
     return step
 
 
-def _check_retry(reader: _Reader, step: dict[str, Any], path: str) -> None:
+def _check_retry(reader: Reader, step: dict[str, Any], path: str) -> None:
     try:
         Retry(**step["retry"])
     except (UsageError, TypeError) as error:
@@ -357,7 +326,7 @@ def _check_retry(reader: _Reader, step: dict[str, Any], path: str) -> None:
         del step["retry"]
 
 
-def _called(reader: _Reader, fields: Mapping[str, Any], path: str) -> str:
+def _called(reader: Reader, fields: Mapping[str, Any], path: str) -> str:
     named = [field for field in ("task", "workflow") if field in fields]
     if len(named) != 1:
         reader.found.append(f"{path}: give one of task (or taskName) and workflow, which it calls")
@@ -380,7 +349,7 @@ def _free_name(name: str, taken: set[str]) -> str:
 
 
 def _by_name(
-    reader: _Reader,
+    reader: Reader,
     name: str,
     path: str,
     known: Mapping[str, Known] | None,
@@ -394,8 +363,3 @@ def _by_name(
         advice = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(sorted(known)[:10]) or 'none'}"
         reader.found.append(f"{path}: there is no task or workflow {name!r}; {advice}")
     return ByName(name, takes, find)
-
-
-def _shown(value: object) -> str:
-    told = repr(value)
-    return told if len(told) <= 60 else told[:57] + "..."

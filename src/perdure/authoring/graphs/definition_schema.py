@@ -16,6 +16,7 @@ from perdure.authoring.expressions import LENGTH
 from perdure.authoring.graphs.compiling import STEPS, UNMET
 from perdure.authoring.mapping import LIMIT
 from perdure.model.limits import NAME_LENGTH
+from perdure.model.schema import DIALECT
 
 _NAME: dict[str, Any] = {"type": "string", "minLength": 1, "maxLength": NAME_LENGTH, "pattern": "^[^/#]+$"}
 _DURATION: dict[str, Any] = {
@@ -31,7 +32,16 @@ _UNDERSCORE = re.compile(r"_([a-z])")
 def definition_schema() -> dict[str, Any]:
     """Return the schema, as JSON data."""
     steps = {"type": "array", "minItems": 1, "maxItems": STEPS, "items": {"$ref": "#/$defs/step"}}
-    graph = {"steps": steps, "queue": _NAME, "output": {"description": "What the result is made of; see data."}}
+    graph = {
+        "steps": steps,
+        "queue": _NAME,
+        "output": {"description": "What the result is made of; see data."},
+        "input": {
+            "description": "JSON Schema (2020-12) of the input. Properties that are not given get their defaults.",
+            "$ref": DIALECT,
+            "type": "object",
+        },
+    }
     top = {
         "name": _NAME,
         "version": {"description": "By default a hash of the content.", "type": ["string", "integer"]},
@@ -39,7 +49,7 @@ def definition_schema() -> dict[str, Any]:
         "definition": {"oneOf": [steps, _object(graph, ["steps"])]},
     }
     return {
-        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "$schema": DIALECT,
         "title": "A Perdure workflow as data",
         **_object({**top, **graph}, ["name"]),
         "oneOf": [{"required": ["definition"]}, {"required": ["steps"]}],

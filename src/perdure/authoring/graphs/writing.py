@@ -9,9 +9,11 @@ from typing import Any
 from perdure.authoring.expressions import reference
 from perdure.authoring.graphs.binding import Takes
 from perdure.authoring.graphs.drafts import Draft, as_data
+from perdure.authoring.graphs.input_schema import InputSchema
 from perdure.authoring.task import Task
 from perdure.authoring.workflow import Workflow
 from perdure.core.graph import Graph
+from perdure.model.codec import Shape
 from perdure.model.duration import seconds
 from perdure.model.errors import DefinitionError
 from perdure.model.retry import Retry
@@ -28,10 +30,16 @@ def written(name: str, drafts: Sequence[Draft], output: Any, options: Mapping[st
     if output is not None:
         is_step = isinstance(output, str) and output in graph.names
         definition["output"] = _data(output, "output") if not is_step else "${" + reference(output) + "}"
+    if options["input"] is not Any:
+        definition["input"] = _schema(options["input"])
     if options["queue"] != "default":
         definition["queue"] = options["queue"]
     version = {"version": options["version"]} if options["version"] else {}
     return {"name": name, **version, "definition": definition}
+
+
+def _schema(given: Any) -> dict[str, Any]:
+    return given.data if isinstance(given, InputSchema) else Shape(given, "the input").schema()
 
 
 def _step(draft: Draft, before: AbstractSet[str]) -> dict[str, Any]:

@@ -15,6 +15,7 @@ import msgspec
 
 from perdure.authoring.announcing import GRAPHS
 from perdure.authoring.enqueuing import check_limit_key, check_priority, check_tags, check_text
+from perdure.authoring.graphs.input_schema import InputSchema
 from perdure.authoring.registry import Registry
 from perdure.authoring.schemas import as_arguments, input_of, whole
 from perdure.authoring.workflow import Workflow, fingerprint
@@ -146,7 +147,7 @@ def new_run(
         raise UsageError(f"start: unknown option {min(unknown)!r}; known: {', '.join(sorted(_OPTIONS))}")
     given = {} if options.get("input") is None else options["input"]
     if isinstance(workflow, str):
-        given = _by_name(registry, workflow, given, announced)
+        given = _by_name(registry, workflow, given, announced, settings.limits.payload_bytes)
     name, found, payload = _what(registry, settings.limits.payload_bytes, workflow, args, given)
     about = found or announced
     now = env.now()
@@ -254,14 +255,19 @@ def _what(
         raise
 
 
-def _by_name(registry: Registry, workflow: str, given: Any, announced: CatalogEntry | None) -> Any:
+def _by_name(registry: Registry, workflow: str, given: Any, announced: CatalogEntry | None, limit: int) -> Any:
     """Return the arguments of a workflow that is given by name; those of a graph are one value."""
     found = registry.workflows.get(workflow)
     if found is not None:
         return as_arguments(found.whole, given, is_optional=not found.is_required)
-    if announced is None or _told(announced).get("kind") in GRAPHS:
+    if announced is None:
         return given
-    schema = msgspec.json.decode(announced.input_schema)
+    kind, schema = _told(announced).get("kind"), msgspec.json.decode(announced.input_schema)
+    if kind == "definition":  # whose workers ask the same of it
+        plain = codec.decode_any(codec.encode(given, f"the input of workflow {workflow!r}", limit))
+        return InputSchema(schema, is_stored=True).taken(plain, f"workflow {workflow!r}")
+    if kind in GRAPHS:
+        return given
     return as_arguments(whole(schema), given, is_optional=not input_of(schema).get("required"))
 
 
