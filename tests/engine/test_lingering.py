@@ -46,10 +46,65 @@ async def test_a_run_is_not_replayed_for_each_of_its_children_in_turn(make):
 
 
 async def test_a_run_that_hears_nothing_is_let_go(make, world, at_once):
-    app, other = make(), make(queues=["elsewhere"])
+    app = make()
+    gate = Gate(app)
+
+    @app.workflow
+    async def slow() -> int:
+        return await gate.step(1)
+
+    @app.workflow
+    async def parent() -> int:
+        return await slow()
+
+    async with app:
+        run = await app.start(parent)
+        await world.advance(LINGER - 0.1)
+        assert str((await run.get()).status) == "running"
+        await world.advance(0.2)
+        assert str((await run.get()).status) == "waiting"
+        gate.open.set()
+        await world.advance(1)
+        assert await run.result(timeout=5) == 1
+
+
+async def test_it_hears_of_a_child_that_ends_elsewhere(make, world, at_once):
+    app, other = make(queues={"default": None, "narrow": 1}), make(queues=["narrow"])
+
+    def write(app):
+        gate = Gate(app)
+
+        @app.workflow(name="slow", queue="narrow")
+        async def slow(n: int) -> int:
+            return await gate.step(n)
+
+        return gate, slow
+
+    (gate, slow), (there, _) = write(app), write(other)
+
+    @app.workflow
+    async def parent() -> int:
+        return await slow(1) + 1
+
+    async with other, app:
+        busy = await app.start(slow, 7)  # takes the only place here
+        run = await app.start(parent)
+        await world.advance(0.5)
+        assert (gate.begun, there.begun) == ([7], [1])
+        there.open.set()
+        await world.advance(0.5)
+        found = await row(app, run)
+        assert (str(found.status), found.epoch) == ("complete", 1)
+        gate.open.set()
+        assert await busy.result(timeout=5) == 7
+
+
+@pytest.mark.parametrize("queue", ["elsewhere", "default"])
+async def test_it_waits_for_no_child_that_only_others_can_work(world, memory, at_once, queue):
+    app, other = world.app(memory), world.app(memory, queues=[queue])
     gate = Gate(other)
 
-    @other.workflow(queue="elsewhere")
+    @other.workflow(queue=queue)
     async def slow() -> int:
         return await gate.step(1)
 
@@ -59,35 +114,11 @@ async def test_a_run_that_hears_nothing_is_let_go(make, world, at_once):
 
     async with other, app:
         run = await app.start(parent)
-        await world.advance(LINGER - 0.1)
-        assert str((await run.get()).status) == "running"
-        await world.advance(0.2)
+        await world.settle()
         assert str((await run.get()).status) == "waiting"
-        assert not app.worker.turns
         gate.open.set()
-        await world.advance(1)
+        await world.settle()
         assert await run.result(timeout=5) == 1
-
-
-async def test_it_hears_of_a_child_that_ends_elsewhere(make, world, at_once):
-    app, other = make(), make(queues=["elsewhere"])
-    gate = Gate(other)
-
-    @other.workflow(queue="elsewhere")
-    async def slow() -> int:
-        return await gate.step(1)
-
-    @app.workflow
-    async def parent() -> int:
-        return await slow() + 1
-
-    async with other, app:
-        run = await app.start(parent)
-        await world.advance(0.5)
-        gate.open.set()
-        await world.advance(0.5)
-        found = await row(app, run)
-        assert (str(found.status), found.epoch) == ("complete", 1)
 
 
 async def test_what_it_was_not_told_of_it_finds_when_it_is_let_go(app, world, at_once, monkeypatch):

@@ -4,7 +4,7 @@ A run with a long journal costs more to replay than to keep. So one that waits f
 memory for `LINGER_MS` after the last thing it heard, then is let go as every run that waits. While it lingers it takes
 no place in the worker, since its own child may need that one; where it has a step to start again and no place is left,
 it is given back at once and claimed when there is one. Runs that count under the limits of a queue do not linger: they
-would keep a place there.
+would keep a place there. Neither do runs whose children only others can work: their hints come later than a claim.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Lingering:
         if until is not None:
             return now < until
         is_worth_it = runner.turn.replay.position >= LINGER_RECORDS and not runner.is_admitted
-        return is_worth_it and len(self._until) < LINGERERS
+        return is_worth_it and len(self._until) < LINGERERS and self._may_work_for(runner)
 
     def heard(self, runner: Runner, now: int) -> None:
         """Something came in for a run: if it lingers, it does so from now on."""
@@ -78,6 +78,13 @@ class Lingering:
         """Let nothing go any more: the worker stops."""
         if self._timer is not None:
             self._timer.cancel()
+
+    def _may_work_for(self, runner: Runner) -> bool:
+        """Return whether this worker may work the first of a run's children."""
+        child = next(iter(runner.turn.inbox.children.values()), None)
+        if child is None or child.spec.queue not in self._worker.settings.queues:
+            return False
+        return self._worker.registry.program(child.spec.workflow, child.spec.version) is not None
 
     def _set_timer(self, now: int) -> None:
         later = next((until for until in self._until.values() if until > now), None)

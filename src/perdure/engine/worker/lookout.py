@@ -1,7 +1,8 @@
 """Finds out what others did to the runs that a worker has in memory, long before their leases are extended again.
 
-A run that waits for an event or a child hears of it `PAUSE_MS` after the store's hint at the latest, and so does every
-run that is older than `YOUNG_MS`; a younger one when it has come to that age. Short runs thus never cost a look.
+A run that waits for an event or a child hears of it `PAUSE_MS` after the store's hint at the latest, sooner where there
+are few to look up, and so does every run that is older than `YOUNG_MS`; a younger one when it has come to that age.
+Short runs thus never cost a look.
 
 A timeout of an event that was sent less than that, and the hint's own delay (a fifth of a second in SQLite), before it
 is due may thus still come first; the event then waits for the next to ask for its type.
@@ -24,8 +25,8 @@ from perdure.store.contract import Store
 if TYPE_CHECKING:
     from perdure.engine.worker.runner import Runner
 
-PAUSE_MS = 100
-"""Between two looks, in milliseconds, however many hints come."""
+PAUSE_MS, LEAST_PAUSE_MS = 100, 10
+"""Between two looks, in milliseconds, however many hints come: one for each run that was looked up, in these bounds."""
 
 YOUNG_MS = 1_000
 """Up to which age, in milliseconds, a run is looked up only if it waits for something from outside."""
@@ -65,6 +66,7 @@ class Lookout:
         self._tasks: set[asyncio.Task[None]] = set()
         self._timer: Timer | None = None
         self._looked_at = -PAUSE_MS
+        self._pause_ms = PAUSE_MS
         self._is_looking = False
         self._is_wanted = False
 
@@ -87,7 +89,7 @@ class Lookout:
         elif self.turns:
             self._is_wanted = True
             if not self._is_looking:
-                self._plan(self._looked_at + PAUSE_MS)
+                self._plan(self._looked_at + self._pause_ms)
 
     def _plan(self, at: int) -> None:
         self._cancel_timer()
@@ -102,6 +104,7 @@ class Lookout:
         is_hinted, self._is_wanted, self._is_looking = self._is_wanted, False, True
         self._looked_at = now = self._env.now()
         known = [runner for runner in self.turns.values() if _may_hear(runner, now)]
+        self._pause_ms = min(PAUSE_MS, max(LEAST_PAUSE_MS, len(known)))
         self._spawn(self._look_and_plan(known, is_hinted and len(known) < len(self.turns)))
 
     async def _look_and_plan(self, runners: list[Runner], again: bool) -> None:
@@ -110,7 +113,7 @@ class Lookout:
         finally:
             self._is_looking = False
         if self._is_wanted:
-            self._plan(self._looked_at + PAUSE_MS)
+            self._plan(self._looked_at + self._pause_ms)
         elif again:  # when those that were too young have come to age
             self._plan(self._looked_at + YOUNG_MS)
 
