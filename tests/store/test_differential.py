@@ -398,6 +398,7 @@ class Differential(RuleBasedStateMachine):
                 await store.definitions(),
                 [await store.documents(name, 2) for name in ("views", "log'é", "log")],
                 await store.documents("views", 2, "b%", newest_first=True),
+                await store.collections(),
                 await store.queues(),
                 [await looked_into(store, queue, self.now, 2, 2, None) for queue in QUEUES],
             ]

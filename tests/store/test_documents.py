@@ -182,6 +182,14 @@ class TestDocuments:
         assert await store.read("log", [each.key for each in long]) == [each.kept for each in long]
         assert await keys(store, limit=40, newest_first=True) == [each.key for each in reversed(long)][:40]
 
+    async def test_collections_that_have_some_are_told(self, shelf: Store) -> None:
+        own = {"perdure"}  # where an encrypted store has its mark
+        found = await shelf.collections()
+        assert [name for name in found if name not in own] == ["Log", "lo", "log", "log a", "logs"]
+        for key in "az":
+            await shelf.put([doc(key, None, 1, collection="lo")])
+        assert "lo" not in await shelf.collections()
+
     async def test_others_see_them(self, stores: list[Store]) -> None:
         await stores[0].put([ONE])
         assert await stores[1].documents("views", 1) == await stores[2].read("views", ["late orders"]) == [ONE.kept]

@@ -201,6 +201,10 @@ class Store(Protocol):
         `started_at`, `finished_at`, `expires_at`, `wait`, `state`, `progress`, `worker` and pausing cleared;
         unfinished descendants end as by `terminate`, and nobody is told. No dedup key stands for it any more.
 
+        With `told`, `terminate` and `restart` are done only if every run that they would end is named there; else
+        nothing is done, and those that are not named are `untold`. For each run that they end, those given with it are
+        created as by `create`, and belong to the tree of the run; where an id is taken, that one is left as it is.
+
         `discard`: an ended run's `expires_at` becomes now, so that `prune` removes it.
 
         `ended` names the run first, if it ended, then the descendants.
@@ -273,6 +277,9 @@ class Store(Protocol):
 
         With `newest_first` from the greatest key down: a collection whose keys begin with the time is a log.
         """
+
+    async def collections(self) -> list[str]:
+        """Return the collections that have documents, in code point order."""
 
     # Queues with limits.
 

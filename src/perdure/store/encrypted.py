@@ -210,6 +210,10 @@ class EncryptedStore:
         found = await self._store.documents(collection, limit, after, newest_first)
         return list(map(self._values.opened_document, found))
 
+    async def collections(self) -> list[str]:
+        """See the contract."""
+        return await self._store.collections()
+
     async def queues(self) -> list[QueueState]:
         """See the contract."""
         return await self._store.queues()

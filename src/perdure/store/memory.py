@@ -160,6 +160,10 @@ class MemoryStore:
         """See the contract."""
         return self._read(lambda rows: rows.documents.listed(collection, limit, after, newest_first))
 
+    async def collections(self) -> list[str]:
+        """See the contract."""
+        return self._read(lambda rows: rows.documents.collections())
+
     async def queues(self) -> list[QueueState]:
         """See the contract."""
         return self._read(lambda rows: rows.queues())

@@ -36,6 +36,10 @@ class Documents:
         """Return documents by their keys."""
         return [self._kept.get((collection, key)) for key in keys]
 
+    def collections(self) -> list[str]:
+        """Return the collections that have documents."""
+        return sorted({collection for collection, _ in self._kept})
+
     def listed(self, collection: str, limit: int, after: str | None, newest_first: bool) -> list[Document]:
         """Return documents in the order of their keys, or the other way round."""
         keys = sorted((key for owner, key in self._kept if owner == collection), reverse=newest_first)

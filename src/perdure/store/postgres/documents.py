@@ -31,6 +31,16 @@ _NEWEST = f"""
 SELECT {_DOCUMENT} FROM perdure.documents AS d WHERE d.collection = $1 AND d.key < $2 ORDER BY d.key DESC LIMIT $3
 """
 
+_COLLECTIONS = """
+WITH RECURSIVE found (name) AS (
+    SELECT (SELECT collection FROM perdure.documents ORDER BY collection LIMIT 1)
+    UNION ALL
+    SELECT (SELECT d.collection FROM perdure.documents AS d WHERE d.collection > f.name ORDER BY d.collection LIMIT 1)
+    FROM found AS f WHERE f.name IS NOT NULL
+)
+SELECT name FROM found WHERE name IS NOT NULL ORDER BY name
+"""
+
 _LAST = "\U0010ffff"
 """Behind every key: no character is greater, and this one is not printable."""
 
@@ -70,3 +80,8 @@ async def listed(
     else:
         rows = await session.fetch(_LISTED, collection, after or "", limit)
     return [Document(*row) for row in rows]
+
+
+async def collections(session: Session) -> list[str]:
+    """Return the collections that have documents."""
+    return [row["name"] for row in await session.fetch(_COLLECTIONS)]

@@ -253,6 +253,10 @@ class PostgresStore:
             lambda session: documents.listed(session, collection, limit, after, newest_first)
         )
 
+    async def collections(self) -> list[str]:
+        """See the contract."""
+        return await self._connections.once(documents.collections)
+
     async def queues(self) -> list[QueueState]:
         """See the contract."""
         return await self._connections.once(queues.queues)

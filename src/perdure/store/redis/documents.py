@@ -69,6 +69,12 @@ async def listed(shards: Shards, collection: str, limit: int, after: str | None,
     return found
 
 
+async def collections(shards: Shards) -> list[str]:
+    """Return the collections that have documents."""
+    names = await shards.calls.look(shards.all, "collections", None)
+    return sorted(name.decode() for some in names for name in some)
+
+
 def _home(shards: Shards, collection: str) -> Shard:
     return shards.all[home_of_name(collection, len(shards.all))]
 

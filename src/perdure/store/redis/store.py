@@ -199,6 +199,10 @@ class RedisStore:
         """See the contract."""
         return await documents.listed(await self._opened(), collection, limit, after, newest_first)
 
+    async def collections(self) -> list[str]:
+        """See the contract."""
+        return await documents.collections(await self._opened())
+
     async def queues(self) -> list[QueueState]:
         """See the contract."""
         return await queues.queues(await self._opened())

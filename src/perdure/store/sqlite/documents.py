@@ -19,6 +19,14 @@ _DOCUMENT = "json_object('collection', collection, 'key', key, 'text', text, 're
 _READ = f"SELECT {_DOCUMENT} FROM documents WHERE collection = ? AND key = ?"
 _LISTED = f"SELECT {_DOCUMENT} FROM documents WHERE collection = ? AND key > ? ORDER BY key LIMIT ?"
 _NEWEST = f"SELECT {_DOCUMENT} FROM documents WHERE collection = ? AND key < ? ORDER BY key DESC LIMIT ?"
+_COLLECTIONS = """
+WITH RECURSIVE found (name) AS (
+    SELECT min(collection) FROM documents
+    UNION ALL
+    SELECT (SELECT min(collection) FROM documents WHERE collection > f.name) FROM found AS f WHERE f.name IS NOT NULL
+)
+SELECT name FROM found WHERE name IS NOT NULL ORDER BY name
+"""
 _LAST = "\U0010ffff"
 """Behind every key: no character is greater, and this one is not printable."""
 
@@ -59,3 +67,8 @@ def listed(
     else:
         rows = connection.execute(_LISTED, (collection, after or "", limit))
     return [_document_of(text) for (text,) in rows]
+
+
+def collections(connection: apsw.Connection) -> list[str]:
+    """Return the collections that have documents."""
+    return [name for (name,) in connection.execute(_COLLECTIONS)]

@@ -190,6 +190,10 @@ class SqliteStore:
         """See the contract."""
         return await self._read(lambda connection: documents.listed(connection, collection, limit, after, newest_first))
 
+    async def collections(self) -> list[str]:
+        """See the contract."""
+        return await self._read(documents.collections)
+
     async def queues(self) -> list[QueueState]:
         """See the contract."""
         return await self._read(queues.states)

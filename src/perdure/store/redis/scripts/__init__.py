@@ -22,7 +22,7 @@ _PARTS: dict[str, tuple[str, ...]] = {
     "held": ("inbox", "reading"),
     "commit": (*_ENDING, *_INSERTING),
     "extend": (),
-    "control": (*_ENDING, "dedup"),
+    "control": (*_ENDING, *_INSERTING),
     "prune": ("dedup",),
     "get": (),
     "journal": (),
@@ -44,6 +44,7 @@ _PARTS: dict[str, tuple[str, ...]] = {
     "put": (),
     "read": (),
     "documents": (),
+    "collections": (),
 }
 """Of what each script is made, between the prelude and its own file."""
 
