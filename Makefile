@@ -25,11 +25,16 @@ PURE := tests/core tests/model
 TYPING := $(wildcard tests/typing)
 # More options for pytest: make test PYTEST="-k retry"
 PYTEST ?=
+# Processes that share the tests: one more than the cores of a small machine, as many tests wait for other processes.
+WORKERS ?= 3
+SHARED := --numprocesses $(WORKERS) --dist worksteal
+# Compiled files are kept, whoever asks for none: each of the hundreds of processes in the tests begins in half the time.
+unexport PYTHONDONTWRITEBYTECODE
 # The stores that are measured: make bench STORE=sqlite,postgres,redis,redis-fsync
 STORE ?=
 ON = $(if $(STORE),--store $(STORE))
 
-.PHONY: help demo test check lint core contract bench bench-peers bench-large bench-contention bench-queues bench-graphs lock format clean venv
+.PHONY: help demo test check lint pure core contract supported bench bench-peers bench-large bench-contention bench-queues bench-graphs lock format clean venv
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
@@ -37,11 +42,13 @@ help: ## this list
 demo: $(READY) ## a workflow that survives its worker being killed, in your terminal
 	@$(BIN)/perdure demo
 
-test: lint ## the whole gate: the linters, every test, branch coverage
+test: lint pure ## the whole gate: the linters, every test, branch coverage
+	@$(BIN)/python -m pytest $(SHARED) $(addprefix --ignore=,$(PURE)) $(PYTEST)
+
+pure: $(READY) ## the suites of model and core, which cover both whole
 	@$(BIN)/python -m pytest $(PURE) --cov --cov-branch --cov-report= $(PYTEST)
 	@$(COVERAGE) report --include='src/perdure/model/*,src/perdure/core/*' --fail-under=100 > $(VENV)/pure.txt \
 		|| { cat $(VENV)/pure.txt; echo "perdure.model and perdure.core must be covered whole, branches too"; exit 1; }
-	@$(BIN)/python -m pytest -n 2 --dist worksteal $(addprefix --ignore=,$(PURE)) $(PYTEST)
 
 check: lint core ## under a minute: the linters, and the suites of model, core, store and engine, without servers
 
@@ -53,10 +60,13 @@ lint: $(READY) ## formatting, ruff, mypy --strict, the layers, spelling
 	@$(BIN)/codespell src tests $(wildcard docs *.md)
 
 core: $(READY) ## the suites of model, core, store and engine, without servers and linters
-	@$(BIN)/python -m pytest -n 2 --dist worksteal -m "not server" $(CORE) $(PYTEST)
+	@$(BIN)/python -m pytest $(SHARED) -m "not server" $(CORE) $(PYTEST)
 
 contract: $(READY) ## what every store promises, on PostgreSQL and Valkey, but for what random testing finds
-	@$(BIN)/python -m pytest -n 2 --dist worksteal -m "server and not slow" --ignore=tests/store/only tests/store $(PYTEST)
+	@$(BIN)/python -m pytest $(SHARED) -m contract tests/store $(PYTEST)
+
+supported: $(READY) ## core and contract together: what every supported Python has to pass
+	@$(BIN)/python -m pytest $(SHARED) -m "contract or not server" $(CORE) $(PYTEST)
 
 bench: $(READY) ## the benchmarks; on another store: make bench STORE=postgres
 	@$(BIN)/python -m bench $(ON)
