@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +18,14 @@ import uvicorn
 from perdure import Perdure
 from perdure.server import ServerSettings, create_server
 from perdure.server.server import Server
+
+
+class Unsignalled(uvicorn.Server):
+    """A server in the middle of a test run, whose signals it leaves alone."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
 
 
 @dataclass
@@ -80,10 +89,11 @@ async def serving() -> AsyncIterator[Serve]:
             server, asgi, url = await begin(stack, worker, settings)
             listener = socket.socket()
             listener.bind(("127.0.0.1", 0))
-            behind = uvicorn.Server(uvicorn.Config(asgi, lifespan="off", log_config=None))
+            behind = Unsignalled(uvicorn.Config(asgi, lifespan="off", log_config=None, timeout_graceful_shutdown=2))
             task = asyncio.create_task(behind.serve([listener]))
 
             async def stop() -> None:
+                await server.stop()
                 behind.should_exit = True
                 await task
                 listener.close()

@@ -11,6 +11,7 @@ from starlette.types import Scope
 
 from perdure.engine.app import Perdure
 from perdure.model.errors import UsageError
+from perdure.server.live import Live
 from perdure.server.namespaces import Namespaces
 from perdure.server.principal import Principal, Role
 from perdure.server.settings import ServerSettings
@@ -98,7 +99,22 @@ class Server:
         self.authenticator: Authenticator = LocalAuthenticator(self.namespaces.names)
         self.auditor: Auditor = LogAuditor()
         self.stopping = asyncio.Event()
+        self._live: dict[str, Live] = {}
         self._is_open = False
+
+    def live(self, namespace: str) -> Live:
+        """Return what tells the watchers of a namespace, which is there, what changes."""
+        if namespace not in self._live:
+            app = self.namespaces.engine(namespace)
+            assert app is not None
+            self._live[namespace] = Live(app, self.settings.watchers)
+        return self._live[namespace]
+
+    async def stop(self) -> None:
+        """Let everybody go who waits or watches, so that what is left can end."""
+        self.stopping.set()
+        for live in self._live.values():
+            await live.close()
 
     async def open(self) -> None:
         """Open the stores; a second call is nothing.
@@ -123,7 +139,7 @@ class Server:
 
     async def close(self) -> None:
         """Close what `open` opened; closing twice is nothing."""
-        self.stopping.set()
+        await self.stop()
         if self._is_open:
             self._is_open = False
             await self.namespaces.close()

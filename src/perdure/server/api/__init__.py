@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 
-from perdure.server.api import actions, events, health, runs, starts
+from perdure.server.api import actions, events, health, runs, starts, watching
 
-ROUTERS: tuple[APIRouter, ...] = (starts.router, actions.router, runs.router, events.router, health.router)
+ROUTERS: tuple[APIRouter, ...] = (
+    starts.router,
+    actions.router,
+    runs.router,
+    watching.router,
+    events.router,
+    health.router,
+)
 """Every part, in the order in which paths are looked up: what is asked most stands first."""

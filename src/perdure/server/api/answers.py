@@ -1,4 +1,4 @@
-"""What stands in responses about runs, for the API's description; `perdure.server.api.documents` writes them."""
+"""What stands in responses about runs, for the API's description; `perdure.server.shown` writes them."""
 
 from __future__ import annotations
 

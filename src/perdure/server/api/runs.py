@@ -25,11 +25,11 @@ from perdure.server.api.answers import (
     RunsPage,
     UndosDocument,
 )
-from perdure.server.api.documents import record_document, run_document, undo_document
 from perdure.server.api.models import Duration, FilterBody, Name, RunId, Status
 from perdure.server.errors import ProblemError, invalid
 from perdure.server.routing import reply
 from perdure.server.routing import router as routes
+from perdure.server.shown import record_document, run_document, undo_document
 
 PAGE = 100
 """How many runs a page has where nothing else is asked for."""

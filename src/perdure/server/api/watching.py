@@ -1,0 +1,50 @@
+"""What changes, as it happens: streams of server-sent events."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import Header, Request
+from starlette.responses import Response
+
+from perdure.server.access import Access, Viewer
+from perdure.server.api.models import RunId
+from perdure.server.live import EventStream
+from perdure.server.routing import router as routes
+
+router = routes("watching")
+
+LastEventId = Annotated[
+    str | None, Header(max_length=100, description="The id of the last event that was heard; it is not sent again.")
+]
+
+_STREAM: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "Events, until the client goes.",
+        "content": {"text/event-stream": {"schema": {"type": "string"}}},
+    }
+}
+
+
+@router.get("/api/v1/watch", operation_id="watch", response_class=EventStream, responses=_STREAM)
+async def watch(access: Viewer, request: Request, last_event_id: LastEventId = None) -> Response:
+    """Watch the namespace: an event `namespace` with its counts and its latest runs, now and whenever they change."""
+    return _stream(access, request, None, last_event_id)
+
+
+@router.get("/api/v1/runs/{id}/watch", operation_id="watch_run", response_class=EventStream, responses=_STREAM)
+async def watch_run(access: Viewer, request: Request, id: RunId, last_event_id: LastEventId = None) -> Response:
+    """Watch a run: an event `run` with all but its state and its output, now and whenever it changes.
+
+    A run that is removed ends the stream with an event `gone`.
+    """
+    await access.app.client.get(id)
+    return _stream(access, request, id, last_event_id)
+
+
+def _stream(access: Access, request: Request, id: str | None, last: str | None) -> Response:
+    async def may_watch() -> bool:
+        principal = await access.server.authenticator.authenticate(request.scope)
+        return principal is not None and access.namespace in principal.namespaces
+
+    return EventStream(access.server.live(access.namespace).watch(id), last, may_watch)
