@@ -137,7 +137,11 @@ def test_json(shell, old, fresh, tmp_path):
         "workflows": 0,
         "definitions": 0,
         "queues": 1,
-        **{name: {"count": 0, "runs": []} for name in ("different", "missing", "changed", "added")},
+        "documents": 0,
+        **{
+            name: {"count": 0, "runs": []}
+            for name in ("different", "missing", "changed", "added", "documents_different")
+        },
     }
 
 

@@ -16,11 +16,15 @@ from perdure.cli.command import OK, PROBLEM, command
 from perdure.cli.session import Session, file_of
 from perdure.cli.style import QUIET, clean, count, duration, status_text, table
 from perdure.engine.env import SystemEnv
+from perdure.engine.keys import encryption_here
 from perdure.engine.ledger import Listed
 from perdure.engine.moving import Moved, Stage, Told, move, sign_of_work, until_nobody_works
 from perdure.model.duration import seconds
+from perdure.model.encryption import Encryption
 from perdure.model.errors import StoreUnavailableError, UsageError
 from perdure.store import Store, open_store
+from perdure.store.marked import is_encrypted, require_plain
+from perdure.store.namespaces import DEFAULT
 from perdure.store.url import redacted
 
 SHOWN = 5
@@ -58,8 +62,15 @@ async def migrate(
         str, typer.Option("--wait", metavar="DURATION", help="How long to wait for the workers of --from to be gone.")
     ] = "0s",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only count what there is in --from.")] = False,
+    plain: Annotated[bool, typer.Option("--plain", help="Encrypt nothing in --to, although there are keys.")] = False,
+    namespace: Annotated[
+        str, typer.Option("--namespace", metavar="NAME", help="Whose stores these are, where they are encrypted.")
+    ] = DEFAULT,
 ) -> int:
     """Move every run, finished or not, and the catalog to another store, and verify that all of it arrived.
+
+    With keys in PERDURE_ENCRYPTION_KEYS what users' data is, is encrypted in the target with the first of them, whether
+    the source is encrypted or not.
 
     Stop the workers first. Cut off, it goes on where it was when it is called again.
 
@@ -69,15 +80,17 @@ async def migrate(
     if target.partition("?")[0] == "memory://":
         raise UsageError("--to memory:// forgets everything as soon as this command ends; name another store")
     patience = seconds(wait, field="--wait")
-    old, new = open_store(source), open_store(target)
+    keys = encryption_here(namespace)
     path = file_of(source)
     if path is not None and not path.exists():
         raise StoreUnavailableError(f"there is no store at {path}")
     urls = {"from": redacted(source), "to": redacted(target)}
     if dry_run:
-        async with _opened(old):
+        async with _readable(source, keys) as old:
             return await _count(session, old, urls)
-    async with _opened(old), _opened(new):
+    async with _readable(source, keys) as old, _opened(open_store(target, None if plain else keys)) as new:
+        if plain or keys is None:
+            await require_plain(new)
         with _telling(session) as told:
             await until_nobody_works(old, SystemEnv(), patience, told)
             began = time.monotonic()
@@ -87,12 +100,25 @@ async def migrate(
 
 
 @asynccontextmanager
-async def _opened(store: Store) -> AsyncIterator[None]:
+async def _opened(store: Store) -> AsyncIterator[Store]:
     await store.open()
     try:
-        yield
+        yield store
     finally:
         await store.close()
+
+
+@asynccontextmanager
+async def _readable(url: str, keys: Encryption | None) -> AsyncIterator[Store]:
+    """Open a store as it is, encrypted or not."""
+    async with _opened(open_store(url)) as store:
+        if keys is None:
+            await require_plain(store)
+        if keys is None or not await is_encrypted(store):
+            yield store
+            return
+    async with _opened(open_store(url, keys)) as store:
+        yield store
 
 
 async def _count(session: Session, store: Store, urls: dict[str, str]) -> int:
@@ -194,6 +220,12 @@ def _problems(moved: Moved) -> Iterator[str]:
         yield (
             f"in the target, but not as in the source: {_named(moved.different)}; they were there before, and are left "
             "alone, or its workers have had them since: if they may go, stop those, empty the target and run again"
+        )
+    if moved.documents_different:
+        yield (
+            f"documents in the target that are others: {', '.join(moved.documents_different.runs[:SHOWN])}"
+            f"{', …' if moved.documents_different.count > SHOWN else ''}; they were left alone: move to a store whose "
+            "server has not been used yet, to keep those of the source"
         )
     if moved.missing:
         yield f"not in the target: {_named(moved.missing)}; run again"

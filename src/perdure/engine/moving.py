@@ -16,12 +16,13 @@ from msgspec.structs import replace
 
 from perdure.engine.client.explain import WORKER_GONE_AFTER
 from perdure.engine.env import Env, SystemEnv, pause
-from perdure.engine.ledger import ADDED, CHANGED, DIFFERENT, MISSING, RUNS, THERE, Ledger, Listed
+from perdure.engine.ledger import ADDED, CHANGED, DIFFERENT, MISSING, NAMED, RUNS, THERE, Ledger, Listed
 from perdure.model.archive import Archive
 from perdure.model.decision import RunFilter, StoreInfo
 from perdure.model.errors import StoreLockedError, UsageError
 from perdure.model.run import RunStatus
 from perdure.store.contract import Store
+from perdure.store.marked import is_mark
 
 BATCH = 500
 """Up to how many runs are asked of a store at once."""
@@ -31,6 +32,9 @@ PAGE_BYTES = 8 << 20
 
 FIRST_PAGE = 20
 """Runs of the first page, when nothing is known yet of their size."""
+
+DOCUMENTS_AT_ONCE = 30
+"""How many documents are asked of a store at once: each may be long."""
 
 LOOK_AGAIN = 0.5
 """Seconds between two looks at a source that is still being worked."""
@@ -71,12 +75,14 @@ class Moved(msgspec.Struct, frozen=True):
         workflows: how many entries of the catalog were published.
         definitions: how many versions of workflows that are written as data were new to the target.
         queues: of how many queues the limits, or that they are paused, were new to the target.
+        documents: how many documents were new to the target.
         status: the runs by status, as the source counts them at the end and as they were read back.
         different: in the target under the same id, and not the same: they were there before and were left alone, or
             somebody has worked them there since.
         missing: moved, and not found in the target.
         changed: changed in the source, or removed from it, since they were moved.
         added: created in the source since.
+        documents_different: by `collection/key`, documents that the target has with another text; they were left alone.
     """
 
     runs: int
@@ -87,15 +93,17 @@ class Moved(msgspec.Struct, frozen=True):
     status: dict[RunStatus, Arrived]
     definitions: int = 0
     queues: int = 0
+    documents: int = 0
     different: Listed = Listed()
     missing: Listed = Listed()
     changed: Listed = Listed()
     added: Listed = Listed()
+    documents_different: Listed = Listed()
 
     @property
     def is_whole(self) -> bool:
         """Whether the target now has everything that the source has."""
-        return not (self.different or self.missing or self.changed or self.added)
+        return not (self.different or self.missing or self.changed or self.added or self.documents_different)
 
 
 async def move(
@@ -143,6 +151,7 @@ class _Move:
         """Do every pass."""
         definitions = await self._define()
         queues = await self._set_queues()
+        documents, documents_different = await self._put()
         workflows = await self._publish()
         await self._compare()
         moved = await self._copy()
@@ -163,10 +172,12 @@ class _Move:
             },
             definitions=definitions,
             queues=queues,
+            documents=documents,
             different=self._ledger.listed(DIFFERENT),
             missing=self._ledger.listed(MISSING),
             changed=self._ledger.listed(CHANGED),
             added=self._ledger.listed(ADDED),
+            documents_different=Listed(len(documents_different), documents_different[:NAMED]),
         )
 
     async def _define(self) -> int:
@@ -191,6 +202,27 @@ class _Move:
         known = {state.name for state in await self._target.queues()}
         fresh = [state for state in await self._source.queues() if state.name not in known]
         return sum([await self._target.set_queue(replace(state, version=1)) for state in fresh])
+
+    async def _put(self) -> tuple[int, list[str]]:
+        """Put the source's documents into the target, where they begin at revision 1.
+
+        Returns:
+            How many were new to it, and which ones it has with another text.
+        """
+        new, different = 0, list[str]()
+        for collection in await self._source.collections():
+            after = None
+            while page := await self._source.documents(collection, DOCUMENTS_AT_ONCE, after):
+                after = page[-1].key
+                there = await self._target.read(collection, [document.key for document in page])
+                for document, known in zip(page, there, strict=True):
+                    if is_mark(document):
+                        continue
+                    if known is None and await self._target.put([replace(document, revision=0)]) == [True]:
+                        new += 1
+                    elif known is None or known.text != document.text:
+                        different.append(f"{collection}/{document.key}")
+        return new, different
 
     async def _publish(self) -> int:
         """Announce the source's workflows in the target, but for what the target knows better."""

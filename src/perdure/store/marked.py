@@ -10,6 +10,11 @@ from perdure.store.contract import Store
 MARK = Document("perdure", "encryption", "This store is encrypted.")
 
 
+def is_mark(document: Document) -> bool:
+    """Return whether a document is the mark of a store, and nothing of its users'."""
+    return (document.collection, document.key) == (MARK.collection, MARK.key)
+
+
 async def is_encrypted(store: Store) -> bool:
     """Return whether the data of an open store is encrypted, and comes out of it that way."""
     (mark,) = await store.read(MARK.collection, [MARK.key])
