@@ -80,7 +80,7 @@ async def show(session: Session, run_id: RunId) -> None:
         unread = [message for message in await app.store.inbox(run_id) if message.kind == "event"]
         children = await app.client.find(RunFilter(parent_id=run_id), CHILDREN_SHOWN, None)
         is_undone = run.status in (RunStatus.COMPENSATING, RunStatus.COMPENSATION_FAILED)
-        failed_with = failure_of(await app.store.journal(run_id)) if is_undone else None
+        failed_with = failure_of(run_id, await app.store.journal(run_id)) if is_undone else None
     given = first[0].payload if first else None
     document = {
         "run": run_document(run),

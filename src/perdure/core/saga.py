@@ -357,13 +357,15 @@ def compensation_failure(run_id: str, failed: Mapping[str, str], cause: ErrorInf
     Args:
         run_id: the run.
         failed: the last error of each failed undo, by the key of what it undoes.
-        cause: what the run failed with; None where an operator ended it.
+        cause: what the run failed with; None for one whose code completed, and left these behind.
     """
+    what = "is done" if cause is None else "failed"
+    which = "it had to undo" if cause is None else "that it did"
     told = ", ".join(f"{key!r} ({error})" for key, error in failed.items())
     error = CompensationFailedError(
-        f"run {run_id!r} failed, and not all that it did could be undone: {told}; retry these undos, or mark them done"
+        f"run {run_id!r} {what}, and not all {which} could be undone: {told}; retry these undos, or mark them done"
     )
-    return msgspec.structs.replace(failure.describe(error), cause=cause or failure.describe(terminated(run_id)))
+    return msgspec.structs.replace(failure.describe(error), cause=cause)
 
 
 def terminated(run_id: str) -> RunTerminatedError:

@@ -8,7 +8,7 @@ from typing import Literal
 
 import msgspec
 
-from perdure.core.saga import DECISION, LEFT_BEHIND
+from perdure.core.saga import DECISION, LEFT_BEHIND, terminated
 from perdure.model import codec, failure
 from perdure.model.record import ErrorInfo, Record
 
@@ -32,10 +32,12 @@ class UndoInfo(msgspec.Struct, frozen=True):
     error: ErrorInfo | None = None
 
 
-def failure_of(journal: Sequence[Record]) -> ErrorInfo | None:
-    """Return what the code of a run that is being undone failed with; None where an operator has it undone."""
-    why = next((record.payload for record in journal if record.kind == "undo" and record.state == "error"), None)
-    return None if why is None else failure.decode_error(why)
+def failure_of(run_id: str, journal: Sequence[Record]) -> ErrorInfo | None:
+    """Return why a run is being undone: what its code failed with, or that it was ended; None where it completed."""
+    why = next((record for record in journal if record.kind == "undo" and record.state != "open"), None)
+    if why is None:
+        return None
+    return failure.describe(terminated(run_id)) if why.payload is None else failure.decode_error(why.payload)
 
 
 def undos_of(journal: Sequence[Record]) -> list[UndoInfo]:

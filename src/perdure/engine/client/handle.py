@@ -259,7 +259,7 @@ class RunHandle(Generic[R]):
         """Return the error of a run some of whose undos failed, caused by what it failed with."""
         records = await self.journal()
         failed = {info.key: info.error.message for info in undos_of(records) if info.error is not None}
-        return compensation_failure(self.id, failed, failure_of(records))
+        return compensation_failure(self.id, failed, failure_of(self.id, records))
 
     # The names that Cloudflare-style engines have for the same.
 

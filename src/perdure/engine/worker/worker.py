@@ -12,6 +12,7 @@ from typing import Any
 from perdure.authoring.announcing import entry_of
 from perdure.authoring.registry import Registry
 from perdure.core import guard
+from perdure.core.loop import LATEST
 from perdure.engine.batch import Batch
 from perdure.engine.ending import Endings, parked_reason
 from perdure.engine.env import Env, new_id, pause
@@ -200,7 +201,7 @@ class Worker:
         elif status is RunStatus.COMPENSATION_FAILED:
             _log.error("run %s could not be undone and needs an operator: see `perdure undos list`", runner.run_id)
             self.endings.ended(runner.run_id, status, None)
-        elif decision.due_at is not None:
+        elif decision.due_at is not None and decision.due_at < LATEST:
             self.claiming.look_at(decision.due_at)
         if decision.children or decision.terminate or decision.posts:
             self.told_others(decision)
