@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from perdure.authoring import flow
 from perdure.authoring.workflow import Workflow
-from perdure.core.saga import CANCEL, DECISION
+from perdure.core.saga import CANCEL, DECISION, RECALL
 from perdure.core.undos import undos_of
+from perdure.model.decision import Message
 from perdure.model.errors import ChildFailedError
 from perdure.model.run import RunStatus
 from tests.core.driver import DRIVERS, Driver, event, replayed, step
@@ -66,8 +67,15 @@ def act(run: Driver, choice: tuple[int, int]) -> None:
         happen(run, choice)
     elif what == 8:
         run.send(DECISION, {"key": None if which else "b", "verb": "retry" if which < 2 else "done"})
-    elif not any(message.id == CANCEL for message in run.inbox) and CANCEL not in {r.ref for r in run.journal}:
-        run.post(event(CANCEL, id=CANCEL))
+    else:
+        order = CANCEL if which else RECALL_ID
+        if order not in {message.id for message in run.inbox} | {record.ref for record in run.journal}:
+            run.post(event(CANCEL, id=CANCEL) if which else recall(run))
+
+
+def recall(run: Driver) -> Message:
+    """The message by which the parent of a run has it end."""
+    return Message("r", RECALL_ID, "event", RECALL, None, run.now, "ok", "p")
 
 
 def check(run: Driver) -> None:
@@ -90,6 +98,8 @@ def check(run: Driver) -> None:
         assert sorted(wait.key for wait in run.waits) == sorted(key for key in states if states[key] == "failed")
 
 
+BELOW: Any = {"parent_id": "p", "parent_key": "k"}
+RECALL_ID = f"{RECALL}:k"
 CHOICE = st.tuples(st.integers(0, 9), st.integers(0, 3))
 
 
@@ -101,7 +111,7 @@ CHOICE = st.tuples(st.integers(0, 9), st.integers(0, 3))
     crash=st.integers(0, 40),
 )
 def test_any_prefix_of_a_sagas_journal_gives_the_whole_again(kind: int, choices: Any, hold: int, crash: int):
-    run = Driver(parts, kind)
+    run = Driver(parts, kind, **BELOW)
     run.hold = hold
     for number, choice in enumerate([*choices, *[(0, 0), (6, 0), (7, 3), (8, 2)] * 20]):
         if run.status.is_finished or run.status is RunStatus.PAUSED:
@@ -114,7 +124,7 @@ def test_any_prefix_of_a_sagas_journal_gives_the_whole_again(kind: int, choices:
     for keep in range(1, len(run.journal)):
         if run.run.incarnation:
             break
-        again = replayed(run.journal, parts, keep=keep, args=(kind,))
+        again = replayed(run.journal, parts, keep=keep, args=(kind,), **BELOW)
         assert again.journal == run.journal
         assert again.status == run.status
         again.drop()
