@@ -38,7 +38,7 @@ class Redaction:
         object.__setattr__(self, "fields", tuple(dict.fromkeys(map(_plain, self.fields))))
 
     def value(self, value: Any) -> Any:
-        """Return a value with the fields masked, at any depth, also in texts that are JSON; it stays as it is itself."""
+        """Return a value with the fields masked, at any depth, in texts that are JSON too; it stays as it is itself."""
         if isinstance(value, Mapping):
             return {name: MASK if _plain(name) in self.fields else self.value(held) for name, held in value.items()}
         if isinstance(value, list | tuple):
