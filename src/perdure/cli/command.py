@@ -172,7 +172,7 @@ class Group(TyperGroup):
     """A group that says what is wrong with a command line in one line too, and what there is when nothing is typed."""
 
     order = (
-        *("worker", "start", "runs", "undos", "queues", "schedules", "events", "definitions"),
+        *("worker", "server", "start", "runs", "undos", "queues", "schedules", "events", "definitions"),
         *("stats", "doctor", "migrate", "demo"),
     )
 

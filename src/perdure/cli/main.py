@@ -9,7 +9,20 @@ from typing import Annotated
 
 import typer
 
-from perdure.cli import actions, definitions, doctor, migrate, queues, runs, schedules, starting, stats, undos, worker
+from perdure.cli import (
+    actions,
+    definitions,
+    doctor,
+    migrate,
+    queues,
+    runs,
+    schedules,
+    server,
+    starting,
+    stats,
+    undos,
+    worker,
+)
 from perdure.cli.command import Group, help_of
 
 app = typer.Typer(
@@ -48,7 +61,7 @@ app.add_typer(runs.group, name="runs")
 app.add_typer(definitions.group, name="definitions")
 app.add_typer(queues.group, name="queues")
 app.add_typer(undos.group, name="undos")
-for part in (worker, starting, stats, doctor, migrate, schedules):
+for part in (worker, server, starting, stats, doctor, migrate, schedules):
     part.register(app)
 actions.register(runs.group)
 if find_spec("perdure.cli.demo") is not None:
