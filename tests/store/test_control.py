@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from perdure.model.decision import Action, Control, Controlled, Message
+from perdure.model.decision import Action, Control, Controlled, Message, RunFilter
 from perdure.model.run import MOVES, Retention, RunStatus
 from perdure.store import Store
 from tests.store.making import CAPACITY, DAY, NOW, decide, event, finish, held, leased, new, one, record
@@ -258,3 +258,67 @@ class TestDiscard:
         await store.control([Control("a", DISCARD), Control("a", RESTART)], NOW)
         assert await store.prune(NOW + DAY, 10) == 0
         assert (await one(store, "a")).expires_at is None
+
+
+class TestTold:
+    """What is created for the runs that an action ends, in its own transaction."""
+
+    async def tree(self, store: Store) -> None:
+        """Run `a`, below it `a/b` and below that `own`, a child that has ended and one that is detached."""
+        run = await held(store, "a")
+        below = [new("a/b", parent_id="a", parent_key="b"), new("a/over", parent_id="a", parent_key="over")]
+        free = new("a/free", parent_id="a", parent_key="free", is_detached=True)
+        await store.commit([decide(run, children=(*below, free))])
+        await store.control([Control("a/over", TERMINATE)], NOW)
+        (claim,) = [claim for claim in await store.claim(["default"], 9, "w", NOW, NOW + DAY) if claim.run.id == "a/b"]
+        await store.commit([decide(claim, children=(new("own", parent_id="a/b", parent_key="own"),))])
+
+    @pytest.mark.parametrize("action", [TERMINATE, RESTART])
+    async def test_nothing_is_done_unless_all_that_would_end_are_named(self, store: Store, action: Action) -> None:
+        await self.tree(store)
+        before = await store.get(["a", "a/b", "own"])
+        delivery = new("a/b/told", queue="told")
+        (controlled,) = await store.control([Control("a", action, told={"a/b": (delivery,)})], NOW + 5)
+        left = ("a", "own") if action is TERMINATE else ("own",)
+        assert controlled == Controlled("a", RUNNING, RUNNING, (), 1, left)
+        assert await store.get(["a", "a/b", "own", "a/b/told"]) == [*before, None]
+
+    @pytest.mark.parametrize("action", [TERMINATE, RESTART])
+    async def test_what_is_told_of_those_that_end_is_created_with_it(self, store: Store, action: Action) -> None:
+        await self.tree(store)
+        await store.create([new("own/taken", workflow="other")])
+        names = ("a", "a/b", "own", "a/over", "a/free", "nobody")
+        told = {name: (new(f"{name}/told", NOW + 7, queue="told"), new(f"{name}/taken")) for name in names}
+        (controlled,) = await store.control([Control("a", action, told=told)], NOW + 5)
+        ended = ("a", "a/b", "own")[action is RESTART :]
+        assert (controlled.ended, controlled.untold) == (ended, ())
+        page = await store.find(RunFilter(queue="told"), 99)
+        assert {run.id: run.due_at for run in page.runs} == {f"{name}/told": NOW + 7 for name in ended}
+        assert [record.payload for record in await store.journal("own/told")] == ['{"order": 1}']
+        taken = await store.get([f"{name}/taken" for name in names])
+        assert [run and run.workflow for run in taken] == [
+            "checkout" if name in ended and name != "own" else "other" if name == "own" else None for name in names
+        ]
+        (again,) = await store.control([Control("a", action, told=told)], NOW + 6)
+        assert (again.ended, again.untold) == ((), ())
+
+    async def test_several_in_one_call(self, store: Store) -> None:
+        await store.create([new("a"), new("b"), new("c")])
+        await finish(store, "over")
+        actions = [
+            Control(name, TERMINATE, told={name: (new(f"{name}/told", records=(record(0, payload=f'"{name}"'),)),)})
+            for name in ("a", "gone", "over", "b")
+        ]
+        done = await store.control([*actions, Control("c", TERMINATE)], NOW)
+        assert [one.ended for one in done] == [("a",), (), (), ("b",), ("c",)]
+        found = await store.get([f"{name}/told" for name in ("a", "gone", "over", "b", "c")])
+        assert [run is not None for run in found] == [True, False, False, True, False]
+        assert [record.payload for record in await store.journal("b/told")] == ['"b"']
+
+    async def test_an_empty_list_names_nobody(self, store: Store) -> None:
+        await store.create([new("a")])
+        assert (await store.control([Control("a", TERMINATE, told={})], NOW))[0].untold == ("a",)
+        (controlled,) = await store.control([Control("a", RESTART, told={})], NOW)
+        assert (controlled.after, controlled.epoch, controlled.untold) == (QUEUED, 1, ())
+        (controlled,) = await store.control([Control("a", PAUSE, told={})], NOW)
+        assert (controlled.after, controlled.untold) == (PAUSED, ())

@@ -89,6 +89,11 @@ def new_runs(draw: st.DrawFn, now: int) -> NewRun:
     )
 
 
+def told_runs(now: int) -> st.SearchStrategy[tuple[NewRun, ...]]:
+    runs = st.builds(lambda new: replace(new, dedup=None), new_runs(now))
+    return st.lists(runs, max_size=2).map(tuple)
+
+
 @st.composite
 def queue_states(draw: st.DrawFn, known: dict[str, int]) -> QueueState:
     """Mostly the next version of a queue's state; gated about every second time."""
@@ -274,9 +279,11 @@ class Differential(RuleBasedStateMachine):
         ]
         self.both(lambda store: store.extend(leases, self.now))
 
-    @rule(run_ids=st.lists(ids, min_size=1, max_size=3), action=actions, notice=payloads)
-    def control(self, run_ids: list[str], action: Action, notice: str | None) -> None:
-        actions = [Control(run_id, action, notice) for run_id in run_ids]
+    @rule(data=st.data(), run_ids=st.lists(ids, min_size=1, max_size=3), action=actions, notice=payloads)
+    def control(self, data: st.DataObject, run_ids: list[str], action: Action, notice: str | None) -> None:
+        named = data.draw(st.sampled_from([(), (), (), (), IDS[:2], IDS, IDS]))
+        told = dict.fromkeys(named, data.draw(told_runs(self.now))) if named else None
+        actions = [Control(run_id, action, notice, told) for run_id in run_ids]
         self.both(lambda store: store.control(actions, self.now))
 
     @rule(limit=st.integers(1, 3), age=st.integers(-10, 10))

@@ -114,10 +114,27 @@ class Lifecycle:
         """Return what tells of one turn."""
         return Telling(self, turn)
 
+    @property
+    def hears_of_ends(self) -> bool:
+        """Whether anybody is told of runs that others end."""
+        wanted = [observer.events for observer in self._observers]
+        wanted += [webhook.events for webhook in self._webhooks.values()]
+        return any(TERMINATED in events for events in wanted)
+
+    def ending(self, run: Run | None) -> LifecycleEvent | None:
+        """Return what is to be told of a run if it is ended now; None for nothing."""
+        if run is None or run.workflow.startswith(OURS):
+            return None
+        return _event(run, TERMINATED, RunStatus.TERMINATED, self._env.now())
+
     def terminated(
-        self, store: Store, run_ids: Sequence[str], wake: Callable[[], None] | None, at: int | None = None
+        self,
+        store: Store,
+        run_ids: Sequence[str],
+        wake: Callable[[], None] | None = None,
+        at: int | None = None,
     ) -> None:
-        """Tell of runs that the store has ended, of which no decision of their own tells.
+        """Tell, afterwards, of runs that the store has ended, of which no decision of their own tells.
 
         Args:
             store: where they are.
@@ -125,9 +142,7 @@ class Lifecycle:
             wake: what is called once there are deliveries to make; None for nothing.
             at: when a decision ended them and, with them, what stood below them; None if `run_ids` names it all.
         """
-        wanted = [observer.events for observer in self._observers]
-        wanted += [webhook.events for webhook in self._webhooks.values()]
-        if run_ids and any(TERMINATED in events for events in wanted):
+        if run_ids and self.hears_of_ends:
             work = asyncio.get_running_loop().create_task(self._terminated(store, run_ids, wake, at))
             self._ending.add(work)
             work.add_done_callback(self._ending.discard)
@@ -142,7 +157,7 @@ class Lifecycle:
             events = [
                 _event(run, TERMINATED, run.status, run.updated_at) for run in runs if not run.workflow.startswith(OURS)
             ]
-            news = [delivery for event in events for delivery in self.deliveries(event, _moment(event))]
+            news = [delivery for event in events for delivery in self.deliveries(event)]
             if news:
                 await store.create(news)
         except StoreError as error:
@@ -163,8 +178,9 @@ class Lifecycle:
                 task.cancel()
                 _log.warning("observers are not told of %d events: the worker ends", len(self._waiting))
 
-    def deliveries(self, event: LifecycleEvent, moment: str) -> Iterable[NewRun]:
-        """Yield the deliveries that tell of an event."""
+    def deliveries(self, event: LifecycleEvent, moment: str | None = None) -> Iterable[NewRun]:
+        """Yield the deliveries that tell of an event; `moment` is part of their ids, by default its time."""
+        moment = moment or _moment(event)
         for webhook in self._webhooks.values():
             if event.type in webhook.events and (webhook.workflows is None or event.workflow in webhook.workflows):
                 yield self._delivery(webhook, event, moment)

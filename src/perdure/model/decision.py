@@ -157,11 +157,14 @@ class Control(msgspec.Struct, frozen=True, gc=False):
     Attributes:
         run_id, action: which run, and what.
         notice: for `terminate`, the `ErrorInfo` as JSON text that a waiting parent is told.
+        told: for `terminate` and `restart`, by id, each run that may be ended with the runs, without dedup keys, that
+            are to be created if it is; None to end whatever there is, and create nothing.
     """
 
     run_id: str
     action: Action
     notice: str | None = None
+    told: dict[str, tuple[NewRun, ...]] | None = None
 
 
 class Controlled(msgspec.Struct, frozen=True, gc=False):
@@ -170,6 +173,7 @@ class Controlled(msgspec.Struct, frozen=True, gc=False):
     Attributes:
         ended: ids of every run that a `terminate` or a `restart` ended, descendants included.
         epoch: the run's epoch afterwards: a turn under an earlier one is over.
+        untold: ids of the runs that it would have ended and that `Control.told` does not name: nothing was done.
     """
 
     run_id: str
@@ -177,6 +181,7 @@ class Controlled(msgspec.Struct, frozen=True, gc=False):
     after: RunStatus | None = None
     ended: tuple[str, ...] = ()
     epoch: int = 0
+    untold: tuple[str, ...] = ()
 
 
 class RunFilter(msgspec.Struct, frozen=True):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from perdure.model.decision import Decision, Message
+from perdure.model.decision import Control, Decision, Message
 from perdure.model.errors import UsageError
 from perdure.model.record import Record
 from perdure.model.run import Created, Dedup, NewRun, Run, RunStatus
@@ -50,6 +50,17 @@ def stands(run: Run, dedup: Dedup, new: NewRun, first: Record | None) -> bool:
     if dedup.is_replacing:
         return is_unclaimed(run)
     return not run.status.is_finished if dedup.until is None else new.created_at < dedup.until
+
+
+def untold(control: Control, ending: Sequence[str]) -> tuple[str, ...]:
+    """Return the runs that an action would end, and that it must not, because it has nothing to tell of them."""
+    return () if control.told is None else tuple(run_id for run_id in ending if run_id not in control.told)
+
+
+def news_of(control: Control, ended: Sequence[str]) -> list[NewRun]:
+    """Return what an action creates for the runs that it ended."""
+    told = control.told or {}
+    return [new for run_id in ended for new in told.get(run_id, ())]
 
 
 def refusal(run_id: str, child: NewRun, now: int) -> Message:

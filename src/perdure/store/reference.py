@@ -20,7 +20,15 @@ from perdure.model.decision import (
 )
 from perdure.model.queue import Admission, QueueState, QueueView
 from perdure.model.run import Created, Dedup, NewRun, Run, RunStatus
-from perdure.store.journal import is_unclaimed, queued_due_at, refusal, require_following, stands
+from perdure.store.journal import (
+    is_unclaimed,
+    news_of,
+    queued_due_at,
+    refusal,
+    require_following,
+    stands,
+    untold,
+)
 from perdure.store.reference_queues import Queues
 from perdure.store.reference_rows import Rows, copied
 
@@ -243,6 +251,8 @@ class Reference(Rows):
         run = self._runs.get(control.run_id)
         if run is None:
             return Controlled(control.run_id)
+        if left := untold(control, self._ending(run, control.action)):
+            return Controlled(run.id, run.status, run.status, (), run.epoch, left)
         ended: tuple[str, ...] = ()
         match control.action:
             case Action.PAUSE if run.worker is not None:
@@ -262,8 +272,18 @@ class Reference(Rows):
                 self._put(replace(run, expires_at=now, updated_at=now))
             case _:
                 pass
+        for new in news_of(control, ended):
+            self.create(new)
         after = self._runs[run.id]
         return Controlled(run.id, run.status, after.status, ended, after.epoch)
+
+    def _ending(self, run: Run, action: Action) -> tuple[str, ...]:
+        """Return the runs that an action would end."""
+        if action is Action.RESTART:
+            return self._unfinished_below(run.id)
+        if action is Action.TERMINATE and not run.status.is_finished:
+            return (run.id, *self._unfinished_below(run.id))
+        return ()
 
     def _terminate(self, run_id: str, now: int, notice: str | None) -> tuple[str, ...]:
         run = self._runs.get(run_id)
@@ -311,16 +331,19 @@ class Reference(Rows):
                 del box[message_id]
 
     def _end_descendants(self, run_id: str, now: int) -> tuple[str, ...]:
+        ended = self._unfinished_below(run_id)
+        for below_id in ended:
+            self._end(self._runs[below_id], now)
+        return ended
+
+    def _unfinished_below(self, run_id: str) -> tuple[str, ...]:
         family, fresh = {run_id}, {run_id}
         while fresh:
             children = {run.id for run in self._runs.values() if run.parent_id in fresh and not run.is_detached}
             fresh = children - family
             family |= fresh
         below = sorted(family - {run_id}, key=self._order.__getitem__)
-        ended = tuple(below_id for below_id in below if not self._runs[below_id].status.is_finished)
-        for below_id in ended:
-            self._end(self._runs[below_id], now)
-        return ended
+        return tuple(below_id for below_id in below if not self._runs[below_id].status.is_finished)
 
     def _end(self, run: Run, now: int) -> None:
         expires_at = _expiry(run, TERMINATED, now)

@@ -79,7 +79,10 @@ class Values:
         return replace(lease, progress=self._text(lease.progress, Owner(lease.run_id), "progress"))
 
     def control(self, action: Control, run: Run | None) -> Control:
-        """Seal the notice of a run for its parent; `run` is the run itself, as it is stored."""
+        """Seal what is told of the ends of runs; `run` is the run itself, as it is stored."""
+        if action.told is not None:
+            told = {run_id: tuple(map(self.new_run, news)) for run_id, news in action.told.items()}
+            action = replace(action, told=told)
         if action.notice is None or run is None or run.parent_id is None or run.parent_key is None:
             return replace(action, notice=None)
         notice = Message(run.parent_id, run.id, "child", run.parent_key, action.notice, 0, "error", ref=run.id)

@@ -26,6 +26,7 @@ from perdure.store import Store, open_store
 from perdure.store.redis.keys import NAMES, SLOTS, Shard, home_of, number_of, number_text
 from perdure.store.redis.store import RedisStore
 from tests.servers import label, valkey
+from tests.store import test_control
 from tests.store.making import CAPACITY, NOW, decide, event, held, leased, new, one, record
 
 SHARDS = 5
@@ -392,3 +393,19 @@ async def test_long_payloads_go_in_several_scripts(tmp_path: Path, monkeypatch: 
     assert await copy.load(page.archives) == len(page.archives)
     await copy.close()
     await store.close()
+
+
+class TestTold(test_control.TestTold):
+    """What is told of runs that end is created where their tree is, wherever its id is at home."""
+
+    async def test_it_is_found_by_its_id(self, store: RedisStore) -> None:
+        await self.tree(store)
+        names = ("a", "a/b", elsewhere("own", "a"))
+        run = await one(store, "a/b")
+        await store.create([child(names[2], run)])
+        told = {name: (new(f"{name}/told"),) for name in (*names, "own")}
+        (controlled,) = await store.control([Control("a", Action.TERMINATE, told=told)], NOW)
+        assert set(controlled.ended) == {*names, "own"}
+        for name in (*names, "own"):
+            assert await shard_of(store, f"{name}/told") == [home("a")]
+            assert (await one(store, f"{name}/told")).status is RunStatus.QUEUED

@@ -13,6 +13,7 @@ from perdure.authoring.registry import Registry
 from perdure.core.saga import CANCEL, DECISION, RESERVED
 from perdure.core.undos import undos_of
 from perdure.engine.batch import Batch
+from perdure.engine.client.controlling import act
 from perdure.engine.client.starting import Announced
 from perdure.engine.ending import End, Ending, Endings, end_of, not_found
 from perdure.engine.env import Env, new_id
@@ -20,13 +21,12 @@ from perdure.engine.lifecycle import lifecycle_of
 from perdure.engine.settings import Settings
 from perdure.engine.triggers.events import Started, emit
 from perdure.engine.worker.worker import Worker
-from perdure.model import codec, failure
+from perdure.model import codec
 from perdure.model.decision import Action, Control, Controlled, Message, Posted, RunFilter, RunPage
 from perdure.model.errors import (
     InboxFullError,
     RunExistsError,
     RunFinishedError,
-    RunTerminatedError,
     StoreError,
     UsageError,
 )
@@ -337,7 +337,7 @@ class Client:
         Raises:
             RunNotFoundError: there is no such run. RunFinishedError: it has ended, and only a restart moves it.
         """
-        done = await self._controls.call(_control_of(run_id, action))
+        done = await act(run_id, action, self._controls.call, self.store, self.lifecycle)
         if done.before is None or done.after is None:
             raise not_found(run_id)
         if done.before.is_finished and action is not Action.RESTART:
@@ -347,7 +347,8 @@ class Client:
 
     async def control_each(self, run_ids: Sequence[str], action: Action) -> None:
         """Do the same to many runs; what has become impossible meanwhile is left undone."""
-        answers = await asyncio.gather(*(self._controls.call(_control_of(run_id, action)) for run_id in run_ids))
+        ask, store, lifecycle = self._controls.call, self.store, self.lifecycle
+        answers = await asyncio.gather(*(act(run_id, action, ask, store, lifecycle) for run_id in run_ids))
         for done in answers:
             if done.before is not None:
                 self._controlled(action, done)
@@ -357,8 +358,6 @@ class Client:
             self.endings.forget([done.run_id])
         for run_id in done.ended:
             self.endings.ended(run_id, RunStatus.TERMINATED, None)
-        if self.lifecycle is not None:
-            self.lifecycle.terminated(self.store, done.ended, None if self.worker is None else self.worker.wake)
         if self.worker is not None:
             self._tell_turns(self.worker, action, done)
             self.worker.wake()
@@ -387,10 +386,3 @@ class Client:
 
     async def _control(self, actions: Sequence[Control]) -> list[Controlled]:
         return await self.store.control(actions, self.env.now())
-
-
-def _control_of(run_id: str, action: Action) -> Control:
-    if action is not Action.TERMINATE:
-        return Control(run_id, action)
-    error = RunTerminatedError(f"run {run_id!r} was terminated")
-    return Control(run_id, action, failure.encode_error(failure.describe(error)))

@@ -7,7 +7,8 @@ from typing import NamedTuple
 
 from perdure.model.decision import Action, Control, Controlled, Message
 from perdure.model.run import RunStatus
-from perdure.store.postgres.arrivals import LOCK, post
+from perdure.store.journal import news_of, untold
+from perdure.store.postgres.arrivals import LOCK, create, post
 from perdure.store.postgres.connections import Session
 
 
@@ -138,6 +139,8 @@ async def _control(session: Session, control: Control, now: int) -> Controlled:
     run = await _find(session, control.run_id)
     if run is None:
         return Controlled(control.run_id)
+    if control.told is not None and (left := untold(control, await _ending(session, run, control.action))):
+        return Controlled(control.run_id, run.status, run.status, (), run.epoch, left)
     ended: tuple[str, ...] = ()
     match control.action:
         case Action.PAUSE if run.is_leased:
@@ -156,10 +159,21 @@ async def _control(session: Session, control: Control, now: int) -> Controlled:
             await session.fetch(_DISCARD, run.id, now)
         case _:
             pass
+    if news := news_of(control, ended):
+        await create(session, news)
     after = await _find(session, control.run_id)
     if after is None:
         raise AssertionError("control removes no run")
     return Controlled(control.run_id, run.status, after.status, ended, after.epoch)
+
+
+async def _ending(session: Session, run: _Row, action: Action) -> tuple[str, ...]:
+    """Return the runs that an action would end, all of them locked."""
+    if action is Action.RESTART:
+        return await _unfinished_below(session, run.id)
+    if action is Action.TERMINATE and not run.status.is_finished:
+        return (run.id, *await _unfinished_below(session, run.id))
+    return ()
 
 
 async def terminate(session: Session, run_id: str, now: int, notice: str | None) -> tuple[str, ...]:

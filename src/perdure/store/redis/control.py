@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from perdure.model.decision import Action, Control, Controlled
+from perdure.store.redis.arrivals import inserted
 from perdure.store.redis.keys import Shard
 from perdure.store.redis.rows import STATUS_OF
-from perdure.store.redis.shards import Shards
+from perdure.store.redis.shards import Shards, are_too_long, in_halves
 
 PRUNED = 100
 """How many runs one script removes, and how many records and messages; a run that has more goes in pieces."""
@@ -18,9 +20,13 @@ async def control(shards: Shards, actions: Sequence[Control], now: int) -> list[
     """Do each action where it is allowed."""
 
     async def ask(shard: Shard, some: Sequence[Control]) -> list[Controlled]:
-        asked = (now, [(action.run_id, action.action.value, action.notice) for action in some])
+        texts: list[bytes] = []
+        there = await _settled(shards, shard, some)
+        asked = (now, [_asked(action, there, texts) for action in some])
+        if are_too_long(texts, some):
+            return await in_halves(shard, some, ask)
         restarts = any(action.action is Action.RESTART for action in some)
-        done = await shards.calls.run(shard, "control", asked, writes=True, is_only_one=restarts)
+        done = await shards.calls.run(shard, "control", asked, texts, writes=True, is_only_one=restarts)
         return [
             Controlled(action.run_id)
             if told is None
@@ -30,11 +36,32 @@ async def control(shards: Shards, actions: Sequence[Control], now: int) -> list[
                 STATUS_OF[told[1].decode()],
                 tuple(run_id.decode() for run_id in told[3]),
                 told[2],
+                tuple(run_id.decode() for run_id in told[4]),
             )
             for action, told in zip(some, done, strict=True)
         ]
 
+    if shards.are_many:
+        await shards.look_up(shards.unknown(action.run_id for action in actions if action.told))
     return await shards.each(actions, lambda action: action.run_id, ask, lambda done: done.before is None)
+
+
+async def _settled(shards: Shards, shard: Shard, actions: Sequence[Control]) -> set[str]:
+    """Find a place beside the runs that may be ended for what is then created; return the ids that have one."""
+    ids = [new.id for action in actions for news in (action.told or {}).values() for new in news]
+    if not shards.are_many:
+        return set(ids)
+    places = await shards.settle([(run_id, shard) for run_id in ids])
+    return {run_id for run_id, place in zip(ids, places, strict=True) if place is shard}
+
+
+def _asked(action: Control, there: set[str], texts: list[bytes]) -> tuple[Any, ...]:
+    """Return what the script takes for an action, and add what goes with it to `texts`."""
+    plain = (action.run_id, action.action.value, action.notice)
+    if action.told is None:
+        return plain
+    told = action.told.items()
+    return (*plain, [(run_id, [inserted(new, texts) for new in news if new.id in there]) for run_id, news in told])
 
 
 async def prune(shards: Shards, before: int, limit: int) -> int:

@@ -9,7 +9,8 @@ import msgspec
 
 from perdure.model.decision import Action, Control, Controlled, Message
 from perdure.model.run import RunStatus
-from perdure.store.sqlite.arrivals import post
+from perdure.store.journal import news_of, untold
+from perdure.store.sqlite.arrivals import insert, post
 
 _CAN_PAUSE = frozenset({RunStatus.QUEUED, RunStatus.WAITING, RunStatus.COMPENSATING})
 
@@ -79,6 +80,8 @@ def _control(connection: apsw.Connection, control: Control, now: int) -> Control
     run = _find(connection, control.run_id)
     if run is None:
         return Controlled(control.run_id)
+    if control.told is not None and (left := untold(control, _ending(connection, run, control))):
+        return Controlled(control.run_id, run.status, run.status, (), run.epoch, left)
     ended: tuple[str, ...] = ()
     match control.action:
         case Action.PAUSE if run.is_leased:
@@ -97,10 +100,21 @@ def _control(connection: apsw.Connection, control: Control, now: int) -> Control
             connection.execute(_DISCARD, {"n": run.n, "now": now})
         case _:
             pass
+    if news := news_of(control, ended):
+        insert(connection, news)
     after = _find(connection, control.run_id)
     if after is None:
         raise AssertionError("control removes no run")
     return Controlled(control.run_id, run.status, after.status, ended, after.epoch)
+
+
+def _ending(connection: apsw.Connection, run: _Row, control: Control) -> list[str]:
+    """Return the runs that an action would end."""
+    if control.action is Action.RESTART:
+        return [run_id for _, run_id in _unfinished_below(connection, run)]
+    if control.action is Action.TERMINATE and not run.status.is_finished:
+        return [control.run_id, *(run_id for _, run_id in _unfinished_below(connection, run))]
+    return []
 
 
 def terminate(connection: apsw.Connection, run_id: str, now: int, notice: str | None) -> tuple[str, ...]:
@@ -133,11 +147,14 @@ def _restart(connection: apsw.Connection, run: _Row, now: int) -> tuple[str, ...
 
 def _end(connection: apsw.Connection, run: _Row, now: int, including: list[tuple[int, str]]) -> tuple[str, ...]:
     """End the unfinished descendants of a run, and these runs too; return their ids."""
-    below = msgspec.json.decode(connection.execute(_FAMILY, {"n": run.n}).get, type=list[tuple[int, str]])
-    ended = including + below
+    ended = including + _unfinished_below(connection, run)
     if ended:
         connection.execute(_END, {"runs": msgspec.json.encode(ended).decode(), "now": now})
     return tuple(run_id for _, run_id in ended)
+
+
+def _unfinished_below(connection: apsw.Connection, run: _Row) -> list[tuple[int, str]]:
+    return msgspec.json.decode(connection.execute(_FAMILY, {"n": run.n}).get, type=list[tuple[int, str]])
 
 
 def _find(connection: apsw.Connection, run_id: str) -> _Row | None:

@@ -1,7 +1,8 @@
 -- What operators do.
 --
--- asked: 1 now, 2 a list of actions: run's id, action, notice or nil. Returns for each nil if there is no such run, else status
--- before, status after, epoch, ids of those that ended.
+-- asked: 1 now, 2 a list of actions: run's id, action, notice or nil, and nil or a list of the runs that may be ended: id, a list of
+-- what `insert` takes. Returns for each nil if there is no such run, else status before, status after, epoch, ids of those that
+-- ended, ids of those that would have, but were not in the list, so that nothing was done.
 
 local now = asked[1]
 
@@ -51,15 +52,55 @@ local function act(row, action, notice)
   return {}
 end
 
+-- The runs that an action would end, and that are not in its list.
+local function untold(row, action, told)
+  local ending, left, known = {}, {}, {}
+  if told and (action == 'restart' or action == 'terminate' and not ENDED[row.S]) then
+    ending = unfinished_below(row)
+    if action == 'terminate' then
+      table.insert(ending, 1, row)
+    end
+  end
+  for _, run in ipairs(told or {}) do
+    known[run[1]] = true
+  end
+  for _, run in ipairs(ending) do
+    if not known[run.y] then
+      left[#left + 1] = run.y
+    end
+  end
+  return left
+end
+
+-- Create what is told of those that ended.
+local function tell(told, ended)
+  local is_over = {}
+  for _, id in ipairs(ended) do
+    is_over[id] = true
+  end
+  for _, run in ipairs(told or {}) do
+    if is_over[run[1]] then
+      insert(run[2])
+    else
+      for _, new in ipairs(run[2]) do
+        skip_texts(new)
+      end
+    end
+  end
+end
+
 local done = {}
 for index, action in ipairs(asked[2]) do
-  local row = find(action[1])
+  local row, ended = find(action[1]), {}
   done[index] = false
   if row then
-    local status = row.S
-    local ended = act(row, action[2], action[3])
-    done[index] = { status, row.S, row.e or 0, ended }
+    local status, left = row.S, untold(row, action[2], action[4])
+    if #left == 0 then
+      ended = act(row, action[2], action[3])
+    end
+    done[index] = { status, row.S, row.e or 0, ended, left }
   end
+  tell(action[4], ended)
 end
 flush()
 return done

@@ -19,9 +19,9 @@ local function end_run(row, now)
   touch(row)
 end
 
--- End what is unfinished below a run, but for the detached and what is below them; returns their ids, oldest first.
-local function end_descendants(run, now)
-  local family, fresh, below, ended = { [run] = true }, { run.y }, {}, {}
+-- What is unfinished below a run, but for the detached and what is below them, oldest first.
+local function unfinished_below(run)
+  local family, fresh, below, unfinished = { [run] = true }, { run.y }, {}, {}
   while #fresh > 0 do
     local grown = {}
     for _, id in ipairs(fresh) do
@@ -46,9 +46,18 @@ local function end_descendants(run, now)
   end)
   for _, row in ipairs(below) do
     if not ENDED[row.S] then
-      end_run(row, now)
-      ended[#ended + 1] = row.y
+      unfinished[#unfinished + 1] = row
     end
+  end
+  return unfinished
+end
+
+-- End these; returns their ids, oldest first.
+local function end_descendants(run, now)
+  local ended = unfinished_below(run)
+  for index, row in ipairs(ended) do
+    end_run(row, now)
+    ended[index] = row.y
   end
   return ended
 end
