@@ -22,6 +22,7 @@ FULL: dict[str, Any] = {
     "description": "Everything that there is.",
     "definition": {
         "queue": "q",
+        "input": {"type": "object", "additionalProperties": False, "properties": {"x": {"default": 1}}},
         "output": "${steps.c}",
         "steps": [
             {"taskName": "t", "name": "a", "data": {"x": "${input.x}"}, "retry": {"attempts": 2, "maxDelay": "1m"}},

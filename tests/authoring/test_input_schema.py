@@ -310,3 +310,10 @@ def test_inputs_that_were_looked_at_are_remembered_up_to_a_bound(monkeypatch):
     for name in ("a", "a", "b", "c", "a"):
         graph.arguments(f'{{"customer":"{name}"}}')
     assert [each["customer"] for each in asked] == ["a", "b", "c", "a"]
+
+
+def test_a_schema_in_the_store_is_not_checked_again(monkeypatch):
+    dag = Definition(definition(ORDER)).compile(None, lambda name: None)
+    stored = Definition(definition(ORDER)).stored(dag, 0)
+    monkeypatch.setattr(InputSchema, "_check", None)
+    assert Definition.of_stored(stored).compile(None, lambda name: None).input_schema() == dag.input_schema()
