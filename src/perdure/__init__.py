@@ -6,8 +6,8 @@ from perdure.authoring.entrypoint import WorkflowEntrypoint, WorkflowEvent, Work
 from perdure.authoring.graphs.builder import DagBuilder, workflow
 from perdure.authoring.graphs.context import Context
 from perdure.authoring.graphs.dag import Dag
-from perdure.authoring.mapping import ItemFailure
 from perdure.authoring.purity import DeterminismWarning
+from perdure.authoring.spreading import ItemFailure, MapSummary
 from perdure.authoring.step import Step
 from perdure.authoring.task import Task
 from perdure.authoring.workflow import Workflow
@@ -93,6 +93,7 @@ __all__ = [
     "LimitError",
     "Limits",
     "MapFailedError",
+    "MapSummary",
     "NestingTooDeepError",
     "NonRetryableError",
     "NotDurableError",

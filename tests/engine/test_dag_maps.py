@@ -17,7 +17,7 @@ from perdure import (
     flow,
     workflow,
 )
-from perdure.authoring.mapping import CHUNK
+from perdure.authoring.chunks import CHUNK
 
 ONCE = Retry(attempts=1)
 

@@ -12,8 +12,7 @@ from typing import Any
 import pytest
 
 from perdure import RunStatus
-from perdure.authoring import mapping
-from perdure.authoring.graphs import nodes
+from perdure.authoring import chunks, mapping
 from perdure.model import codec, failure
 from perdure.store import open_store
 from tests.engine.random_dags import Stage, comparable, expected, random_dag
@@ -104,7 +103,7 @@ async def test_all_ways_of_writing_a_graph_do_the_same_whoever_dies(first: int):
 
 @pytest.mark.parametrize("first", range(0, GRAPHS, BATCH))
 async def test_maps_in_chunks_do_the_same_whoever_dies(first: int, monkeypatch: pytest.MonkeyPatch):
-    for module in (mapping, nodes):
+    for module in (chunks, mapping):
         monkeypatch.setattr(module, "CHUNK", 2)
     for seed in range(first, first + BATCH):
         if any(node["items"] and len(node["items"]) > 2 for node in random_dag(seed)):

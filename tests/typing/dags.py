@@ -9,6 +9,7 @@ from perdure import (
     Dag,
     DagBuilder,
     ItemFailure,
+    MapSummary,
     Perdure,
     PublishedDefinition,
     Retry,
@@ -65,6 +66,7 @@ app.add(dag, double)
 async def album(names: list[str]) -> list[str]:
     assert_type(await flow.map(double, range(3)), list[float])
     assert_type(await flow.map(double, [1, 2], tolerate=1), list[float | ItemFailure])
+    assert_type(await flow.map(double, iter([1, 2]), tolerate=1, collect=False), MapSummary)
     assert_type(await ship(2.0), str)
     return await flow.map(shout, names, limit=5, name="shouting")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from perdure.authoring.mapping import CHUNKS
+from perdure.authoring.chunks import CHUNKS
 from perdure.authoring.step import Step
 from perdure.authoring.triggers import Triggers
 from perdure.authoring.workflow import Workflow

@@ -26,7 +26,7 @@ from perdure.authoring.graphs.dag import Dag
 from perdure.authoring.graphs.drafts import Draft
 from perdure.authoring.graphs.input_schema import InputSchema
 from perdure.authoring.graphs.writing import written
-from perdure.authoring.mapping import LIMIT, Tolerate
+from perdure.authoring.spreading import LIMIT, Bounds, Tolerate
 from perdure.core.ask import RunIn
 from perdure.model.duration import Duration
 from perdure.model.errors import DefinitionError
@@ -137,7 +137,7 @@ class DagBuilder:
     @overload
     def map(
         self, name: str, calls: Callable[..., Any], /, *, over: Data, after: str | Sequence[str] = ...,
-        limit: int = ..., tolerate: Tolerate = ..., when: When | None = ..., when_unmet: str = ...,
+        limit: int = ..., tolerate: Tolerate = ..., collect: bool = ..., when: When | None = ..., when_unmet: str = ...,
         compensate: Callable[..., Any] | None = ..., data: Data | None = ..., retry: Retry | None = ...,
         timeout: Duration | None = ..., run_in: RunIn | None = ..., tx: bool = ..., queue: str | None = ...,
         priority: int | None = ...,
@@ -157,6 +157,7 @@ class DagBuilder:
         after: str | Sequence[str] = (),
         limit: int = LIMIT,
         tolerate: Tolerate = 0,
+        collect: bool = True,
         **options: Any,
     ) -> Any:
         """Add a step that is done for each of many items: `map(name, function, over=...)`, or as a decorator.
@@ -170,8 +171,11 @@ class DagBuilder:
             name, after: as for `step`, and so are the other options.
             limit: how many items are under way at once.
             tolerate: how many may fail: a number of them, or a share such as `0.05` or `"5%"`.
+            collect: False counts the results instead of keeping them; its result is then a `perdure.MapSummary`.
         """
-        return self._add(given, name, after, (limit, tolerate), sys._getframe(1), {"over": over, **options})
+        return self._add(
+            given, name, after, Bounds(limit, tolerate, collect), sys._getframe(1), {"over": over, **options}
+        )
 
     def build(self) -> Dag:
         """Return the workflow, which `app.add` then registers.
@@ -202,7 +206,7 @@ class DagBuilder:
         given: tuple[Any, ...],
         name: str | None,
         after: str | Sequence[str],
-        bounds: tuple[int, Tolerate] | None,
+        bounds: Bounds | None,
         frame: Any,
         options: dict[str, Any],
     ) -> Any:

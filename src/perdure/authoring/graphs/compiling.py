@@ -16,7 +16,6 @@ from perdure.authoring.graphs.dag import PlayContext
 from perdure.authoring.graphs.drafts import ByName, Draft, as_data, own_names, result_type
 from perdure.authoring.graphs.input_schema import InputSchema
 from perdure.authoring.graphs.nodes import Called, Inline, Named, Node, Options, Over, Target
-from perdure.authoring.mapping import check_limits
 from perdure.authoring.step import Step, step_spec
 from perdure.authoring.task import Task
 from perdure.authoring.workflow import Workflow
@@ -138,16 +137,16 @@ class Compiler:
     def _over(self, draft: Draft, before: AbstractSet[str]) -> Over | None:
         if draft.bounds is None:
             return None
-        limit, tolerate = draft.bounds
+        bounds = draft.bounds
         try:
-            check_limits(limit, tolerate, draft.at)
+            bounds.check(draft.at)
         except UsageError as error:
             self.found.append(str(error))
         if isinstance(draft.over, str) and draft.over in before:
             name, kind = draft.over, self._types[draft.over]
             if not fits(kind, list):
                 self.found.append(f"{draft.at('over')}: the result of step {name!r} is {_name(kind)}, which is no list")
-            return Over(lambda ctx: ctx.results[name], limit, tolerate)
+            return Over(lambda ctx: ctx.results[name], bounds)
         if draft.over is None:
             self.found.append(f"{draft.at('over')}: it is not said what the items are")
             return None
@@ -155,7 +154,7 @@ class Compiler:
         if items is not None and not isinstance(items, list):
             self.found.append(f"{draft.at('over')}: {draft.over!r} is neither a list nor a reference to one")
         make = self._maker(draft.over, before, draft.at("over"), ROOTS)
-        return None if make is None else Over(make, limit, tolerate)
+        return None if make is None else Over(make, bounds)
 
     def _maker(
         self, given: Any, before: AbstractSet[str], at: str, roots: tuple[str, ...]

@@ -25,7 +25,7 @@ from perdure.authoring.graphs.drafts import ByName, Draft
 from perdure.authoring.graphs.fields import Reader, shown
 from perdure.authoring.graphs.input_schema import InputSchema
 from perdure.authoring.graphs.nodes import Found
-from perdure.authoring.mapping import LIMIT
+from perdure.authoring.spreading import LIMIT, Bounds
 from perdure.model.codec import read_json
 from perdure.model.decision import StoredDefinition
 from perdure.model.duration import seconds
@@ -43,7 +43,7 @@ STEP = (
     "task", "workflow", "name", "data", "after", "when", "when_unmet", "retry", "timeout", "queue", "priority", "map",
     "compensate",
 )  # fmt: skip
-MAP = ("over", "limit", "tolerate")
+MAP = ("over", "limit", "tolerate", "collect")
 RETRY = ("attempts", "delay", "backoff", "max_delay", "jitter")
 COMPENSATE = ("task", "workflow", "data")
 
@@ -207,7 +207,7 @@ class Definition:
             compensate_data=undo.get("data") if undo else None,
             data=step.get("data"),
             over=spread and spread["over"],
-            bounds=(spread["limit"], spread["tolerate"]) if spread else None,
+            bounds=Bounds(spread["limit"], spread["tolerate"], spread.get("collect", True)) if spread else None,
             retry=Retry(**step["retry"]) if "retry" in step else None,
             retry_fields=frozenset(step.get("retry", ())),
             timeout=step.get("timeout"),

@@ -14,7 +14,7 @@ import msgspec
 from perdure.authoring.enqueuing import HIGHEST_PRIORITY
 from perdure.authoring.expressions import LENGTH
 from perdure.authoring.graphs.compiling import STEPS, UNMET
-from perdure.authoring.mapping import LIMIT
+from perdure.authoring.spreading import LIMIT
 from perdure.model.limits import NAME_LENGTH
 from perdure.model.schema import DIALECT
 
@@ -71,6 +71,11 @@ def _step() -> dict[str, Any]:
         "tolerate": {
             "description": "How many may fail: a number, or a share such as 0.05 or '5%'.",
             "oneOf": [{"type": "number", "minimum": 0}, {"type": "string", "pattern": "^[0-9.]+ ?%$"}],
+        },
+        "collect": {
+            "description": "Whether it gives the results of all items, or only counts them.",
+            "type": "boolean",
+            "default": True,
         },
     }
     retry = {

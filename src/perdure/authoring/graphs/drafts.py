@@ -11,7 +11,7 @@ from typing import Any
 from perdure.authoring.expressions import reference
 from perdure.authoring.graphs.binding import Takes, by_name
 from perdure.authoring.graphs.nodes import Found
-from perdure.authoring.mapping import Tolerate
+from perdure.authoring.spreading import Bounds, MapSummary
 from perdure.authoring.step import Step
 from perdure.authoring.workflow import Workflow
 from perdure.core.ask import RunIn
@@ -43,7 +43,7 @@ class Draft:
     Attributes:
         at: returns where a field of it stands, for errors.
         retry_fields: which fields of `retry` count, for a task; None for all.
-        bounds: of a map, its `limit` and `tolerate`; None for a step that is none.
+        bounds: of a map, how it is done; None for a step that is none.
     """
 
     name: str
@@ -56,7 +56,7 @@ class Draft:
     compensate_data: Any = None
     data: Any = None
     over: Any = None
-    bounds: tuple[int, Tolerate] | None = None
+    bounds: Bounds | None = None
     retry: Retry | None = None
     retry_fields: AbstractSet[str] | None = None
     timeout: Duration | None = None
@@ -97,8 +97,8 @@ def own_names(draft: Draft, before: AbstractSet[str]) -> tuple[str, ...]:
 
 def result_type(draft: Draft) -> Any:
     """Return the type of a step's result; Any where that is not known."""
-    if draft.is_map:
-        return list
+    if draft.bounds is not None:
+        return list if draft.bounds.collect else MapSummary
     calls = draft.calls
     if isinstance(calls, Step):
         return calls.spec.result.annotation

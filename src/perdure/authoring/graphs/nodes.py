@@ -12,7 +12,8 @@ import msgspec
 
 from perdure.authoring.graphs.binding import Bind
 from perdure.authoring.graphs.context import Context
-from perdure.authoring.mapping import CHUNK, Chunked, Spread, Tolerate, tolerated
+from perdure.authoring.mapping import spread_out
+from perdure.authoring.spreading import Bounds, Items, Spread
 from perdure.authoring.undo import Undoing
 from perdure.authoring.workflow import Workflow, fingerprint
 from perdure.core.ask import Ask, ChildAsk, ChildSpec, StepAsk, StepSpec
@@ -180,13 +181,11 @@ class Over:
 
     Attributes:
         make: gives the list of them.
-        limit: how many are under way at once.
-        tolerate: how many may fail.
+        bounds: how the map is done.
     """
 
     make: Make
-    limit: int
-    tolerate: Tolerate
+    bounds: Bounds
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -229,33 +228,23 @@ class Node:
             return asked.future
         return self._spread(self.over, replay, context).future
 
-    def _spread(self, over: Over, replay: Replay, context: Callable[..., Context]) -> Spread | Chunked:
+    def _spread(self, over: Over, replay: Replay, context: Callable[..., Context]) -> Spread:
         items = over.make(context(self))
         if isinstance(items, str | bytes | Mapping) or not hasattr(items, "__iter__"):
             raise UsageError(f"{self.where}, over: it gave {type(items).__name__}; it must give a list of items")
-        items = list(items)
-        count = len(items)
-        bounds: dict[str, Any] = {
-            "limit": over.limit,
-            "tolerated": tolerated(over.tolerate, count),
-            "what": f"map {self.name!r}",
-        }
         target: Any = self.target
-        if count > CHUNK and not isinstance(target, Inline) and self.compensate is None and not target.is_undone:
 
-            def spec(index: int) -> ChildSpec:
-                made: ChildSpec = target.spec(replay, context(self, items[index], index))
-                return made
+        def spec(number: int, item: Any) -> ChildSpec:
+            made: ChildSpec = target.spec(replay, context(self, item, number))
+            return made
 
-            return Chunked(replay, count, spec, key=self.name, **bounds)
+        def begin(number: int, item: Any) -> Ask:
+            undo = self._undo(replay, context, item, number)
+            return self.target.ask(replay, context(self, item, number), self.name, undo)
 
-        def begin(index: int) -> Ask:
-            item = items[index]
-            return self.target.ask(
-                replay, context(self, item, index), self.name, self._undo(replay, context, item, index)
-            )
-
-        return Spread(replay, count, begin, **bounds)
+        stays_here = isinstance(target, Inline) or self.compensate is not None or target.is_undone
+        given = Items(items, over.bounds.tolerate)
+        return spread_out(replay, given, begin, None if stays_here else spec, self.name, over.bounds)
 
     def _undo(
         self, replay: Replay, context: Callable[..., Context], item: object = None, index: int = 0

@@ -54,9 +54,11 @@ def _step(draft: Draft, before: AbstractSet[str]) -> dict[str, Any]:
         is_step = isinstance(over, str) and over in before
         step["map"] = {
             "over": "${" + reference(over) + "}" if is_step else _data(over, draft.at("over")),
-            "limit": draft.bounds[0],
-            "tolerate": draft.bounds[1],
+            "limit": draft.bounds.limit,
+            "tolerate": draft.bounds.tolerate,
         }
+        if not draft.bounds.collect:
+            step["map"]["collect"] = False
     if draft.compensate is not None:
         at = draft.at("compensate")
         step["compensate"] = _call(draft, draft.compensate, draft.compensate_data, before | {draft.name}, at)
