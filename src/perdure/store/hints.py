@@ -43,8 +43,11 @@ class Hints:
     def heard(self) -> None:
         """Somebody else has changed something; from any thread."""
         self._heard += 1
+        here = _running_loop()
         for future, loop in list(self._waiting.items()):
-            if not loop.is_closed():
+            if loop is here:
+                _wake(future)
+            elif not loop.is_closed():
                 loop.call_soon_threadsafe(_wake, future)
 
     async def wait(self, timeout: float) -> bool:
@@ -93,6 +96,14 @@ class Hints:
                 await asyncio.sleep(min(REST * (loop.time() - began), LONGEST_REST))
         finally:
             self._sending.pop(loop, None)
+
+
+def _running_loop() -> asyncio.AbstractEventLoop | None:
+    """Return the loop of this thread; None where there is none."""
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None
 
 
 def _wake(future: asyncio.Future[None]) -> None:

@@ -59,7 +59,7 @@ async def create(shards: Shards, runs: Sequence[NewRun]) -> list[Created]:
         asked = [inserted(run, texts) for run in some]
         if are_too_long(texts, some):
             return await in_halves(shard, some, ask)
-        there: list[bytes | None] = await shards.calls.run(shard, "create", asked, texts, writes=True)
+        there: list[bytes | None] = await shards.calls.run(shard, "create", asked, texts, writes=True, news=len(some))
         return there or [None] * len(some)
 
     there = await shards.keep(runs, lambda run: run.id, lambda run: run.parent_id, ask)
@@ -82,7 +82,7 @@ async def post(shards: Shards, messages: Sequence[Message], now: int, capacity: 
         texts = list(map(message_text, some))
         if are_too_long(texts, some):
             return await in_halves(shard, some, ask)
-        posted = await shards.calls.run(shard, "post", asked, texts, writes=True)
+        posted = await shards.calls.run(shard, "post", asked, texts, writes=True, news=len(some))
         return [POSTED[letter] for letter in posted]
 
     return await shards.each(messages, lambda message: message.run_id, ask, lambda posted: posted is Posted.NO_RUN)

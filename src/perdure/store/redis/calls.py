@@ -33,12 +33,17 @@ _ALWAYS = {b"appendonly": b"yes", b"appendfsync": b"always"}
 _SCRIPTS = load_scripts()
 _LEASING = {"claim", "admit"}
 
+FEW = 8
+"""Of how many changes at most a script's own trip takes the hint along; the hint of more waits for others."""
+
 
 class Calls:
     """What one event loop says to the servers.
 
     Args:
         settings: the store's.
+        hint: the command that tells the other processes that something has changed.
+        tell: called where that is to be told by a message of its own, soon.
 
     Attributes:
         server: what the first server said of itself.
@@ -46,8 +51,11 @@ class Calls:
 
     server: Server
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, hint: Command, tell: Callable[[], None]) -> None:
         self._settings = settings
+        self._hint = hint
+        self._tell = tell
+        self._telling = 0
         self._link: Link | None = None
         self._absent: dict[int, float] = {}
         self._where = str(settings.addresses[0])
@@ -75,6 +83,7 @@ class Calls:
         writes: bool,
         is_only_one: bool = False,
         patience: float | None = None,
+        news: int = 0,
     ) -> Any:
         """Run a script on a shard and return its answer.
 
@@ -86,17 +95,40 @@ class Calls:
             writes: whether it may write, and has to be waited for as `durability` says.
             is_only_one: whether it must not be run again once it may have been.
             patience: for how many seconds it is tried again; None for as many as the options say.
+            news: of how many of its changes the other processes are to hear; their hint goes along behind few of them,
+                unless others are on their way, so that what happens seldom is heard at once, and much in few messages.
 
         Raises:
             StoreUnavailableError: it may or may not have been run; what is not to be run only once was tried again.
         """
+        is_telling = news > 0
+        hints = [self._hint] if is_telling and news <= FEW and not self._telling else []
+        self._telling += is_telling
+        try:
+            return await self._run(shard, name, asked, texts, hints, writes, is_only_one, patience)
+        finally:
+            self._telling -= is_telling
+            if is_telling and not hints:
+                self._tell()
+
+    async def _run(
+        self,
+        shard: Shard,
+        name: str,
+        asked: Any,
+        texts: Sequence[bytes],
+        hints: Sequence[Command],
+        writes: bool,
+        is_only_one: bool,
+        patience: float | None,
+    ) -> Any:
         script = _SCRIPTS[name]
         is_awaited = self._settings.fsync or self._settings.replicas
         # nobody is told what a claim does that finds nothing
         mark = b"1" if writes and is_awaited and name not in _LEASING else b""
         call: Command = ("EVALSHA", script.sha, len(NAMES), *shard.keys, pack(asked), mark, *texts)
         if name not in _LEASING and not is_only_one:
-            attempt = partial(self._acknowledged, shard.slot, call, script, writes=writes)
+            attempt = partial(self._acknowledged, shard.slot, call, script, writes=writes, hints=hints)
             return await self._patiently(attempt, patience=patience)
         trip = Trip(is_only_one=is_only_one)
 
@@ -248,13 +280,14 @@ class Calls:
         *,
         writes: bool,
         trip: Trip | None = None,
+        hints: Sequence[Command] = (),
     ) -> Any:
-        """Send a call to the server that has the slot, with what makes sure that it is kept."""
+        """Send a call to the server that has the slot, with what makes sure that it is kept, and its hint behind it."""
         settings = self._settings
         seconds = min(ANSWER_SECONDS, max(settings.patience, _SHORTEST_ANSWER))
         if writes and (settings.fsync or settings.replicas):
             seconds += settings.patience
-        node, answers = await self._delivered(slot, call, script, seconds, writes=writes, trip=trip)
+        node, answers = await self._delivered(slot, call, script, seconds, writes=writes, trip=trip, hints=hints)
         answer, *kept = map(answer_of, answers)
         if kept:
             self._require_kept(node, kept[0])
@@ -292,7 +325,15 @@ class Calls:
             )
 
     async def _delivered(
-        self, slot: int, call: Command, script: Script | None, seconds: float, *, writes: bool, trip: Trip | None
+        self,
+        slot: int,
+        call: Command,
+        script: Script | None,
+        seconds: float,
+        *,
+        writes: bool,
+        trip: Trip | None,
+        hints: Sequence[Command],
     ) -> tuple[Node, list[Any]]:
         """Send a call to the server that has the slot, and to where it sends us, with what makes sure it is kept."""
         link = self._linked()
@@ -304,7 +345,8 @@ class Calls:
                     await examine(node, self._settings)
                 commands = [call, *(self._asks_to_keep(node, trip) if writes else ())]
                 sent = [each for command in commands for each in (*first, command)]
-                answers = (await node.send(sent, seconds, trip))[len(first) :: 1 + len(first)]
+                told = await node.send([*sent, *hints], seconds, trip)
+                answers = told[len(first) : len(sent) : 1 + len(first)]
             except (RedisError, OSError) as error:
                 if trip is not None and isinstance(error, BusyLoadingError):
                     trip.is_out = False

@@ -99,15 +99,11 @@ class RedisStore:
 
     async def create(self, runs: Sequence[NewRun]) -> list[Created]:
         """See the contract."""
-        created = await arrivals.create(await self._opened(), runs)
-        self._tell_if(any(made.is_new or run.dedup is not None for made, run in zip(created, runs, strict=True)))
-        return created
+        return await arrivals.create(await self._opened(), runs)
 
     async def post(self, messages: Sequence[Message], now: int, capacity: int) -> list[Posted]:
         """See the contract."""
-        posted = await arrivals.post(await self._opened(), messages, now, capacity)
-        self._tell_if(Posted.NEW in posted)
-        return posted
+        return await arrivals.post(await self._opened(), messages, now, capacity)
 
     async def claim(
         self,
@@ -126,9 +122,7 @@ class RedisStore:
 
     async def commit(self, decisions: Sequence[Decision]) -> list[Committed]:
         """See the contract."""
-        committed = await turns.commit(await self._opened(), decisions)
-        self._tell_if(any(turns.concerns_others(decisions)))
-        return committed
+        return await turns.commit(await self._opened(), decisions)
 
     async def extend(self, leases: Sequence[Lease], now: int) -> list[Extended]:
         """See the contract."""
@@ -287,7 +281,7 @@ class RedisStore:
         return Shards(await self._calls.get(), self._shards, self._places)
 
     async def _connected(self) -> Calls:
-        calls = Calls(self._settings)
+        calls = Calls(self._settings, ("PUBLISH", self._channel, self._me), self._hints.changed)
         await calls.open()
         return calls
 

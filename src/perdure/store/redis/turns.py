@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Sequence
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -154,7 +154,8 @@ async def commit(shards: Shards, decisions: Sequence[Decision]) -> list[Committe
         asked = [_decided(decision, texts) for decision in some]
         if are_too_long(texts, some):
             return await in_halves(shard, some, ask)
-        news = await shards.calls.run(shard, "commit", asked, texts, writes=True)
+        told_of = sum(map(_concerns_others, some))
+        news = await shards.calls.run(shard, "commit", asked, texts, writes=True, news=told_of)
         if news and news[0] == b"position":
             require_following(some[news[1] - 1], news[2])
         committed = [Committed(decision.run_id) for decision in some]
@@ -272,7 +273,6 @@ def _extended(run_id: str, state: int) -> Extended:
     return Extended(run_id, is_pausing=bool(state % 2), inbox_seq=state // 2)
 
 
-def concerns_others(decisions: Sequence[Decision]) -> Iterator[bool]:
-    """Yield, for each decision, whether other processes may have something to do because of it."""
-    for decision in decisions:
-        yield not decision.keeps_lease or _has_others(decision)
+def _concerns_others(decision: Decision) -> bool:
+    """Return whether other processes may have something to do because of a decision."""
+    return not decision.keeps_lease or _has_others(decision)
