@@ -278,3 +278,29 @@ async def test_a_place_that_no_limit_counts_is_no_reason_to_look(make, world):
         await world.advance(0.8)
         assert len((await app.runs(status="complete")).runs) == 5
         assert app.store.calls.count("look_into") == looks
+
+
+async def test_what_comes_next_is_asked_once_for_all_that_is_claimed_in_a_moment(make, world):
+    here, there = make(mode="worker"), make(mode="client")
+    done = []
+
+    @here.task
+    async def work(n: int) -> None:
+        done.append(n)
+
+    async def tells_nothing(timeout: float) -> bool:
+        await asyncio.Event().wait()
+        return False
+
+    here.store.wait = tells_nothing
+    async with here, there:
+        await world.settle()
+        here.store.calls.clear()
+        for n in range(5):
+            await there.start("work", input={"n": n})
+            here.worker.wake()
+            await world.settle()
+        assert done == [0, 1, 2, 3, 4]
+        assert here.store.calls.count("next_due") == 0
+        await world.advance(1)
+        assert here.store.calls.count("next_due") <= 2

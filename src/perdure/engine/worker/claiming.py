@@ -311,6 +311,9 @@ class Claiming:
         self._hand_over(claims)
         if len(claims) == limit:
             return False
+        if claims:  # what comes next is asked when these have begun, and once for all that is claimed until then
+            self.look_at(now, source)
+            return True
         due = await self._store.next_due(queues, workflows)
         if due is not None and due <= self._env.now():
             if due > now:  # it became due in between
