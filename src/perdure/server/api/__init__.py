@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 
-from perdure.server.api import actions, events, health, runs, starts, watching
+from perdure.server.api import actions, docs, events, health, runs, starts, watching
 
 ROUTERS: tuple[APIRouter, ...] = (
     starts.router,
@@ -13,5 +13,6 @@ ROUTERS: tuple[APIRouter, ...] = (
     watching.router,
     events.router,
     health.router,
+    docs.router,
 )
 """Every part, in the order in which paths are looked up: what is asked most stands first."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import Query
 from pydantic import AfterValidator, AwareDatetime, Field
@@ -25,7 +25,7 @@ from perdure.server.api.answers import (
     RunsPage,
     UndosDocument,
 )
-from perdure.server.api.models import Duration, FilterBody, Name, RunId, Status
+from perdure.server.api.models import FilterBody, Name, RunId, Status
 from perdure.server.errors import ProblemError, invalid
 from perdure.server.routing import reply
 from perdure.server.routing import router as routes
@@ -54,6 +54,25 @@ def _tag(text: str) -> str:
     return text
 
 
+def _age(text: str) -> str:
+    try:
+        milliseconds(_number(text))
+    except UsageError as error:
+        raise ValueError(str(error).partition(": ")[2]) from None
+    return text
+
+
+def _number(text: str) -> float | str:
+    """Return what is a number in an address as one."""
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
+Age = Annotated[str, AfterValidator(_age), Field(json_schema_extra={"format": "perdure-duration"})]
+"""A duration in an address."""
+
 Cursor = Annotated[str | None, Query(max_length=200, description="`next` of the page before, with the same filters.")]
 Tags = Annotated[
     list[Annotated[str, AfterValidator(_tag), Field(json_schema_extra={"format": "perdure-tag"})]],
@@ -70,7 +89,7 @@ async def list_runs(
     queue: Annotated[Name | None, Query()] = None,
     parent: Annotated[RunId | None, Query(description="Started by this run.")] = None,
     prefix: Annotated[RunId | None, Query(description="Whose id begins so.")] = None,
-    since: Annotated[Duration | None, Query(description="Created within the last so long.")] = None,
+    since: Annotated[Age | None, Query(description="Created within the last so long.")] = None,
     created_from: Annotated[AwareDatetime | None, Query(description="Created then or later.")] = None,
     created_until: Annotated[AwareDatetime | None, Query(description="Created earlier.")] = None,
     limit: Annotated[int, Query(ge=1, le=PAGE_MOST)] = PAGE,
@@ -198,8 +217,10 @@ def filter_of(access: Access, body: FilterBody) -> RunFilter:
     )
 
 
-def _since(access: Access, age: Any) -> int | None:
-    return None if age is None else access.app.world.now() - milliseconds(age)
+def _since(access: Access, age: float | str | None) -> int | None:
+    if age is None:
+        return None
+    return access.app.world.now() - milliseconds(_number(age) if isinstance(age, str) else age)
 
 
 def _instant(moment: dt.datetime | None) -> int | None:

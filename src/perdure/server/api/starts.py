@@ -30,6 +30,7 @@ router = routes("runs")
 IdempotencyKey = Annotated[
     Text | None,
     Header(
+        alias="Idempotency-Key",
         description=f"A second start with this key within {IDEMPOTENT_FOR} finds the first run. Where the body has an "
         "id, dedup or debounce, that decides instead.",
     ),

@@ -15,7 +15,12 @@ from perdure.server.routing import router as routes
 router = routes("watching")
 
 LastEventId = Annotated[
-    str | None, Header(max_length=100, description="The id of the last event that was heard; it is not sent again.")
+    str | None,
+    Header(
+        alias="Last-Event-ID",
+        max_length=100,
+        description="The id of the last event that was heard; it is not sent again.",
+    ),
 ]
 
 _STREAM: dict[int | str, dict[str, Any]] = {
@@ -26,13 +31,15 @@ _STREAM: dict[int | str, dict[str, Any]] = {
 }
 
 
-@router.get("/api/v1/watch", operation_id="watch", response_class=EventStream, responses=_STREAM)
+@router.get("/api/v1/watch", operation_id="watch", status_code=200, response_class=EventStream, responses=_STREAM)
 async def watch(access: Viewer, request: Request, last_event_id: LastEventId = None) -> Response:
     """Watch the namespace: an event `namespace` with its counts and its latest runs, now and whenever they change."""
     return _stream(access, request, None, last_event_id)
 
 
-@router.get("/api/v1/runs/{id}/watch", operation_id="watch_run", response_class=EventStream, responses=_STREAM)
+@router.get(
+    "/api/v1/runs/{id}/watch", operation_id="watch_run", status_code=200, response_class=EventStream, responses=_STREAM
+)
 async def watch_run(access: Viewer, request: Request, id: RunId, last_event_id: LastEventId = None) -> Response:
     """Watch a run: an event `run` with all but its state and its output, now and whenever it changes.
 
