@@ -22,10 +22,12 @@ from perdure.engine.queues import Queue, QueueOverview
 from perdure.engine.triggers import webhooks
 from perdure.engine.triggers.schedules import ScheduleSummary
 from perdure.model.decision import RunPage, Stats, StoreInfo
+from perdure.model.encryption import Encryption
 from perdure.model.errors import (
     BatchTooLargeError,
     ChildFailedError,
     CompensationFailedError,
+    DecryptionError,
     DefinitionError,
     EventTimeoutError,
     FanOutTooWideError,
@@ -80,9 +82,11 @@ __all__ = [
     "Dag",
     "DagBuilder",
     "Debounce",
+    "DecryptionError",
     "Dedup",
     "DefinitionError",
     "DeterminismWarning",
+    "Encryption",
     "EventTimeoutError",
     "Explanation",
     "FanOutTooWideError",
