@@ -11,7 +11,7 @@ from perdure.model.decision import Message, Posted
 from perdure.model.run import FINISHED, Created, NewRun
 from perdure.store.postgres import dedups
 from perdure.store.postgres.connections import Session
-from perdure.store.postgres.rows import RECORD, RECORD_TYPES, arrays, columns, packed, table
+from perdure.store.postgres.rows import IS_LEASED, MADE, RECORD, RECORD_TYPES, arrays, columns, packed, table
 
 _RUN = {
     **dict.fromkeys(("id", "workflow", "version", "queue"), "text"),
@@ -30,27 +30,8 @@ _WRITTEN = {"owner": "bigint", **RECORD_TYPES}
 
 _CREATE = f"""
 WITH asked AS MATERIALIZED (
-    SELECT nextval('perdure.run_numbers') AS n, a.*,
-        a.worker IS NOT NULL AND a.queue <> ALL(ARRAY(SELECT q.name FROM perdure.queues AS q WHERE q.is_gated))
-            AS is_leased
-    FROM {table(1, _RUN)} AS a
-), made AS (
-    INSERT INTO perdure.runs (
-        n, id, workflow, version, queue, status, priority, created_at, updated_at, due_at, started_at,
-        epoch, seq, incarnation, crashes, journal_length, inbox_seq, worker, is_pausing,
-        parent_id, parent_key, is_detached, depth, fingerprint, tags, keep_complete, keep_errored, keep_terminated,
-        limit_key)
-    SELECT
-        n, id, workflow, version, queue, CASE WHEN is_leased THEN 'running' ELSE 'queued' END, priority,
-        created_at, created_at, CASE WHEN is_leased OR worker IS NULL THEN due_at ELSE created_at END,
-        CASE WHEN is_leased THEN created_at END,
-        is_leased::int, 0, 0, 0, length, 0, CASE WHEN is_leased THEN worker END, false,
-        parent_id, parent_key, is_detached, depth, fingerprint, tags::jsonb, keep_complete, keep_errored,
-        keep_terminated, limit_key
-    FROM asked ORDER BY place
-    ON CONFLICT (id) DO NOTHING
-    RETURNING n, id, worker IS NOT NULL AS is_leased
-), numbers AS MATERIALIZED (
+    SELECT nextval('perdure.run_numbers') AS n, a.*, {IS_LEASED} FROM {table(1, _RUN)} AS a
+), {MADE}, numbers AS MATERIALIZED (
     SELECT array_agg(n ORDER BY place) AS ns FROM asked
 ), written AS (
     INSERT INTO perdure.records (n, {RECORD})

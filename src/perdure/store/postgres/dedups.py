@@ -20,7 +20,7 @@ from perdure.model.record import Record
 from perdure.model.run import Created, Dedup, NewRun, Run, RunStatus
 from perdure.store.journal import is_unclaimed, queued_due_at, stands
 from perdure.store.postgres.connections import Session
-from perdure.store.postgres.rows import RECORD, RECORD_TYPES, record_of
+from perdure.store.postgres.rows import IS_LEASED, MADE, RECORD, RECORD_TYPES, record_of
 
 Ask = Callable[[str, str], Awaitable[list[Any]]]
 """Runs a statement with `{given}` for its one argument on somebody's connection, and returns the rows."""
@@ -84,29 +84,12 @@ SELECT id FROM replaced
 
 _CREATE = f"""
 WITH asked AS MATERIALIZED (
-    SELECT nextval('perdure.run_numbers') AS n, j.place, a.*,
-        a.worker IS NOT NULL AND a.queue <> ALL(ARRAY(SELECT q.name FROM perdure.queues AS q WHERE q.is_gated))
-            AS is_leased
+    SELECT nextval('perdure.run_numbers') AS n, j.place, a.*, jsonb_array_length(a.records) AS length, {IS_LEASED},
+        CAST(a.retention ->> 0 AS bigint) AS keep_complete, CAST(a.retention ->> 1 AS bigint) AS keep_errored,
+        CAST(a.retention ->> 2 AS bigint) AS keep_terminated
     FROM jsonb_array_elements({_GIVEN}) WITH ORDINALITY AS j (value, place)
     CROSS JOIN LATERAL jsonb_to_record(j.value) AS a ({_NAMED})
-), made AS (
-    INSERT INTO perdure.runs (
-        n, id, workflow, version, queue, status, priority, created_at, updated_at, due_at, started_at,
-        epoch, seq, incarnation, crashes, journal_length, inbox_seq, worker, is_pausing,
-        parent_id, parent_key, is_detached, depth, fingerprint, tags, keep_complete, keep_errored, keep_terminated,
-        limit_key)
-    SELECT
-        n, id, workflow, version, queue, CASE WHEN is_leased THEN 'running' ELSE 'queued' END, priority,
-        created_at, created_at, CASE WHEN is_leased OR worker IS NULL THEN due_at ELSE created_at END,
-        CASE WHEN is_leased THEN created_at END,
-        CASE WHEN is_leased THEN 1 ELSE 0 END, 0, 0, 0, jsonb_array_length(records), 0,
-        CASE WHEN is_leased THEN worker END, false,
-        parent_id, parent_key, is_detached, depth, fingerprint, tags, CAST(retention ->> 0 AS bigint),
-        CAST(retention ->> 1 AS bigint), CAST(retention ->> 2 AS bigint), limit_key
-    FROM asked ORDER BY place
-    ON CONFLICT (id) DO NOTHING
-    RETURNING n, id, worker IS NOT NULL AS is_leased
-), written AS (
+), {MADE}, written AS (
     INSERT INTO perdure.records (n, {RECORD})
     SELECT asked.n, {_FIELDS} FROM asked CROSS JOIN LATERAL jsonb_array_elements(asked.records) AS w (value)
     WHERE (asked.n IN (SELECT n FROM made)) IS TRUE

@@ -47,6 +47,30 @@ RECORD_TYPES = {
 RECORD = ", ".join(RECORD_TYPES)
 """The columns of a `Record`, from a row of `records`."""
 
+IS_LEASED = """
+    a.worker IS NOT NULL AND a.queue <> ALL(ARRAY(SELECT q.name FROM perdure.queues AS q WHERE q.is_gated)) AS is_leased
+"""
+"""Whether a new run, a row that the statement calls `a`, is leased to its worker at once."""
+
+MADE = """made AS (
+    INSERT INTO perdure.runs (
+        n, id, workflow, version, queue, status, priority, created_at, updated_at, due_at, started_at,
+        epoch, seq, incarnation, crashes, journal_length, inbox_seq, worker, is_pausing,
+        parent_id, parent_key, is_detached, depth, fingerprint, tags, keep_complete, keep_errored, keep_terminated,
+        limit_key)
+    SELECT
+        n, id, workflow, version, queue, CASE WHEN is_leased THEN 'running' ELSE 'queued' END, priority,
+        created_at, created_at, CASE WHEN is_leased OR worker IS NULL THEN due_at ELSE created_at END,
+        CASE WHEN is_leased THEN created_at END,
+        CASE WHEN is_leased THEN 1 ELSE 0 END, 0, 0, 0, length, 0, CASE WHEN is_leased THEN worker END, false,
+        parent_id, parent_key, is_detached, depth, fingerprint, CAST(tags AS jsonb), keep_complete, keep_errored,
+        keep_terminated, limit_key
+    FROM asked ORDER BY place
+    ON CONFLICT (id) DO NOTHING
+    RETURNING n, id, worker IS NOT NULL AS is_leased
+)"""
+"""The part of a statement that inserts the new runs whose ids are free, from its rows `asked`; see `dedups`."""
+
 MESSAGE = "m.id, m.kind, m.type, m.payload, m.at, m.state, m.ref, m.seq"
 """The columns of a `Message` behind its run's id, from a row of `inbox` that the statement calls `m`."""
 
