@@ -300,3 +300,22 @@ def test_a_killed_command_is_run_again(shell, old, kind, tmp_path):
     said = shell(*words(old, to, "--json"))
     assert said.code == 0
     assert (said.json["there"], said.json["verified"]) == (arrived, 10_000 + RUNS)
+
+
+def test_a_move_encrypts_with_the_keys_of_the_environment_and_takes_them_off_again(
+    shell, old, fresh, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("PERDURE_ENCRYPTION_KEYS", "2026b:" + "B" * 43 + "=,2026a:" + "A" * 43 + "=")
+    assert shell(*words(old, fresh)).code == 0
+    assert b'"order": 1' in (tmp_path / "old.db").read_bytes()
+    assert b'"order": 1' not in (tmp_path / "new.db").read_bytes()
+    assert len(whole(fresh)) == RUNS
+    assert shell(*words(fresh, f"sqlite:///{tmp_path}/plain.db", "--plain")).code == 0
+    assert b'"order": 1' in (tmp_path / "plain.db").read_bytes()
+    said = shell(*words(old, fresh, "--plain"))
+    assert (said.code, "is encrypted: give this program the keys" in said.err) == (4, True)
+    said = shell(*words(fresh, f"sqlite:///{tmp_path}/other.db", "--namespace", "acme"))
+    assert (said.code, "was changed in the store, or moved there" in said.err) == (4, True)
+    monkeypatch.delenv("PERDURE_ENCRYPTION_KEYS")
+    said = shell(*words(fresh, f"sqlite:///{tmp_path}/other.db", "--dry-run"))
+    assert (said.code, "is encrypted: give this program the keys" in said.err) == (4, True)
