@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Coroutine
 from typing import Annotated, Any
 
 import typer
@@ -140,65 +141,46 @@ async def dead(
         session.note(f"\nthere are more: --cursor {page.cursor}")
 
 
-@command(group, "retry", examples=["perdure queues retry pdf order-7", "perdure queues retry pdf --all --yes"])
-async def retry(
-    session: Session,
-    queue: Name,
-    run_ids: RunIds = None,
-    *,
-    every: All = False,
-    most: Most = DEAD_AT_ONCE,
-    dry_run: DryRun = False,
-    yes: Yes = False,
-) -> int:
-    """Begin failed runs of a queue anew; one that is parked goes on where it was."""
-    return await _move(session, "retry", queue, run_ids, every=every, most=most, dry_run=dry_run, yes=yes)
+def _mover(verb: str, about: str) -> Callable[..., Coroutine[Any, Any, int]]:
+    """Return the command that does something to failed runs, which its help says."""
+
+    async def move(
+        session: Session,
+        queue: Name,
+        run_ids: RunIds = None,
+        *,
+        every: All = False,
+        most: Most = DEAD_AT_ONCE,
+        dry_run: DryRun = False,
+        yes: Yes = False,
+    ) -> int:
+        if bool(run_ids) == every:
+            raise UsageError("which runs? give ids, or --all alone")
+        async with session.client() as app:
+            named = app.queue(queue)
+            ask = named.retry_dead if verb == "retry" else named.discard_dead
+            if every and not (dry_run or yes):
+                number = await ask(limit=most, dry_run=True)
+                if session.as_json:
+                    raise UsageError(f"--json cannot ask whether to {verb} {count(number, 'run')}; add --yes")
+                if number and not _is_confirmed(f"{verb} {count(number, 'run')}?"):
+                    session.note("nothing was done")
+                    return PROBLEM
+            number = await ask(None if every else run_ids, limit=most, dry_run=dry_run)
+        told = f"{verb}: {count(number, 'run')}" + (", were it not for --dry-run" if dry_run else "")
+        session.show({"queue": queue, "verb": verb, "runs": number, "is_dry": dry_run}, Text(told))
+        return 0
+
+    move.__doc__ = about
+    return move
 
 
-@command(
-    group, "discard", examples=["perdure queues discard pdf order-7", "perdure queues discard pdf --all --dry-run"]
+command(group, "retry", examples=["perdure queues retry pdf order-7", "perdure queues retry pdf --all --yes"])(
+    _mover("retry", "Begin failed runs of a queue anew; one that is parked goes on where it was.")
 )
-async def discard(
-    session: Session,
-    queue: Name,
-    run_ids: RunIds = None,
-    *,
-    every: All = False,
-    most: Most = DEAD_AT_ONCE,
-    dry_run: DryRun = False,
-    yes: Yes = False,
-) -> int:
-    """Have failed runs of a queue removed from the store, for good; one that is parked is terminated first."""
-    return await _move(session, "discard", queue, run_ids, every=every, most=most, dry_run=dry_run, yes=yes)
-
-
-async def _move(
-    session: Session,
-    verb: str,
-    queue: str,
-    run_ids: list[str] | None,
-    *,
-    every: bool,
-    most: int,
-    dry_run: bool,
-    yes: bool,
-) -> int:
-    if bool(run_ids) == every:
-        raise UsageError("which runs? give ids, or --all alone")
-    async with session.client() as app:
-        named = app.queue(queue)
-        move = named.retry_dead if verb == "retry" else named.discard_dead
-        if every and not (dry_run or yes):
-            number = await move(limit=most, dry_run=True)
-            if session.as_json:
-                raise UsageError(f"--json cannot ask whether to {verb} {count(number, 'run')}; add --yes")
-            if number and not _is_confirmed(f"{verb} {count(number, 'run')}?"):
-                session.note("nothing was done")
-                return PROBLEM
-        number = await move(None if every else run_ids, limit=most, dry_run=dry_run)
-    told = f"{verb}: {count(number, 'run')}" + (", were it not for --dry-run" if dry_run else "")
-    session.show({"queue": queue, "verb": verb, "runs": number, "is_dry": dry_run}, Text(told))
-    return 0
+command(
+    group, "discard", examples=["perdure queues discard pdf order-7", "perdure queues discard pdf --all --dry-run"]
+)(_mover("discard", "Have failed runs of a queue removed from the store; one that is parked is terminated first."))
 
 
 def _is_confirmed(question: str) -> bool:
