@@ -31,7 +31,7 @@ from perdure.model.encryption import Encryption
 from perdure.model.errors import UsageError
 from perdure.model.limits import Limits
 from perdure.model.run import Retention
-from perdure.store import Store, open_store
+from perdure.store import Store, is_a_servers, open_store
 from perdure.store.marked import require_plain
 
 P = ParamSpec("P")
@@ -151,7 +151,7 @@ class Perdure(Decorators, Triggers, Queues, Definitions):
             raise UsageError("this engine is open already")
         await self.store.open()
         try:
-            if self.encryption is None:
+            if self.encryption is None and not is_a_servers(self.url):
                 await require_plain(self.store)
             await self._open()
         except BaseException:

@@ -15,7 +15,7 @@ from perdure.store.namespaces import namespaced
 from perdure.store.sqlite import SqliteStore
 from perdure.store.url import redacted, require_known
 
-__all__ = ["Store", "namespaced", "open_store"]
+__all__ = ["Store", "is_a_servers", "namespaced", "open_store"]
 
 
 def open_store(url: str, encryption: Encryption | None = None, **options: Any) -> Store:
@@ -44,8 +44,12 @@ def open_store(url: str, encryption: Encryption | None = None, **options: Any) -
         raise UsageError(f"store: behind the ? of {redacted(url)!r} stand options as name=value, with & between them")
     behind = dict(parse_qsl(parts.query, keep_blank_values=True))
     store = make(url, unquote(parts.netloc + parts.path), {**behind, **options})
-    is_theirs = scheme in ("http", "https")  # the server has the keys
-    return store if encryption is None or is_theirs else _encrypted(store, encryption)
+    return store if encryption is None or is_a_servers(url) else _encrypted(store, encryption)
+
+
+def is_a_servers(url: str) -> bool:
+    """Return whether the store at a URL is behind a Perdure server, which has the keys of what is encrypted in it."""
+    return url.startswith(("http://", "https://"))
 
 
 def _encrypted(store: Store, encryption: Encryption) -> Store:

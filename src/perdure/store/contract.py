@@ -146,7 +146,8 @@ class Store(Protocol):
         Highest priority first, then longest due; nothing of a gated queue. Each becomes `running`, or `compensating`
         if it was that or its compensation had failed, under its epoch plus one, with seq 0 and a first `started_at`;
         `crashes` goes up by one if it was leased, and a pausing run stays pausing; it is not admitted. Comes with the
-        whole journal and the unread messages by `seq`. Where nothing is due it writes nothing.
+        whole journal and the unread messages by `seq`; a store that cannot read some of this says so in the claim.
+        Where nothing is due it writes nothing.
         """
 
     async def commit(self, decisions: Sequence[Decision]) -> list[Committed]:
