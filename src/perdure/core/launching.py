@@ -128,7 +128,7 @@ class Launches:
                 continue
             if isinstance(ask, ChildAsk):
                 self._children.withdraw(ask)
-                replay.settle(ask.key, "error", child_failure(ask, _NOT_BEGUN), now)
+                replay.settle(ask.key, "error", child_failure(ask, _NOT_BEGUN), now, ref=ask.run_id)
                 return True
             failed = self._history.opened.get(ask.key)
             if failed is None:
