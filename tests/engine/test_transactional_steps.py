@@ -708,7 +708,7 @@ class TestExactlyOnce:
         @app.workflow
         async def w() -> None:
             await book()
-            await flow.do("next", lambda: None)
+            await flow.wait_for_event("next", type="next")  # it does not end before the store hears of the pause
 
         async with app:
             run = await app.start(w)
