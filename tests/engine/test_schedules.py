@@ -429,6 +429,8 @@ async def test_what_cannot_be_made(world, app):
                 await app.schedules.create(name, nap, every="1h")
         with pytest.raises(UnknownWorkflowError, match="did you mean 'nap'"):
             await app.schedules.create("x", "nop", every="1h")
+        with pytest.raises(UsageError, match="schedule 'x': there is no option 'evry'; known: cron, every, at, tz"):
+            await app.schedules.create("x", nap, evry="1h")
         with pytest.raises(UsageError, match="is given by name, so give its arguments as input"):
             await app.schedules.create("x", "nap", 5, every="1h")
         with pytest.raises(UsageError, match="is no workflow of this application"):

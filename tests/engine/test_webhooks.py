@@ -288,6 +288,7 @@ def test_what_is_no_secret(app, secret):
         ("https://x", {"events": ["workflow:lost"]}, "'workflow:lost' is none of"),
         ("https://x", {"workflows": "bad"}, "must be a list of names"),
         ("https://x", {"name": "a/b"}, "webhook name: 'a/b' must not hold"),
+        ("https://x", {"retries": 5}, "webhook: there is no option 'retries'; known: workflows, name, queue, timeout"),
         ("https://x", {"timeout": "soon"}, "timeout: 'soon' is no duration"),
     ],
 )

@@ -8,7 +8,7 @@ import datetime as dt
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypedDict, Unpack, get_args
 from urllib.parse import SplitResult, urlsplit
 
 from perdure.authoring.expressions import Expression
@@ -152,26 +152,30 @@ class Triggers:
         return {} if subscriptions is None else {"on": [each.announced() for each in subscriptions]}
 
 
-def schedule_of(
-    name: str,
-    workflow: str,
-    payload: str,
-    *,
-    cron: str | None = None,
-    every: Duration | None = None,
-    at: dt.datetime | float | None = None,
-    tz: str = "UTC",
-    jitter: Duration = 0,
-    overlap: Overlap = "allow",
-    catch_up: Duration | None = None,
-    start: dt.datetime | float | None = None,
-    end: dt.datetime | float | None = None,
-) -> Schedule:
-    """Return a schedule from what a user writes; see `Schedules.create`.
+class Timing(TypedDict, total=False):
+    """When a schedule fires, other than by `cron`, and what becomes of its fires; see `Schedules.create`."""
+
+    every: Duration | None
+    at: dt.datetime | float | None
+    tz: str
+    jitter: Duration
+    overlap: Overlap
+    catch_up: Duration | None
+    start: dt.datetime | float | None
+    end: dt.datetime | float | None
+
+
+def schedule_of(name: str, workflow: str, payload: str, cron: str | None, **timing: Unpack[Timing]) -> Schedule:
+    """Return a schedule from what a user writes.
 
     Raises:
         UsageError: it cannot be kept.
     """
+    if unknown := timing.keys() - Timing.__annotations__.keys():
+        known = ", ".join(("cron", *Timing.__annotations__))
+        raise UsageError(f"schedule {name!r}: there is no option {min(unknown)!r}; known: {known}")
+    every, at, catch_up = timing.get("every"), timing.get("at"), timing.get("catch_up")
+    start, end, tz = timing.get("start"), timing.get("end"), timing.get("tz", "UTC")
     check_name(name, "schedule name")
     if len(name) > SCHEDULE_NAME_LENGTH:
         raise UsageError(f"schedule name: {name!r} is longer than {SCHEDULE_NAME_LENGTH} characters")
@@ -184,8 +188,8 @@ def schedule_of(
         zone=tz,
         every=None if every is None else milliseconds(every, field="every"),
         at=None if at is None else instant(at, field="at"),
-        jitter=milliseconds(jitter, field="jitter"),
-        overlap=overlap,
+        jitter=milliseconds(timing.get("jitter", 0), field="jitter"),
+        overlap=timing.get("overlap", "allow"),
         catch_up=None if catch_up is None else milliseconds(catch_up, field="catch_up"),
         start=None if start is None else instant(start, field="start"),
         end=None if end is None else instant(end, field="end"),
@@ -257,34 +261,39 @@ def lifecycle_events(events: Sequence[str]) -> frozenset[str]:
     return frozenset(events)
 
 
+class WebhookOptions(TypedDict, total=False):
+    """Whose runs a webhook is told of, and how it is delivered to; see `Perdure.webhook`."""
+
+    workflows: Sequence[str] | None
+    name: str | None
+    queue: str | None
+    timeout: Duration
+    retry: Retry | None
+
+
 def webhook_of(
-    url: str,
-    *,
-    events: Sequence[str],
-    secret: str | Sequence[str],
-    workflows: Sequence[str] | None = None,
-    name: str | None = None,
-    queue: str | None = None,
-    timeout: Duration = 15.0,
-    retry: Retry | None = None,
+    url: str, events: Sequence[str], secret: str | Sequence[str], **options: Unpack[WebhookOptions]
 ) -> Webhook:
     """Return a webhook from what a user writes; see `Perdure.webhook`.
 
     Raises:
         UsageError: an argument cannot be used.
     """
-    parts = _parts(url)
+    if unknown := options.keys() - WebhookOptions.__annotations__.keys():
+        known = ", ".join(WebhookOptions.__annotations__)
+        raise UsageError(f"webhook: there is no option {min(unknown)!r}; known: {known}")
+    parts, workflows, queue = _parts(url), options.get("workflows"), options.get("queue")
     if isinstance(workflows, str):
         raise UsageError(f"workflows: {workflows!r} must be a list of names")
     return Webhook(
-        name=check_name(name or _webhook_name(parts), "webhook name"),
+        name=check_name(options.get("name") or _webhook_name(parts), "webhook name"),
         url=url,
         events=lifecycle_events(events),
         secrets=secrets_of(secret),
         workflows=None if workflows is None else frozenset(workflows),
         queue=None if queue is None else check_name(queue, "queue"),
-        timeout=seconds(timeout, field="timeout"),
-        retry=retry or DELIVERY_RETRY,
+        timeout=seconds(options.get("timeout", 15.0), field="timeout"),
+        retry=options.get("retry") or DELIVERY_RETRY,
     )
 
 

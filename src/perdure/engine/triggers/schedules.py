@@ -6,13 +6,13 @@ import asyncio
 import datetime as dt
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Unpack
 from zoneinfo import ZoneInfo
 
 import msgspec
 
 from perdure.authoring.enqueuing import HIGHEST_PRIORITY
-from perdure.authoring.triggers import schedule_of
+from perdure.authoring.triggers import Timing, schedule_of
 from perdure.authoring.workflow import Workflow, fingerprint
 from perdure.core.schedule import Change, Overlap, Progress, Schedule, changed, next_fire, plan
 from perdure.engine.client.client import Client
@@ -33,7 +33,7 @@ from perdure.engine.triggers.scheduler import (
 )
 from perdure.model import codec
 from perdure.model.decision import Action, Control, RunFilter
-from perdure.model.duration import Duration, instant
+from perdure.model.duration import instant
 from perdure.model.errors import BatchTooLargeError, RunFinishedError, RunNotFoundError, UsageError
 from perdure.model.record import Record
 from perdure.model.run import NewRun, Run, RunStatus
@@ -105,16 +105,9 @@ class Schedules:
         *args: Any,
         input: Mapping[str, Any] | None = None,
         cron: str | None = None,
-        every: Duration | None = None,
-        at: dt.datetime | float | None = None,
-        tz: str = "UTC",
-        jitter: Duration = 0,
-        overlap: Overlap = "allow",
-        catch_up: Duration | None = None,
-        start: dt.datetime | float | None = None,
-        end: dt.datetime | float | None = None,
         paused: bool = False,
         replace: bool = False,
+        **timing: Unpack[Timing],
     ) -> ScheduleSummary:
         """Make a schedule, which starts runs of a workflow from then on, whoever works it.
 
@@ -127,10 +120,10 @@ class Schedules:
             every: in its place, the time (a duration) from one fire to the next, counted from `start`, or from the
                 beginning of 1970 in UTC.
             at: in its place, the one moment: an aware `datetime`, or seconds since the epoch.
-            tz: the time zone of `cron`, as in `Europe/Paris`.
-            jitter: how late each fire is at most (a duration).
-            overlap: while the run before has not ended, `"allow"` starts the next all the same, `"skip"` leaves it
-                out, `"queue"` starts it afterwards, `"cancel-previous"` terminates that run.
+            tz: the time zone of `cron`, as in `Europe/Paris`; UTC by default.
+            jitter: how late each fire is at most (a duration); not at all by default.
+            overlap: while the run before has not ended, `"allow"`, the default, starts the next all the same, `"skip"`
+                leaves it out, `"queue"` starts it afterwards, `"cancel-previous"` terminates that run.
             catch_up: how old (a duration) fires that nobody was there for may be to be made up for, in order; by
                 default only the last of them is, whatever its age.
             start, end: it fires from then on, and before then.
@@ -142,10 +135,7 @@ class Schedules:
             UnknownWorkflowError: workers have announced other names than this one.
         """
         target, payload, queue = await self._target(workflow, args, input or {})
-        schedule = schedule_of(
-            name, target, payload, cron=cron, every=every, at=at, tz=tz, jitter=jitter, overlap=overlap,
-            catch_up=catch_up, start=start, end=end,
-        )  # fmt: skip
+        schedule = schedule_of(name, target, payload, cron, **timing)
         if next_fire(schedule, self._client.env.now()) is None:
             raise UsageError(f"schedule {name!r} never fires: its time has passed")
         if not await self.declare(schedule, queue, paused=paused, replace=replace):

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import datetime as dt
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, TypeVar, Unpack
 
 from perdure.authoring.registry import Registry
 from perdure.authoring.triggers import (
     LifecycleEventType,
     Observer,
+    Timing,
+    WebhookOptions,
     lifecycle_events,
     schedule_of,
     subscription_of,
     webhook_of,
 )
 from perdure.authoring.workflow import Workflow
-from perdure.core.schedule import Overlap
 from perdure.engine.client.client import Client
 from perdure.engine.client.handle import RunHandle
 from perdure.engine.lifecycle import LifecycleEvent
@@ -26,9 +26,7 @@ from perdure.engine.triggers.scheduler import SCHEDULE
 from perdure.engine.triggers.schedules import Schedules
 from perdure.engine.triggers.webhooks import delivery_workflow, require_http
 from perdure.engine.verbs import Verbs
-from perdure.model.duration import Duration
 from perdure.model.errors import DefinitionError, UsageError
-from perdure.model.retry import Retry
 
 DECLARED_AT_ONCE = 50
 """How many of its schedules a worker that starts writes at the same time."""
@@ -56,17 +54,10 @@ class Triggers(Verbs):
         self,
         cron: str | None = None,
         *,
-        every: Duration | None = None,
-        at: dt.datetime | float | None = None,
-        tz: str = "UTC",
-        jitter: Duration = 0,
-        overlap: Overlap = "allow",
-        catch_up: Duration | None = None,
-        start: dt.datetime | float | None = None,
-        end: dt.datetime | float | None = None,
         name: str | None = None,
         args: Sequence[Any] = (),
         input: Mapping[str, Any] | None = None,
+        **timing: Unpack[Timing],
     ) -> Callable[[W], W]:
         """Have a workflow or task started at certain times; stands above `@app.workflow` or `@app.task`.
 
@@ -85,10 +76,7 @@ class Triggers(Verbs):
         def declare(workflow: W) -> W:
             self._require_registered(workflow, "@app.schedule")
             payload = workflow.parameters.encode(tuple(args), input or {}, self.settings.limits.payload_bytes)
-            schedule = schedule_of(
-                name or workflow.name, workflow.name, payload, cron=cron, every=every, at=at, tz=tz, jitter=jitter,
-                overlap=overlap, catch_up=catch_up, start=start, end=end,
-            )  # fmt: skip
+            schedule = schedule_of(name or workflow.name, workflow.name, payload, cron, **timing)
             if schedule.name in self.registry.triggers.schedules:
                 raise DefinitionError(f"a schedule {schedule.name!r} is declared already; give one of them name='...'")
             self.registry.triggers.schedules[schedule.name] = schedule
@@ -146,11 +134,7 @@ class Triggers(Verbs):
         *,
         events: Sequence[LifecycleEventType],
         secret: str | Sequence[str],
-        workflows: Sequence[str] | None = None,
-        name: str | None = None,
-        queue: str | None = None,
-        timeout: Duration = 15.0,
-        retry: Retry | None = None,
+        **options: Unpack[WebhookOptions],
     ) -> None:
         """Have a URL told whenever something becomes of a run.
 
@@ -166,16 +150,14 @@ class Triggers(Verbs):
             name: of the webhook, in the ids of its deliveries; made of the URL by default.
             queue: where deliveries wait; by default the first queue that the worker serves, or, of what a client does,
                 the queue of the run.
-            timeout: of one attempt (a duration).
+            timeout: of one attempt (a duration); 15 seconds by default.
             retry: when a delivery is tried again; for about a day, by default.
 
         Raises:
             DefinitionError: httpx is not installed, or the name is taken. UsageError: an argument is wrong.
         """
         require_http()
-        webhook = webhook_of(
-            url, events=events, secret=secret, workflows=workflows, name=name, queue=queue, timeout=timeout, retry=retry
-        )
+        webhook = webhook_of(url, events, secret, **options)
         if webhook.name in self.registry.triggers.webhooks:
             raise DefinitionError(f"a webhook {webhook.name!r} is registered already; give one of them name='...'")
         self.registry.triggers.webhooks[webhook.name] = webhook
