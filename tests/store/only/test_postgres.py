@@ -29,26 +29,13 @@ from perdure.store.postgres.control import PRUNED_AT_ONCE
 from tests.servers import PostgresServer, label, postgres
 from tests.serving.postgres import PASSWORD, USER
 from tests.store.making import CAPACITY, NOW, decide, event, finish, held, leased, new, one, record
+from tests.store.only.placing import postgres_at
 
 DATABASE = "mine"
 
 
 def url(folder: Path, **options: str) -> str:
     return postgres().url(DATABASE, schema=label(folder), **options)
-
-
-def store_at(folder: Path, **options: str) -> PostgresStore:
-    store = open_store(url(folder, **options))
-    assert isinstance(store, PostgresStore)
-    return store
-
-
-@pytest.fixture
-async def store(tmp_path: Path) -> AsyncIterator[PostgresStore]:
-    opened = store_at(tmp_path)
-    await opened.open()
-    yield opened
-    await opened.close()
 
 
 def sql(statement: str, *arguments: Any) -> list[Any]:
@@ -208,7 +195,7 @@ def test_other_mistakes_in_the_url():
 
 class TestSchema:
     async def test_many_openers_at_once_make_it_once(self, tmp_path: Path):
-        stores = [store_at(tmp_path, listen="off", pool_size="1") for _ in range(8)]
+        stores = [postgres_at(DATABASE, tmp_path, listen="off", pool_size="1") for _ in range(8)]
         await asyncio.gather(*(store.open() for store in stores))
         created = [await store.create([new(f"r{at}")]) for at, store in enumerate(stores)]
         assert all(entry.is_new for (entry,) in created)
@@ -219,7 +206,7 @@ class TestSchema:
     async def test_an_up_to_date_one_is_opened_beside_a_lock(self, tmp_path: Path, store: PostgresStore):
         with psycopg.connect(postgres()._place(DATABASE)) as holder:
             holder.execute("SELECT pg_advisory_lock(%s)", (store._settings.lock_key,))
-            other = store_at(tmp_path)
+            other = postgres_at(DATABASE, tmp_path)
             async with asyncio.timeout(5):
                 await other.open()
             await other.close()
@@ -228,7 +215,7 @@ class TestSchema:
         steps = schema.migrations()
         monkeypatch.setattr(schema, "migrations", lambda: [*steps, "CREATE TABLE perdure.more (n bigint); SELECT 1/0"])
         with pytest.raises(StoreError, match="division by zero"):
-            await store_at(tmp_path).open()
+            await postgres_at(DATABASE, tmp_path).open()
         assert sql("SELECT count(*) FROM pg_namespace WHERE nspname = %s", label(tmp_path)) == [(0,)]
 
     async def test_an_older_one_is_brought_up_to_date(
@@ -237,7 +224,7 @@ class TestSchema:
         steps = schema.migrations()
         await store.create([new("a")])
         monkeypatch.setattr(schema, "migrations", lambda: [*steps, "ALTER TABLE perdure.runs ADD COLUMN more bigint"])
-        newer = store_at(tmp_path)
+        newer = postgres_at(DATABASE, tmp_path)
         await newer.open()
         assert (await newer.describe()).schema_version == len(steps) + 1
         assert (await one(newer, "a")).id == "a"
@@ -245,7 +232,7 @@ class TestSchema:
         await newer.close()
 
     async def test_two_are_apart(self, tmp_path: Path):
-        one_store, other = store_at(tmp_path / "1"), store_at(tmp_path / "2")
+        one_store, other = postgres_at(DATABASE, tmp_path / "1"), postgres_at(DATABASE, tmp_path / "2")
         await one_store.open()
         await other.open()
         await one_store.create([new("a")])
@@ -306,7 +293,7 @@ class TestBehindPgbouncer:
 
     @pytest.fixture
     async def pooled(self, tmp_path: Path) -> AsyncIterator[PostgresStore]:
-        store = store_at(tmp_path, pgbouncer="on")
+        store = postgres_at(DATABASE, tmp_path, pgbouncer="on")
         await store.open()
         yield store
         await store.close()

@@ -23,28 +23,15 @@ from perdure.store.postgres import PostgresStore, settings
 from perdure.store.postgres.pool import Pool
 from tests.servers import Line, PostgresServer, cut, label, postgres
 from tests.store.making import CAPACITY, NOW, decide, event, held, new, one, record
+from tests.store.only.placing import postgres_at
 
 DATABASE = "lines"
-
-
-def store_at(folder: Path, **options: str) -> PostgresStore:
-    store = open_store(postgres().url(DATABASE, schema=label(folder), **options))
-    assert isinstance(store, PostgresStore)
-    return store
-
-
-@pytest.fixture
-async def store(tmp_path: Path) -> AsyncIterator[PostgresStore]:
-    opened = store_at(tmp_path)
-    await opened.open()
-    yield opened
-    await opened.close()
 
 
 @pytest.fixture
 async def other(tmp_path: Path, store: PostgresStore) -> AsyncIterator[PostgresStore]:
     """Another process, as it were."""
-    opened = store_at(tmp_path)
+    opened = postgres_at(DATABASE, tmp_path)
     await opened.open()
     yield opened
     await opened.close()
@@ -179,7 +166,7 @@ class TestReconnecting:
             await store.close()
 
     async def test_what_looks_at_every_run_may_take_longer(self, tmp_path: Path):
-        store = store_at(tmp_path, command_timeout="200ms", patience="1ms")
+        store = postgres_at(DATABASE, tmp_path, command_timeout="200ms", patience="1ms")
         await store.open()
 
         async def dawdle(session: Any) -> list[Any]:
@@ -191,7 +178,7 @@ class TestReconnecting:
         await store.close()
 
     async def test_no_other_connection_is_trusted_after_one_that_failed(self, tmp_path: Path):
-        store = store_at(tmp_path, command_timeout="200ms")
+        store = postgres_at(DATABASE, tmp_path, command_timeout="200ms")
         await store.open()
         await asyncio.gather(*(store.get(["a"]) for _ in range(3)))
         pool = await store._connections._pools.get()
@@ -237,7 +224,7 @@ class TestReconnecting:
 
     async def test_a_server_that_becomes_a_replica_is_left(self, tmp_path: Path):
         schema = label(tmp_path)
-        store = store_at(tmp_path, patience="200ms")
+        store = postgres_at(DATABASE, tmp_path, patience="200ms")
         await store.open()
         try:
             sql(f"ALTER DATABASE {DATABASE} SET default_transaction_read_only = on")
@@ -284,7 +271,7 @@ class TestReconnecting:
     async def test_who_gives_up_while_it_connects_leaves_it_to_others(self, tmp_path: Path):
         said: list[object] = []
         asyncio.get_running_loop().set_exception_handler(lambda _, told: said.append(told))
-        store = store_at(tmp_path, pool_size="1", listen="off")
+        store = postgres_at(DATABASE, tmp_path, pool_size="1", listen="off")
         await store.open()
         for ticks in range(40):
             (await store._connections._pools.get()).leave()
@@ -299,7 +286,7 @@ class TestReconnecting:
         await store.close()
 
     async def test_more_callers_than_connections_take_turns(self, tmp_path: Path):
-        store = store_at(tmp_path, pool_size="2")
+        store = postgres_at(DATABASE, tmp_path, pool_size="2")
         await store.open()
         created = await asyncio.gather(*(store.create([new(f"r{at}")]) for at in range(50)))
         assert all(entry.is_new for (entry,) in created)
@@ -473,7 +460,7 @@ class TestHints:
         assert not await other.wait(0.3)
 
     async def test_deaf_stores_look_by_themselves(self, tmp_path: Path):
-        store = store_at(tmp_path, listen="off", poll="50ms")
+        store = postgres_at(DATABASE, tmp_path, listen="off", poll="50ms")
         await store.open()
         assert await store.wait(5)
         assert not await store.wait(0.01)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import asyncpg
@@ -20,7 +19,7 @@ from perdure.model.errors import UsageError
 from perdure.model.run import Dedup, NewRun
 from perdure.store import open_store
 from perdure.store.postgres import PostgresStore
-from tests.servers import label, postgres
+from tests.servers import postgres
 from tests.store.making import NOW, new, one, record
 
 DATABASE = "joined"
@@ -30,15 +29,6 @@ HARD = '"\\u0000 \\ud800 %s :name ? {} \\" é 🎉"'
 
 def place(database: str = DATABASE, driver: str = "") -> str:
     return postgres().url(database).replace("postgresql://", f"postgresql{driver}://")
-
-
-@pytest.fixture
-async def store(tmp_path: Path) -> AsyncIterator[PostgresStore]:
-    opened = open_store(postgres().url(DATABASE, schema=label(tmp_path)))
-    assert isinstance(opened, PostgresStore)
-    await opened.open()
-    yield opened
-    await opened.close()
 
 
 Ended = Callable[[str], Awaitable[None]]

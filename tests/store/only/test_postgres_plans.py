@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -52,15 +52,6 @@ FIRST_OF = {"runs_pkey": "n", "runs_id_key": "id", "runs_due": "queue", "runs_cr
     "definitions_pkey": "name",
 }
 """Each index, and the column that it is in the order of."""
-
-
-@pytest.fixture
-async def store(tmp_path: Path) -> AsyncIterator[PostgresStore]:
-    opened = open_store(postgres().url(DATABASE, schema=label(tmp_path)))
-    assert isinstance(opened, PostgresStore)
-    await opened.open()
-    yield opened
-    await opened.close()
 
 
 @pytest.mark.parametrize("runs", [0, 1, 3, 100])

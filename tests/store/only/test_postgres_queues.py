@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -14,29 +13,15 @@ from perdure.model.decision import Action, CatalogEntry, Control, Lease, StoredD
 from perdure.model.errors import StoreLockedError
 from perdure.model.queue import Admission, QueueLimits, QueueState, QueueView
 from perdure.model.run import Dedup, RunStatus
-from perdure.store import open_store
 from perdure.store.postgres import PostgresStore, connections, schema
 from perdure.store.postgres.queues import LEAPS
 from tests.servers import label, postgres
 from tests.store.making import CAPACITY, NOW, decide, event, finish, new, one, record
+from tests.store.only.placing import postgres_at
 
 DATABASE = "gated"
 UNTIL = NOW + 60_000
 HOUR = 3_600_000
-
-
-def store_at(folder: Path, **options: str) -> PostgresStore:
-    store = open_store(postgres().url(DATABASE, schema=label(folder), **options))
-    assert isinstance(store, PostgresStore)
-    return store
-
-
-@pytest.fixture
-async def store(tmp_path: Path) -> AsyncIterator[PostgresStore]:
-    opened = store_at(tmp_path)
-    await opened.open()
-    yield opened
-    await opened.close()
 
 
 def sql(statement: str, *arguments: Any) -> list[Any]:
@@ -76,7 +61,7 @@ class TestAnOlderSchema:
         with monkeypatch.context() as patched:
             patched.setattr(schema, "migrations", lambda: steps[:2])
             patched.setattr(schema, "_TABLES", ("meta", "runs", "records", "inbox", "catalog"))
-            store = store_at(tmp_path)
+            store = postgres_at(DATABASE, tmp_path)
             await store.open()
             await store.close()
         place = label(tmp_path)
@@ -99,7 +84,7 @@ class TestAnOlderSchema:
         return place
 
     async def test_is_brought_up_to_date(self, tmp_path: Path, older: str):
-        store = store_at(tmp_path)
+        store = postgres_at(DATABASE, tmp_path)
         await store.open()
         assert (await store.describe()).schema_version == len(schema.migrations())
         claims = await store.claim(["default"], 9, "w2", NOW + 5, UNTIL)
@@ -115,7 +100,7 @@ class TestAnOlderSchema:
         await store.close()
 
     async def test_while_a_program_of_the_older_version_goes_on(self, tmp_path: Path, older: str):
-        store = store_at(tmp_path)
+        store = postgres_at(DATABASE, tmp_path)
         await store.open()
         sql(
             f"""INSERT INTO {older}.runs (n, id, workflow, version, queue, status, priority, created_at, updated_at,
@@ -131,7 +116,7 @@ class TestAnOlderSchema:
         self, tmp_path: Path, older: str, monkeypatch: pytest.MonkeyPatch
     ):
         monkeypatch.setattr(schema, "HELD_BACK", "10ms")
-        store = store_at(tmp_path, patience="10ms")
+        store = postgres_at(DATABASE, tmp_path, patience="10ms")
         store._settings.long_timeout = 1.0
         long = "SELECT true FROM pg_stat_activity WHERE wait_event = 'advisory' AND now() - query_start > '1.2s'"
         with joined() as changing:
@@ -153,8 +138,8 @@ class TestAnOlderSchema:
         with joined() as holder:
             holder.execute(f"SELECT count(*) FROM {older}.runs")
             with pytest.raises(StoreLockedError, match="somebody holds what is needed .*: end the transaction"):
-                await store_at(tmp_path).open()
-        store = store_at(tmp_path)
+                await postgres_at(DATABASE, tmp_path).open()
+        store = postgres_at(DATABASE, tmp_path)
         await store.open()
         await store.close()
 
@@ -163,7 +148,7 @@ class TestAdmission:
     async def test_eight_at_once_never_lease_more_than_the_queue_allows(self, tmp_path: Path, store: PostgresStore):
         await store.set_queue(QueueState("few", limits=QueueLimits(concurrency=3)))
         await store.create([new(f"r{at:02}", queue="few", limit_key=f"{at % 5 or ''}") for at in range(40)])
-        stores = [store_at(tmp_path, pool_size="1", listen="off") for _ in range(8)]
+        stores = [postgres_at(DATABASE, tmp_path, pool_size="1", listen="off") for _ in range(8)]
         for each in stores:
             await each.open()
         count = f"SELECT count(*) FROM {label(tmp_path)}.runs WHERE worker IS NOT NULL"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -25,15 +24,6 @@ DATABASE = "steps"
 
 def place(folder: Path, **options: str) -> str:
     return postgres().url(DATABASE, schema=label(folder), **options)
-
-
-@pytest.fixture
-async def store(tmp_path: Path) -> AsyncIterator[PostgresStore]:
-    opened = open_store(place(tmp_path))
-    assert isinstance(opened, PostgresStore)
-    await opened.open()
-    yield opened
-    await opened.close()
 
 
 def sql(statement: str, *arguments: Any) -> list[Any]:
