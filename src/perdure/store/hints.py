@@ -9,7 +9,8 @@ from collections.abc import Awaitable, Callable
 from perdure.model.errors import StoreError
 
 REST = 4
-"""How many times as long as a message took a process waits before the next one: the longer, the busier all are."""
+"""How many times as long as a message took a process waits before the next one, if there was more to tell by its end:
+the longer, the busier all are."""
 
 LONGEST_REST = 0.02
 """Seconds that it waits at most."""
@@ -34,7 +35,7 @@ class Hints:
         self._told: weakref.WeakKeyDictionary[asyncio.Task[object], int] = weakref.WeakKeyDictionary()
 
     def changed(self) -> None:
-        """Tell the others soon: at once if nothing was told for a while, else with all that comes up meanwhile."""
+        """Tell the others soon: at once if no message is on its way, else with all that comes up meanwhile."""
         loop = asyncio.get_running_loop()
         self._is_wanted.add(loop)
         if loop not in self._sending:
@@ -93,7 +94,8 @@ class Hints:
                     await self._send()
                 except StoreError:  # only a hint: they will look by themselves
                     pass
-                await asyncio.sleep(min(REST * (loop.time() - began), LONGEST_REST))
+                if loop in self._is_wanted:
+                    await asyncio.sleep(min(REST * (loop.time() - began), LONGEST_REST))
         finally:
             self._sending.pop(loop, None)
 
