@@ -6,7 +6,19 @@ from typing import Any, assert_type
 
 import msgspec
 
-from perdure import Explanation, Perdure, Record, Retention, Run, RunHandle, RunPage, RunStatus, RunSummary, Stats
+from perdure import (
+    Encryption,
+    Explanation,
+    Perdure,
+    Record,
+    Retention,
+    Run,
+    RunHandle,
+    RunPage,
+    RunStatus,
+    RunSummary,
+    Stats,
+)
 
 app = Perdure("memory://")
 
@@ -88,5 +100,8 @@ def script() -> None:
 
 
 Perdure("memory://", mode="worker", queues=["a"], concurrency=5, lease="30s", drain=5)
+Perdure("memory://", encryption=Encryption("2026b:AAAA,2026a:BBBB"))
+Perdure("memory://", encryption=Encryption({"2026b": b"", "2026a": "AAAA"}, scope="acme").scoped("beta"))
+Perdure("memory://", encryption="2026b:AAAA")  # type: ignore[arg-type]  # keys are not taken for anything else
 Perdure("memory://", mode="both")  # type: ignore[arg-type]  # no such mode
 Perdure("memory://", concurency=5)  # type: ignore[call-arg]  # no such setting
