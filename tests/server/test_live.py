@@ -137,19 +137,15 @@ async def test_who_may_not_watch_any_longer_is_let_go(serving: Serve, worker, mo
     monkeypatch.setattr(live, "RECHECK", 0.02)
     served = await serving(worker)
 
-    class Fickle:
-        principal: Principal | None = Principal("ada", Role.VIEWER, "key", ("default",))
+    admitted = [Principal("ada", Role.VIEWER, "key", ("default",))]
 
-        async def is_configured(self) -> bool:
-            return True
+    async def authenticate(scope: object) -> Principal | None:
+        return admitted[0] if admitted else None
 
-        async def authenticate(self, scope: object) -> Principal | None:
-            return self.principal
-
-    served.server.authenticator = fickle = Fickle()
+    monkeypatch.setattr(served.server.authenticator, "authenticate", authenticate)
     stream = await Stream.open(served, "/api/v1/watch")
     await stream.event()
-    fickle.principal = None
+    admitted.clear()
     with pytest.raises(EOFError):
         while True:
             await stream.part()

@@ -7,7 +7,7 @@ takes: `access: Viewer`, `Operator` or `Admin`.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 from fastapi import Depends, Request
@@ -38,12 +38,14 @@ class Access:
         namespace: in which namespace.
         app: that namespace's engine.
         server: the parts of the server.
+        recorded: the actions that were written down for this request, and what each was to be done to.
     """
 
     principal: Principal
     namespace: str
     app: Perdure
     server: Server
+    recorded: list[tuple[str, str]] = field(default_factory=list)
 
     async def audit(self, action: str, target: str, reason: str = "", **details: Any) -> None:
         """Write down what is about to be done; where this raises, it must not be done.
@@ -55,6 +57,7 @@ class Access:
             details: what else matters of it, as plain data.
         """
         await self.server.auditor.record(self.principal, self.namespace, action, target, reason, details)
+        self.recorded.append((action, target))
 
 
 class Authentication:

@@ -15,6 +15,9 @@ from perdure.server.access import NAMESPACE, Authentication
 from perdure.server.api import ROUTERS
 from perdure.server.errors import Failures
 from perdure.server.routing import RawPaths
+from perdure.server.security.headers import Headers
+from perdure.server.security.outcomes import Outcomes
+from perdure.server.security.rates import Paced, Rates, read_rate
 from perdure.server.server import Server
 from perdure.server.settings import ServerSettings
 
@@ -51,7 +54,12 @@ def create_server(settings: ServerSettings | None = None, engines: Mapping[str, 
 def _middleware(server: Server) -> list[Middleware]:
     """Return what every request passes, from the outside in."""
     settings = server.settings
-    passed = [Middleware(Failures, env=server.namespaces.default.world)]
+    world = server.namespaces.default.world
+    passed = [
+        Middleware(Headers, is_tls=settings.tls_cert is not None),
+        Middleware(Failures, env=world),
+        Middleware(RawPaths),
+    ]
     if settings.cors:
         passed.append(
             Middleware(
@@ -63,7 +71,9 @@ def _middleware(server: Server) -> list[Middleware]:
             )
         )
     passed.append(Middleware(Authentication, server=server))
-    passed.append(Middleware(RawPaths))
+    if settings.rate is not None:
+        passed.append(Middleware(Paced, rates=Rates(read_rate(settings.rate), world)))
+    passed.append(Middleware(Outcomes))
     return passed
 
 

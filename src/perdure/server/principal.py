@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Literal
 
@@ -29,6 +29,8 @@ class Principal:
             this machine where nothing else is set up.
         namespaces: where they may do it.
         chosen: the one of these that a session is about; None for none.
+        id: of the API key that says so, or of whoever a token is about; empty for neither.
+        csrf: what pages made for them have to send along when they change something, as the header `Perdure-CSRF`.
     """
 
     name: str
@@ -36,3 +38,5 @@ class Principal:
     kind: Literal["key", "token", "session", "local"]
     namespaces: tuple[str, ...]
     chosen: str | None = None
+    id: str = ""
+    csrf: str = field(default="", repr=False)

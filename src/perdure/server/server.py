@@ -3,80 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Mapping
-from typing import Any, Protocol
-
-from starlette.types import Scope
 
 from perdure.engine.app import Perdure
 from perdure.model.errors import UsageError
 from perdure.server.live import Live
 from perdure.server.namespaces import Namespaces
-from perdure.server.principal import Principal, Role
+from perdure.server.security.audit import Auditor
+from perdure.server.security.authentication import Authenticator
 from perdure.server.settings import ServerSettings
-
-_audit = logging.getLogger("perdure.audit")
-
-
-class Authenticator(Protocol):
-    """Finds out who asks."""
-
-    async def is_configured(self) -> bool:
-        """Return whether anybody could prove who they are: without that, only this machine may ask."""
-
-    async def authenticate(self, scope: Scope) -> Principal | None:
-        """Return who sends a request; None where nobody proves to be anybody."""
-
-
-class Auditor(Protocol):
-    """Writes down what operators do, before it is done."""
-
-    async def record(
-        self,
-        principal: Principal,
-        namespace: str,
-        action: str,
-        target: str,
-        reason: str,
-        details: Mapping[str, Any],
-    ) -> None:
-        """Write down that somebody does something; where it cannot be, it must not be done.
-
-        Raises:
-            StoreError: it could not be written.
-        """
-
-
-class LocalAuthenticator:
-    """Where nothing else is set up: whoever reaches the server, which listens to this machine alone, is its admin."""
-
-    def __init__(self, namespaces: tuple[str, ...]) -> None:
-        self._principal = Principal("local", Role.ADMIN, "local", namespaces)
-
-    async def is_configured(self) -> bool:
-        """Return False."""
-        return False
-
-    async def authenticate(self, scope: Scope) -> Principal | None:
-        """Return the local admin."""
-        return self._principal
-
-
-class LogAuditor:
-    """Writes what operators do to the log alone."""
-
-    async def record(
-        self,
-        principal: Principal,
-        namespace: str,
-        action: str,
-        target: str,
-        reason: str,
-        details: Mapping[str, Any],
-    ) -> None:
-        """Log it."""
-        _audit.info("%s of %r in %r by %r: %s %s", action, target, namespace, principal.name, reason, dict(details))
 
 
 class Server:
@@ -96,8 +31,8 @@ class Server:
     def __init__(self, settings: ServerSettings, engines: Mapping[str, Perdure] | None = None) -> None:
         self.settings = settings
         self.namespaces = Namespaces(settings, engines)
-        self.authenticator: Authenticator = LocalAuthenticator(self.namespaces.names)
-        self.auditor: Auditor = LogAuditor()
+        self.authenticator = Authenticator(settings, self.namespaces)
+        self.auditor = Auditor(self.namespaces)
         self.stopping = asyncio.Event()
         self._live: dict[str, Live] = {}
         self._is_open = False
@@ -142,4 +77,6 @@ class Server:
         await self.stop()
         if self._is_open:
             self._is_open = False
+            await self.authenticator.close()
+            await self.auditor.close()
             await self.namespaces.close()

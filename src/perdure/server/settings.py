@@ -25,6 +25,7 @@ class ServerSettings:
         store: the URL of the default namespace's store, from which those of others follow.
         namespaces: the other namespaces, with the URL of each one's store, or None for the one that follows.
         host, port: where it listens.
+        hosts: the names that it may be asked by; none for any, as long as there are keys.
         cors: origins whose pages may ask, each as `https://host[:port]`; none by default.
         rate: how many requests a principal may make, as `600/minute`; None for no bound.
         tls_cert, tls_key: files with the certificate and its key; both or none.
@@ -45,6 +46,7 @@ class ServerSettings:
     namespaces: Mapping[str, str | None] = field(default_factory=dict)
     host: str = "127.0.0.1"
     port: int = 8000
+    hosts: tuple[str, ...] = ()
     cors: tuple[str, ...] = ()
     rate: str | None = None
     tls_cert: str | None = None
@@ -141,7 +143,7 @@ def read_namespaces(texts: list[str]) -> dict[str, str | None]:
 def _parsed(field_name: str, variable: str, text: str) -> Any:
     if field_name == "namespaces":
         return read_namespaces([part.strip() for part in text.split(",")])
-    if field_name == "cors":
+    if field_name in ("cors", "hosts"):
         return tuple(part.strip() for part in text.split(","))
     if field_name in _LEAST:
         if not text.isdecimal():

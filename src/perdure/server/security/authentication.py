@@ -1,0 +1,178 @@
+"""Finds out who sends a request: by an API key, a signed token, a session's cookie, or by being on this machine.
+
+Nothing of a request but its headers is looked at for it, and what is there and wrong is never taken for absent.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Mapping
+
+from starlette.types import Scope
+
+from perdure.engine.env import Env
+from perdure.model.queue import Rate
+from perdure.server.errors import Problem
+from perdure.server.namespaces import Namespaces
+from perdure.server.principal import Principal, Role
+from perdure.server.security.keys import ALL, ApiKey, Keys
+from perdure.server.security.rates import Rates, too_often
+from perdure.server.security.sent import host_of, is_from_here, is_proxied, require_our_page, sent
+from perdure.server.security.sessions import Sessions, csrf_token
+from perdure.server.settings import ServerSettings, is_loopback
+
+COOKIE = "__Host-perdure"
+"""The cookie of a session; without the prefix where a browser speaks plain HTTP to its own machine."""
+
+FAILURES = Rate(30, 60_000)
+"""How often an address may fail to prove who it is."""
+
+CONFIGURED_EVERY = 2_000
+"""Milliseconds between two looks whether there are keys by now."""
+
+TOKEN_LENGTH = 16_384
+"""How long the credentials of a request may be."""
+
+_BEARER = "Bearer "
+
+
+class Authenticator:
+    """The authenticator of a server.
+
+    Args:
+        settings: see there.
+        namespaces: the server's, whose default store has the keys and sessions.
+    """
+
+    def __init__(self, settings: ServerSettings, namespaces: Namespaces) -> None:
+        self._settings = settings
+        self._names = namespaces.names
+        self._world: Env = namespaces.default.world
+        self.keys = Keys(namespaces.default.store, self._world)
+        self.sessions = Sessions(namespaces.default.store, self._world)
+        self.failures = Rates(FAILURES, self._world)
+        self._local = Principal("local", Role.ADMIN, "local", self._names, csrf=self._world.entropy(32).hex())
+        self._is_configured = False
+        self._looked_at: int | None = None
+
+    async def is_configured(self) -> bool:
+        """Return whether anybody could prove who they are. Once that is so, it stays so."""
+        if not self._is_configured:
+            now = self._world.now()
+            if self._looked_at is None or not 0 <= now - self._looked_at < CONFIGURED_EVERY:
+                self._is_configured = await self.keys.are_any()
+                self._looked_at = now
+        return self._is_configured
+
+    async def authenticate(self, scope: Scope) -> Principal | None:
+        """Return who sends a request; None where nobody proves to be anybody.
+
+        Raises:
+            Problem: it is refused whoever sent it.
+            StoreError: that cannot be found out.
+        """
+        headers = sent(scope)
+        if self._settings.hosts and not self._is_our_host(host_of(headers)):
+            raise Problem(421, "Not this server's name", "the Host that is asked is none of this server's (hosts)")
+        if "authorization" in headers:
+            return await self._by_token(scope, headers["authorization"])
+        if not await self.is_configured():
+            return self._by_place(scope, headers)
+        token = cookie_of(scope, headers)
+        found = None if token is None else await self._by_session(token)
+        if found is not None:
+            require_our_page(scope["method"], headers, found.csrf, is_cookie=True)
+        return found
+
+    async def close(self) -> None:
+        """Wait for what is being noted."""
+        await self.keys.close()
+
+    async def _by_token(self, scope: Scope, text: str) -> Principal | None:
+        token = text.removeprefix(_BEARER)
+        if token == text or not 0 < len(token) <= TOKEN_LENGTH:
+            self._fail(scope)
+            return None
+        if not self.keys.is_known(token):
+            self._require_few_failures(scope)
+        key = await self.keys.verify(token)
+        if key is None:
+            self._fail(scope)
+            return None
+        return self._principal_of(key)
+
+    async def _by_session(self, token: str) -> Principal | None:
+        session = await self.sessions.find(token)
+        key = None if session is None else await self.keys.usable(session.key)
+        if session is None or key is None:
+            return None
+        by_key = self._principal_of(key)
+        return Principal(
+            by_key.name, by_key.role, "session", by_key.namespaces, session.namespace, key.id, csrf_token(token)
+        )
+
+    def _by_place(self, scope: Scope, headers: Mapping[str, str]) -> Principal:
+        """Return the local admin.
+
+        Raises:
+            Problem: the request may come from elsewhere, or from a page of somebody else's.
+        """
+        if not is_from_here(scope) or is_proxied(headers):
+            raise Problem(
+                403,
+                "Only for this machine",
+                "this server has no keys, so it serves its own machine alone; make one with `perdure keys create`",
+            )
+        if not is_loopback(host_of(headers)) and not self._is_our_host(host_of(headers)):
+            raise Problem(421, "Not this server's name", "without keys this server is asked as localhost alone")
+        require_our_page(scope["method"], headers, self._local.csrf, is_cookie=False)
+        return self._local
+
+    def _principal_of(self, key: ApiKey) -> Principal:
+        namespaces = self._names if ALL in key.namespaces else key.namespaces
+        return Principal(key.name, Role[key.role.upper()], "key", namespaces, id=key.id)
+
+    def _is_our_host(self, host: str) -> bool:
+        return host in self._settings.hosts
+
+    def _require_few_failures(self, scope: Scope) -> None:
+        if wait := self.failures.wait(address_of(scope)):
+            raise too_often(wait)
+
+    def _fail(self, scope: Scope) -> None:
+        if wait := self.failures.count(address_of(scope)):
+            raise too_often(wait)
+
+
+def cookie_name(scope: Scope) -> str:
+    """Return what the cookie of a session is called for whoever asks."""
+    return COOKIE.removeprefix("__Host-") if is_plain_here(scope) else COOKIE
+
+
+def is_plain_here(scope: Scope) -> bool:
+    """Return whether a browser speaks plain HTTP to its own machine, where it keeps no secure cookies."""
+    headers = sent(scope)
+    is_here = is_loopback(host_of(headers)) and is_from_here(scope) and not is_proxied(headers)
+    return scope["scheme"] == "http" and is_here
+
+
+def cookie_of(scope: Scope, headers: Mapping[str, str]) -> str | None:
+    """Return what the cookie of a session holds; None without one, or where there are several."""
+    name = cookie_name(scope)
+    pairs = [part.strip().partition("=") for part in headers.get("cookie", "").split(";")]
+    found = [value for key, _, value in pairs if key == name]
+    return found[0] if len(found) == 1 else None
+
+
+def address_of(scope: Scope) -> str:
+    """Return what the address that a request comes from is counted as: of IPv6 the network, which one host may fill."""
+    client = scope.get("client")
+    if client is None:
+        return "here"
+    try:
+        address = ipaddress.ip_address(client[0])
+    except ValueError:
+        return str(client[0])
+    if address.version == 6:
+        return str(ipaddress.ip_network((int(address) >> 64 << 64, 64)))
+    return str(address)
