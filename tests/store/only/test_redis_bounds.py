@@ -119,7 +119,10 @@ async def test_an_answer_may_take_as_long_as_something_comes(
             await writer.drain()
             await asyncio.sleep(seconds)
 
+    accepted: list[asyncio.Task[None] | None] = []
+
     async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        accepted.append(asyncio.current_task())
         far_reader, far_writer = await asyncio.open_connection("127.0.0.1", server.port)
         ways = [
             asyncio.ensure_future(trickle(reader, far_writer, 0)),
@@ -139,6 +142,7 @@ async def test_an_answer_may_take_as_long_as_something_comes(
     assert (len(claimed.journal), claimed.run.epoch) == (3, run.epoch + 1)
     await slow.close()
     await near.close()
+    await asyncio.gather(*filter(None, accepted))
     listening.close()
     await listening.wait_closed()
 
