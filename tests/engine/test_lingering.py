@@ -7,7 +7,7 @@ import itertools
 
 import pytest
 
-from perdure import RunTerminatedError, flow
+from perdure import Retry, RunTerminatedError, flow
 from perdure.engine.worker import lingering
 from tests.engine.gate import Gate
 
@@ -367,3 +367,30 @@ async def test_a_stopping_worker_hands_it_back(make, world, at_once):
         assert (str(found.status), found.worker) == ("waiting", None)
         await world.advance(61)
         assert await second.run(run.id).result(timeout=5) == 3
+
+
+async def test_a_child_hears_at_once_that_a_lingering_parent_recalls_it(make, world, at_once):
+    app = make()
+
+    failed = asyncio.Event()
+
+    @app.workflow(undo=lambda result: None)
+    async def long() -> None:
+        await flow.sleep(86_400)
+
+    @app.step(retry=Retry(attempts=1))
+    async def fail() -> None:
+        await failed.wait()
+        raise ValueError("no more")
+
+    @app.workflow
+    async def parent() -> None:
+        await asyncio.gather(long(), fail())
+
+    async with app:
+        run = await app.start(parent, id="r")
+        await world.advance(5)
+        failed.set()
+        await world.settle()
+        assert str((await run.get()).status) == "compensated"
+        assert str((await app.run("r/long").get()).status) == "terminated"

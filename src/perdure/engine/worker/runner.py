@@ -198,7 +198,7 @@ class Runner:
             if self.progress:
                 self.worker.keeper.note_progress(self)
             self.go_on()
-            if decision is not None and (decision.children or decision.terminate):
+            if decision is not None and (decision.children or decision.terminate or decision.posts):
                 self.worker.told_others(decision)
             return
         self._finish()
