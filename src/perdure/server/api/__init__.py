@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 
-from perdure.server.api import actions, docs, events, health, runs, starts, watching
+from perdure.server.api import actions, audit, docs, events, health, keys, runs, sessions, starts, watching
 
 ROUTERS: tuple[APIRouter, ...] = (
     starts.router,
@@ -12,6 +12,9 @@ ROUTERS: tuple[APIRouter, ...] = (
     runs.router,
     watching.router,
     events.router,
+    keys.router,
+    sessions.router,
+    audit.router,
     health.router,
     docs.router,
 )

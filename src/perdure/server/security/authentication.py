@@ -17,7 +17,7 @@ from perdure.server.namespaces import Namespaces
 from perdure.server.principal import Principal, Role
 from perdure.server.security.keys import ALL, ApiKey, Keys
 from perdure.server.security.rates import Rates, too_often
-from perdure.server.security.sent import host_of, is_from_here, is_proxied, require_our_page, sent
+from perdure.server.security.sent import host_of, is_from_here, is_proxied, require_our_origin, require_our_page, sent
 from perdure.server.security.sessions import Sessions, csrf_token
 from perdure.server.settings import ServerSettings, is_loopback
 
@@ -26,6 +26,12 @@ COOKIE = "__Host-perdure"
 
 FAILURES = Rate(30, 60_000)
 """How often an address may fail to prove who it is."""
+
+LOGINS = Rate(10, 60_000)
+"""How often an address may try to log in."""
+
+LOGINS_ALL = Rate(600, 60_000)
+"""How often all of them together may."""
 
 CONFIGURED_EVERY = 2_000
 """Milliseconds between two looks whether there are keys by now."""
@@ -50,7 +56,9 @@ class Authenticator:
         self._world: Env = namespaces.default.world
         self.keys = Keys(namespaces.default.store, self._world)
         self.sessions = Sessions(namespaces.default.store, self._world)
-        self.failures = Rates(FAILURES, self._world)
+        self._failures = Rates(FAILURES, self._world)
+        self._logins = Rates(LOGINS, self._world)
+        self._logins_all = Rates(LOGINS_ALL, self._world, 1)
         self._local = Principal("local", Role.ADMIN, "local", self._names, csrf=self._world.entropy(32).hex())
         self._is_configured = False
         self._looked_at: int | None = None
@@ -83,6 +91,26 @@ class Authenticator:
         if found is not None:
             require_our_page(scope["method"], headers, found.csrf, is_cookie=True)
         return found
+
+    async def log_in(self, scope: Scope, token: str) -> tuple[Principal, str] | None:
+        """Return who an API key says it is, and what the cookie of a new session is to hold; None where it is none.
+
+        A session that the request had is ended, so that nobody can be given one that somebody else knows.
+
+        Raises:
+            Problem: it was tried too often, or no page of ours asks.
+            StoreError: that cannot be found out.
+        """
+        headers = sent(scope)
+        require_our_origin(headers)
+        if wait := self._logins.count(address_of(scope)) or self._logins_all.count(""):
+            raise too_often(wait)
+        key = await self.keys.verify(token)
+        if key is None:
+            return None
+        if (before := cookie_of(scope, headers)) is not None:
+            await self.sessions.end(before)
+        return self._principal_of(key), await self.sessions.begin(key.id)
 
     async def close(self) -> None:
         """Wait for what is being noted."""
@@ -136,11 +164,11 @@ class Authenticator:
         return host in self._settings.hosts
 
     def _require_few_failures(self, scope: Scope) -> None:
-        if wait := self.failures.wait(address_of(scope)):
+        if wait := self._failures.wait(address_of(scope)):
             raise too_often(wait)
 
     def _fail(self, scope: Scope) -> None:
-        if wait := self.failures.count(address_of(scope)):
+        if wait := self._failures.count(address_of(scope)):
             raise too_often(wait)
 
 

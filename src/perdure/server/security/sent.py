@@ -74,12 +74,21 @@ def require_our_page(method: str, headers: Mapping[str, str], token: str, *, is_
         return
     if not is_browser and not is_cookie:
         return
-    if not _is_same_origin(headers):
-        raise _refused("only pages of this server may ask in your name; use an API key elsewhere")
+    require_our_origin(headers)
     if headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
         raise _refused("send it as application/json")
     if not hmac.compare_digest(headers.get(CSRF.lower(), "").encode(), token.encode()):
         raise _refused(f"the header {CSRF} is not what this page was given; load the page again")
+
+
+def require_our_origin(headers: Mapping[str, str]) -> None:
+    """Refuse what no page of this very origin sends.
+
+    Raises:
+        Problem: it is refused (403).
+    """
+    if not _is_same_origin(headers):
+        raise _refused("only pages of this server may ask in your name; use an API key elsewhere")
 
 
 def _is_same_origin(headers: Mapping[str, str]) -> bool:
