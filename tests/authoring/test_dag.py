@@ -328,7 +328,7 @@ def test_the_input_is_one_value():
     with pytest.raises(TypeError, match="takes one value as its input"):
         dag.parameters.encode((1, 2), {}, 100)
     assert isinstance(dag, Dag)
-    assert dag.details() == {"kind": "dag", "steps": ["a"]}
+    assert dag.details() == {"kind": "dag", "steps": ["a"], "after": [[]]}
 
 
 def test_a_context_goes_to_another_process_with_the_results_it_may_see():

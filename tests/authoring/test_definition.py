@@ -69,7 +69,7 @@ def test_everything_that_there_is():
     assert [node.name for node in dag.nodes] == ["a", "b", "c"]
     assert dag.graph.after == ((), (0,), ())
     assert dag.nodes[1].cascades
-    assert dag.details() == {"kind": "definition", "steps": ["a", "b", "c"]}
+    assert dag.details() == {"kind": "definition", "steps": ["a", "b", "c"], "after": [[], [0], []]}
 
 
 def test_snake_case_and_camel_case_are_one_and_so_are_both_outer_forms():

@@ -9,6 +9,7 @@ from perdure.engine.app import Perdure
 from perdure.model.errors import UsageError
 from perdure.server.live import Live
 from perdure.server.namespaces import Namespaces
+from perdure.server.sampling import Sampler
 from perdure.server.security.audit import Auditor
 from perdure.server.security.authentication import Authenticator
 from perdure.server.settings import ServerSettings
@@ -35,6 +36,7 @@ class Server:
         self.auditor = Auditor(self.namespaces)
         self.stopping = asyncio.Event()
         self._live: dict[str, Live] = {}
+        self._samplers: dict[str, Sampler] = {}
         self._is_open = False
 
     def live(self, namespace: str) -> Live:
@@ -45,9 +47,19 @@ class Server:
             self._live[namespace] = Live(app, self.settings.watchers)
         return self._live[namespace]
 
+    def sampler(self, namespace: str) -> Sampler:
+        """Return what takes the counts of a namespace, which is there, now and then."""
+        if namespace not in self._samplers:
+            app = self.namespaces.engine(namespace)
+            assert app is not None
+            self._samplers[namespace] = Sampler(app)
+        return self._samplers[namespace]
+
     async def stop(self) -> None:
         """Let everybody go who waits or watches, so that what is left can end."""
         self.stopping.set()
+        for sampler in self._samplers.values():
+            await sampler.close()
         for live in self._live.values():
             await live.close()
 

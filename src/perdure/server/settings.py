@@ -30,6 +30,7 @@ class ServerSettings:
         rate: how many requests a principal may make, as `600/minute`; None for no bound.
         tls_cert, tls_key: files with the certificate and its key; both or none.
         log_json: logs are JSON lines.
+        redact: names of fields whose values viewers do not see, wherever they stand in inputs, results and events.
         body_bytes: the size of a request's body.
         body_depth: how deep arrays and objects may stand inside each other in it.
         body_tokens: how many brackets, commas and colons it may hold.
@@ -52,6 +53,7 @@ class ServerSettings:
     tls_cert: str | None = None
     tls_key: str | None = None
     log_json: bool = False
+    redact: tuple[str, ...] = ()
     body_bytes: int = 1_048_576
     body_depth: int = 64
     body_tokens: int = 200_000
@@ -143,7 +145,7 @@ def read_namespaces(texts: list[str]) -> dict[str, str | None]:
 def _parsed(field_name: str, variable: str, text: str) -> Any:
     if field_name == "namespaces":
         return read_namespaces([part.strip() for part in text.split(",")])
-    if field_name in ("cors", "hosts"):
+    if field_name in ("cors", "hosts", "redact"):
         return tuple(part.strip() for part in text.split(","))
     if field_name in _LEAST:
         if not text.isdecimal():

@@ -31,6 +31,9 @@ from perdure.model.run import Retention, Run
 TAKEN_KEPT = 10_000
 """Of how many inputs is remembered that they fit the schema."""
 
+STEPS_TOLD = 100
+"""How many steps are announced, and of a graph of no more also what comes after what."""
+
 
 class Whole(Parameters):
     """One parameter that takes the whole input, which is stored as it is.
@@ -138,7 +141,10 @@ class Dag(Workflow[..., Any]):
 
     def details(self) -> dict[str, Any]:
         """Return what workers announce of it beside its name, version, queue and input, as JSON data."""
-        return {"kind": self.kind, "steps": [node.name for node in self.nodes][:100]}
+        told: dict[str, Any] = {"kind": self.kind, "steps": [node.name for node in self.nodes][:STEPS_TOLD]}
+        if len(self.nodes) <= STEPS_TOLD:
+            told["after"] = [list(earlier) for earlier in self.graph.after]
+        return told
 
     def to_mermaid(self) -> str:
         """Return the graph as a Mermaid flowchart."""

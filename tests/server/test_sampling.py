@@ -1,0 +1,41 @@
+from __future__ import annotations
+
+import asyncio
+
+from perdure import Perdure
+from perdure.model.decision import QueueStats
+from perdure.model.run import RunStatus
+from perdure.server.sampling import Sample, Sampler, depth, throughput
+
+
+async def test_the_first_who_ask_wait_for_one_sample(serve):
+    served = await serve()
+    sampler = served.server.sampler("default")
+    first, second = await asyncio.gather(sampler.latest(), sampler.latest())
+    assert first is second
+    assert len(sampler.samples) == 1
+    assert await sampler.latest() is first
+
+
+async def test_it_counts_what_is_there():
+    async with Perdure("memory://", mode="client") as app:
+        await app.start("nothing", anyway=True)
+        sampler = Sampler(app)
+        sample = await sampler.latest()
+        assert sample.status == {RunStatus.QUEUED: 1}
+        assert sample.queues[0].due == 1
+        await sampler.close()
+
+
+def sample(at: int, ended: int, due: int) -> Sample:
+    return Sample(at, {RunStatus.COMPLETE: ended, RunStatus.QUEUED: 7}, [QueueStats("mail", due, 0, 0, None)])
+
+
+def test_how_many_runs_ended_per_second_is_told_and_never_less_than_none():
+    samples = [sample(0, 10, 0), sample(2_000, 14, 0), sample(4_000, 3, 0)]
+    assert throughput(samples) == [(2_000, 2.0), (4_000, 0)]
+
+
+def test_how_deep_a_queue_was_is_told():
+    assert depth([sample(0, 0, 3), sample(5, 0, 4)], "mail") == [(0, 3), (5, 4)]
+    assert depth([sample(0, 0, 3)], "other") == [(0, 0)]
