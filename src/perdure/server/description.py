@@ -27,6 +27,9 @@ TAGS = {
     "runs": "Executions of workflows.",
     "watching": "Streams of what changes, as server-sent events.",
     "events": "What starts workflows that are subscribed to it.",
+    "keys": "Who may ask.",
+    "sessions": "Who asks.",
+    "audit": "What operators did.",
     "health": "Whether the server is there, and can do its work.",
 }
 
@@ -37,9 +40,11 @@ PROBLEMS = {
     404: "It is not there, or not in this namespace.",
     409: "Its state does not allow it.",
     413: "The body, or a value in it, is too large.",
+    414: "The address is too long.",
     415: "The body is of another type than JSON.",
     422: "Something in the request is wrong; `errors` says what, and where.",
     429: "Too much at once; `Retry-After` says when to come back.",
+    431: "The headers are too large.",
     503: "Not now; `Retry-After` says when to come back.",
 }
 
@@ -111,7 +116,7 @@ def _complete(operation: dict[str, Any], route: APIRoute) -> None:
         _narrow(parameter["schema"])
     has_body = "requestBody" in operation
     has_path = any(parameter["in"] == "path" for parameter in parameters)
-    found = {401, 422, 429, 503} if role is not None else {422, 503}
+    found = {414, 422, 431, 503} if role is None else {401, 414, 422, 429, 431, 503}
     found |= {403} if role is not None and role > Role.VIEWER else set()
     found |= {400, 413, 415} if has_body else set()
     found |= {404} if has_path else set()

@@ -39,6 +39,7 @@ _STATUS: tuple[tuple[type[PerdureError], int], ...] = (
     (errors.RunFinishedError, 409),
     (errors.RunError, 409),
     (errors.WebhookVerificationError, 401),
+    (errors.UnknownWorkflowError, 404),
     (errors.UsageError, 422),
     (errors.StoreUnavailableError, 503),
     (errors.StoreConflictError, 503),

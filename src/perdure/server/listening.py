@@ -9,11 +9,13 @@ import socket
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import msgspec
 import uvicorn
 from fastapi import FastAPI
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from perdure.model.errors import UsageError
+from perdure.server.errors import MEDIA_TYPE, Problem
 from perdure.server.server import Server
 from perdure.server.settings import ServerSettings
 
@@ -34,6 +36,11 @@ TAKEN_WITHIN = 30.0
 
 BACKLOG = 2_048
 
+_REFUSED = {
+    400: ("No request", "what came is no HTTP"),
+    414: ("Address too long", f"the address is longer than {TARGET_BYTES:,} bytes"),
+    431: ("Headers too large", f"there are more than {HEADERS} headers, or {HEAD_BYTES:,} bytes of them"),
+}
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -95,8 +102,11 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def send_400_response(self, msg: str) -> None:
         """Answer what is no request, and close the connection."""
-        lines = [STATUS_LINE[self._refused], b"content-length: 0\r\nconnection: close\r\n\r\n"]
-        self.transport.write(b"".join(lines))
+        title, detail = _REFUSED[self._refused]
+        problem = Problem(self._refused, title, detail)
+        body = msgspec.json.encode(problem.document())
+        head = f"content-type: {MEDIA_TYPE}\r\ncontent-length: {len(body)}\r\nconnection: close\r\n\r\n"
+        self.transport.write(b"".join((STATUS_LINE[self._refused], head.encode(), body)))
         self.transport.close()
 
     def pause_writing(self) -> None:

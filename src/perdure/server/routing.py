@@ -15,6 +15,7 @@ from fastapi import APIRouter, Request
 from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute
 from pydantic import BaseModel
+from starlette.convertors import StringConvertor, register_url_convertor
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -26,6 +27,15 @@ _encode = msgspec.json.Encoder().encode
 
 
 _UNPRINTABLE = "it must be printable text, without control characters"
+
+
+class RunConvertor(StringConvertor):
+    """The id of a run where other words may stand too: a run called `batch` is asked for as `%62atch`."""
+
+    regex = "(?!(?:batch|actions)$)[^/]+"
+
+
+register_url_convertor("run", RunConvertor())
 
 
 def router(tag: str) -> APIRouter:
@@ -93,7 +103,7 @@ class StrictRoute(APIRoute):
 
 
 class RawPaths:
-    """Has routes be matched by the path as it was sent (ASGI middleware, the innermost)."""
+    """Has routes be matched by the path as it was sent (ASGI middleware, ahead of whatever looks at paths)."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from msgspec.structs import replace
@@ -10,13 +12,13 @@ from starlette.responses import Response
 
 from perdure.engine.client.handle import RunHandle
 from perdure.model.decision import Action
-from perdure.model.errors import PerdureError, StoreError
+from perdure.model.errors import PerdureError, StoreError, UsageError
 from perdure.model.run import RunStatus
 from perdure.server.access import Access, Operator
 from perdure.server.api.answers import ActionsDone, EventTaken, Moved, Started
 from perdure.server.api.models import ActionsBody, EventBody, ForkBody, ReasonBody, RunId, TerminateBody, UndoBody
 from perdure.server.api.runs import filter_of, page
-from perdure.server.errors import problem_of
+from perdure.server.errors import Problem, problem_of
 from perdure.server.routing import reply
 from perdure.server.routing import router as routes
 
@@ -33,6 +35,15 @@ router = routes("runs")
 _NO_REASON = ReasonBody()
 _TERMINATE = TerminateBody()
 _ALL_UNDOS = UndoBody()
+
+
+@contextmanager
+def _as_conflict() -> Iterator[None]:
+    """Take a mistake for one about the state that the run is in: the request was checked before."""
+    try:
+        yield
+    except UsageError as error:
+        raise Problem(409, "Not possible in its state", str(error)) from None
 
 
 async def _move(access: Access, id: str, action: Action, reason: str) -> Response:
@@ -58,7 +69,9 @@ async def terminate_run(access: Operator, id: RunId, body: TerminateBody = _TERM
     if not body.undo:
         return await _move(access, id, Action.TERMINATE, body.reason)
     await access.audit("runs.terminate", id, body.reason, undo=True)
-    return reply({"id": id, "status": await access.app.client.turn_back(id)})
+    with _as_conflict():
+        status = await access.app.client.turn_back(id)
+    return reply({"id": id, "status": status})
 
 
 @router.post("/api/v1/runs/{id}/restart", operation_id="restart_run", response_model=Moved)
@@ -72,7 +85,8 @@ async def fork_run(access: Operator, id: RunId, body: ForkBody) -> Response:
     """Start a new run with all that a run recorded ahead of a step; it goes on from there by itself."""
     await access.audit("runs.fork", id, body.reason, from_step=body.from_step, id=body.id)
     run: RunHandle[Any] = access.app.run(id)
-    forked = await run.fork(from_step=body.from_step, id=body.id)
+    with _as_conflict():
+        forked = await run.fork(from_step=body.from_step, id=body.id)
     document = {"id": forked.id, "workflow": (await run.get()).workflow, "is_new": forked.is_new}
     return reply(document, 201 if forked.is_new else 200)
 
@@ -88,7 +102,8 @@ async def send_event(access: Operator, id: RunId, body: EventBody) -> Response:
 async def retry_undos(access: Operator, id: RunId, body: UndoBody = _ALL_UNDOS) -> Response:
     """Have failed undos tried again, in a run whose compensation failed."""
     await access.audit("undos.retry", id, body.reason, key=body.key)
-    await access.app.run(id).retry_undo(body.key)
+    with _as_conflict():
+        await access.app.run(id).retry_undo(body.key)
     return reply({"id": id, "status": (await access.app.client.get(id)).status})
 
 
@@ -96,7 +111,8 @@ async def retry_undos(access: Operator, id: RunId, body: UndoBody = _ALL_UNDOS) 
 async def mark_undos_done(access: Operator, id: RunId, body: UndoBody = _ALL_UNDOS) -> Response:
     """Have failed undos count as done, because they were seen to by hand; the journal keeps the reason."""
     await access.audit("undos.done", id, body.reason, key=body.key)
-    await access.app.run(id).mark_undone(body.key, reason=body.reason or None)
+    with _as_conflict():
+        await access.app.run(id).mark_undone(body.key, reason=body.reason or None)
     return reply({"id": id, "status": (await access.app.client.get(id)).status})
 
 
@@ -109,10 +125,9 @@ async def act_on_runs(access: Operator, body: ActionsBody) -> Response:
     """
     action = Action(body.action)
     following: str | None = None
-    if body.ids is not None:
+    if body.ids:
         ids = list(dict.fromkeys(body.ids))
     else:
-        assert body.filter is not None
         where = filter_of(access, body.filter)
         if not where.status:
             where = replace(where, status=MOVED[action])
@@ -121,7 +136,7 @@ async def act_on_runs(access: Operator, body: ActionsBody) -> Response:
     document: dict[str, Any] = {"action": action, "dry_run": body.dry_run, "matched": len(ids), "next": following}
     if body.dry_run:
         return reply({**document, "ids": ids, "done": 0, "failed": []})
-    details = {"count": len(ids), "filter": None if body.filter is None else body.filter.model_dump(mode="json")}
+    details = {"count": len(ids), "filter": None if body.ids else body.filter.model_dump(mode="json")}
     await access.audit(f"runs.{action.value}", "", body.reason, **details, ids=ids, undo=body.undo)
     failed = await _act(access, action, ids, undo=body.undo)
     return reply({**document, "ids": ids, "done": len(ids) - len(failed), "failed": failed})

@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, WithJsonSchema, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    WithJsonSchema,
+    model_validator,
+)
 
 from perdure.authoring.enqueuing import HIGHEST_PRIORITY
 from perdure.model.duration import seconds
@@ -43,6 +52,11 @@ def _duration(value: float | str) -> float | str:
     except UsageError as error:
         raise ValueError(str(error).partition(": ")[2]) from None
     return value
+
+
+def _integral(value: object) -> object:
+    """Return what JSON Schema takes for a whole number as one: 7.0 is."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _text(least: int, most: int, format: str) -> WithJsonSchema:
@@ -99,6 +113,15 @@ Reason = Annotated[
     str,
     StringConstraints(max_length=REASON_LENGTH, strict=True),
     Field(description="Why, in the operator's words; the audit log keeps it."),
+]
+
+Whole = Annotated[int, BeforeValidator(_integral)]
+"""A whole number."""
+
+Priority = Annotated[
+    Whole,
+    Field(ge=-HIGHEST_PRIORITY, le=HIGHEST_PRIORITY),
+    WithJsonSchema({"type": "integer", "minimum": -HIGHEST_PRIORITY, "maximum": HIGHEST_PRIORITY}),
 ]
 
 Status = Annotated[RunStatus, Field(strict=False)]
@@ -164,9 +187,7 @@ class StartBody(Strict):
         description="Of the run; a new one by default. A second start of one id and input finds the first run.",
     )
     queue: Name | None = Field(default=None, description="Where it goes; the workflow's own queue by default.")
-    priority: Annotated[int, Field(ge=-HIGHEST_PRIORITY, le=HIGHEST_PRIORITY)] | None = Field(
-        default=None, description="Higher is begun first; 0 by default."
-    )
+    priority: Priority | None = Field(default=None, description="Higher is begun first; 0 by default.")
     delay: Duration | None = Field(default=None, description="Start after this duration.")
     expires: Duration | None = Field(default=None, description="The run fails if it is not begun within this duration.")
     tags: dict[Text, TagText] | None = Field(default=None, max_length=TAGS, description="Labels to find it by.")
@@ -240,10 +261,7 @@ class ActionsBody(ReasonBody):
 
     model_config = ConfigDict(
         json_schema_extra={
-            "oneOf": [
-                {"required": ["ids"], "properties": {"ids": {"type": "array"}, "filter": {"type": "null"}}},
-                {"required": ["filter"], "properties": {"filter": {"type": "object"}, "ids": {"type": "null"}}},
-            ],
+            "oneOf": [{"required": ["ids"]}, {"required": ["filter"]}],
             "examples": [
                 {"action": "restart", "filter": {"status": ["errored"], "workflow": "order"}, "dry_run": True}
             ],
@@ -251,17 +269,17 @@ class ActionsBody(ReasonBody):
     )
 
     action: Literal["pause", "resume", "terminate", "restart"]
-    ids: list[RunId] | None = Field(default=None, min_length=1, max_length=ACTED_ON)
-    filter: FilterBody | None = None
+    ids: list[RunId] = Field(default=[], min_length=1, max_length=ACTED_ON)
+    filter: FilterBody = FilterBody()
     undo: bool = Field(default=False, description="With terminate: have workers undo first what the runs did.")
     dry_run: bool = Field(default=False, description="Only say which runs it would be.")
-    limit: int = Field(default=ACTED_ON, ge=1, le=ACTED_ON, description="How many runs at most; `next` goes on.")
+    limit: Whole = Field(default=ACTED_ON, ge=1, le=ACTED_ON, description="How many runs at most; `next` goes on.")
     cursor: str | None = Field(
         default=None, max_length=200, description="`next` of the answer before, with the same filter."
     )
 
     @model_validator(mode="after")
     def _is_one_of_both(self) -> ActionsBody:
-        if (self.ids is None) == (self.filter is None):
+        if ("ids" in self.model_fields_set) == ("filter" in self.model_fields_set):
             raise ValueError("give ids or a filter, and not both")
         return self

@@ -112,7 +112,7 @@ async def list_runs(
     return reply({"items": [run_document(run) for run in runs], "next": following})
 
 
-@router.get("/api/v1/runs/{id}", operation_id="get_run", response_model=RunDocument)
+@router.get("/api/v1/runs/{id:run}", operation_id="get_run", response_model=RunDocument)
 async def get_run(access: Viewer, id: RunId) -> Response:
     """Return a run, with its output or its error if it has ended."""
     return reply(run_document(await access.app.client.get(id)))

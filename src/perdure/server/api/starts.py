@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from urllib.parse import quote
 
 from fastapi import Header
+from pydantic import StringConstraints
 from starlette.responses import Response
 
 from perdure.authoring.enqueuing import Debounce, Dedup
@@ -15,7 +16,7 @@ from perdure.model.errors import PerdureError, RunExistsError, UnknownWorkflowEr
 from perdure.model.run import Created, NewRun, Retention
 from perdure.server.access import Access, Operator
 from perdure.server.api.answers import BatchStarted, Started
-from perdure.server.api.models import BatchBody, StartBody, Text
+from perdure.server.api.models import BatchBody, StartBody
 from perdure.server.errors import Problem, ProblemError, problem_of
 from perdure.server.routing import reply
 from perdure.server.routing import router as routes
@@ -28,7 +29,7 @@ _AS_GIVEN = ("id", "queue", "priority", "delay", "expires", "tags", "limit_key",
 router = routes("runs")
 
 IdempotencyKey = Annotated[
-    Text | None,
+    Annotated[str, StringConstraints(pattern=r"^[!-~]{1,200}$")] | None,
     Header(
         alias="Idempotency-Key",
         description=f"A second start with this key within {IDEMPOTENT_FOR} finds the first run. Where the body has an "
