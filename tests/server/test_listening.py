@@ -1,0 +1,149 @@
+"""The server on a port: what a client may send, how long it may take, and how it all ends."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator
+
+import httpx
+import pytest
+import pytest_asyncio
+
+from perdure.model.errors import UsageError
+from perdure.server import ServerSettings, create_server, listening
+from perdure.server.listening import Listener
+from tests.server.conftest import memory
+
+
+@pytest_asyncio.fixture
+async def port() -> AsyncIterator[int]:
+    """A listener in this process, without its signals."""
+    told: list[str] = []
+    listener = Listener(create_server(ServerSettings(store=memory(), port=0, keep_alive=1)), told.append)
+    listener.capture_signals = contextlib.nullcontext  # type: ignore[method-assign]
+    task = asyncio.create_task(listener.work())
+    while not told:
+        await asyncio.sleep(0.005)
+    yield int(told[0].rpartition(":")[2])
+    listener.should_exit = True
+    await task
+
+
+async def answer(port: int, *parts: bytes) -> bytes:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    try:
+        for part in parts:
+            writer.write(part)
+            await writer.drain()
+        async with asyncio.timeout(10):
+            return await reader.read()
+    except ConnectionError:
+        return b""
+    finally:
+        writer.close()
+
+
+CLOSE = b"Host: localhost\r\nConnection: close\r\n\r\n"
+
+
+async def test_it_answers_and_does_not_say_what_it_is(port):
+    said = await answer(port, b"GET /livez HTTP/1.1\r\n", CLOSE)
+    assert said.startswith(b"HTTP/1.1 200 OK\r\n")
+    assert b"server:" not in said.lower()
+    assert b"uvicorn" not in said.lower()
+
+
+@pytest.mark.parametrize(
+    ("parts", "status"),
+    [
+        ([b"nonsense\r\n\r\n"], 400),
+        ([b"GET /livez HTTP/1.1\r\nA: \x00\r\n", CLOSE], 400),
+        ([b"GET /" + b"a" * 9_000 + b" HTTP/1.1\r\n", CLOSE], 414),
+        ([b"GET /livez HTTP/1.1\r\n", *[b"A%d: b\r\n" % n for n in range(101)], CLOSE], 431),
+        ([b"GET /livez HTTP/1.1\r\nA: " + b"a" * 33_000 + b"\r\n", CLOSE], 431),
+        ([b"GET /livez HTTP/1.1\r\nA: ", *[b"a" * 10_000] * 5], 431),
+        ([b"GET /livez HTTP/1.1\r\n", *[b"A%d: %b\r\n" % (n, b"b" * 900) for n in range(60)]], 431),
+    ],
+)
+async def test_what_is_no_request(port, parts, status):
+    said = await answer(port, *parts)
+    head, _, body = said.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 %d " % status), said
+    assert b"application/problem+json" in head
+    assert json.loads(body)["status"] == status
+
+
+async def test_who_sends_nothing_or_too_slowly_is_let_go(monkeypatch):
+    monkeypatch.setattr(listening, "HEAD_WITHIN", 0.1)
+    told: list[str] = []
+    listener = Listener(create_server(ServerSettings(store=memory(), port=0)), told.append)
+    listener.capture_signals = contextlib.nullcontext  # type: ignore[method-assign]
+    task = asyncio.create_task(listener.work())
+    while not told:
+        await asyncio.sleep(0.005)
+    port = int(told[0].rpartition(":")[2])
+    assert await answer(port) == b""
+    assert await answer(port, b"GET /livez HTTP/1.1\r\nHost: ") == b""
+    second = await answer(port, b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n", b"GET /livez HT")
+    assert second.startswith(b"HTTP/1.1 200")
+    listener.should_exit = True
+    await task
+
+
+async def test_a_kept_connection_ends_by_itself(port):
+    began = time.monotonic()
+    said = await answer(port, b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    assert said.startswith(b"HTTP/1.1 200")
+    assert time.monotonic() - began < 5
+
+
+async def test_a_port_that_is_taken():
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(UsageError, match=f"127.0.0.1 {port} cannot be had"):
+            await Listener(create_server(ServerSettings(store=memory(), port=port)), print).work()
+
+
+async def test_it_listens_to_others_only_where_somebody_said_who_may_do_what():
+    with pytest.raises(UsageError, match="perdure keys create"):
+        await Listener(create_server(ServerSettings(store=memory(), host="0.0.0.0", port=0)), print).work()
+
+
+@pytest.mark.slow
+def test_the_command(tmp_path):
+    command = [
+        sys.executable,
+        "-m",
+        "perdure",
+        "server",
+        "--store",
+        f"sqlite:///{tmp_path}/shop.db",
+        "--port",
+        "0",
+        "--json",
+    ]
+    environment = {**os.environ, "PERDURE_NAMESPACES": "acme"}
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    ) as process:
+        assert process.stdout is not None
+        lines = ""
+        while "}" not in lines and process.poll() is None:
+            lines += process.stdout.readline()
+        hello = json.loads(lines)
+        assert hello["namespaces"] == ["default", "acme"]
+        assert httpx.get(f"{hello['url']}/readyz").json() == {"status": "ok"}
+        with httpx.stream("GET", f"{hello['url']}/api/v1/watch", timeout=10) as stream:
+            assert stream.status_code == 200
+            process.send_signal(signal.SIGTERM)
+            assert "event: namespace" in stream.read().decode()
+        assert process.wait(10) == 0
+    assert (tmp_path / "shop.acme.db").exists()
