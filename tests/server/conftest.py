@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import socket
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -17,6 +18,7 @@ import uvicorn
 
 from perdure import Perdure
 from perdure.server import ServerSettings, create_server
+from perdure.server.listening import uvicorn_config
 from perdure.server.server import Server
 
 
@@ -89,7 +91,7 @@ async def serving() -> AsyncIterator[Serve]:
             server, asgi, url = await begin(stack, worker, settings)
             listener = socket.socket()
             listener.bind(("127.0.0.1", 0))
-            behind = Unsignalled(uvicorn.Config(asgi, lifespan="off", log_config=None, timeout_graceful_shutdown=2))
+            behind = Unsignalled(uvicorn_config(asgi, dataclasses.replace(server.settings, drain=2)))
             task = asyncio.create_task(behind.serve([listener]))
 
             async def stop() -> None:

@@ -11,8 +11,10 @@ import typer
 
 from perdure.cli import (
     actions,
+    audit,
     definitions,
     doctor,
+    keys,
     migrate,
     queues,
     runs,
@@ -61,6 +63,8 @@ app.add_typer(runs.group, name="runs")
 app.add_typer(definitions.group, name="definitions")
 app.add_typer(queues.group, name="queues")
 app.add_typer(undos.group, name="undos")
+app.add_typer(keys.group, name="keys")
+app.add_typer(audit.group, name="audit")
 for part in (worker, server, starting, stats, doctor, migrate, schedules):
     part.register(app)
 actions.register(runs.group)

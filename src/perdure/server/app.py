@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
+from starlette.middleware.gzip import GZipMiddleware
 
 from perdure.engine.app import Perdure
 from perdure.server import errors
@@ -18,10 +19,20 @@ from perdure.server.routing import RawPaths
 from perdure.server.security.headers import Headers
 from perdure.server.security.outcomes import Outcomes
 from perdure.server.security.rates import Paced, Rates, read_rate
+from perdure.server.security.requests import Requests
 from perdure.server.server import Server
 from perdure.server.settings import ServerSettings
 
 TITLE = "Perdure"
+
+PACKED_FROM = 1_024
+"""From how many bytes on a response is packed, for clients that unpack it."""
+
+PACKING = 5
+
+UNPACKED = ("text/event-stream", "text/html", "image/*", "font/*", "application/octet-stream")
+"""What is not: streams, whose events would wait; pages, which hold a secret beside what somebody asked for, so that
+their length would tell of it (BREACH); and what would not become smaller."""
 
 
 def create_server(settings: ServerSettings | None = None, engines: Mapping[str, Perdure] | None = None) -> FastAPI:
@@ -56,9 +67,11 @@ def _middleware(server: Server) -> list[Middleware]:
     settings = server.settings
     world = server.namespaces.default.world
     passed = [
+        Middleware(Requests, world=world),
         Middleware(Headers, is_tls=settings.tls_cert is not None),
-        Middleware(Failures, env=world),
+        Middleware(Failures),
         Middleware(RawPaths),
+        Middleware(GZipMiddleware, minimum_size=PACKED_FROM, compresslevel=PACKING, exclude_content_types=UNPACKED),
     ]
     if settings.cors:
         passed.append(

@@ -15,7 +15,6 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from perdure.engine.env import Env, new_id
 from perdure.model import errors
 from perdure.model.errors import PerdureError
 
@@ -197,11 +196,10 @@ def _message(found: Mapping[str, Any]) -> str:
 
 
 class Failures:
-    """Answers what nobody has caught with an id, which the log says more about (ASGI middleware, the outermost)."""
+    """Answers what nobody has caught with the request's id, which the log says more about (ASGI middleware)."""
 
-    def __init__(self, app: ASGIApp, env: Env) -> None:
+    def __init__(self, app: ASGIApp) -> None:
         self._app = app
-        self._env = env
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on."""
@@ -218,7 +216,7 @@ class Failures:
         try:
             await self._app(scope, receive, watched)
         except Exception:
-            number = new_id(self._env)
+            number = scope["state"]["request_id"]
             _log.exception("request %s: %s %s failed", number, scope["method"], scope["path"])
             if has_begun:
                 raise  # half an answer is out: only the end of the connection tells that it is no whole one
