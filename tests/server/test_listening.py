@@ -122,7 +122,7 @@ def test_the_command(tmp_path):
     command = [
         sys.executable,
         "-m",
-        "perdure",
+        "perdure.cli",
         "server",
         "--store",
         f"sqlite:///{tmp_path}/shop.db",
@@ -138,6 +138,7 @@ def test_the_command(tmp_path):
         lines = ""
         while "}" not in lines and process.poll() is None:
             lines += process.stdout.readline()
+        assert lines, process.communicate()
         hello = json.loads(lines)
         assert hello["namespaces"] == ["default", "acme"]
         assert httpx.get(f"{hello['url']}/readyz").json() == {"status": "ok"}
