@@ -7,6 +7,8 @@ import json
 
 import pytest
 
+from perdure.server import bodies
+
 JSON = {"Content-Type": "application/json"}
 
 
@@ -123,3 +125,15 @@ async def test_types_that_are_json(serve, kind):
     served = await serve()
     answer = await served.http.post("/api/v1/events", content=b'{"type": "a"}', headers={"Content-Type": kind})
     assert answer.status_code == 200
+
+
+async def test_a_body_that_does_not_come(serve, monkeypatch):
+    monkeypatch.setattr(bodies, "BODY_WITHIN", 0.05)
+    served = await serve()
+
+    async def stuck():
+        yield b"{"
+        await asyncio.sleep(10)
+
+    answer = await served.http.post("/api/v1/events", content=stuck(), headers=JSON)
+    assert (answer.status_code, answer.json()["type"]) == (408, "urn:perdure:error:body-too-slow")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import math
 import re
 from typing import Any, NoReturn
 
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 
 from perdure.server.errors import Problem, ProblemError, invalid
 from perdure.server.settings import ServerSettings
@@ -17,6 +18,9 @@ GREATEST = 2**63 - 1
 
 DIGITS = 19
 """How many digits a whole number may have to be looked at."""
+
+BODY_WITHIN = 30.0
+"""Seconds within which a body has to be there."""
 
 _STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
 _BRACKETS = bytes.maketrans(b"[]", b"{}")
@@ -32,18 +36,25 @@ async def read_body(request: Request, most: int) -> bytes:
         most: the greatest size, in bytes.
 
     Raises:
-        Problem: it is too large (413).
+        Problem: it is too large (413), or too slow (408).
     """
     length = request.headers.get("content-length")
     if length is not None and length.isdecimal() and (len(length) > DIGITS or int(length) > most):
         raise _too_large(most)
     parts: list[bytes] = []
     size = 0
-    async for part in request.stream():
-        size += len(part)
-        if size > most:
-            raise _too_large(most)
-        parts.append(part)
+    try:
+        async with asyncio.timeout(BODY_WITHIN):
+            async for part in request.stream():
+                size += len(part)
+                if size > most:
+                    raise _too_large(most)
+                parts.append(part)
+    except TimeoutError:
+        detail = f"the body did not come within {BODY_WITHIN:g} seconds"
+        raise Problem(408, "Body too slow", detail, headers={"Connection": "close"}) from None
+    except ClientDisconnect:
+        raise _malformed("it ended early") from None
     return parts[0] if len(parts) == 1 else b"".join(parts)
 
 

@@ -38,6 +38,7 @@ PROBLEMS = {
     401: "Nobody has proved who they are.",
     403: "The role does not suffice.",
     404: "It is not there, or not in this namespace.",
+    408: "The body did not come in time.",
     409: "Its state does not allow it.",
     413: "The body, or a value in it, is too large.",
     414: "The address is too long.",
@@ -118,7 +119,7 @@ def _complete(operation: dict[str, Any], route: APIRoute) -> None:
     has_path = any(parameter["in"] == "path" for parameter in parameters)
     found = {414, 422, 431, 503} if role is None else {401, 414, 422, 429, 431, 503}
     found |= {403} if role is not None and role > Role.VIEWER else set()
-    found |= {400, 413, 415} if has_body else set()
+    found |= {400, 408, 413, 415} if has_body else set()
     found |= {404} if has_path else set()
     found |= {404, 409} if has_body else set()
     responses = operation["responses"]
