@@ -20,7 +20,7 @@ from perdure.engine.definitions import PublishedDefinition
 from perdure.engine.lifecycle import LifecycleEvent
 from perdure.engine.queues import Queue, QueueOverview
 from perdure.engine.triggers import webhooks
-from perdure.engine.triggers.schedules import ScheduleSummary
+from perdure.engine.triggers.schedule_summary import ScheduleSummary
 from perdure.model.decision import RunPage, Stats, StoreInfo
 from perdure.model.encryption import Encryption
 from perdure.model.errors import (

@@ -615,7 +615,7 @@ async def test_a_parked_task_that_a_workflow_waits_for_is_retried_with_all_and_n
 
 
 async def test_dead_runs_are_found_behind_many_that_are_only_paused(make, world, monkeypatch):
-    monkeypatch.setattr("perdure.engine.queues.DEAD_LOOKS", 2)
+    monkeypatch.setattr("perdure.engine.client.listing.LOOKS", 2)
     app, runs, _ = await parked(make, world)
     async with app:
         await world.settle()

@@ -165,6 +165,12 @@ class Timing(TypedDict, total=False):
     end: dt.datetime | float | None
 
 
+class Retiming(Timing, total=False):
+    """When a schedule fires from now on; see `Schedules.update`."""
+
+    cron: str | None
+
+
 def schedule_of(name: str, workflow: str, payload: str, cron: str | None, **timing: Unpack[Timing]) -> Schedule:
     """Return a schedule from what a user writes.
 
@@ -196,6 +202,24 @@ def schedule_of(name: str, workflow: str, payload: str, cron: str | None, **timi
     )
     core.check(schedule)
     return schedule
+
+
+def retimed(schedule: Schedule, payload: str, **timing: Unpack[Retiming]) -> Schedule:
+    """Return a schedule with another input, and with some of its timing changed.
+
+    Raises:
+        UsageError: it cannot be kept.
+    """
+    before: dict[str, Any] = {"cron": schedule.cron, "tz": schedule.zone, "overlap": schedule.overlap}
+    for name in ("every", "at", "jitter", "catch_up", "start", "end"):
+        value = getattr(schedule, name)
+        before[name] = None if value is None else value / 1000
+    if any(timing.get(name) is not None for name in _WHEN):
+        before.update(dict.fromkeys(_WHEN))
+    return schedule_of(schedule.name, schedule.workflow, payload, **{**before, **timing})
+
+
+_WHEN = ("cron", "every", "at")
 
 
 def subscription_of(

@@ -14,7 +14,7 @@ from perdure.cli.command import Group, command
 from perdure.cli.session import Session
 from perdure.cli.style import QUIET, ago, clean, count, moment, pairs, short, status_text, table
 from perdure.cli.values import typed_json
-from perdure.engine.triggers.schedules import ScheduleSummary
+from perdure.engine.triggers.schedule_summary import ScheduleSummary
 from perdure.model.errors import UsageError
 
 NEXT_SHOWN = 5

@@ -153,6 +153,10 @@ class Blocking:
         """Publish a workflow that is written as data; see `Perdure.publish`."""
         return self._call("publish", definition, anyway=anyway)
 
+    def validate(self, definition: Any) -> Any:
+        """Check a definition; see `Perdure.validate`."""
+        return self._call("validate", definition)
+
     def definitions(self) -> Any:
         """Return the store's definitions; see `Perdure.definitions`."""
         return self._call("definitions")
@@ -169,6 +173,10 @@ class Blocking:
     def runs(self, **options: Any) -> Any:
         """Return a page of runs; see `Perdure.runs`."""
         return self._call("runs", **options)
+
+    def in_need(self, **options: Any) -> Any:
+        """Return a page of the runs that need help; see `Perdure.in_need`."""
+        return self._call("in_need", **options)
 
     def stats(self) -> Any:
         """Return counts of the runs; see `Perdure.stats`."""

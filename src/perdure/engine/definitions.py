@@ -156,6 +156,15 @@ class Definitions(Verbs):
             self.client.worker.wake()
         return published
 
+    async def validate(self, definition: Mapping[str, Any] | str | Path) -> PublishedDefinition:
+        """Check a definition as `publish` does, and return what it would keep, without keeping it.
+
+        Raises:
+            DefinitionError: something is wrong with it: the message lists everything, each with its path.
+        """
+        read = await asyncio.to_thread(definition_of, definition)
+        return PublishedDefinition.of(read.stored(await check(self.client, read), self.world.now()))
+
     async def definitions(self) -> list[PublishedDefinition]:
         """Return the store's definitions, all versions, by when they were published."""
         return [PublishedDefinition.of(each) for each in await self.client.store.definitions()]

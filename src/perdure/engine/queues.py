@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypedDict, TypeVar, Unpack
 
 import msgspec
 
@@ -11,6 +11,7 @@ from perdure.authoring.task import Task
 from perdure.core.wait import crashes_of
 from perdure.engine.client.client import Client
 from perdure.engine.client.handle import RunHandle
+from perdure.engine.client.listing import find_those
 from perdure.engine.verbs import Verbs
 from perdure.model.decision import Action, QueueStats, RunFilter, RunPage
 from perdure.model.errors import StoreConflictError, UsageError
@@ -31,9 +32,6 @@ DEAD_MOST = 10_000
 
 DEAD_PAGE = 500
 """How many failed runs are looked up and moved in one store operation."""
-
-DEAD_LOOKS = 20
-"""How many times one call looks on for failed runs among paused ones."""
 
 TRIES = 20
 """How often in a row others may change a queue while this process wants to."""
@@ -57,6 +55,15 @@ class QueueOverview(msgspec.Struct, frozen=True):
     later: int = 0
     leased: int = 0
     oldest_due_at: int | None = None
+
+
+class LimitChanges(TypedDict, total=False):
+    """Bounds of a queue that are to change, as for `Queue.set_limits`."""
+
+    concurrency: int | None
+    per_key: int | None
+    rate: Rate | None
+    fair: bool
 
 
 class Queue:
@@ -106,6 +113,26 @@ class Queue:
         await self._change(lambda state: msgspec.structs.replace(state, limits=limits))
         return limits
 
+    async def change_limits(self, **changes: Unpack[LimitChanges]) -> QueueLimits:
+        """Change some of what it bounds, and leave the rest; see `set_limits`.
+
+        Args:
+            changes: the bounds that change; None takes one away.
+
+        Raises:
+            UsageError: a bound is no whole number, or below 1.
+        """
+        found: list[QueueLimits] = []
+
+        def change(state: QueueState) -> QueueState:
+            was = state.limits
+            given = {"concurrency": was.concurrency, "per_key": was.per_key, "rate": was.rate, "fair": was.is_fair}
+            found.append(checked_limits(self.name, **{**given, **changes}))  # type: ignore[arg-type]  # by their names
+            return msgspec.structs.replace(state, limits=found[-1])
+
+        await self._change(change)
+        return found[-1]
+
     async def stats(self) -> QueueOverview:
         """Return how it is set, and how many runs are in it."""
         client = self._client()
@@ -126,14 +153,7 @@ class Queue:
             raise UsageError(f"limit: {limit!r} must be from 1 to 1,000")
         client = self._client()
         where, now = RunFilter((RunStatus.ERRORED, RunStatus.PAUSED), queue=self.name), client.env.now()
-        dead: list[Run] = []
-        for _ in range(DEAD_LOOKS):
-            page = await client.find(where, limit - len(dead), cursor)
-            dead += [run for run in page.runs if _is_dead(run, now)]
-            cursor = page.cursor
-            if cursor is None or len(dead) == limit:
-                break
-        return RunPage(dead, cursor)
+        return await find_those(client.store, where, lambda run: _is_dead(run, now), limit, cursor)
 
     async def retry_dead(
         self, ids: Iterable[str] | None = None, *, limit: int = DEAD_AT_ONCE, dry_run: bool = False

@@ -10,9 +10,9 @@ from perdure.authoring.registry import Registry
 from perdure.authoring.workflow import Workflow
 from perdure.engine.client.client import Client
 from perdure.engine.client.handle import RunHandle
-from perdure.engine.client.listing import WorkflowSummary, summaries
+from perdure.engine.client.listing import WorkflowSummary, find_those, summaries
 from perdure.engine.client.starting import new_run
-from perdure.engine.ending import Ending
+from perdure.engine.ending import Ending, end_of
 from perdure.engine.env import Env
 from perdure.engine.settings import Settings
 from perdure.model.codec import Shape
@@ -221,6 +221,20 @@ class Verbs:
             tuple(RunStatus(state) for state in states), workflow, queue, parent, id_prefix, dict(tags or {})
         )
         return await self.client.find(where, limit, cursor)
+
+    async def in_need(self, *, limit: int = 100, cursor: str | None = None) -> RunPage:
+        """Return a page of the runs that go on only once somebody helps, latest created first.
+
+        Those are parked, or some of their undos failed.
+
+        Args:
+            limit: how many at most, up to 1,000; where many others are paused, a page has fewer, though more follow.
+            cursor: `RunPage.cursor` of the page before.
+        """
+        if not 1 <= limit <= 1_000:
+            raise UsageError(f"limit: {limit!r} must be from 1 to 1,000")
+        where = RunFilter((RunStatus.COMPENSATION_FAILED, RunStatus.PAUSED))
+        return await find_those(self.client.store, where, lambda run: end_of(run) is not None, limit, cursor)
 
     async def workflows(self) -> list[WorkflowSummary]:
         """Return the workflows, tasks, graphs and definitions that workers have announced or are registered here."""

@@ -34,6 +34,8 @@ PerdureError
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 
 class PerdureError(Exception):
     """The root of every error that Perdure raises."""
@@ -44,7 +46,15 @@ class UsageError(PerdureError):
 
 
 class DefinitionError(UsageError):
-    """A workflow or a step cannot be registered as it is written."""
+    """A workflow or a step cannot be registered as it is written.
+
+    Attributes:
+        found: what is wrong, each with its path in front, where a whole definition was looked at; empty elsewhere.
+    """
+
+    def __init__(self, message: str, found: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.found = tuple(found)
 
 
 class UnknownWorkflowError(UsageError):

@@ -27,7 +27,7 @@ class Reader:
         if self.found:
             told = "".join(f"\n  {each}" for each in self.found[:FLAWS_TOLD])
             more = f"\n  and {len(self.found) - FLAWS_TOLD} more" if len(self.found) > FLAWS_TOLD else ""
-            raise DefinitionError(f"definition {name!r} is wrong:{told}{more}")
+            raise DefinitionError(f"definition {name!r} is wrong:{told}{more}", self.found[:FLAWS_TOLD])
 
     def check(self, look: Callable[[], object]) -> bool:
         """Take down what a check raises; return whether it raised nothing."""

@@ -1,8 +1,8 @@
-"""The workflows that a store knows of: what workers have announced of each, put together."""
+"""What is listed of a store: the workflows that it knows of, and runs for which something holds."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import msgspec
@@ -10,7 +10,12 @@ import msgspec
 from perdure.authoring.announcing import entry_of
 from perdure.authoring.workflow import Workflow
 from perdure.engine.client.explain import WORKER_GONE_AFTER
-from perdure.model.decision import CatalogEntry
+from perdure.model.decision import CatalogEntry, RunFilter, RunPage
+from perdure.model.run import Run
+from perdure.store.contract import Store
+
+LOOKS = 20
+"""How many pages are looked through for one of those runs for which something holds, at most."""
 
 
 class WorkflowSummary(msgspec.Struct, frozen=True):
@@ -38,6 +43,23 @@ class WorkflowSummary(msgspec.Struct, frozen=True):
     doc: str
     workers: tuple[str, ...]
     seen_at: int | None
+
+
+async def find_those(
+    store: Store, where: RunFilter, holds: Callable[[Run], bool], limit: int, cursor: str | None
+) -> RunPage:
+    """Return a page of those runs for which something holds, latest created first.
+
+    Where it holds for few, a page has fewer than `limit`, though more follow.
+    """
+    found: list[Run] = []
+    for _ in range(LOOKS):
+        page = await store.find(where, limit - len(found), cursor)
+        found += [run for run in page.runs if holds(run)]
+        cursor = page.cursor
+        if cursor is None or len(found) == limit:
+            break
+    return RunPage(found, cursor)
 
 
 def summaries(

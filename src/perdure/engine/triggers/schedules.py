@@ -12,13 +12,14 @@ from zoneinfo import ZoneInfo
 import msgspec
 
 from perdure.authoring.enqueuing import HIGHEST_PRIORITY
-from perdure.authoring.triggers import Timing, schedule_of
+from perdure.authoring.triggers import Retiming, Timing, retimed, schedule_of
 from perdure.authoring.workflow import Workflow, fingerprint
-from perdure.core.schedule import Change, Overlap, Progress, Schedule, changed, next_fire, plan
+from perdure.core.schedule import Change, Progress, Schedule, changed, next_fire
 from perdure.engine.client.client import Client
 from perdure.engine.client.handle import RunHandle
 from perdure.engine.settings import queue_of_schedules
 from perdure.engine.triggers.events import start_by_name
+from perdure.engine.triggers.schedule_summary import ScheduleSummary, summary_of
 from perdure.engine.triggers.scheduler import (
     CHANGE,
     PREFIX,
@@ -29,7 +30,6 @@ from perdure.engine.triggers.scheduler import (
     change_of,
     fire_id,
     fire_time,
-    timing,
 )
 from perdure.model import codec
 from perdure.model.decision import Action, Control, RunFilter
@@ -50,40 +50,6 @@ PRUNINGS = 20
 
 _STATE: msgspec.json.Decoder[dict[str, Standing]] = msgspec.json.Decoder(dict[str, Standing])
 _log = logging.getLogger("perdure.engine")
-
-
-class ScheduleSummary(msgspec.Struct, frozen=True):
-    """A schedule, as it stands once everything that was asked of it is granted.
-
-    Attributes:
-        name, workflow, input: what it is called, and what it starts, with which arguments.
-        timing: when, in words.
-        overlap: what becomes of a fire while the run before it has not ended.
-        status: of the schedule's own run: it has ended once nothing more will fire.
-        is_paused: it fires no more until it is resumed.
-        next_at: when it fires next, its jitter included; None while it is paused, and for never.
-        last_run: the id of the run that it started last.
-        queued: how many fires wait for that run to end.
-        started, skipped, missed, failed: how many fires started a run, were left out because one was there already,
-            were neither seen to in time nor made up for, and could start none.
-        error: why the last of those that failed did.
-    """
-
-    name: str
-    workflow: str
-    input: Any
-    timing: str
-    overlap: Overlap
-    status: RunStatus
-    is_paused: bool
-    next_at: dt.datetime | None
-    last_run: str | None
-    queued: int
-    started: int
-    skipped: int
-    missed: int
-    failed: int
-    error: str | None
 
 
 class Schedules:
@@ -179,6 +145,31 @@ class Schedules:
             await self._ask(schedule.name, Change(schedule=schedule))
         return replace
 
+    async def update(
+        self, name: str, *, input: Mapping[str, Any] | None = None, **timing: Unpack[Retiming]
+    ) -> ScheduleSummary:
+        """Change some of a schedule, and leave the rest, a pause too.
+
+        Args:
+            name: which schedule.
+            input: the arguments by name, in the place of all that there were.
+            timing: what changes, as for `create`; one of `cron`, `every` and `at` takes the place of the others.
+
+        Raises:
+            RunNotFoundError: there is none of that name. RunFinishedError: it has nothing more to fire.
+            UsageError: an argument is wrong, or it would never fire again.
+        """
+        run = await self._get(name)
+        if run.status.is_finished:
+            raise RunFinishedError(f"schedule {name!r} has ended; make another one in its place")
+        before = (await self._standing(run)).schedule
+        payload = before.payload if input is None else (await self._target(before.workflow, (), input))[1]
+        schedule = retimed(before, payload, **timing)
+        if next_fire(schedule, self._client.env.now()) is None:
+            raise UsageError(f"schedule {name!r} never fires: its time has passed")
+        await self._ask(name, Change(schedule=schedule))
+        return await self.get(name)
+
     # Looking.
 
     async def list(self) -> list[ScheduleSummary]:
@@ -187,7 +178,7 @@ class Schedules:
         cursor: str | None = None
         while True:
             page = await self._client.find(RunFilter(UNFINISHED, WORKFLOW), PAGE, cursor)
-            found += [self._summary(run, await self._standing(run)) for run in page.runs]
+            found += [summary_of(run, await self._standing(run), self._client.env.now()) for run in page.runs]
             cursor = page.cursor
             if cursor is None:
                 return sorted(found, key=lambda summary: summary.name)
@@ -199,7 +190,7 @@ class Schedules:
             RunNotFoundError: there is none of that name.
         """
         run = await self._get(name)
-        return self._summary(run, await self._standing(run))
+        return summary_of(run, await self._standing(run), self._client.env.now())
 
     async def next(self, name: str, n: int = 10) -> Sequence[dt.datetime]:
         """Return the next `n` times of a schedule, without jitter, in its own time zone; a pause makes no difference.
@@ -349,31 +340,6 @@ class Schedules:
             if wish is not None:
                 schedule, progress = changed(schedule, progress, wish, message.at)
         return Standing(schedule, progress)
-
-    def _summary(self, run: Run, standing: Standing) -> ScheduleSummary:
-        schedule, progress = standing.schedule, standing.progress
-        next_at: int | None = None
-        if not (progress.is_paused or run.status.is_finished):
-            now = self._client.env.now()
-            step = plan(schedule, progress.after, now)
-            next_at = now if step.fire is not None else step.due
-        return ScheduleSummary(
-            schedule.name,
-            schedule.workflow,
-            codec.decode_any(schedule.payload),
-            timing(schedule),
-            schedule.overlap,
-            run.status,
-            progress.is_paused,
-            None if next_at is None else dt.datetime.fromtimestamp(next_at / 1000, ZoneInfo(schedule.zone)),
-            progress.last_run,
-            len(progress.queued),
-            progress.started,
-            progress.skipped,
-            progress.missed,
-            progress.failed,
-            progress.error,
-        )
 
     async def _ask(self, name: str, change: Change) -> None:
         await self._get(name)
