@@ -47,6 +47,10 @@ def serve(
     ] = None,
     host: Annotated[str | None, typer.Option("--host", metavar="HOST", help="Where to listen; 127.0.0.1.")] = None,
     port: Annotated[int | None, typer.Option("--port", metavar="N", min=0, help="On which port; 8000.")] = None,
+    issuers: Annotated[
+        str | None,
+        typer.Option("--issuers", metavar="FILE", help="JSON that says whose signed tokens (JWT) are taken."),
+    ] = None,
     cors: Annotated[
         list[str] | None,
         typer.Option("--cors", metavar="ORIGIN", help="An origin whose pages may ask; repeat it. None by default."),
@@ -80,6 +84,7 @@ def serve(
         namespaces=None if namespace is None else import_module("perdure.server.settings").read_namespaces(namespace),
         host=host,
         port=port,
+        issuers=None if issuers is None else import_module("perdure.server.security.issuers").read_issuers(issuers),
         cors=None if cors is None else tuple(cors),
         rate=rate,
         tls_cert=tls_cert,

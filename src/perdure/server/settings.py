@@ -9,6 +9,7 @@ from typing import Any
 
 from perdure.model.errors import UsageError
 from perdure.model.name import check_name
+from perdure.server.security.issuers import Issuer, read_issuers
 
 DEFAULT = "default"
 """The namespace that is the store's URL itself."""
@@ -26,6 +27,7 @@ class ServerSettings:
         namespaces: the other namespaces, with the URL of each one's store, or None for the one that follows.
         host, port: where it listens.
         hosts: the names that it may be asked by; none for any, as long as there are keys.
+        issuers: whose signed tokens (JWT) are taken; in the environment JSON, or the name of a file with it.
         cors: origins whose pages may ask, each as `https://host[:port]`; none by default.
         rate: how many requests a principal may make, as `600/minute`; None for no bound.
         tls_cert, tls_key: files with the certificate and its key; both or none.
@@ -48,6 +50,7 @@ class ServerSettings:
     host: str = "127.0.0.1"
     port: int = 8000
     hosts: tuple[str, ...] = ()
+    issuers: tuple[Issuer, ...] = ()
     cors: tuple[str, ...] = ()
     rate: str | None = None
     tls_cert: str | None = None
@@ -145,6 +148,8 @@ def read_namespaces(texts: list[str]) -> dict[str, str | None]:
 def _parsed(field_name: str, variable: str, text: str) -> Any:
     if field_name == "namespaces":
         return read_namespaces([part.strip() for part in text.split(",")])
+    if field_name == "issuers":
+        return read_issuers(text)
     if field_name in ("cors", "hosts", "redact"):
         return tuple(part.strip() for part in text.split(","))
     if field_name in _LEAST:

@@ -15,10 +15,11 @@ from perdure.model.queue import Rate
 from perdure.server.errors import Problem
 from perdure.server.namespaces import Namespaces
 from perdure.server.principal import Principal, Role
-from perdure.server.security.keys import ALL, ApiKey, Keys
+from perdure.server.security.keys import ALL, KEY, ApiKey, Keys
 from perdure.server.security.rates import Rates, too_often
 from perdure.server.security.sent import host_of, is_from_here, is_proxied, require_our_origin, require_our_page, sent
 from perdure.server.security.sessions import Sessions, csrf_token
+from perdure.server.security.tokens import Tokens
 from perdure.server.settings import ServerSettings, is_loopback
 
 COOKIE = "__Host-perdure"
@@ -56,11 +57,12 @@ class Authenticator:
         self._world: Env = namespaces.default.world
         self.keys = Keys(namespaces.default.store, self._world)
         self.sessions = Sessions(namespaces.default.store, self._world)
+        self._tokens = Tokens(settings.issuers, namespaces.names, self._world)
         self._failures = Rates(FAILURES, self._world)
         self._logins = Rates(LOGINS, self._world)
         self._logins_all = Rates(LOGINS_ALL, self._world, 1)
         self._local = Principal("local", Role.ADMIN, "local", self._names, csrf=self._world.entropy(32).hex())
-        self._is_configured = False
+        self._is_configured = bool(settings.issuers)
         self._looked_at: int | None = None
 
     async def is_configured(self) -> bool:
@@ -113,21 +115,24 @@ class Authenticator:
         return self._principal_of(key), await self.sessions.begin(key.id)
 
     async def close(self) -> None:
-        """Wait for what is being noted."""
+        """Wait for what is being noted, and ask nobody any longer."""
         await self.keys.close()
+        await self._tokens.close()
 
     async def _by_token(self, scope: Scope, text: str) -> Principal | None:
         token = text.removeprefix(_BEARER)
-        if token == text or not 0 < len(token) <= TOKEN_LENGTH:
-            self._fail(scope)
-            return None
-        if not self.keys.is_known(token):
-            self._require_few_failures(scope)
+        found = None
+        if token != text and 0 < len(token) <= TOKEN_LENGTH:
+            found = await (self._by_key(scope, token) if token.startswith(KEY) else self._tokens.verify(token))
+        if found is None and (wait := self._failures.count(address_of(scope))):
+            raise too_often(wait)
+        return found
+
+    async def _by_key(self, scope: Scope, token: str) -> Principal | None:
+        if not self.keys.is_known(token) and (wait := self._failures.wait(address_of(scope))):
+            raise too_often(wait)  # ahead of asking the store
         key = await self.keys.verify(token)
-        if key is None:
-            self._fail(scope)
-            return None
-        return self._principal_of(key)
+        return None if key is None else self._principal_of(key)
 
     async def _by_session(self, token: str) -> Principal | None:
         session = await self.sessions.find(token)
@@ -162,14 +167,6 @@ class Authenticator:
 
     def _is_our_host(self, host: str) -> bool:
         return host in self._settings.hosts
-
-    def _require_few_failures(self, scope: Scope) -> None:
-        if wait := self._failures.wait(address_of(scope)):
-            raise too_often(wait)
-
-    def _fail(self, scope: Scope) -> None:
-        if wait := self._failures.count(address_of(scope)):
-            raise too_often(wait)
 
 
 def cookie_name(scope: Scope) -> str:

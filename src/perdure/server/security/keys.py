@@ -39,7 +39,10 @@ OVERLAP: Duration = "1 day"
 
 ROLES = tuple(str(role) for role in Role)
 
-_TOKEN = re.compile(r"pdk_([0-9a-f]{20})_([0-9a-f]{48})")
+KEY = "pdk_"
+"""What every key begins with."""
+
+_TOKEN = re.compile(rf"{KEY}([0-9a-f]{{20}})_([0-9a-f]{{48}})")
 _SECRET_BYTES = 24
 _TRIES = 20
 
@@ -148,7 +151,7 @@ class Keys:
         )
         if not await self._put(key, 0):
             raise StoreConflictError("a key of this id is there already; try again")
-        return NewKey(key, f"pdk_{key.id}_{secret}")
+        return NewKey(key, f"{KEY}{key.id}_{secret}")
 
     async def get(self, id: str) -> ApiKey | None:
         """Return a key; None where there is none of that id."""
