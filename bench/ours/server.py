@@ -1,4 +1,4 @@
-"""A server for `bench.server`: ours, or (KIND=bare) a FastAPI route that takes the same body and does nothing with it."""
+"""A server for `bench.server`: ours, or (KIND=bare) a FastAPI route that takes the same body and does no more."""
 
 from __future__ import annotations
 
