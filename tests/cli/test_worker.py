@@ -16,6 +16,7 @@ import pytest
 
 from perdure import DeterminismWarning
 from perdure.cli import logs
+from perdure.store import namespaced
 from tests.cli.working import SECONDS, SHOP, run, wait_for
 
 ROOT = Path(__file__).parent.parent.parent
@@ -82,6 +83,13 @@ def test_it_says_what_it_works(worker, url):
     process.signal(signal.SIGTERM)
     assert process.ends() == 0
     assert [line["event"] for line in process.lines()] == ["working", "stopping", "stopped"]
+
+
+def test_it_works_the_runs_of_a_namespace(worker, url):
+    process = worker("--namespace", "acme")
+    assert process.says("working")["store"] == namespaced(url, "acme").partition("?")[0]
+    process.signal(signal.SIGTERM)
+    assert process.ends() == 0
 
 
 def test_it_works_its_queues_and_no_others(shell, worker):

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import base64
+
 import pytest
 
 from perdure.model.errors import UsageError
@@ -85,3 +87,10 @@ async def test_where_one_store_cannot_be_opened_none_stays_open(tmp_path):
     with pytest.raises(Exception, match="bad.db"):
         await spaces.open()
     assert spaces.default._client is None
+
+
+def test_what_is_encrypted_is_so_for_one_namespace(monkeypatch):
+    monkeypatch.setenv("PERDURE_ENCRYPTION_KEYS", "k1:" + base64.b64encode(bytes(32)).decode())
+    spaces = Namespaces(ServerSettings(store="memory://a", namespaces={"acme": None}))
+    scopes = [app.encryption.scope for app in map(spaces.engine, spaces.names) if app is not None and app.encryption]
+    assert scopes == ["", "acme"]

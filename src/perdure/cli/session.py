@@ -18,7 +18,8 @@ from perdure.cli.loading import load_app
 from perdure.cli.style import QUIET, clean
 from perdure.engine.app import Perdure
 from perdure.model.errors import StoreUnavailableError, UsageError
-from perdure.store import open_store
+from perdure.store import namespaced, open_store
+from perdure.store.namespaces import DEFAULT
 
 WIDE = 250
 """Columns of what is not printed on a terminal: the next program wants whole values, not a page that looks good."""
@@ -71,11 +72,12 @@ class Session:
 
     # The engine.
 
-    def load(self, *, creates: bool = False, **settings: Any) -> Perdure:
+    def load(self, *, creates: bool = False, namespace: str | None = None, **settings: Any) -> Perdure:
         """Return the engine that the options name, closed, with other settings.
 
         Args:
             creates: a store that is not there yet will do.
+            namespace: whose store it is to be: another one, at a URL that follows; None for the named one itself.
             settings: fields of `Settings`.
 
         Raises:
@@ -88,6 +90,10 @@ class Session:
                 app.store, app.url = open_store(self.store, app.encryption), self.store
         else:
             app = Perdure(self.store or _nearby(), **settings)
+        if namespace not in (None, DEFAULT):
+            app.url = namespaced(app.url, namespace)
+            app.encryption = app.encryption and app.encryption.scoped(namespace)
+            app.store = open_store(app.url, app.encryption)
         path = file_of(app.url)
         if not creates and path is not None and not path.exists():
             raise StoreUnavailableError(f"there is no store at {path}: no worker has made it yet")

@@ -52,6 +52,7 @@ def register(app: typer.Typer) -> None:
             "perdure worker shop/app.py:app --queues mail,default --concurrency 50 --drain 2m",
             "perdure worker shop.app:app --queues pdf=4,default",
             "perdure worker shop.app:app --processes 4",
+            "perdure worker shop.app:app --namespace acme",
         ],
     )(work)
 
@@ -77,6 +78,10 @@ def work(
             help="How many whole workers to keep, for as many cores; Perdure(processes=...) is about steps.",
         ),
     ] = 1,
+    namespace: Annotated[
+        str | None,
+        typer.Option("--namespace", metavar="NAME", help="Whose runs to work: those of the namespace's own store."),
+    ] = None,
     drain: Annotated[
         str | None, typer.Option("--drain", metavar="DURATION", help="How long running steps may take when it stops.")
     ] = None,
@@ -102,7 +107,7 @@ def work(
         level=log_level,
         process=None if line is None else line.number,
     )
-    given: dict[str, Any] = {"queues": queues, "concurrency": concurrency, "drain": drain}
+    given: dict[str, Any] = {"queues": queues, "concurrency": concurrency, "drain": drain, "namespace": namespace}
     chosen = {name: value for name, value in given.items() if value is not None}
     if processes > 1:
         flags = {"log-json": log_json or session.as_json, "debug": session.debug}
