@@ -93,6 +93,16 @@ class Registry:
         """Return what is known of a workflow that is called by its name: its version and its queue."""
         return self.workflows.get(name) or self.announced.get(name)
 
+    def versions(self) -> dict[str, tuple[str, ...]]:
+        """Return the versions that are worked here of each workflow, by name; of a definition, the newest last."""
+        older: dict[str, list[str]] = {}
+        for name, version in self._definitions:
+            older.setdefault(name, []).append(version)
+        return {
+            name: (*(version for version in older.get(name, ()) if version != workflow.version), workflow.version)
+            for name, workflow in self.workflows.items()
+        }
+
     def names(self) -> tuple[str, ...]:
         """Return the names of all workflows whose runs can be worked here."""
         return (*self.workflows, *self.built_in)

@@ -178,6 +178,10 @@ class Blocking:
         """Return a page of the runs that need help; see `Perdure.in_need`."""
         return self._call("in_need", **options)
 
+    def workers(self, **options: Any) -> Any:
+        """Return what workers said of themselves; see `Perdure.workers`."""
+        return self._call("workers", **options)
+
     def stats(self) -> Any:
         """Return counts of the runs; see `Perdure.stats`."""
         return self._call("stats")

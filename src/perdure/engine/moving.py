@@ -17,6 +17,7 @@ from msgspec.structs import replace
 from perdure.engine.client.explain import WORKER_GONE_AFTER
 from perdure.engine.env import Env, SystemEnv, pause
 from perdure.engine.ledger import ADDED, CHANGED, DIFFERENT, MISSING, NAMED, RUNS, THERE, Ledger, Listed
+from perdure.engine.worker.status import WORKERS
 from perdure.model.archive import Archive
 from perdure.model.decision import RunFilter, StoreInfo
 from perdure.model.errors import StoreLockedError, UsageError
@@ -211,6 +212,8 @@ class _Move:
         """
         new, different = 0, list[str]()
         for collection in await self._source.collections():
+            if collection == WORKERS:  # what is left of the source's own
+                continue
             after = None
             while page := await self._source.documents(collection, DOCUMENTS_AT_ONCE, after):
                 after = page[-1].key

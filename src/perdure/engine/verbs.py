@@ -15,6 +15,7 @@ from perdure.engine.client.starting import new_run
 from perdure.engine.ending import Ending, end_of
 from perdure.engine.env import Env
 from perdure.engine.settings import Settings
+from perdure.engine.worker.status import WorkerStatus, statuses
 from perdure.model.codec import Shape
 from perdure.model.decision import RunFilter, RunPage, Stats, StoreInfo
 from perdure.model.errors import StoreUnavailableError, UsageError
@@ -240,6 +241,16 @@ class Verbs:
         """Return the workflows, tasks, graphs and definitions that workers have announced or are registered here."""
         catalog = await self.client.store.catalog()
         return summaries(catalog, self.registry.workflows.values(), self.world.now())
+
+    async def workers(self, *, limit: int = 1_000) -> list[WorkerStatus]:
+        """Return what the store's workers said of themselves last, those that started last first.
+
+        One that ended in order is not among them; one that died is, for an hour (see `WorkerStatus.is_silent`).
+
+        Args:
+            limit: how many at most, up to 1,000.
+        """
+        return await statuses(self.client.store, limit)
 
     async def stats(self) -> Stats:
         """Return counts of the runs per status and per queue."""

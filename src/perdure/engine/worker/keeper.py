@@ -73,6 +73,7 @@ class Keeper:
         self._answered = threading.Event()
         self._answered.set()
         self._asked_at = 0.0
+        self._lag = 0.0
         self._thread = threading.Thread(target=self._run, name="perdure-leases", daemon=True)
 
     def start(self) -> None:
@@ -93,6 +94,19 @@ class Keeper:
         """Keep a lease no longer."""
         self._leases.pop(runner, None)
         self._progress.discard(runner)
+
+    def take_lag(self) -> float:
+        """Return how many seconds the worker's loop took to answer, at worst, since this was asked before.
+
+        It is looked at while there are leases to keep: an idle loop has no lag.
+        """
+        lag, self._lag = self._lag, 0.0
+        return lag
+
+    def _answer(self, asker: asyncio.AbstractEventLoop, asked_at: float) -> None:
+        """The worker's loop gives its sign of life."""
+        self._lag = max(self._lag, asker.time() - asked_at)
+        self._answered.set()
 
     def note_progress(self, runner: Runner) -> None:
         """Write a runner's progress soon; from any thread."""
@@ -199,7 +213,7 @@ class Keeper:
         if self._answered.is_set():
             self._answered.clear()
             self._asked_at = now
-            self._loop.call_soon_threadsafe(self._answered.set)
+            self._loop.call_soon_threadsafe(self._answer, asyncio.get_running_loop(), now)
             return
         if now - self._asked_at < BLOCKED_AFTER:
             return

@@ -26,6 +26,7 @@ from perdure.engine.worker.lingering import Lingering
 from perdure.engine.worker.lookout import Lookout
 from perdure.engine.worker.reading import Reading
 from perdure.engine.worker.runner import Runner
+from perdure.engine.worker.status import Reporting
 from perdure.engine.worker.transactional import require_transactions
 from perdure.model.decision import Claim, Committed, Decision, Extended, Lease
 from perdure.model.duration import seconds
@@ -62,6 +63,7 @@ class Worker:
         lingering: those that wait for children in its memory.
         definitions: how it comes to know of those in the store.
         gathering: what gathers the items of batched tasks.
+        reporting: what says how it is.
         is_stopping: it claims nothing more.
         cut_off: once it has stopped, how many runs it gave back in the middle of a step.
         broken: set when it can claim no more because of a defect; its process had better end.
@@ -87,6 +89,7 @@ class Worker:
         self.lingering = Lingering(self)
         self.definitions = Reading(self, is_on=settings.definitions)
         self.gathering = Gathering(self)
+        self.reporting = Reporting(self)
         self._empty = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
         self._is_hurried = False
@@ -101,7 +104,13 @@ class Worker:
         await self._require_transactions()
         await self.definitions.read()
         await self._announce()
-        for work in (self.claiming.claim_for_ever, self._listen, self._maintain, self.definitions.keep_reading):
+        for work in (
+            self.claiming.claim_for_ever,
+            self._listen,
+            self._maintain,
+            self.definitions.keep_reading,
+            self._report,
+        ):
             task = self.loop.create_task(work())
             task.add_done_callback(self._work_ended)
             self._tasks.append(task)
@@ -111,10 +120,10 @@ class Worker:
         self.is_stopping = True
         self.gathering.hurry()
         self.claiming.stop()  # so that it ends by itself: what a claim under way brings must be handed back
-        for task in self._tasks[1:]:
+        for task in self._tasks[1:-1]:  # the last one says that it is stopping
             task.cancel()
         timer = self.env.call_later(self.loop, seconds(self.settings.drain), self._cancel_tasks)
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*self._tasks[:-1], return_exceptions=True)
         timer.cancel()
         for runner in list(self.turns.values()):
             runner.hand_back()
@@ -125,6 +134,9 @@ class Worker:
             timer.cancel()
         self.cut_off = len(self.turns)
         await self._release()
+        self._cancel_tasks()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.reporting.end()
         await self.commits.close()
         await self.executor.finished()
         if self.lifecycle is not None:
@@ -318,6 +330,9 @@ class Worker:
                     pass
             except StoreError as error:
                 _log.warning("housekeeping is put off: %s", error)
+
+    async def _report(self) -> None:
+        await self.reporting.keep_telling()
 
     async def _release(self) -> None:
         """Give back what did not finish in time."""
