@@ -14,6 +14,7 @@ from perdure.engine.app import Perdure
 from perdure.server import errors
 from perdure.server.access import NAMESPACE, Authentication
 from perdure.server.api import ROUTERS
+from perdure.server.dashboard import ROUTERS as PAGES
 from perdure.server.errors import Failures
 from perdure.server.routing import RawPaths
 from perdure.server.security.headers import Headers
@@ -57,7 +58,7 @@ def create_server(settings: ServerSettings | None = None, engines: Mapping[str, 
     )
     app.state.server = server
     errors.install(app)
-    for router in ROUTERS:  # not by `include_router`: that looks at each route twice, under a prefix nobody needs
+    for router in (*ROUTERS, *PAGES):  # not by `include_router`, which has each route looked at twice
         app.router.routes.extend(router.routes)
     return app
 

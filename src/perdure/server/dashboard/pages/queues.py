@@ -1,0 +1,79 @@
+"""The board of queues, and the page of one."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import Request
+from pydantic import StringConstraints
+from starlette.responses import Response
+
+from perdure.engine.queues import QueueOverview
+from perdure.model.queue import QueueState
+from perdure.server.access import Access, Viewer
+from perdure.server.api.models import Name
+from perdure.server.dashboard.charts import chart
+from perdure.server.dashboard.pages.runs import remark, with_errors
+from perdure.server.dashboard.rendering import page, routes
+from perdure.server.sampling import Sample, depth, throughput
+
+DEAD = 50
+BOARD = 200
+"""How many queues stand on the board."""
+
+router = routes()
+
+
+@router.get("/queues")
+async def board(access: Viewer, request: Request) -> Response:
+    """Show how full the queues are, and were."""
+    sampler = access.server.sampler(access.namespace)
+    sample = await sampler.latest()
+    queues = await _queues(access, sample)
+    samples = sampler.samples
+    return page(
+        request,
+        access,
+        "queues.html",
+        live="/api/v1/watch",
+        every=5,
+        sample=sample,
+        throughput=chart(throughput(samples)),
+        queues=[(queue, chart(depth(samples, queue.name))) for queue in queues[:BOARD]],
+    )
+
+
+@router.get("/queues/{name}")
+async def show_queue(
+    access: Viewer, request: Request, name: Name, cursor: Annotated[str, StringConstraints(max_length=200)] = ""
+) -> Response:
+    """Show a queue: how full it is, what it bounds, and what failed in it for good."""
+    sampler = access.server.sampler(access.namespace)
+    sample = await sampler.latest()
+    queues = await _queues(access, sample)
+    dead = await access.app.queue(name).dead(DEAD, cursor or None)
+    now = access.app.world.now()
+    return page(
+        request,
+        access,
+        "queue.html",
+        live="/api/v1/watch",
+        every=5,
+        sample=sample,
+        queue=next((queue for queue in queues if queue.name == name), QueueOverview(name)),
+        line=chart(depth(sampler.samples, name)),
+        dead=[(run, remark(run, now)) for run in await with_errors(access, dead.runs)],
+        next=dead.cursor,
+    )
+
+
+async def _queues(access: Access, sample: Sample) -> list[QueueOverview]:
+    """Return the queues as they are set now, with the counts of the latest sample."""
+    states = {state.name: state for state in await access.app.store.queues()}
+    counts = {count.queue: count for count in sample.queues}
+    found = []
+    for name in sorted({*states, *counts}):
+        state, count = states.get(name) or QueueState(name), counts.get(name)
+        numbers = () if count is None else (count.due, count.later, count.leased, count.oldest_due_at)
+        found.append(QueueOverview(name, state.is_paused, state.limits, *numbers))
+    return found

@@ -1,0 +1,165 @@
+"""The page of one run, and what can be downloaded from it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import msgspec
+from fastapi import Query, Request
+from starlette.responses import Response
+
+from perdure.core.undos import UndoInfo, undos_of
+from perdure.core.wait import decode_waits
+from perdure.model.decision import RunFilter
+from perdure.model.errors import RunNotFoundError
+from perdure.model.record import Record
+from perdure.model.run import Run, RunStatus
+from perdure.server.access import Access, Viewer
+from perdure.server.api.models import Name, RunId
+from perdure.server.causes import FAILED
+from perdure.server.dashboard.definitions import graph_of
+from perdure.server.dashboard.formats import plain_part
+from perdure.server.dashboard.graphs import draw, states_of
+from perdure.server.dashboard.payloads import error_of, is_error, line, shown
+from perdure.server.dashboard.rendering import page, redaction, routes
+from perdure.server.dashboard.timeline import timeline
+from perdure.server.errors import Problem
+
+RECORDS = 200
+"""How many records are shown at once: the latest, where nothing else is asked for."""
+
+CHILDREN = 30
+ANCESTORS = 10
+EVENTS = 50
+
+router = routes()
+
+
+class Event(msgspec.Struct, frozen=True):
+    """An event as it is listed: one that was read stands in the journal, one that was not, in the inbox."""
+
+    type: str
+    at: int
+    state: str
+    payload: str
+
+
+@router.get("/runs/{id}")
+async def show_run(
+    access: Viewer, request: Request, id: RunId, after: Annotated[int | None, Query(ge=-1, le=2**31)] = None
+) -> Response:
+    """Show a run."""
+    app, hidden = access.app, redaction(access)
+    run = await app.client.get(id)
+    first, records, start = await _journal(access, run, after)
+    is_latest = after is None
+    now = app.world.now()
+    children = await app.client.find(RunFilter(parent_id=id), CHILDREN, None)
+    steps = await graph_of(app, run)
+    journal = [first, *records] if first is not None and start > 0 else records
+    states = states_of(steps, journal, run) if steps else {}
+    failed = error_of(run.output) if run.status in FAILED else None
+    return page(
+        request,
+        access,
+        "run.html",
+        live=f"/api/v1/runs/{plain_part(id)}/watch" if is_latest else None,
+        run=run,
+        actions=_actions(run),
+        reasons=(await app.run(id).explain()).reasons,
+        picture=timeline(run, journal, now),
+        graph=draw(steps, states) if steps else None,
+        given=None if first is None else shown(first.payload, hidden),
+        output=shown(run.output, hidden) if run.status is RunStatus.COMPLETE else None,
+        failed=failed,
+        state=shown(run.state, hidden),
+        progress=shown(run.progress, hidden),
+        undos=_undos(run, records) if start == 0 and is_latest else (),
+        events=await _events(access, id, journal),
+        awaited=[wait.detail for wait in decode_waits(run.wait).waits if wait.kind == "event"],
+        ancestors=await _ancestors(access, run),
+        children=list(reversed(children.runs)),
+        more_children=children.cursor is not None,
+        records=[(record, line(record.payload, hidden), is_error(record)) for record in records],
+        earlier=max(-1, start - RECORDS - 1) if start > 0 else None,
+        later=start + RECORDS - 1 if start + RECORDS < run.journal_length else None,
+    )
+
+
+@router.get("/runs/{id}/download/{what}")
+async def download(access: Viewer, id: RunId, what: Name) -> Response:
+    """Send a whole value as a file: `input`, `output`, or that of the record of a position."""
+    run = await access.app.client.get(id)
+    if what == "output":
+        payload = run.output
+    else:
+        if what != "input" and not (what.isdecimal() and len(what) < 10):
+            raise Problem(404, "Not found", f"a run has no {what!r} to download; it has input, output and its records")
+        position = 0 if what == "input" else int(what)
+        records = await access.app.store.journal(id, position - 1, 1)
+        payload = records[0].payload if records and records[0].position == position else None
+    if payload is None:
+        raise Problem(404, "Not found", "there is no such value")
+    masked = redaction(access).text(payload) or ""
+    headers = {"Content-Disposition": f'attachment; filename="{what}.json"', "X-Content-Type-Options": "nosniff"}
+    return Response(masked.encode(), headers=headers, media_type="application/octet-stream")
+
+
+async def _journal(access: Access, run: Run, after: int | None) -> tuple[Record | None, list[Record], int]:
+    """Return the first record, those that are shown, and the position of the first of these."""
+    store, whole = access.app.store, run.journal_length <= RECORDS
+    behind = max(-1, run.journal_length - RECORDS - 1) if after is None else after
+    records = await store.journal(run.id, behind, RECORDS)
+    start = records[0].position if records else 0
+    if whole or start == 0:
+        return (records[0] if records else None), records, start
+    first = await store.journal(run.id, -1, 1)
+    return (first[0] if first else None), records, start
+
+
+async def _events(access: Access, id: str, journal: Sequence[Record]) -> list[Event]:
+    hidden = redaction(access)
+    read = [
+        Event(record.key, record.at, "read" if record.state == "ok" else "did not come", line(record.payload, hidden))
+        for record in journal
+        if record.kind == "event"
+    ]
+    unread = [
+        Event(message.type, message.at, "unread", line(message.payload, hidden))
+        for message in await access.app.store.inbox(id)
+        if message.kind == "event"
+    ]
+    return [*read, *unread][-EVENTS:]
+
+
+async def _ancestors(access: Access, run: Run) -> list[Run]:
+    """Return those above a run, the uppermost first."""
+    found: list[Run] = []
+    above = run.parent_id
+    while above is not None and len(found) < ANCESTORS:
+        try:
+            parent = await access.app.client.get(above)
+        except RunNotFoundError:
+            break
+        found.insert(0, parent)
+        above = parent.parent_id
+    return found
+
+
+def _undos(run: Run, records: Sequence[Record]) -> Sequence[UndoInfo]:
+    return undos_of(records) if run.journal_length <= RECORDS else ()
+
+
+def _actions(run: Run) -> set[str]:
+    status = run.status
+    if status.is_finished:
+        return set()
+    found: set[Any] = {"terminate"}
+    if status is RunStatus.PAUSED or run.is_pausing:
+        found.add("resume")
+    elif status is not RunStatus.COMPENSATION_FAILED:
+        found.add("pause")
+    if status not in (RunStatus.COMPENSATING, RunStatus.COMPENSATION_FAILED):
+        found.add("undo")
+    return found

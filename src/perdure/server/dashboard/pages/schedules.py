@@ -1,0 +1,40 @@
+"""Schedules: which there are, when they fire next, and what they started."""
+
+from __future__ import annotations
+
+from fastapi import Request
+from starlette.responses import Response
+
+from perdure.model.codec import encode
+from perdure.server.access import Viewer
+from perdure.server.api.models import Text
+from perdure.server.dashboard.payloads import shown
+from perdure.server.dashboard.rendering import page, redaction, routes
+
+FIRES = 10
+_ANY_SIZE = 1 << 40
+
+router = routes()
+
+
+@router.get("/schedules")
+async def list_schedules(access: Viewer, request: Request) -> Response:
+    """Show the schedules that have not ended."""
+    return page(request, access, "schedules.html", live="/api/v1/watch", schedules=await access.app.schedules.list())
+
+
+@router.get("/schedules/{name}")
+async def show_schedule(access: Viewer, request: Request, name: Text) -> Response:
+    """Show a schedule."""
+    schedules = access.app.schedules
+    schedule = await schedules.get(name)
+    fires = await schedules.next(name, FIRES)
+    return page(
+        request,
+        access,
+        "schedule.html",
+        live="/api/v1/watch",
+        schedule=schedule,
+        fires=[fire.strftime("%Y-%m-%d %H:%M:%S %Z") for fire in fires],
+        given=shown(encode(schedule.input, "the input", _ANY_SIZE), redaction(access)),
+    )

@@ -1,0 +1,6 @@
+import "./clock.js";
+import "./live.js";
+import "./actions.js";
+import "./forms.js";
+import "./bulk.js";
+import "./page.js";

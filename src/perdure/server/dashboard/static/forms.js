@@ -1,0 +1,126 @@
+// Forms that are sent as JSON. Each field says where its value goes (`data-path`) and how its text is read (`data-kind`).
+import { keep } from "./actions.js";
+import { follow, lookAgain, send, toast, told, Refused } from "./sending.js";
+
+class Unreadable extends Error {
+  constructor(field, message) { super(message); this.field = field; }
+}
+
+function read(field) {
+  const text = field.value;
+  switch (field.dataset.kind) {
+    case "integer":
+    case "number": {
+      const value = Number(text);
+      if (!Number.isFinite(value)) throw new Unreadable(field, "this is no number");
+      return value;
+    }
+    case "boolean":
+    case "choice":
+    case "json":
+      try { return JSON.parse(text); } catch (error) { throw new Unreadable(field, `this is no JSON: ${error.message}`); }
+    case "duration": return /^\d+(\.\d+)?$/.test(text.trim()) ? Number(text) : text.trim();
+    case "moment": return new Date(text).toISOString();
+    case "list": return [...field.selectedOptions].map((each) => each.value);
+    default: return text;
+  }
+}
+
+function put(target, path, value) {
+  let at = target;
+  for (const name of path.slice(0, -1)) at = at[name] ??= {};
+  at[path.at(-1)] = value;
+}
+
+const isEmpty = (field) => field.value === "" && !(field.required && ["text", "long"].includes(field.dataset.kind));
+
+// The value of the fields in an element: an object, or what the one field without a name holds.
+function valueOf(fields) {
+  let whole;
+  let isWhole = false;
+  const made = {};
+  for (const field of fields) {
+    const path = JSON.parse(field.dataset.path);
+    if (isEmpty(field)) continue;
+    const value = read(field);
+    if (path.length === 0) { whole = value; isWhole = true; } else put(made, path, value);
+  }
+  return isWhole ? whole : made;
+}
+
+function bodyOf(form) {
+  if (form.dataset.workflow === undefined) {
+    const body = valueOf(form.querySelectorAll("[data-path]"));
+    if ("null" in form.dataset) for (const name of ["concurrency", "per_key", "rate"]) body[name] ??= null;
+    return body;
+  }
+  const raw = form.querySelector("[data-raw]");
+  const body = valueOf(form.querySelectorAll("[data-option]"));
+  body.workflow = form.dataset.workflow;
+  body.input = raw?.value.trim()
+    ? readRaw(raw)
+    : valueOf(form.querySelectorAll("[data-input] [data-path]"));
+  return body;
+}
+
+function readRaw(raw) {
+  try { return JSON.parse(raw.value); } catch (error) { throw new Unreadable(raw, `this is no JSON: ${error.message}`); }
+}
+
+function complain(form, text, field = null) {
+  form.querySelector(".message").textContent = text;
+  if (field) {
+    field.setAttribute("aria-invalid", "true");
+    field.closest("details")?.setAttribute("open", "");
+    field.focus();
+  }
+}
+
+// A problem names fields by their path in the body: the first that is here is shown.
+function fieldOf(form, error) {
+  if (!(error instanceof Refused)) return null;
+  const prefix = form.dataset.workflow === undefined ? "body." : "body.input.";
+  for (const { path } of error.problem.errors ?? []) {
+    for (const field of form.querySelectorAll("[data-path]")) {
+      if (path === prefix + JSON.parse(field.dataset.path).join(".")) return field;
+      if ("option" in field.dataset && path === `body.${JSON.parse(field.dataset.path).join(".")}`) return field;
+    }
+  }
+  return null;
+}
+
+async function submit(form, address, isCheck) {
+  for (const field of form.querySelectorAll("[aria-invalid]")) field.removeAttribute("aria-invalid");
+  complain(form, "");
+  const buttons = form.querySelectorAll("button");
+  try {
+    const body = bodyOf(form);
+    buttons.forEach((each) => { each.disabled = true; });
+    const answer = await send(address, form.dataset.method ?? "POST", body);
+    if (isCheck) { toast("Nothing is wrong with it"); return; }
+    const { then, done } = form.dataset;
+    if (then === "token") keep(done, "This is the only time that it is shown. Copy it now.", answer.token);
+    else if (then) { follow(then, answer); return; }
+    else toast(done ?? "Done");
+    if (form.classList.contains("send")) form.reset();
+    lookAgain();
+  } catch (error) {
+    buttons.forEach((each) => { each.disabled = false; });
+    if (error instanceof Unreadable) complain(form, error.message, error.field);
+    else complain(form, told(error), fieldOf(form, error));
+  } finally {
+    buttons.forEach((each) => { each.disabled = false; });
+  }
+}
+
+document.addEventListener("submit", (event) => {
+  const form = event.target.closest("form[data-form]");
+  if (!form) return;
+  event.preventDefault();
+  submit(form, form.dataset.form, false);
+});
+
+document.addEventListener("click", (event) => {
+  const button = event.target.closest("[data-only-check]");
+  if (button) submit(button.form, button.form.dataset.check, true);
+});
