@@ -275,7 +275,7 @@ class ActionsBody(ReasonBody):
     dry_run: bool = Field(default=False, description="Only say which runs it would be.")
     limit: Whole = Field(default=ACTED_ON, ge=1, le=ACTED_ON, description="How many runs at most; `next` goes on.")
     cursor: str | None = Field(
-        default=None, max_length=200, description="`next` of the answer before, with the same filter."
+        default=None, min_length=1, max_length=200, description="`next` of the answer before, with the same filter."
     )
 
     @model_validator(mode="after")

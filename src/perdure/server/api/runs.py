@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
+import re
 from typing import Annotated
 
 from fastapi import Query
-from pydantic import AfterValidator, AwareDatetime, Field
+from pydantic import AfterValidator, Field
 from starlette.responses import Response
 
 from perdure.engine.ending import end_of
@@ -44,6 +45,8 @@ RECORDS_MOST = 5_000
 WAIT_MOST = 60
 """For how many seconds one request may wait for a result."""
 
+_RFC3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(?:\.\d{1,9})?(?:[Zz]|[+-]\d\d:\d\d)", re.ASCII)
+
 router = routes("runs")
 
 
@@ -73,7 +76,20 @@ def _number(text: str) -> float | str:
 Age = Annotated[str, AfterValidator(_age), Field(json_schema_extra={"format": "perdure-duration"})]
 """A duration in an address."""
 
-Cursor = Annotated[str | None, Query(max_length=200, description="`next` of the page before, with the same filters.")]
+
+def _rfc3339(text: str) -> str:
+    if not _RFC3339.fullmatch(text):
+        raise ValueError("a time is written as 2026-01-31T12:00:00Z")
+    dt.datetime.fromisoformat(text.upper())
+    return text.upper()
+
+
+Instant = Annotated[str, AfterValidator(_rfc3339), Field(json_schema_extra={"format": "date-time"})]
+"""A time in an address."""
+
+Cursor = Annotated[
+    str | None, Query(min_length=1, max_length=200, description="`next` of the page before, with the same filters.")
+]
 Tags = Annotated[
     list[Annotated[str, AfterValidator(_tag), Field(json_schema_extra={"format": "perdure-tag"})]],
     Query(default_factory=list, description="`name=value`; all that are given must be there.", max_length=20),
@@ -90,8 +106,8 @@ async def list_runs(
     parent: Annotated[RunId | None, Query(description="Started by this run.")] = None,
     prefix: Annotated[RunId | None, Query(description="Whose id begins so.")] = None,
     since: Annotated[Age | None, Query(description="Created within the last so long.")] = None,
-    created_from: Annotated[AwareDatetime | None, Query(description="Created then or later.")] = None,
-    created_until: Annotated[AwareDatetime | None, Query(description="Created earlier.")] = None,
+    created_from: Annotated[Instant | None, Query(description="Created then or later.")] = None,
+    created_until: Annotated[Instant | None, Query(description="Created earlier.")] = None,
     limit: Annotated[int, Query(ge=1, le=PAGE_MOST)] = PAGE,
     cursor: Cursor = None,
 ) -> Response:
@@ -223,5 +239,5 @@ def _since(access: Access, age: float | str | None) -> int | None:
     return access.app.world.now() - milliseconds(_number(age) if isinstance(age, str) else age)
 
 
-def _instant(moment: dt.datetime | None) -> int | None:
-    return None if moment is None else round(moment.timestamp() * 1000)
+def _instant(moment: str | None) -> int | None:
+    return None if moment is None else round(dt.datetime.fromisoformat(moment).timestamp() * 1000)
