@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import datetime as dt
 import json
 import os
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -16,6 +18,9 @@ from collections.abc import AsyncIterator
 import httpx
 import pytest
 import pytest_asyncio
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from perdure.model.errors import UsageError
 from perdure.server import ServerSettings, create_server, listening
@@ -115,6 +120,41 @@ async def test_a_port_that_is_taken():
 async def test_it_listens_to_others_only_where_somebody_said_who_may_do_what():
     with pytest.raises(UsageError, match="perdure keys create"):
         await Listener(create_server(ServerSettings(store=memory(), host="0.0.0.0", port=0)), print).work()
+
+
+async def test_over_tls(tmp_path):
+    key, certificate = _certificate()
+    (tmp_path / "key.pem").write_bytes(key)
+    (tmp_path / "cert.pem").write_bytes(certificate)
+    files = {"tls_cert": f"{tmp_path}/cert.pem", "tls_key": f"{tmp_path}/key.pem"}
+    told: list[str] = []
+    listener = Listener(create_server(ServerSettings(store=memory(), port=0, **files)), told.append)
+    listener.capture_signals = contextlib.nullcontext  # type: ignore[method-assign]
+    task = asyncio.create_task(listener.work())
+    while not told:
+        await asyncio.sleep(0.005)
+    assert told[0].startswith("https://127.0.0.1:")
+    async with httpx.AsyncClient(verify=ssl.create_default_context(cafile=files["tls_cert"])) as client:
+        answer = await client.get(told[0].replace("127.0.0.1", "localhost") + "/livez")
+    assert answer.status_code == 200
+    assert "strict-transport-security" in answer.headers
+    listener.should_exit = True
+    await task
+
+
+def _certificate() -> tuple[bytes, bytes]:
+    """A key and a certificate for this machine, as PEM."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
+    now = dt.datetime.now(dt.UTC)
+    made = x509.CertificateBuilder(
+        name, name, key.public_key(), x509.random_serial_number(), now, now + dt.timedelta(1)
+    )
+    made = made.add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
+    signed = made.sign(key, hashes.SHA256())
+    plain = serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    pem = serialization.Encoding.PEM
+    return key.private_bytes(pem, *plain), signed.public_bytes(pem)
 
 
 @pytest.mark.slow
