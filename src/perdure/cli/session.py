@@ -17,8 +17,9 @@ from rich.text import Text
 from perdure.cli.loading import load_app
 from perdure.cli.style import QUIET, clean
 from perdure.engine.app import Perdure
+from perdure.engine.keys import store_here
 from perdure.model.errors import StoreUnavailableError, UsageError
-from perdure.store import namespaced, open_store
+from perdure.store import namespaced
 from perdure.store.namespaces import DEFAULT
 
 WIDE = 250
@@ -87,13 +88,13 @@ class Session:
             app = load_app(self.app)
             app.settings = dataclasses.replace(app.settings, **settings)
             if self.store is not None:
-                app.store, app.url = open_store(self.store, app.encryption), self.store
+                app.store, app.url = store_here(self.store, app.encryption), self.store
         else:
             app = Perdure(self.store or _nearby(), **settings)
         if namespace not in (None, DEFAULT):
             app.url = namespaced(app.url, namespace)
             app.encryption = app.encryption and app.encryption.scoped(namespace)
-            app.store = open_store(app.url, app.encryption)
+            app.store = store_here(app.url, app.encryption)
         path = file_of(app.url)
         if not creates and path is not None and not path.exists():
             raise StoreUnavailableError(f"there is no store at {path}: no worker has made it yet")

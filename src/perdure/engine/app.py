@@ -20,7 +20,7 @@ from perdure.engine.clock import StoreClock
 from perdure.engine.definitions import Definitions
 from perdure.engine.ending import Endings
 from perdure.engine.env import Env, SystemEnv
-from perdure.engine.keys import encryption_here
+from perdure.engine.keys import encryption_here, store_here
 from perdure.engine.queues import Queues
 from perdure.engine.settings import Mode, Settings, bounded
 from perdure.engine.triggers.triggers import Triggers
@@ -31,7 +31,7 @@ from perdure.model.encryption import Encryption
 from perdure.model.errors import UsageError
 from perdure.model.limits import Limits
 from perdure.model.run import Retention
-from perdure.store import Store, is_a_servers, open_store
+from perdure.store import Store, is_a_servers
 from perdure.store.marked import require_plain
 
 P = ParamSpec("P")
@@ -47,8 +47,10 @@ class Perdure(Decorators, Triggers, Queues, Definitions):
     """An application's workflows on one store.
 
     Args:
-        url: the store: `memory://`, `sqlite:///file.db`.
-        mode: `all` starts runs and works them, `client` only starts them, `worker` only works them.
+        url: the store: `memory://`, `sqlite:///file.db`; or a server, `https://host`, which the API key of
+            `PERDURE_API_KEY` is shown to.
+        mode: `all` starts runs and works them, `client` only starts them, `worker` only works them; by default `all`,
+            and `client` on a server.
         env: what class entrypoints find as `self.env`.
         queues: which queues the worker serves; a mapping says how many runs of each it has in hand at once, None being
             no bound but `concurrency`.
@@ -75,7 +77,7 @@ class Perdure(Decorators, Triggers, Queues, Definitions):
         self,
         url: str = "sqlite:///perdure.db",
         *,
-        mode: Mode = "all",
+        mode: Mode | None = None,
         env: object = None,
         queues: Sequence[str] | Mapping[str, int | None] = ("default",),
         concurrency: int = 500,
@@ -95,7 +97,7 @@ class Perdure(Decorators, Triggers, Queues, Definitions):
         Triggers.__init__(self)
         self.url = url
         self.settings = Settings(
-            mode=mode,
+            mode=mode or ("client" if is_a_servers(url) else "all"),
             queues=tuple(queues),
             per_queue=bounded(queues),
             concurrency=concurrency,
@@ -109,7 +111,7 @@ class Perdure(Decorators, Triggers, Queues, Definitions):
             definitions=definitions,
         )
         self.encryption = encryption or encryption_here()
-        self.store = open_store(url, self.encryption)
+        self.store = store_here(url, self.encryption)
         self.env = env
         self.world: Env = world or SystemEnv()
         self._clock: StoreClock | None = None
@@ -149,6 +151,10 @@ class Perdure(Decorators, Triggers, Queues, Definitions):
         """Open the store and, unless this is a client, start the worker."""
         if self._client is not None:
             raise UsageError("this engine is open already")
+        if is_a_servers(self.url) and self.settings.mode != "client":
+            raise UsageError(
+                f"mode: a server hands out no work over HTTP, so it must be 'client', not {self.settings.mode!r}"
+            )
         await self.store.open()
         try:
             if self.encryption is None and not is_a_servers(self.url):

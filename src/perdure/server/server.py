@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 from perdure.engine.app import Perdure
 from perdure.model.errors import UsageError
+from perdure.server.hearing import Hearing
 from perdure.server.live import Live
 from perdure.server.namespaces import Namespaces
 from perdure.server.sampling import Sampler
@@ -35,9 +36,18 @@ class Server:
         self.authenticator = Authenticator(settings, self.namespaces)
         self.auditor = Auditor(self.namespaces)
         self.stopping = asyncio.Event()
+        self._hearings: dict[str, Hearing] = {}
         self._live: dict[str, Live] = {}
         self._samplers: dict[str, Sampler] = {}
         self._is_open = False
+
+    def hearing(self, namespace: str) -> Hearing:
+        """Return what tells clients of a namespace, which is there, that something has changed."""
+        if namespace not in self._hearings:
+            app = self.namespaces.engine(namespace)
+            assert app is not None
+            self._hearings[namespace] = Hearing(app, self.stopping)
+        return self._hearings[namespace]
 
     def live(self, namespace: str) -> Live:
         """Return what tells the watchers of a namespace, which is there, what changes."""
@@ -62,6 +72,8 @@ class Server:
             await sampler.close()
         for live in self._live.values():
             await live.close()
+        for hearing in self._hearings.values():
+            await hearing.close()
 
     async def open(self) -> None:
         """Open the stores; a second call is nothing.

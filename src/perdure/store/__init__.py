@@ -25,9 +25,11 @@ def open_store(url: str, encryption: Encryption | None = None, **options: Any) -
         url: `memory://` for a store of its own, `memory://name` for one that this process shares by that name;
             `sqlite:///orders.db` for a file beside the program, `sqlite:////var/lib/orders.db` for an absolute path;
             `postgresql://user:password@host:5432/database`; `redis://host:6379/0` or `valkey://…`, with
-            `rediss://` or `valkeys://` for TLS and `redis+sentinel://host:26379,host:26379/service/0` for Sentinel.
+            `rediss://` or `valkeys://` for TLS and `redis+sentinel://host:26379,host:26379/service/0` for Sentinel;
+            `https://host` or `http://host:8000` for a Perdure server, which does what clients ask for.
         encryption: the keys that what is kept is encrypted with; None keeps it as it is.
-        options: what may also stand behind the URL's `?`; a keyword wins over the URL. See docs/stores.md.
+        options: what may also stand behind the URL's `?`; a keyword wins over the URL. See docs/stores.md, and for
+            servers docs/server.md.
 
     Raises:
         UsageError: an unknown scheme or option, or a URL without a path; the driver is not installed.
@@ -89,6 +91,13 @@ def _redis(url: str, place: str, options: dict[str, Any]) -> Store:
     return RedisStore(url.partition("?")[0], **options)
 
 
+def _http(url: str, place: str, options: dict[str, Any]) -> Store:
+    _require("httpx", "http", url)
+    from perdure.store.http import HttpStore
+
+    return HttpStore(url.partition("?")[0], **options)
+
+
 def _require(package: str, extra: str, url: str) -> None:
     if find_spec(package) is None:
         scheme = url.partition("://")[0]
@@ -100,5 +109,6 @@ _STORES: dict[str, Callable[[str, str, dict[str, Any]], Store]] = {
     "sqlite": _sqlite,
     **dict.fromkeys(("postgresql", "postgres"), _postgres),
     **dict.fromkeys(("redis", "rediss", "valkey", "valkeys", "redis+sentinel", "valkey+sentinel"), _redis),
+    **dict.fromkeys(("http", "https"), _http),
 }
-_EXAMPLES = ("memory://", "sqlite:///file.db", "postgresql://host/database", "redis://host:6379")
+_EXAMPLES = ("memory://", "sqlite:///file.db", "postgresql://host/database", "redis://host:6379", "https://host")

@@ -19,8 +19,9 @@ def namespaced(url: str, name: str) -> str:
     """Return the URL of the store that a namespace of this store has for itself.
 
     That is another schema (PostgreSQL: `perdure_acme`), prefix (Valkey and Redis: `perdure.acme`), file (SQLite:
-    `shop.acme.db`) or name (memory), with the same options. What the options `schema` and `prefix` say in the URL is
-    kept in front. The namespace `default` is the store itself, and an unnamed memory store is another one each time.
+    `shop.acme.db`) or name (memory), with the same options; of a server it is the option `namespace`. What the options
+    `schema` and `prefix` say in the URL is kept in front. The namespace `default` is the store itself, and an unnamed
+    memory store is another one each time.
 
     Args:
         url: of the store, as for `open_store`; `schema` and `prefix` must stand in it, not beside it.
@@ -64,7 +65,12 @@ def _prefix(prefix: str, name: str) -> str:
     return f"{prefix}.{name}"
 
 
+def _namespace(_: str, name: str) -> str:
+    return name
+
+
 _BY_OPTION: dict[str, tuple[str, Callable[[str, str], str]]] = {
     **dict.fromkeys(("postgresql", "postgres"), ("schema", _schema)),
     **dict.fromkeys(("redis", "rediss", "valkey", "valkeys"), ("prefix", _prefix)),
+    **dict.fromkeys(("http", "https"), ("namespace", _namespace)),
 }

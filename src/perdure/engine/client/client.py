@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import msgspec
@@ -291,10 +291,15 @@ class Client:
             raise InboxFullError(
                 f"run {run_id!r} has Limits.inbox_messages = {self.settings.limits.inbox_messages:,} unread messages"
             )
-        if self.worker is not None:
-            self.worker.deliver(run_id)
-            self.worker.wake()
+        self.posted([run_id])
         return posted is Posted.NEW
+
+    def posted(self, run_ids: Iterable[str]) -> None:
+        """Tell the worker of this process that there are messages for runs."""
+        if self.worker is not None:
+            for run_id in run_ids:
+                self.worker.deliver(run_id)
+            self.worker.wake()
 
     async def turn_back(self, run_id: str) -> RunStatus:
         """Have a run drop its code and undo what it did; return its status.
@@ -342,7 +347,7 @@ class Client:
             raise not_found(run_id)
         if done.before.is_finished and action is not Action.RESTART:
             raise RunFinishedError(f"run {run_id!r} is {done.before}; only a restart moves it")
-        self._controlled(action, done)
+        self.controlled(action, done)
         return done.after
 
     async def control_each(self, run_ids: Sequence[str], action: Action) -> None:
@@ -351,9 +356,10 @@ class Client:
         answers = await asyncio.gather(*(act(run_id, action, ask, store, lifecycle) for run_id in run_ids))
         for done in answers:
             if done.before is not None:
-                self._controlled(action, done)
+                self.controlled(action, done)
 
-    def _controlled(self, action: Action, done: Controlled) -> None:
+    def controlled(self, action: Action, done: Controlled) -> None:
+        """Tell this process what became of a run that an operator moved."""
         if action in (Action.RESUME, Action.RESTART):
             self.endings.forget([done.run_id])
         for run_id in done.ended:

@@ -1,0 +1,105 @@
+"""Tells clients that something may have changed, who ask again and again and are remembered by nobody.
+
+What changes has a number. Who asks says the last one they were told, and is answered when there is another one, so that
+nothing is missed between two requests. One look-out serves everybody who waits for a namespace.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from perdure.engine.app import Perdure
+from perdure.engine.env import new_id
+from perdure.model.errors import StoreError
+
+LOOK_OUT = 5.0
+"""Seconds that the look-out waits for a hint of the store at a time."""
+
+IDLE = 10.0
+"""Seconds after which it ends, if nobody has asked meanwhile."""
+
+TOGETHER = 0.02
+"""Seconds within which changes are told of as one."""
+
+
+class Hearing:
+    """Those who wait for changes of one namespace.
+
+    Args:
+        app: the namespace's engine.
+        stopping: set when the server stops: nobody waits any longer then.
+    """
+
+    def __init__(self, app: Perdure, stopping: asyncio.Event) -> None:
+        self._app = app
+        self._stopping = stopping
+        self._name = new_id(app.world)
+        self._count = 0
+        self._news: asyncio.Future[None] | None = None
+        self._waiting = 0
+        self._idle_since = 0.0
+        self._is_telling = False
+        self._task: asyncio.Task[None] | None = None
+
+    def changed(self) -> None:
+        """Tell whoever waits, soon, of what this server changed."""
+        if not self._is_telling:
+            self._is_telling = True
+            asyncio.get_running_loop().call_later(TOGETHER, self._tell)
+
+    async def wait(self, last: str, timeout: float) -> str:
+        """Return the number of the last change: at once if it is not `last`, else with the next one.
+
+        Args:
+            last: what was told before; empty for nothing.
+            timeout: seconds after which it is told all the same.
+        """
+        loop = asyncio.get_running_loop()
+        if self._task is None or self._task.done():
+            self._count += 1  # nobody has listened meanwhile
+            self._task = loop.create_task(self._listen())
+        if last == self._number and not self._stopping.is_set():
+            self._waiting += 1
+            try:
+                async with asyncio.timeout(timeout):
+                    await asyncio.shield(self._next(loop))
+            except TimeoutError:
+                pass
+            finally:
+                self._waiting -= 1
+        self._idle_since = loop.time()
+        return self._number
+
+    async def close(self) -> None:
+        """Let everybody go."""
+        self._tell()
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    @property
+    def _number(self) -> str:
+        return f"{self._name}.{self._count}"
+
+    def _next(self, loop: asyncio.AbstractEventLoop) -> asyncio.Future[None]:
+        if self._news is None:
+            self._news = loop.create_future()
+        return self._news
+
+    def _tell(self) -> None:
+        self._is_telling = False
+        self._count += 1
+        news, self._news = self._news, None
+        if news is not None:
+            news.set_result(None)
+
+    async def _listen(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._idle_since = loop.time()
+        while self._waiting or loop.time() - self._idle_since < IDLE:
+            try:
+                if await self._app.store.wait(LOOK_OUT):
+                    self._tell()
+                    await asyncio.sleep(TOGETHER)
+            except StoreError:
+                await asyncio.sleep(1)

@@ -1,0 +1,175 @@
+"""Asks a server, on connections that are kept, and again where it failed for a reason that passes."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import ssl
+import time
+from typing import Any
+
+import httpx
+
+from perdure.model.errors import StoreUnavailableError
+from perdure.store.http.errors import RefusedError, has_done_nothing, is_passing, translated
+from perdure.store.http.settings import Settings
+from perdure.store.loops import PerLoop
+from perdure.store.operations import PATH
+
+FINISHING = 10.0
+"""Seconds that `close` gives to what is under way."""
+
+IDLE = 10.0
+"""Seconds after which a connection that nobody uses is closed: sooner than servers do it by themselves."""
+
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 2.0
+
+
+class Link:
+    """What one event loop speaks to the server with.
+
+    Attributes:
+        http: the client.
+        asked: requests that are to finish before it is closed.
+        waiting: those that need not.
+    """
+
+    def __init__(self, http: httpx.AsyncClient) -> None:
+        self.http = http
+        self.asked: set[asyncio.Task[Any]] = set()
+        self.waiting: set[asyncio.Task[Any]] = set()
+
+    async def close(self) -> None:
+        """Let what was asked for finish, and whoever waits for news go."""
+        for task in self.waiting:
+            task.cancel()
+        tasks = {task for task in (*self.asked, *self.waiting) if task is not asyncio.current_task()}
+        if tasks:
+            await asyncio.wait(tasks, timeout=FINISHING)
+        await self.http.aclose()
+
+
+class Connections:
+    """The connections of every event loop that uses the store.
+
+    Args:
+        settings: of the server.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._links: PerLoop[Link] = PerLoop(settings.shown, self._make, _end)
+
+    def open(self) -> None:
+        """Let it be asked."""
+        self._links.open()
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it may be asked."""
+        return self._links.is_open
+
+    async def close(self) -> None:
+        """End every connection."""
+        await self._links.close()
+
+    async def ask(
+        self, name: str, body: bytes, *, may_repeat: bool = True, patience: float | None = None, waits: float = 0.0
+    ) -> bytes:
+        """Return the answer to one operation.
+
+        Args:
+            name: of the operation.
+            body: its arguments.
+            may_repeat: whether a second time has no second effect.
+            patience: how long (in seconds) to go on asking; None for the settings'.
+            waits: how long (in seconds) the server may take its time, because it is asked to wait.
+
+        Raises:
+            StoreError: it failed, and not for a reason that passed in time. UsageError: what was asked is wrong.
+            RequestTooLargeError: the server takes no request of this size.
+        """
+        link = await self._links.get()
+        tasks = link.waiting if waits else link.asked
+        task = asyncio.get_running_loop().create_task(self._patiently(link, name, body, may_repeat, patience, waits))
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)
+        task.add_done_callback(_noticed)
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            if not task.cancelled():
+                if waits:
+                    task.cancel()
+                raise
+            raise StoreUnavailableError(f"{self._settings.shown}: the store was closed meanwhile") from None
+
+    async def _patiently(
+        self, link: Link, name: str, body: bytes, may_repeat: bool, patience: float | None, waits: float
+    ) -> bytes:
+        patience = self._settings.patience if patience is None else patience
+        failures, first_at = 0, 0.0
+        while True:
+            try:
+                return await self._once(link, name, body, waits)
+            except (httpx.TransportError, RefusedError) as error:
+                failures += 1
+                now = time.monotonic()
+                first_at = first_at if failures > 1 else now
+                rest = _pause_after(failures)
+                if isinstance(error, RefusedError):
+                    rest = max(rest, error.after)
+                is_over = now + rest - first_at > patience or not self._links.is_open
+                if is_over or not is_passing(error) or not (may_repeat or has_done_nothing(error)):
+                    raise translated(error, self._settings.shown) from error
+            await asyncio.sleep(rest)
+
+    async def _once(self, link: Link, name: str, body: bytes, waits: float) -> bytes:
+        limits = link.http.timeout
+        timeout = httpx.Timeout(
+            limits.connect, read=self._settings.timeout + waits, write=limits.write, pool=limits.pool
+        )
+        response = await link.http.post(f"{self._settings.url}{PATH}{name}", content=body, timeout=timeout)
+        if response.status_code != 200:
+            raise RefusedError(response)
+        return response.content
+
+    async def _make(self) -> Link:
+        settings = self._settings
+        limits = httpx.Limits(
+            max_connections=settings.pool_size,
+            max_keepalive_connections=settings.pool_size,
+            keepalive_expiry=IDLE,
+        )
+        return Link(
+            httpx.AsyncClient(
+                headers=settings.headers(),
+                verify=_certificates(settings),
+                limits=limits,
+                timeout=httpx.Timeout(settings.timeout, connect=settings.connect_timeout),
+                follow_redirects=False,
+                trust_env=False,
+            )
+        )
+
+
+def _certificates(settings: Settings) -> ssl.SSLContext | bool:
+    if settings.url.startswith("http://"):
+        return False
+    return True if settings.ca is None else ssl.create_default_context(cafile=str(settings.ca))
+
+
+def _pause_after(failures: int) -> float:
+    """Return how many seconds to wait after so many failures: longer and longer, and never in step with others."""
+    share = (os.getpid() * 0.7548776662 + time.monotonic() * 997 + failures * 0.5698402910) % 1
+    return float(min(_FIRST_PAUSE * 2 ** min(failures, 10), _LONGEST_PAUSE) * (0.25 + share))
+
+
+async def _end(link: Link) -> None:
+    await link.close()
+
+
+def _noticed(task: asyncio.Task[bytes]) -> None:
+    """Take note of how a request ended, whether or not anybody still waits for it."""
+    if not task.cancelled():
+        task.exception()
