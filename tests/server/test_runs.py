@@ -169,7 +169,11 @@ async def test_lists_by_filters_and_pages(serve: Serve, worker):
             break
     assert pages == [4, 2]
     complete = (await served.http.get(RUNS, params={"status": "complete"})).json()["items"][0]
-    assert complete["output"] == {"customer": 1}
+    assert "output" not in complete
+    failed = await start(served, "fails")
+    await result(served, failed)
+    errored = (await served.http.get(RUNS, params={"status": "errored"})).json()["items"][0]
+    assert errored["error"]["type"] == "NonRetryableError"
 
 
 @pytest.mark.parametrize(

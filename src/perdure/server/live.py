@@ -23,7 +23,7 @@ from perdure.model.decision import RunFilter
 from perdure.model.errors import StoreError
 from perdure.model.run import Run
 from perdure.server.errors import Problem
-from perdure.server.shown import moment, run_document
+from perdure.server.shown import listed_run, moment, progress_of
 
 LOOK_EVERY = 1.0
 """Seconds between two looks while the store gives no hint."""
@@ -49,9 +49,6 @@ TAKEN_WITHIN = 20.0
 
 RECONNECT = 2_000
 """Milliseconds after which a client whose stream ended comes back."""
-
-_LARGE = ("output", "state")
-"""What of a run is not told while it changes: it may be large, and can be asked for."""
 
 _log = logging.getLogger("perdure.server")
 _encode = msgspec.json.Encoder().encode
@@ -213,8 +210,7 @@ class Live:
                     self._tell(run_id, _event("gone", {"id": run_id}, is_last=True))
                 elif self._seen.get(run_id) != run and run_id in self._watches:
                     self._seen[run_id] = run
-                    document = run_document(run)
-                    self._tell(run_id, _event("run", {name: document[name] for name in document if name not in _LARGE}))
+                    self._tell(run_id, _event("run", {**listed_run(run), "progress": progress_of(run)}))
 
     async def _look_at_all(self) -> None:
         stats = await self._app.stats()

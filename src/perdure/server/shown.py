@@ -30,8 +30,8 @@ def moment(at: int | None) -> str | None:
     return dt.datetime.fromtimestamp(at / 1000, dt.UTC).isoformat(timespec="milliseconds")[:-6] + "Z"
 
 
-def run_document(run: Run) -> dict[str, Any]:
-    """Return what the API tells of a run."""
+def listed_run(run: Run) -> dict[str, Any]:
+    """Return what the API tells of a run among others: nothing that may be large."""
     document: dict[str, Any] = {name: getattr(run, name) for name in _PLAIN}
     document["status"] = run.status.value
     for name in _TIMES:
@@ -46,12 +46,23 @@ def run_document(run: Run) -> dict[str, Any]:
         }
         for wait in decode_waits(run.wait).waits
     ]
-    document["state"] = _raw(run.state)
-    document["progress"] = _raw(run.progress)
-    document["output"] = _raw(run.output) if run.status is RunStatus.COMPLETE else None
     is_failed = run.status in FAILED and run.output is not None
     document["error"] = error_document(failure.decode_error(run.output or "{}")) if is_failed else None
     return document
+
+
+def run_document(run: Run) -> dict[str, Any]:
+    """Return all that the API tells of a run."""
+    document = listed_run(run)
+    document["state"] = _raw(run.state)
+    document["progress"] = progress_of(run)
+    document["output"] = _raw(run.output) if run.status is RunStatus.COMPLETE else None
+    return document
+
+
+def progress_of(run: Run) -> Any:
+    """Return the last progress of each running step of a run, to be put into a document; None for nothing."""
+    return _raw(run.progress)
 
 
 def error_document(error: ErrorInfo) -> dict[str, Any]:

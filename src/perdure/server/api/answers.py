@@ -78,8 +78,8 @@ class WaitDocument(Told):
     attempt: int
 
 
-class RunDocument(Told):
-    """A run."""
+class ListedRun(Told):
+    """A run among others."""
 
     id: str
     workflow: str
@@ -103,16 +103,21 @@ class RunDocument(Told):
     is_detached: bool
     depth: int
     waits: list[WaitDocument]
+    error: ErrorDocument | None = Field(description="What it failed with, if it did.")
+
+
+class RunDocument(ListedRun):
+    """A run."""
+
     state: Json = Field(description="What its code made readable, by name; null for nothing.")
     progress: Json = Field(description="The last progress of each running step; null for nothing.")
     output: Json = Field(description="What it returned, if it is complete.")
-    error: ErrorDocument | None = Field(description="What it failed with, if it did.")
 
 
 class RunsPage(Told):
     """Runs, and where to go on."""
 
-    items: list[RunDocument]
+    items: list[ListedRun]
     next: str | None = Field(description="The `cursor` of the next page; null where there is none.")
 
 

@@ -16,7 +16,7 @@ from perdure.model.decision import RunFilter
 from perdure.model.duration import milliseconds
 from perdure.model.errors import RunNotFoundError, UsageError
 from perdure.model.limits import NAME_LENGTH
-from perdure.model.run import Run, RunStatus
+from perdure.model.run import Run
 from perdure.server.access import Access, Viewer
 from perdure.server.api.answers import (
     ExplanationDocument,
@@ -30,7 +30,7 @@ from perdure.server.api.models import FilterBody, Name, RunId, Status
 from perdure.server.errors import ProblemError, invalid
 from perdure.server.routing import reply
 from perdure.server.routing import router as routes
-from perdure.server.shown import record_document, run_document, undo_document
+from perdure.server.shown import FAILED, listed_run, record_document, run_document, undo_document
 
 PAGE = 100
 """How many runs a page has where nothing else is asked for."""
@@ -111,7 +111,7 @@ async def list_runs(
     limit: Annotated[int, Query(ge=1, le=PAGE_MOST)] = PAGE,
     cursor: Cursor = None,
 ) -> Response:
-    """List runs, latest created first."""
+    """List runs, latest created first; their outputs and states are asked for one by one."""
     tags = dict(text.split("=", 1) for text in tag)
     starts = [moment for moment in (_since(access, since), _instant(created_from)) if moment is not None]
     where = RunFilter(
@@ -125,7 +125,7 @@ async def list_runs(
         created_until=_instant(created_until),
     )
     runs, following = await page(access, where, limit, cursor, "query.cursor")
-    return reply({"items": [run_document(run) for run in runs], "next": following})
+    return reply({"items": [listed_run(run) for run in await _with_errors(access, runs)], "next": following})
 
 
 @router.get("/api/v1/runs/{id:run}", operation_id="get_run", response_model=RunDocument)
@@ -205,7 +205,7 @@ async def _ended_within(access: Access, id: str, wait: float) -> Run:
 async def page(
     access: Access, where: RunFilter, limit: int, cursor: str | None, field: str
 ) -> tuple[list[Run], str | None]:
-    """Return a page of runs, those that ended with their output or error, and the cursor of the next.
+    """Return a page of runs, without their outputs, and the cursor of the next.
 
     Args:
         field: where the cursor stands in the request, for the error.
@@ -215,9 +215,14 @@ async def page(
     except UsageError as error:
         message = str(error).partition(": ")[2]
         raise invalid(str(error), [ProblemError(field, message)]) from None
-    ended = [run.id for run in found.runs if run.status.is_finished and run.status is not RunStatus.TERMINATED]
-    whole = {run.id: run for run in await access.app.store.get(ended) if run is not None} if ended else {}
-    return [whole.get(run.id, run) for run in found.runs], found.cursor
+    return found.runs, found.cursor
+
+
+async def _with_errors(access: Access, runs: list[Run]) -> list[Run]:
+    """Return runs, those that failed with their error."""
+    failed = [run.id for run in runs if run.status in FAILED]
+    whole = {run.id: run for run in await access.app.store.get(failed) if run is not None} if failed else {}
+    return [whole.get(run.id, run) for run in runs]
 
 
 def filter_of(access: Access, body: FilterBody) -> RunFilter:
