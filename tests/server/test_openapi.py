@@ -23,6 +23,9 @@ ROOT = Path(__file__).parents[2]
 CASES = int(os.environ.get("PERDURE_TEST_CASES", "0"))
 """How many requests are made, about; with a number, also those that try each bound of each field."""
 
+PATHS = os.environ.get("PERDURE_TEST_PATHS", ".")
+"""Which paths are asked, as a regular expression."""
+
 CONFIG = f"""
 hooks = "{ROOT}/tests/server/formats.py"
 max-stream-events = 1
@@ -80,6 +83,7 @@ def test_it_does_what_it_says(address: tuple[str, str], tmp_path: Path) -> None:
     command = [sys.executable, "-m", "schemathesis.cli", "--config-file", str(config), "run"]
     command += [f"{url}/api/openapi.json", "-H", f"Authorization: Bearer {key}", "--phases", phases]
     command += ["-n", str(max(3, CASES // operations)), *([] if CASES else ["--seed", "7"])]
+    command += ["--include-path-regex", PATHS]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-10_000:] + done.stderr[-2_000:]
 
