@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator
+from typing import Any
 
 import httpx
 import pytest
@@ -28,18 +29,27 @@ from perdure.server.listening import Listener
 from tests.server.conftest import memory
 
 
-@pytest_asyncio.fixture
-async def port() -> AsyncIterator[int]:
-    """A listener in this process, without its signals."""
+@contextlib.asynccontextmanager
+async def listens(**settings: Any) -> AsyncIterator[tuple[Listener, str, int]]:
+    """A listener in this process, which leaves the signals alone; its address and its port."""
     told: list[str] = []
-    listener = Listener(create_server(ServerSettings(store=memory(), port=0, keep_alive=1)), told.append)
+    listener = Listener(create_server(ServerSettings(store=memory(), port=0, **settings)), told.append)
     listener.capture_signals = contextlib.nullcontext  # type: ignore[method-assign]
     task = asyncio.create_task(listener.work())
     while not told:
+        assert not task.done(), task.exception()
         await asyncio.sleep(0.005)
-    yield int(told[0].rpartition(":")[2])
-    listener.should_exit = True
-    await task
+    try:
+        yield listener, told[0], int(told[0].rpartition(":")[2])
+    finally:
+        listener.should_exit = True
+        await task
+
+
+@pytest_asyncio.fixture
+async def port() -> AsyncIterator[int]:
+    async with listens(keep_alive=1) as (_, _, port):
+        yield port
 
 
 async def answer(port: int, *parts: bytes) -> bytes:
@@ -88,19 +98,33 @@ async def test_what_is_no_request(port, parts, status):
 
 async def test_who_sends_nothing_or_too_slowly_is_let_go(monkeypatch):
     monkeypatch.setattr(listening, "HEAD_WITHIN", 0.1)
-    told: list[str] = []
-    listener = Listener(create_server(ServerSettings(store=memory(), port=0)), told.append)
-    listener.capture_signals = contextlib.nullcontext  # type: ignore[method-assign]
-    task = asyncio.create_task(listener.work())
-    while not told:
-        await asyncio.sleep(0.005)
-    port = int(told[0].rpartition(":")[2])
-    assert await answer(port) == b""
-    assert await answer(port, b"GET /livez HTTP/1.1\r\nHost: ") == b""
-    second = await answer(port, b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n", b"GET /livez HT")
-    assert second.startswith(b"HTTP/1.1 200")
-    listener.should_exit = True
-    await task
+    async with listens() as (_, _, port):
+        assert await answer(port) == b""
+        assert await answer(port, b"GET /livez HTTP/1.1\r\nHost: ") == b""
+        second = await answer(port, b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n", b"GET /livez HT")
+        assert second.startswith(b"HTTP/1.1 200")
+
+
+async def test_who_takes_nothing_is_let_go(monkeypatch):
+    monkeypatch.setattr(listening, "TAKEN_WITHIN", 0.2)
+    async with listens() as (listener, url, port):
+        body = {"runs": [{"workflow": "w", "input": "x" * 90_000, "id": f"run-{number}"} for number in range(10)]}
+        async with httpx.AsyncClient(base_url=url) as client:
+            assert (await client.post("/api/v1/runs/batch", json=body)).status_code == 200
+        stuck = socket.socket()
+        stuck.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
+        stuck.setblocking(False)
+        loop = asyncio.get_running_loop()
+        await loop.sock_connect(stuck, ("127.0.0.1", port))
+        for number in range(10):
+            request = f"GET /api/v1/runs/run-{number}/journal HTTP/1.1\r\nHost: localhost\r\n\r\n"
+            await loop.sock_sendall(stuck, request.encode() * 20)
+        while not any(connection.flow.write_paused for connection in listener.server_state.connections):
+            await asyncio.sleep(0.005)
+        async with asyncio.timeout(5):
+            while listener.server_state.connections:
+                await asyncio.sleep(0.02)
+        stuck.close()
 
 
 async def test_a_kept_connection_ends_by_itself(port):
@@ -127,19 +151,12 @@ async def test_over_tls(tmp_path):
     (tmp_path / "key.pem").write_bytes(key)
     (tmp_path / "cert.pem").write_bytes(certificate)
     files = {"tls_cert": f"{tmp_path}/cert.pem", "tls_key": f"{tmp_path}/key.pem"}
-    told: list[str] = []
-    listener = Listener(create_server(ServerSettings(store=memory(), port=0, **files)), told.append)
-    listener.capture_signals = contextlib.nullcontext  # type: ignore[method-assign]
-    task = asyncio.create_task(listener.work())
-    while not told:
-        await asyncio.sleep(0.005)
-    assert told[0].startswith("https://127.0.0.1:")
-    async with httpx.AsyncClient(verify=ssl.create_default_context(cafile=files["tls_cert"])) as client:
-        answer = await client.get(told[0].replace("127.0.0.1", "localhost") + "/livez")
-    assert answer.status_code == 200
-    assert "strict-transport-security" in answer.headers
-    listener.should_exit = True
-    await task
+    async with listens(**files) as (_, url, _):
+        assert url.startswith("https://127.0.0.1:")
+        async with httpx.AsyncClient(verify=ssl.create_default_context(cafile=files["tls_cert"])) as client:
+            answer = await client.get(url.replace("127.0.0.1", "localhost") + "/livez")
+        assert answer.status_code == 200
+        assert "strict-transport-security" in answer.headers
 
 
 def _certificate() -> tuple[bytes, bytes]:
