@@ -16,6 +16,7 @@ from perdure.server.access import NAMESPACE, Authentication
 from perdure.server.api import ROUTERS
 from perdure.server.dashboard import ROUTERS as PAGES
 from perdure.server.errors import Failures
+from perdure.server.hearing import Telling
 from perdure.server.routing import RawPaths
 from perdure.server.security.headers import Headers
 from perdure.server.security.outcomes import Outcomes
@@ -88,6 +89,7 @@ def _middleware(server: Server) -> list[Middleware]:
     if settings.rate is not None:
         passed.append(Middleware(Paced, rates=Rates(read_rate(settings.rate), world)))
     passed.append(Middleware(Outcomes))
+    passed.append(Middleware(Telling))
     return passed
 
 

@@ -8,9 +8,13 @@ from __future__ import annotations
 
 import asyncio
 
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
 from perdure.engine.app import Perdure
 from perdure.engine.env import new_id
 from perdure.model.errors import StoreError
+from perdure.server.security.sent import SAFE
+from perdure.store.operations import PATH
 
 LOOK_OUT = 5.0
 """Seconds that the look-out waits for a hint of the store at a time."""
@@ -20,6 +24,9 @@ IDLE = 10.0
 
 TOGETHER = 0.02
 """Seconds within which changes are told of as one."""
+
+STARTS = ("/api/v1/runs", "/api/v1/runs/batch")
+"""Where runs are started."""
 
 
 class Hearing:
@@ -103,3 +110,27 @@ class Hearing:
                     await asyncio.sleep(TOGETHER)
             except StoreError:
                 await asyncio.sleep(1)
+
+
+class Telling:
+    """Has clients hear of what the API changed (ASGI middleware, behind the one that finds out who asks).
+
+    The operations of stores tell of themselves: most of them only read. Nobody waits for the start of a run.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on."""
+        access = scope.get("state", {}).get("access")
+        if access is None or scope["method"] in SAFE or scope["path"] in STARTS or scope["path"].startswith(PATH):
+            await self._app(scope, receive, send)
+            return
+
+        async def told(message: Message) -> None:
+            if message["type"] == "http.response.start" and message["status"] < 400:
+                access.server.hearing(access.namespace).changed()
+            await send(message)
+
+        await self._app(scope, receive, told)

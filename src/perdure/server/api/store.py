@@ -58,8 +58,8 @@ async def _create(access: Access, given: Any) -> object:
     for new in given.runs:
         if new.workflow == WORKFLOW:
             await access.audit("schedules.create", new.id.removeprefix(PREFIX))
-        elif len(new.records) > 1:
-            await access.audit("runs.fork", new.id)
+        elif ":" in new.fingerprint:  # which begins with that of the run it goes on from, and says from where
+            await access.audit("runs.fork", new.id, origin=new.fingerprint)
     created = await access.app.store.create(given.runs)
     if access.app.worker is not None:
         access.app.worker.wake()
