@@ -89,11 +89,10 @@ async def test_what_was_booked_is_undone_last_first(capsys):
     assert undone == ["bob: the hotel is cancelled", "bob: the flight is cancelled"]
 
 
-async def test_a_flow_that_is_posted_runs_in_sequence_and_one_that_fails_says_where():
+async def test_a_flow_runs_in_sequence_and_one_that_fails_says_where():
     example = importlib.import_module("examples.sample_flows")
     async with testing.engine(example.app) as engine:
-        for body in (example.HELLO_WORLD, example.SAMPLE_FLOW, example.SAMPLE_FAILING_FLOW):
-            await example.app.publish(body)
+        await example.app.publish(example.HELLO_WORLD)
         hello = await example.app.start("hello_world", input={})
         assert await engine.result(hello) == {"step1": "step1 did {}"}
         run = await example.app.start("sample_flow", input={})

@@ -4,6 +4,7 @@ PerdureError
 ├── UsageError                 the caller's mistake: fix the code or the call
 │   ├── DefinitionError        a workflow or step that cannot be registered
 │   ├── UnknownWorkflowError   a name nobody registered
+│   ├── ScheduleExistsError    a name that another schedule has
 │   ├── SerializationError     a value that cannot be stored, or not read back as its type
 │   ├── NotDurableError        I/O, threads or the wall clock in workflow code
 │   └── LimitError             a bound was passed
@@ -59,6 +60,10 @@ class DefinitionError(UsageError):
 
 class UnknownWorkflowError(UsageError):
     """No workflow of that name is registered here or known to the store."""
+
+
+class ScheduleExistsError(UsageError):
+    """Another schedule has that name."""
 
 
 class SerializationError(UsageError):

@@ -34,7 +34,7 @@ from perdure.engine.triggers.scheduler import (
 from perdure.model import codec
 from perdure.model.decision import Action, Control, RunFilter
 from perdure.model.duration import instant
-from perdure.model.errors import BatchTooLargeError, RunFinishedError, RunNotFoundError, UsageError
+from perdure.model.errors import BatchTooLargeError, RunFinishedError, RunNotFoundError, ScheduleExistsError, UsageError
 from perdure.model.record import Record
 from perdure.model.run import NewRun, Run, RunStatus
 
@@ -97,7 +97,8 @@ class Schedules:
             replace: put it in the place of the schedule of that name; a pause stays as it is.
 
         Raises:
-            UsageError: an argument is wrong, it would never fire, or another schedule has that name.
+            ScheduleExistsError: another schedule has that name.
+            UsageError: an argument is wrong, or it would never fire.
             UnknownWorkflowError: workers have announced other names than this one.
         """
         target, payload, queue = await self._target(workflow, args, input or {})
@@ -105,7 +106,7 @@ class Schedules:
         if next_fire(schedule, self._client.env.now()) is None:
             raise UsageError(f"schedule {name!r} never fires: its time has passed")
         if not await self.declare(schedule, queue, paused=paused, replace=replace):
-            raise UsageError(f"there is another schedule {name!r}; give it another name, or replace=True")
+            raise ScheduleExistsError(f"there is another schedule {name!r}; give it another name, or replace=True")
         return await self.get(name)
 
     async def declare(self, schedule: Schedule, queue: str, *, paused: bool = False, replace: bool = False) -> bool:

@@ -4,7 +4,27 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 
-from perdure.server.api import actions, audit, docs, events, health, keys, runs, sessions, starts, watching
+from perdure.server.api import (
+    actions,
+    audit,
+    definitions,
+    docs,
+    events,
+    failures,
+    health,
+    keys,
+    queues,
+    runs,
+    schedules,
+    seeds,
+    sessions,
+    starts,
+    stats,
+    store,
+    undos,
+    watching,
+    workflows,
+)
 
 ROUTERS: tuple[APIRouter, ...] = (
     starts.router,
@@ -12,6 +32,15 @@ ROUTERS: tuple[APIRouter, ...] = (
     runs.router,
     watching.router,
     events.router,
+    store.router,
+    workflows.router,
+    definitions.router,
+    queues.router,
+    schedules.router,
+    undos.router,
+    failures.router,
+    stats.router,
+    seeds.router,
     keys.router,
     sessions.router,
     audit.router,

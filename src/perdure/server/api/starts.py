@@ -12,12 +12,13 @@ from starlette.responses import Response
 
 from perdure.authoring.enqueuing import Debounce, Dedup
 from perdure.engine.client.starting import new_run
-from perdure.model.errors import PerdureError, RunExistsError, UnknownWorkflowError, UsageError
+from perdure.model.errors import RunExistsError, UsageError
 from perdure.model.run import Created, NewRun, Retention
 from perdure.server.access import Access, Operator
 from perdure.server.api.answers import BatchStarted, Started
+from perdure.server.api.mistakes import problem_at
 from perdure.server.api.models import BatchBody, StartBody
-from perdure.server.errors import Problem, ProblemError, problem_of
+from perdure.server.errors import Problem, ProblemError
 from perdure.server.routing import reply
 from perdure.server.routing import router as routes
 
@@ -50,19 +51,29 @@ async def start_run(access: Operator, body: StartBody, idempotency_key: Idempote
 
     It is durable once this is answered. Where the answer is lost, repeat the request with the same id or key.
     """
+    created = await begin(access, body, idempotency_key)
+    location = f"/api/v1/runs/{quote(created.id, safe='')}"
+    document = {"id": created.id, "workflow": body.workflow, "is_new": created.is_new}
+    return reply(document, 201 if created.is_new else 200, {"Location": location})
+
+
+async def begin(access: Access, body: StartBody, idempotency_key: str | None) -> Created:
+    """Start a run, or find the one that was started before.
+
+    Raises:
+        Problem: it cannot be started, or was with something else.
+    """
     try:
         announced = await access.app.client.announced.look(body.workflow, {"anyway": body.anyway})
         new = _new_run(access, body, announced, idempotency_key)
     except UsageError as error:
-        raise _told(error, "body") from error
+        raise problem_at(error, "body") from error
     try:
         _, created = await access.app.client.create(new)
     except RunExistsError as error:
-        raise _told(error, "body.id") from None
+        raise problem_at(error, "body.id") from None
     _check(created, new)
-    location = f"/api/v1/runs/{quote(created.id, safe='')}"
-    document = {"id": created.id, "workflow": body.workflow, "is_new": created.is_new}
-    return reply(document, 201 if created.is_new else 200, {"Location": location})
+    return created
 
 
 @router.post("/api/v1/runs/batch", operation_id="start_runs", status_code=200, response_model=BatchStarted)
@@ -73,15 +84,16 @@ async def start_runs(access: Operator, body: BatchBody) -> Response:
     key belongs to another one is refused alone.
     """
     app = access.app
-    announced: dict[str, Any] = {}
+    announced: dict[tuple[str, bool], Any] = {}
     news: list[NewRun] = []
     for index, each in enumerate(body.runs):
         try:
-            if each.workflow not in announced:
-                announced[each.workflow] = await app.client.announced.look(each.workflow, {"anyway": each.anyway})
-            news.append(_new_run(access, each, announced[each.workflow], None))
+            asked = each.workflow, each.anyway
+            if asked not in announced:
+                announced[asked] = await app.client.announced.look(each.workflow, {"anyway": each.anyway})
+            news.append(_new_run(access, each, announced[asked], None))
         except UsageError as error:
-            raise _told(error, f"body.runs[{index}]") from error
+            raise problem_at(error, f"body.runs[{index}]") from error
     created = await app.store.create(news)
     if app.worker is not None:
         app.worker.wake()
@@ -137,13 +149,3 @@ def _conflict(created: Created, new: NewRun) -> Problem:
     what, path = ("id", "body.id") if new.dedup is None else ("Idempotency-Key", "header.Idempotency-Key")
     detail = f"run {created.id!r} was started by this {what} with another workflow or another input"
     return Problem(409, "Run exists", detail, errors=[ProblemError(path, detail)])
-
-
-def _told(error: PerdureError, path: str) -> Problem:
-    """Return the problem with one run of a request, under its place in the body."""
-    problem = problem_of(error)
-    if isinstance(error, UnknownWorkflowError):
-        path = f"{path}.workflow"
-    found = [ProblemError(f"{path}.{each.path}", each.message) for each in problem.errors]
-    problem.errors = tuple(found) or (ProblemError(path, problem.detail),)
-    return problem
