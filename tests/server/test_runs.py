@@ -136,6 +136,8 @@ async def test_a_batch_with_mistakes_starts_nothing_and_names_each(serve: Serve,
     assert unknown.json()["errors"][0]["path"] == "body.runs[1].workflow"
     assert "did you mean 'order'?" in unknown.json()["detail"]
     assert (await served.http.get(RUNS)).json()["items"] == []
+    anyway = [{"workflow": "ordr", "anyway": True, "id": "x"}, {"workflow": "ordr"}]
+    assert (await served.http.post(f"{RUNS}/batch", json={"runs": anyway})).status_code == 404
     too_many = await served.http.post(f"{RUNS}/batch", json={"runs": [{"workflow": "order"}] * 1_001})
     assert (too_many.status_code, too_many.json()["errors"][0]["path"]) == (422, "body.runs")
 
@@ -305,6 +307,13 @@ async def test_many_runs_in_one_go(serve: Serve, worker):
         {"ids": ["a"] * 1_001},
     ):
         assert (await served.http.post(actions, json={"action": "pause", **wrong})).status_code == 422
+
+
+async def test_many_runs_with_long_ids_fit_the_audit_log(serve: Serve):
+    served = await serve()
+    ids = [f"{number}/" + "\U0001f600" * 3_000 for number in range(8)]
+    answer = await served.http.post(f"{RUNS}/actions", json={"action": "pause", "ids": ids})
+    assert (answer.status_code, len(answer.json()["failed"])) == (200, 8)
 
 
 async def test_events_start_what_is_subscribed(serve: Serve):

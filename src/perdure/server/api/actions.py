@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -29,6 +29,9 @@ MOVED = {
     Action.RESTART: (RunStatus.ERRORED,),
 }
 """Which states a filter without any means, by what is to be done."""
+
+AUDITED = 10_000
+"""How many characters of ids one entry of the audit log names: it has room for them however they are written."""
 
 router = routes("runs")
 
@@ -136,10 +139,25 @@ async def act_on_runs(access: Operator, body: ActionsBody) -> Response:
     document: dict[str, Any] = {"action": action, "dry_run": body.dry_run, "matched": len(ids), "next": following}
     if body.dry_run:
         return reply({**document, "ids": ids, "done": 0, "failed": []})
-    details = {"count": len(ids), "filter": None if body.ids else body.filter.model_dump(mode="json")}
-    await access.audit(f"runs.{action.value}", "", body.reason, **details, ids=ids, undo=body.undo)
+    chosen = None if body.ids else body.filter.model_dump(mode="json")
+    for part in _audited(ids):
+        await access.audit(f"runs.{action.value}", "", body.reason, filter=chosen, ids=part, undo=body.undo)
     failed = await _act(access, action, ids, undo=body.undo)
     return reply({**document, "ids": ids, "done": len(ids) - len(failed), "failed": failed})
+
+
+def _audited(ids: Sequence[str]) -> Iterator[list[str]]:
+    """Yield ids in parts that one entry of the audit log has room for."""
+    part: list[str] = []
+    size = 0
+    for run_id in ids:
+        if part and size + len(run_id) > AUDITED:
+            yield part
+            part, size = [], 0
+        part.append(run_id)
+        size += len(run_id)
+    if part:
+        yield part
 
 
 async def _act(access: Access, action: Action, ids: list[str], *, undo: bool) -> list[dict[str, Any]]:

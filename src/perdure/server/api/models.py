@@ -252,7 +252,7 @@ class FilterBody(Strict):
     queue: Name | None = None
     parent: RunId | None = None
     prefix: Text | None = Field(default=None, description="Whose id begins so.")
-    tags: dict[Text, TagText] = Field(default={}, max_length=TAGS)
+    tags: dict[Text, TagText] = Field(default={}, max_length=20)
     since: Duration | None = Field(default=None, description="Created within the last so long.")
 
 
