@@ -89,7 +89,7 @@ async def serving() -> AsyncIterator[Serve]:
 
         async def serving(worker: Perdure | None = None, **settings: Any) -> Served:
             server, asgi, url = await begin(stack, worker, settings)
-            listener = socket.socket()
+            listener = socket.socket(proto=socket.IPPROTO_TCP)  # by which asyncio knows not to keep responses back
             listener.bind(("127.0.0.1", 0))
             behind = Unsignalled(uvicorn_config(asgi, dataclasses.replace(server.settings, drain=2)))
             task = asyncio.create_task(behind.serve([listener]))
