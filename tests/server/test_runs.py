@@ -110,6 +110,10 @@ async def test_an_idempotency_key(serve: Serve, worker):
     assert (other.status_code, other.json()["errors"][0]["path"]) == (409, "header.Idempotency-Key")
     assert (await served.http.post(RUNS, json=body)).status_code == 201
     assert (await served.http.post(RUNS, json={**body, "id": "mine"}, headers=key)).json()["id"] == "mine"
+    longest = {"Idempotency-Key": "k" * 180}
+    assert (await served.http.post(RUNS, json=body, headers=longest)).status_code == 201
+    longer = await served.http.post(RUNS, json=body, headers={"Idempotency-Key": "k" * 181})
+    assert (longer.status_code, longer.json()["errors"][0]["path"]) == (422, "header.Idempotency-Key")
 
 
 async def test_a_batch(serve: Serve, worker):

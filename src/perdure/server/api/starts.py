@@ -30,7 +30,7 @@ _AS_GIVEN = ("id", "queue", "priority", "delay", "expires", "tags", "limit_key",
 router = routes("runs")
 
 IdempotencyKey = Annotated[
-    Annotated[str, StringConstraints(pattern=r"^[!-~]{1,200}$")] | None,
+    Annotated[str, StringConstraints(pattern=r"^[!-~]{1,180}$")] | None,
     Header(
         alias="Idempotency-Key",
         description=f"A second start with this key within {IDEMPOTENT_FOR} finds the first run. Where the body has an "
