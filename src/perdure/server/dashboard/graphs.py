@@ -146,7 +146,7 @@ def draw(steps: Sequence[Step], states: Mapping[str, StepState] | None = None) -
     layers, chains = _layered(steps)
     _untangle(layers, chains)
     widths = {step.name: _width(step.name) for step in steps}
-    places = _placed(layers, widths)
+    places, width = _placed(layers, widths)
     boxes = tuple(
         Box(
             step,
@@ -168,7 +168,6 @@ def draw(steps: Sequence[Step], states: Mapping[str, StepState] | None = None) -
         )
         for chain in chains
     )
-    width = max(box.x + box.width for box in boxes) + MARGIN
     return Drawing(round(width), round(max(box.y for box in boxes) + HEIGHT + MARGIN), boxes, lines)
 
 
@@ -231,7 +230,10 @@ def _untangle(layers: list[list[str]], chains: Iterable[Sequence[str]]) -> None:
             layers[number].sort(key=middle)
 
 
-def _placed(layers: Sequence[Sequence[str]], widths: Mapping[str, float]) -> dict[str, tuple[float, float]]:
+def _placed(
+    layers: Sequence[Sequence[str]], widths: Mapping[str, float]
+) -> tuple[dict[str, tuple[float, float]], float]:
+    """Return where each name of the layers stands, and how wide it all is."""
     rows = [sum(widths.get(name, DUMMY_WIDTH) for name in layer) + BESIDE * (len(layer) - 1) for layer in layers]
     widest = max(rows)
     places: dict[str, tuple[float, float]] = {}
@@ -240,7 +242,7 @@ def _placed(layers: Sequence[Sequence[str]], widths: Mapping[str, float]) -> dic
         for name in layer:
             places[name] = round(x, 1), MARGIN + number * (HEIGHT + BELOW)
             x += widths.get(name, DUMMY_WIDTH) + BESIDE
-    return places
+    return places, widest + 2 * MARGIN
 
 
 def _path(places: Sequence[tuple[float, float]], widths: Sequence[float]) -> str:

@@ -72,6 +72,13 @@ def is_error(record: Record) -> bool:
     return record.state == "error" or (record.state == "open" and record.kind == "step" and record.payload is not None)
 
 
+def record_line(record: Record, redaction: Redaction) -> str:
+    """Return the beginning of a record's value, or its error, on one line."""
+    if is_error(record) and (error := error_of(record.payload)) is not None:
+        return error.told if len(error.told) <= LINE else f"{error.told[: LINE - 1]}…"
+    return line(record.payload, redaction)
+
+
 def _pretty(text: str) -> str:
     try:
         indented = msgspec.json.format(text, indent=_INDENTED)

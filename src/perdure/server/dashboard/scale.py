@@ -5,11 +5,11 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterable
 
-BROKEN_FROM = 4.0
-"""A wait is drawn shorter than it is where it is so many times longer than its place would be."""
+UNBROKEN = 3.0
+"""Waits that are drawn as long as they are get at most so many times the room of everything else."""
 
-IDLE_SHARE = 0.8
-"""How much room shortened waits get together, as a part of that of everything else."""
+IDLE_SHARE = 0.5
+"""How much room all shortened waits get together, as a part of that of everything else."""
 
 LEAST_SHARE = 0.04
 """How much room one of them gets at least."""
@@ -40,18 +40,18 @@ class Scale:
         active = _merged(busy, self.start, self.end)
         total = sum(until - since for since, until in active)
         gaps = [gap for gap in _between(active, self.start, self.end) if gap[1] > gap[0]]
-        cap = max(total * IDLE_SHARE / max(1, len(gaps)), total * LEAST_SHARE)
         if total:
-            self.breaks = [gap for gap in gaps if gap[1] - gap[0] > cap * BROKEN_FROM]
-        self._places(cap)
+            longest = total * UNBROKEN / max(1, len(gaps))
+            self.breaks = [gap for gap in gaps if gap[1] - gap[0] > longest]
+        self._places(total * max(LEAST_SHARE, IDLE_SHARE / max(1, len(self.breaks))))
 
-    def _places(self, cap: float) -> None:
+    def _places(self, shortened: float) -> None:
         times, places = [self.start], [0.0]
         for since, until in self.breaks:
             if since > times[-1]:
                 places.append(places[-1] + since - times[-1])
                 times.append(since)
-            places.append(places[-1] + cap)
+            places.append(places[-1] + shortened)
             times.append(until)
         if self.end > times[-1]:
             places.append(places[-1] + self.end - times[-1])

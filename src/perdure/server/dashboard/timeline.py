@@ -23,6 +23,9 @@ from perdure.server.dashboard.scale import Scale
 LANES = 200
 """How many lanes a picture has; the rest is counted."""
 
+QUEUED_FROM = 100
+"""Milliseconds in the queue from which on they have a lane."""
+
 MESSAGE = 160
 LEAST_WIDTH = 0.35
 """The width of a bar at least, in percent, so that it is seen."""
@@ -123,7 +126,8 @@ class _Drawing:
     def draw(self, journal: Iterable[Record]) -> Timeline:
         run = self._run
         begun = run.started_at if run.started_at is not None else self._now
-        self._span("", "queue", run.created_at, begun, "wait", "in the queue")
+        if begun - run.created_at >= QUEUED_FROM or run.started_at is None:
+            self._span("", "queue", run.created_at, begun, "wait", "in the queue")
         for record in journal:
             self._read(record)
         end = run.finished_at

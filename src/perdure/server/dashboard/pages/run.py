@@ -21,7 +21,7 @@ from perdure.server.causes import FAILED
 from perdure.server.dashboard.definitions import graph_of
 from perdure.server.dashboard.formats import plain_part
 from perdure.server.dashboard.graphs import draw, states_of
-from perdure.server.dashboard.payloads import error_of, is_error, line, shown
+from perdure.server.dashboard.payloads import error_of, is_error, line, record_line, shown
 from perdure.server.dashboard.rendering import page, redaction, routes
 from perdure.server.dashboard.timeline import timeline
 from perdure.server.errors import Problem
@@ -81,7 +81,7 @@ async def show_run(
         ancestors=await _ancestors(access, run),
         children=list(reversed(children.runs)),
         more_children=children.cursor is not None,
-        records=[(record, line(record.payload, hidden), is_error(record)) for record in records],
+        records=[(record, record_line(record, hidden), is_error(record)) for record in records],
         earlier=max(-1, start - RECORDS - 1) if start > 0 else None,
         later=start + RECORDS - 1 if start + RECORDS < run.journal_length else None,
     )

@@ -26,22 +26,21 @@ function read(field) {
   }
 }
 
+// Objects without a prototype: names are whatever a schema says.
 function put(target, path, value) {
   let at = target;
-  for (const name of path.slice(0, -1)) at = at[name] ??= {};
+  for (const name of path.slice(0, -1)) at = at[name] ??= Object.create(null);
   at[path.at(-1)] = value;
 }
-
-const isEmpty = (field) => field.value === "" && !(field.required && ["text", "long"].includes(field.dataset.kind));
 
 // The value of the fields in an element: an object, or what the one field without a name holds.
 function valueOf(fields) {
   let whole;
   let isWhole = false;
-  const made = {};
+  const made = Object.create(null);
   for (const field of fields) {
     const path = JSON.parse(field.dataset.path);
-    if (isEmpty(field)) continue;
+    if (field.value === "") continue;
     const value = read(field);
     if (path.length === 0) { whole = value; isWhole = true; } else put(made, path, value);
   }

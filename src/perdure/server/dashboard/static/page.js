@@ -47,6 +47,11 @@ document.addEventListener("change", (event) => {
   }
 });
 
+// On a phone, filters that are not in use are folded away.
+if (matchMedia("(max-width: 640px)").matches) {
+  for (const each of document.querySelectorAll("details[data-fold]")) each.open = false;
+}
+
 // An address without the filters that were left empty.
 document.addEventListener("submit", (event) => {
   if (!event.target.matches("[data-drop-empty]")) return;
