@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import msgspec
 import pytest
 
 from perdure.authoring import flow
 from perdure.authoring.workflow import Workflow
 from perdure.core.saga import CANCEL, RECALL
 from perdure.model import failure
+from perdure.model.decision import Message
 from perdure.model.run import RunStatus
 from tests.core.driver import Driver, event, step, steps
 
@@ -64,8 +66,40 @@ def test_one_under_way_when_the_run_fails_is_recalled_waited_for_and_undone(is_c
 def test_one_that_failed_by_itself_needs_no_undo():
     run = fail(beside)
     run.child_ends("booking", error=OSError("away"))
-    assert run.status is COMPENSATED
+    assert run.status is RunStatus.ERRORED
     assert "r/undo:booking" not in run.children
+
+
+def compensated(run: Driver, key: str) -> None:
+    """A child ends after it has undone what it did."""
+    info = msgspec.structs.replace(failure.describe(ValueError("turned back")), is_undone=True)
+    (ref,) = [child.id for child in run.children.values() if child.parent_key == key]
+    run.post(Message("r", ref, "child", key, failure.encode_error(info), run.now, "error", ref))
+
+
+@pytest.mark.parametrize("is_crashed", [False, True])
+def test_one_that_undid_itself_because_it_was_recalled_counts_as_undone(is_crashed: bool):
+    async def work() -> None:
+        await asyncio.gather(booking(1), step("early", undo=lambda value: None)(1), plain())
+
+    run = Driver(work)
+    run.end("early")
+    run.end("plain", error=ValueError("no"))
+    compensated(run, "booking")
+    if is_crashed:
+        run.crash()
+    run.end("undo:early")
+    assert run.status is COMPENSATED
+    run = fail(beside)
+    compensated(run, "booking")
+    assert run.status is COMPENSATED
+    assert repr(run.error) == "ValueError('no')"
+
+
+def test_one_that_failed_and_undid_itself_unasked_does_not():
+    run = Driver(beside)
+    compensated(run, "booking")
+    assert run.status is RunStatus.ERRORED
 
 
 def test_a_terminated_run_waits_for_it_too():

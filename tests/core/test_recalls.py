@@ -12,6 +12,7 @@ from perdure.authoring import flow
 from perdure.authoring.task import Task
 from perdure.authoring.workflow import Workflow
 from perdure.core.saga import CANCEL, RECALL
+from perdure.model import failure
 from perdure.model.decision import Message
 from perdure.model.run import RunStatus
 from tests.core.driver import BEGAN, Driver, event, step, steps
@@ -150,7 +151,9 @@ def test_what_waits_for_time_or_events_is_turned_back_at_once():
     assert list(run.running) == ["undo:held"]
     run.end("undo:held")
     assert run.status is COMPENSATED
-    assert [post.state for post in run.posts] == ["error"]
+    (told,) = run.posts
+    assert told.state == "error"
+    assert failure.decode_error(told.payload or "").is_undone
 
 
 def test_what_only_bounds_something_is_nothing_more():
@@ -197,6 +200,17 @@ def test_its_children_are_recalled_in_their_turn():
     assert run.terminated == []
     run.child_ends("child")
     assert run.result == "well"
+
+
+def test_a_child_that_was_turned_back_and_undone_counts_as_undone():
+    async def work() -> None:
+        await child()
+
+    run = below(work)
+    recall(run)
+    info = msgspec.structs.replace(failure.describe(ValueError("no")), is_undone=True)
+    run.post(Message("r", "r/child", "child", "child", failure.encode_error(info), run.now, "error", "r/child"))
+    assert run.status is COMPENSATED
 
 
 def test_a_detached_child_of_its_last_breath_is_begun_and_no_other():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import Any
 
 import msgspec
@@ -562,7 +563,7 @@ def test_newer_code_that_begins_anew_is_undone_all_the_same():
 
     run = failed()
     run.crash(newer)
-    assert run.status is COMPENSATED
+    assert run.status is RunStatus.ERRORED
     assert undone(run) == []
 
 
@@ -820,6 +821,31 @@ def test_a_pivot_holds_for_its_block_and_those_around_it():
     run.end("b")
     cancel(run)
     assert list(run.running) == ["undo:b"]
+
+
+@pytest.mark.parametrize("way", ["block", "cancelled"])
+def test_what_the_code_has_undone_before_it_fails_makes_the_run_compensated_unless_past_a_pivot(way: str):
+    async def work(is_final: bool) -> None:
+        if way == "block":
+            with contextlib.suppress(ValueError):
+                async with flow.saga():
+                    await a(1)
+                    raise ValueError("no")
+        else:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(10):
+                    await a(1)
+        if is_final:
+            flow.pivot()
+        await plain()
+        raise KeyError("late")
+
+    for is_final, status in ((False, COMPENSATED), (True, RunStatus.ERRORED)):
+        run = Driver(work, is_final)
+        run.wait(10)
+        run.finish()
+        assert undone(run) == ["undo:a"]
+        assert run.status is status
 
 
 def test_a_renewed_run_must_have_nothing_to_undo():

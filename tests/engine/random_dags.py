@@ -241,12 +241,8 @@ def comparable(value: Any) -> Any:
     return [comparable(each) for each in value] if isinstance(value, list) else value
 
 
-def expected(nodes: list[Node], way: str) -> dict[str, Any]:
-    """What becomes of a graph, said without an engine.
-
-    As a definition, its steps are children: one with an undo that is under way is recalled, which counts as undone.
-    """
-    begins: dict[str, float] = {}
+def expected(nodes: list[Node]) -> dict[str, Any]:
+    """What becomes of a graph, said without an engine."""
     ends: dict[str, float] = {}
     fates: dict[str, str] = {}
     results: dict[str, Any] = {}
@@ -263,7 +259,7 @@ def expected(nodes: list[Node], way: str) -> dict[str, Any]:
             ends[name], results[name], failure = mapped(node, begun)
             failures += [(failure, "items failed")] if failure is not None else []
         else:
-            begins[name], ends[name] = begun, begun + node["delay"]
+            ends[name] = begun + node["delay"]
             results[name] = {"n": node["n"], "saw": saw(node, results)}
             failures += [(ends[name], "hopeless")] if node["fate"] == "hopeless" else []
     if not failures:
@@ -271,8 +267,7 @@ def expected(nodes: list[Node], way: str) -> dict[str, Any]:
     at, told = min(failures)
     undos = {node["name"]: node["undo"] for node in nodes if node["undo"] is not None and node["name"] in results}
     undone = sorted((name for name in undos if ends[name] < at), key=lambda name: -ends[name])
-    recalled = [name for name in undos if way == "written" and begins[name] < at < ends[name]]
-    status = "compensated" if undone or recalled else "errored"
+    status = "compensated" if undone else "errored"
     if "hopeless" in (undos[name] for name in undone):
         return {"status": "compensation_failed", "undone": undone, "result": None}
     return {"status": status, "undone": undone, "result": told}

@@ -91,13 +91,17 @@ def is_recalled(run: Run, message: Message) -> bool:
 
 
 def child_failure(ask: ChildAsk, payload: str | None) -> str:
-    """Return the error that a parent's code gets of a child that did not complete, as a payload."""
+    """Return the error that a parent's code gets of a child that did not complete, as a payload.
+
+    It says too whether a child that was recalled has undone what it did.
+    """
     cause = failure.decode_error(payload) if payload else None
     message = f"child {ask.run_id!r} of workflow {ask.spec.workflow!r} did not complete"
     if cause is not None:
         message += f": {cause.message}"
     info = failure.describe(ChildFailedError(message))
-    return failure.encode_error(msgspec.structs.replace(info, cause=cause))
+    is_undone = cause is not None and cause.is_undone and ask.left_at is not None
+    return failure.encode_error(msgspec.structs.replace(info, cause=cause, is_undone=is_undone))
 
 
 def child_run(run: Run, ask: ChildAsk, now: int) -> NewRun:
@@ -126,8 +130,20 @@ def child_run(run: Run, ask: ChildAsk, now: int) -> NewRun:
     )
 
 
-def told_parent(run: Run, outcome: tuple[Outcome, str] | None, at: int) -> tuple[Message, ...]:
-    """Return the message that tells the parent of a run, if it has one, what became of it, if that is known."""
+def told_parent(
+    run: Run, outcome: tuple[Outcome, str] | None, at: int, *, is_undone: bool = False
+) -> tuple[Message, ...]:
+    """Return the message that tells the parent of a run, if it has one, what became of it, if that is known.
+
+    Args:
+        run: the run.
+        outcome: what became of it, and its output or error as a payload; None for not known.
+        at: when, in milliseconds since the epoch.
+        is_undone: what it did was undone.
+    """
     if outcome is None or run.parent_id is None or run.parent_key is None:
         return ()
-    return (Message(run.parent_id, run.id, "child", run.parent_key, outcome[1], at, outcome[0], run.id),)
+    state, payload = outcome
+    if is_undone:
+        payload = failure.encode_error(msgspec.structs.replace(failure.decode_error(payload), is_undone=True))
+    return (Message(run.parent_id, run.id, "child", run.parent_key, payload, at, state, run.id),)

@@ -33,7 +33,7 @@ from perdure.model.errors import (
 )
 from perdure.model.limits import Limits
 from perdure.model.record import Outcome, Record, State
-from perdure.model.run import Run
+from perdure.model.run import Run, RunStatus
 
 _log = logging.getLogger("perdure.workflow")
 
@@ -72,7 +72,8 @@ class Replay(Asking):
         super().__init__(program, run, journal, limits, entropy)
         self.loop = ReplayLoop(self)  # type: ignore[abstract]  # the rest is refused by name, see there
         self.outcome: tuple[Outcome, str] | None = None
-        self.is_winding_down = False
+        self.is_winding_down = self._is_turned_back = False
+        self._has_undone_below = False
         self._input = journal[0]
         self.renewals = journal[0].attempt - 1
         self._main: asyncio.Task[Any] | None = None
@@ -143,6 +144,15 @@ class Replay(Asking):
         if any(self.asks.get(ask.key) is ask for ask in more):
             return True
         return not any(ends_first(ask) and ask.left_at is not None for ask in self.asks.values())
+
+    @property
+    def end(self) -> RunStatus:
+        """What the run ends as, now that its outcome is known: compensated if any undo was begun, here or below."""
+        if self.outcome is not None and self.outcome[0] == "ok":
+            return RunStatus.COMPLETE
+        if self._has_undone_below or (self.saga is not None and self.saga.has_undone):
+            return RunStatus.COMPENSATED
+        return RunStatus.TERMINATED if self._is_turned_back else RunStatus.ERRORED
 
     @property
     def is_over(self) -> bool:
@@ -274,16 +284,14 @@ class Replay(Asking):
     def _undo(self, record: Record) -> None:
         """Drop the code, as a record says, and undo in its place what it did."""
         self.cause = record.payload or failure.encode_error(failure.describe(terminated(self.run.id)))
-        self.is_winding_down = False
+        self.is_winding_down, self._is_turned_back = False, record.state == "ok"
         self._settling = None
         saga = self.begin_saga()
         left = {ask.key: ask for ask in saga.under_way()}
         self._drop_code(left)
         ends = [self.leave(ask) for ask in left.values()]
         self._refusals = 0
-        self._main = self.loop.create_task(
-            saga.compensate(ends, has_failed=record.state == "error"), context=contextvars.Context()
-        )
+        self._main = self.loop.create_task(saga.compensate(ends), context=contextvars.Context())
         self._drain()
 
     def _drop_code(self, kept: Mapping[str, Ask]) -> None:
@@ -311,6 +319,8 @@ class Replay(Asking):
             self.saga.settled(ask, payload, is_ok=error is None)
         if isinstance(ask, TimerAsk):
             ask.fire()
+        elif isinstance(ask, ChildAsk) and error is not None:
+            self._has_undone_below |= failure.decode_error(payload or "{}").is_undone
         future = ask.future
         if future is None or future.done():
             return

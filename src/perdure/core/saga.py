@@ -118,17 +118,16 @@ class Saga:
 
     Attributes:
         is_stuck: undos failed, and an operator is waited for.
-        has_undone: something was undone, or had to be.
     """
 
     def __init__(self, replay: Asking) -> None:
         self.is_stuck = False
-        self.has_undone = False
         self._replay = replay
         self._run = Scope(None)
         self._open: dict[str, Undoable] = {}
         self._completed: list[Undoable] = []
         self._taken_back = 0
+        self._has_undone_at_end = False
 
     # What workflow code does.
 
@@ -221,6 +220,12 @@ class Saga:
         """Whether anything has to be undone, or could not be."""
         return bool(self._left())
 
+    @property
+    def has_undone(self) -> bool:
+        """Whether an undo was begun, by a block or for something cancelled too, unless the run is past a pivot."""
+        before = not self._run.is_final and any(undoable.tries for undoable in self._completed)
+        return self._has_undone_at_end or before
+
     def failed(self) -> list[Undoable]:
         """Return what could not be undone, latest completed first."""
         return [undoable for undoable in reversed(self._completed) if undoable.error is not None]
@@ -237,19 +242,17 @@ class Saga:
         failed = {undoable.key: undoable.error or "" for undoable in self.failed()}
         return failure.encode_error(compensation_failure(self._replay.run.id, failed, failure.decode_error(cause)))
 
-    async def compensate(self, ends: Sequence[asyncio.Future[Any]], *, has_failed: bool) -> None:
+    async def compensate(self, ends: Sequence[asyncio.Future[Any]]) -> None:
         """Undo what completed, latest first; have an operator decide on what cannot be undone.
 
         Args:
             ends: of the steps and children that may be under way; these are waited for first.
-            has_failed: the run's code failed, with something to undo; else it was ended from outside.
         """
         self._taken_back = 0
         for undoable in (*self._open.values(), *self._completed):
             undoable.is_busy = False  # that was the code's own way, and is dropped with it
         await asyncio.gather(*ends, return_exceptions=True)
         self._open.clear()
-        self.has_undone = has_failed or self.has_work
         await self._undo_each(self._undoable(self._run))
         await self.see_to_failed(DECISION)
 
@@ -308,6 +311,7 @@ class Saga:
         assert undoable.ask is not None
         undoable.tries += 1
         undoable.is_busy, undoable.error = True, None
+        self._has_undone_at_end |= self._replay.cause is not None
         number = "" if undoable.tries == 1 else f"#{undoable.tries}"
         _key.set(f"undo{number}:{undoable.key}")
         value, _ = read(undoable.ask, "ok", undoable.payload)

@@ -21,7 +21,7 @@ from perdure.core.saga import RECALL
 from perdure.core.wait import DEADLOCK, encode_waits, parked, took_workers_down, waits_of
 from perdure.model.decision import Claim, Committed, Decision, Message
 from perdure.model.limits import Limits
-from perdure.model.record import Outcome, State
+from perdure.model.record import State
 from perdure.model.run import RunStatus
 
 
@@ -359,7 +359,7 @@ class Turn:
             reason = self._parked or f"its code and its journal differ: {replay.drift}"
             return RunStatus.PAUSED, None, parked(reason, self._crashes)
         if replay.outcome is not None:
-            return self._end(replay.outcome[0]), None, None
+            return replay.end, None, None
         if replay.renewal is not None:
             return RunStatus.QUEUED, now, None
         keeping = RunStatus.COMPENSATING if replay.is_undoing else RunStatus.RUNNING
@@ -381,11 +381,6 @@ class Turn:
             return RunStatus.COMPENSATING, LATEST if due is None else due, self._waits()
         return RunStatus.WAITING, due, self._waits()
 
-    def _end(self, outcome: Outcome) -> RunStatus:
-        if self.replay.cause is None:
-            return RunStatus.COMPLETE if outcome == "ok" else RunStatus.ERRORED
-        return RunStatus.COMPENSATED if self.replay.begin_saga().has_undone else RunStatus.TERMINATED
-
     def _given_back(self) -> RunStatus:
         return RunStatus.COMPENSATING if self.replay.is_undoing else RunStatus.QUEUED
 
@@ -397,4 +392,5 @@ class Turn:
         replay, outcome = self.replay, self.replay.outcome
         if status is RunStatus.COMPENSATION_FAILED and replay.cause is not None:
             outcome = ("error", replay.begin_saga().failure(replay.cause))
-        return (*self._children.recalls, *told_parent(self.run, outcome, replay.loop.at))
+        is_undone = status is RunStatus.COMPENSATED
+        return (*self._children.recalls, *told_parent(self.run, outcome, replay.loop.at, is_undone=is_undone))

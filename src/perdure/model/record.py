@@ -65,6 +65,7 @@ class ErrorInfo(msgspec.Struct, frozen=True, omit_defaults=True):
         cause: the error it was raised from.
         attempts: how many attempts were made, for errors of steps.
         step: the step that failed, for errors of graphs; empty for others.
+        is_undone: what a recalled child did was undone by its own undos; False for all else.
     """
 
     type: str
@@ -74,6 +75,7 @@ class ErrorInfo(msgspec.Struct, frozen=True, omit_defaults=True):
     cause: ErrorInfo | None = None
     attempts: int = 0
     step: str = ""
+    is_undone: bool = False
 
     @property
     def told(self) -> str:
