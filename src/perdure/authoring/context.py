@@ -52,6 +52,9 @@ class StepContext(Protocol):
 
 current_step: ContextVar[StepContext | None] = ContextVar("perdure_step", default=None)
 
+current_trace: ContextVar[str | None] = ContextVar("perdure_trace", default=None)
+"""The trace that the running code belongs to, as a W3C `traceparent`; what it starts joins it."""
+
 
 def replay_or_raise(call: str) -> Replay:
     """Return the replay of the running workflow code.

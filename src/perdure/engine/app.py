@@ -23,6 +23,7 @@ from perdure.engine.env import Env, SystemEnv
 from perdure.engine.keys import encryption_here, store_here
 from perdure.engine.queues import Queues
 from perdure.engine.settings import Mode, Settings, bounded
+from perdure.engine.telemetry import Telemetry, watchers_of
 from perdure.engine.triggers.triggers import Triggers
 from perdure.engine.worker.shift import Shift
 from perdure.engine.worker.worker import Worker
@@ -65,6 +66,7 @@ class Perdure(Decorators, Triggers, Queues, Definitions):
         encryption: the keys that what users' data is, is encrypted with in the store; those of
             `PERDURE_ENCRYPTION_KEYS` by default, and without any nothing is encrypted.
         definitions: whether the worker works the definitions in the store, too.
+        telemetry: who watches what the worker does (see `perdure.telemetry`).
         world: the clock, chance and timers; the real ones by default.
 
     Raises:
@@ -90,6 +92,7 @@ class Perdure(Decorators, Triggers, Queues, Definitions):
         limits: Limits | None = None,
         definitions: bool = True,
         encryption: Encryption | None = None,
+        telemetry: Sequence[Telemetry] = (),
         world: Env | None = None,
     ) -> None:
         Decorators.__init__(self)
@@ -114,6 +117,7 @@ class Perdure(Decorators, Triggers, Queues, Definitions):
         self.store = store_here(url, self.encryption)
         self.env = env
         self.world: Env = world or SystemEnv()
+        self.telemetry: list[Telemetry] = list(telemetry)
         self._clock: StoreClock | None = None
         self._worker: Worker | None = None
         self._blocking = Blocking(self)
@@ -169,11 +173,14 @@ class Perdure(Decorators, Triggers, Queues, Definitions):
             self._clock = await StoreClock.started(self.store, self.world)
         endings = Endings()
         client = Client(self.store, self.registry, self.settings, self.world, endings)
+        client.watchers = watchers = watchers_of(self.telemetry)
         if self.settings.mode != "client":
             worker = self._make_worker(self.store, self.registry, self.settings, self.world, endings)
             try:
                 await self.declare_limits(self.store)
                 client.worker = worker
+                if watchers is not None:
+                    worker.watch(watchers)
                 await worker.start()
                 await self._declare_schedules(client)
             except BaseException:

@@ -38,6 +38,9 @@ class Batch(Generic[T, A]):
         insists: whether a write that the store could not do is repeated until it can, as commits are: they are safe
             to repeat, and their runs have nowhere else to go. Otherwise the error goes to whoever added the item.
         at_once: how many writes may be under way.
+
+    Attributes:
+        on_written: is told of each write how many items it took, and how many seconds; None for nobody.
     """
 
     def __init__(
@@ -56,6 +59,7 @@ class Batch(Generic[T, A]):
         self._writers: set[asyncio.Task[None]] = set()
         self._is_beginning = False
         self._is_closed = False
+        self.on_written: Callable[[int, float], None] | None = None
 
     def add(self, item: T, done: Callable[[A | None, Exception | None], None]) -> None:
         """Have an item written soon; `done` is called with its answer or with an error."""
@@ -118,6 +122,8 @@ class Batch(Generic[T, A]):
         answers: Sequence[A | None] = [None] * len(batch)
         failure: Exception | None = None
         delay = RETRY_DELAY
+        loop = asyncio.get_running_loop()
+        began = loop.time()
         while True:
             try:
                 answers = await self._operation([item for item, _ in batch])
@@ -137,7 +143,9 @@ class Batch(Generic[T, A]):
                 failure = error
             break
         # From a callback, not from inside this task: what is done may enter a run's private loop.
-        asyncio.get_running_loop().call_soon(_answer, batch, answers, failure)
+        loop.call_soon(_answer, batch, answers, failure)
+        if self.on_written is not None:
+            self.on_written(len(batch), loop.time() - began)
 
 
 def _answer(

@@ -252,7 +252,7 @@ class Telling:
         events: list[LifecycleEvent] = []
         if run.workflow.startswith(OURS):
             return events
-        if decision.seq == 1 and not _has_begun(run) and not _changes_nothing(decision):
+        if decision.seq == 1 and not has_begun(run) and not changes_nothing(decision):
             events.append(_event(run, "workflow:started", RunStatus.RUNNING, decision.at))
         if status is RunStatus.PAUSED:
             waits = decode_waits(decision.wait).waits
@@ -276,13 +276,13 @@ class Telling:
         return failure.decode_error(payload)
 
 
-def _has_begun(run: Run) -> bool:
+def has_begun(run: Run) -> bool:
     """Return whether a claim before this one came to a decision that changed anything."""
     is_as_created = run.journal_length == 1 and run.wait is None and run.state is None and run.incarnation == 0
     return run.epoch > 1 and not is_as_created
 
 
-def _changes_nothing(decision: Decision) -> bool:
+def changes_nothing(decision: Decision) -> bool:
     """Return whether a decision only gives the run back."""
     is_given_back = decision.status is RunStatus.QUEUED and decision.renew is None
     return is_given_back and not decision.records and decision.wait is None and decision.state is None

@@ -19,6 +19,7 @@ from perdure.engine.ending import End, Ending, Endings, end_of, not_found
 from perdure.engine.env import Env, new_id
 from perdure.engine.lifecycle import lifecycle_of
 from perdure.engine.settings import Settings
+from perdure.engine.telemetry import Watchers, traced
 from perdure.engine.triggers.events import Started, emit
 from perdure.engine.worker.worker import Worker
 from perdure.model import codec
@@ -57,6 +58,9 @@ class Client:
         registry: the workflows that this application knows.
         settings, env: of the engine.
         worker: the worker of this process, which begins runs that are started here without a detour; None for none.
+
+    Attributes:
+        watchers: who knows which trace the running code belongs to; None for nobody.
     """
 
     def __init__(self, store: Store, registry: Registry, settings: Settings, env: Env, endings: Endings) -> None:
@@ -66,6 +70,7 @@ class Client:
         self.env = env
         self.endings = endings
         self.lifecycle = lifecycle_of(registry.triggers, settings, env)
+        self.watchers: Watchers | None = None
         self._worker: Worker | None = None
         self.announced = Announced(store, registry, env)
         self._creates: Batch[NewRun, Created] = Batch(store.create, env, insists=False, at_once=store.writes_at_once)
@@ -112,6 +117,7 @@ class Client:
         Raises:
             RunExistsError: a run of that id was started with something else.
         """
+        new = traced(new, self.watchers)
         if tx is not None:
             return (await self._create_in(tx, [new]))[0]
         future: asyncio.Future[Created] = asyncio.get_running_loop().create_future()
@@ -123,6 +129,7 @@ class Client:
     async def create_many(self, runs: Sequence[NewRun], tx: Any = None) -> list[tuple[Ending, Created]]:
         """Create runs, in batches of `START_BATCH`; see `create`."""
         begun: list[tuple[Ending, Created]] = []
+        runs = [traced(new, self.watchers) for new in runs]
         if tx is not None:
             for first in range(0, len(runs), START_BATCH):
                 begun += await self._create_in(tx, runs[first : first + START_BATCH])

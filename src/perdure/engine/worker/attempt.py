@@ -13,6 +13,7 @@ from perdure.engine.worker.executor import Execution
 from perdure.model import codec, failure
 from perdure.model.errors import StepRetriesExceededError, UsageError
 from perdure.model.record import State
+from perdure.model.run import Run
 from perdure.store.contract import Transaction
 
 if TYPE_CHECKING:
@@ -46,6 +47,11 @@ class StepRun:
         self.execution: Execution
         self.opened: Transaction | None = None
         self._uses: dict[str, int] = {}
+
+    @property
+    def run(self) -> Run:
+        """Its run, as it was claimed."""
+        return self.runner.turn.run
 
     @property
     def client(self) -> Any:

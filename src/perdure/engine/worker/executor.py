@@ -14,6 +14,7 @@ from typing import Any
 from perdure.authoring.context import StepContext, current_step
 from perdure.core.ask import StepSpec
 from perdure.engine.env import Env, Timer
+from perdure.engine.telemetry import Watchers
 from perdure.engine.worker.processes import About, Processes, contained
 from perdure.engine.worker.threads import Call, Threads
 from perdure.model.errors import StepTimeoutError
@@ -98,6 +99,9 @@ class Executor:
         env: for the timers of timeouts.
         threads: how many plain `def` steps run at once.
         processes: how many `run_in="process"` steps run at once.
+
+    Attributes:
+        watchers: who is told that an attempt begins; None for nobody.
     """
 
     def __init__(self, env: Env, threads: int, processes: int) -> None:
@@ -107,6 +111,7 @@ class Executor:
         self._processes = Processes(processes)
         self._loop = asyncio.get_running_loop()
         self._finishing: set[asyncio.Task[None]] = set()
+        self.watchers: Watchers | None = None
 
     def start(
         self,
@@ -119,6 +124,8 @@ class Executor:
         """Begin an attempt of a step; `begin` opens the transaction of one that is transactional."""
         context = self._context.copy()
         context.run(current_step.set, step)
+        if self.watchers is not None:
+            context.run(self.watchers.attempt_begun, step)
         execution = Execution(spec, self._env)
         if spec.tx:
             coroutine = self._in_transaction(execution, begin, args, kwargs, context)

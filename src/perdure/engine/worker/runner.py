@@ -16,18 +16,17 @@ import msgspec
 
 from perdure.core.ask import StepSpec
 from perdure.core.launching import Launch
-from perdure.core.loop import LATEST
 from perdure.core.turn import Turn
-from perdure.core.wait import decode_waits
 from perdure.engine.env import Timer, pause
+from perdure.engine.telemetry import Watchers
 from perdure.engine.worker.attempt import StepRun
 from perdure.engine.worker.executor import Execution
+from perdure.engine.worker.pausing import as_the_store_wishes
 from perdure.engine.worker.transactional import TransactionalSteps
 from perdure.model import codec, failure
 from perdure.model.decision import Claim, Committed, Decision, Message
 from perdure.model.errors import NestingTooDeepError, UsageError
 from perdure.model.record import State
-from perdure.model.run import RunStatus
 
 if TYPE_CHECKING:
     from perdure.authoring.workflow import Workflow
@@ -156,11 +155,13 @@ class Runner:
                 turn.hand_back()
             decision = turn.decide(now, self.worker.settings.hold_ms, lingers=lingering.may(self, now))
             if decision is not None:
-                self._decided = decision = _as_the_store_wishes(
+                self._decided = decision = as_the_store_wishes(
                     decision, now, is_compensating=turn.replay.cause is not None
                 )
                 if self._telling is not None:
                     self._decided = decision = self._telling.with_deliveries(decision)
+                if self.worker.watchers is not None:
+                    self._decided = decision = self.worker.watchers.with_trace(turn.run, decision)
                 self._acknowledging, self._unacknowledged = self._unacknowledged, []
             if steps is not None and ended is not None:
                 steps.commit(ended, decision)
@@ -187,6 +188,8 @@ class Runner:
         decision, self._decided = self._decided, None
         if self._telling is not None and decision is not None:
             self._telling.committed(decision)
+        if self.worker.watchers is not None and decision is not None:
+            self.watched(self.worker.watchers, decision)
         acknowledged, self._acknowledging = self._acknowledging, []
         for future in acknowledged:
             if not future.done():
@@ -337,6 +340,10 @@ class Runner:
         self.worker.loop.call_soon(self.go_on)
         await future
 
+    def watched(self, watchers: Watchers, decision: Decision) -> None:
+        """Tell those who watch of a decision that is durable."""
+        watchers.committed(self.turn, decision, {key: step.attempt for key, step in self._steps.items()})
+
     def forget(self, step: StepRun) -> None:
         """A step is over."""
         del self._steps[step.key]
@@ -367,23 +374,6 @@ class Runner:
         self._stop_steps()
         self.turn.close()
         self.worker.left(self)
-
-
-def _as_the_store_wishes(decision: Decision, now: int, *, is_compensating: bool) -> Decision:
-    """Leave it to the store whether a run is paused: the wish may have been taken back since this turn heard of it.
-
-    One that is handed back as queued, waiting or compensating is paused by the store if that is still wished; see its
-    contract.
-    """
-    if decision.status is not RunStatus.PAUSED or any(
-        wait.kind == "parked" for wait in decode_waits(decision.wait).waits
-    ):
-        return decision
-    if is_compensating:  # which keeps its lease where it is never due
-        due_at = LATEST if decision.due_at is None else decision.due_at
-        return msgspec.structs.replace(decision, status=RunStatus.COMPENSATING, due_at=due_at)
-    is_due = decision.due_at is not None and decision.due_at <= now
-    return msgspec.structs.replace(decision, status=RunStatus.QUEUED if is_due else RunStatus.WAITING)
 
 
 def _retrieve(execution: Execution) -> None:

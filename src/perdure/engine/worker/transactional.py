@@ -207,11 +207,14 @@ class TransactionalSteps:
         instead = msgspec.structs.replace(ended.before, records=(*ended.before.records, record))
         runner.worker.commits.add(instead, functools.partial(self._handed_back, instead))
 
-    def _handed_back(self, instead: Decision, _: Committed | None, error: Exception | None) -> None:
+    def _handed_back(self, instead: Decision, answer: Committed | None, error: Exception | None) -> None:
         if error is not None:
             _log.error("run %s could not be handed back and is left to its lease: %s", instead.run_id, error)
-        else:
-            self._runner.worker.told_others(instead)
+            return
+        worker = self._runner.worker
+        if worker.watchers is not None and answer is not None and not answer.is_lost:
+            self._runner.watched(worker.watchers, instead)
+        worker.told_others(instead)
 
 
 async def _roll_back(transaction: Transaction) -> None:

@@ -18,6 +18,7 @@ from perdure.engine.ending import Endings, parked_reason
 from perdure.engine.env import Env, new_id, pause
 from perdure.engine.lifecycle import lifecycle_of
 from perdure.engine.settings import Settings
+from perdure.engine.telemetry import Watchers
 from perdure.engine.worker.claiming import IDLE_CHECK, Claiming
 from perdure.engine.worker.executor import Executor
 from perdure.engine.worker.gathering import Gathering
@@ -64,6 +65,8 @@ class Worker:
         definitions: how it comes to know of those in the store.
         gathering: what gathers the items of batched tasks.
         reporting: what says how it is.
+        watchers: who watches what it does; None for nobody.
+        hints: how many hints of the store it has heard.
         is_stopping: it claims nothing more.
         cut_off: once it has stopped, how many runs it gave back in the middle of a step.
         broken: set when it can claim no more because of a defect; its process had better end.
@@ -83,6 +86,8 @@ class Worker:
         self.lookout = Lookout(store, env, self.loop, self._extended)
         self.turns = self.lookout.turns
         self.lifecycle = lifecycle_of(registry.triggers, settings, env)
+        self.watchers: Watchers | None = None
+        self.hints = 0
         self.client: Any = None
         self.is_stopping = False
         self.claiming = Claiming(self)
@@ -115,6 +120,12 @@ class Worker:
             task.add_done_callback(self._work_ended)
             self._tasks.append(task)
 
+    def watch(self, watchers: Watchers) -> None:
+        """Have somebody watch what it does; before it starts."""
+        self.watchers = self.executor.watchers = watchers
+        self.commits.on_written = watchers.wrote
+        watchers.tell(lambda each: each.opened(self))
+
     async def stop(self) -> None:
         """Claim nothing more; let running steps finish, up to `Settings.drain`; hand the rest back at once."""
         self.is_stopping = True
@@ -145,6 +156,8 @@ class Worker:
         self.lingering.close()
         self.keeper.stop()
         self.executor.close()
+        if self.watchers is not None:
+            self.watchers.tell(lambda each: each.closed(self))
 
     def hurry(self) -> None:
         """While stopping, wait for running steps no longer."""
@@ -237,6 +250,8 @@ class Worker:
         if not self.turns:
             self._empty.set()
         self.claiming.left(runner.turn.run.queue)
+        if self.watchers is not None:
+            self.watchers.tell(lambda each: each.left(runner.turn.run))
 
     def look_after_lease(self) -> None:
         """Look for due runs when a lease that was given up has run out, unless somebody took it over before."""
@@ -262,6 +277,8 @@ class Worker:
         runner = Runner(self, claim, program)
         self.turns[run.id] = runner
         self.keeper.add(runner)
+        if self.watchers is not None:
+            self.watchers.tell(lambda each: each.taken(claim))
         if self.is_stopping:
             runner.turn.hand_back()
         runner.begin()
@@ -276,6 +293,7 @@ class Worker:
         while True:
             try:
                 if await self.store.wait(IDLE_CHECK):
+                    self.hints += 1
                     if len(self.turns) >= MUCH or in_vain >= OFTEN:
                         await asyncio.sleep(max(0.0, heard_at + HINT_PACE - self.loop.time()))
                     heard_at, before = self.loop.time(), self.claiming.claimed
