@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import base64
 import json
 import logging
 import os
@@ -12,10 +14,12 @@ import sys
 import warnings
 from pathlib import Path
 
+import psutil
 import pytest
 
-from perdure import DeterminismWarning
+from perdure import DeterminismWarning, Perdure
 from perdure.cli import logs
+from perdure.engine.keys import encryption_here
 from perdure.store import namespaced
 from tests.cli.working import SECONDS, SHOP, run, wait_for
 
@@ -90,6 +94,48 @@ def test_it_works_the_runs_of_a_namespace(worker, url):
     assert process.says("working")["store"] == namespaced(url, "acme").partition("?")[0]
     process.signal(signal.SIGTERM)
     assert process.ends() == 0
+
+
+def test_a_namespace_may_have_its_store_elsewhere(worker, tmp_path):
+    elsewhere = f"sqlite:///{tmp_path}/elsewhere.db"
+    process = worker("--namespace", f"acme={elsewhere}", "--processes", "2")
+    assert {line["store"] for line in [process.says("working", 2), *process.all_said("working")]} == {elsewhere}
+    assert elsewhere not in " ".join(psutil.Process(process.pids()[0]).cmdline())
+    process.signal(signal.SIGTERM)
+    assert process.ends() == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["acme", "beta"], "--namespace: a worker works the runs of one; start one each for acme, beta"),
+        (["Acme Inc"], "namespace: 'Acme Inc' must be up to 40 small letters and digits"),
+        (["=sqlite:///x.db"], "namespace: '' must be"),
+        (["default=sqlite:///x.db"], "namespace: 'default' is the store's own"),
+    ],
+)
+def test_namespaces_that_are_none(shell, words, said):
+    answer = shell("worker", SHOP, *(f"--namespace={word}" for word in words))
+    assert (answer.code, said in answer.err) == (2, True), answer.err
+
+
+def test_what_is_encrypted_for_a_namespace_is_worked_there_alone(worker, tmp_path, monkeypatch):
+    monkeypatch.setenv("PERDURE_ENCRYPTION_KEYS", f"a:{base64.b64encode(bytes(32)).decode()}")
+    elsewhere = f"sqlite:///{tmp_path}/elsewhere.db"
+
+    async def start(run_id: str) -> None:
+        async with Perdure(elsewhere, mode="client", encryption=encryption_here("acme")) as app:
+            await app.start("letter", id=run_id, queue="mail")
+
+    asyncio.run(start("l"))
+    process = worker("--namespace", f"acme={elsewhere}", "--queues", "mail")
+    process.says("working")
+
+    async def result() -> str:
+        async with Perdure(elsewhere, mode="client", encryption=encryption_here("acme")) as app:
+            return await app.run("l").result(timeout=30)
+
+    assert asyncio.run(result()) == "sent"
 
 
 def test_it_works_its_queues_and_no_others(shell, worker):

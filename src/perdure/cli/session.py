@@ -19,6 +19,7 @@ from perdure.cli.style import QUIET, clean
 from perdure.engine.app import Perdure
 from perdure.engine.keys import store_here
 from perdure.model.errors import StoreUnavailableError, UsageError
+from perdure.model.name import check_name
 from perdure.store import namespaced
 from perdure.store.namespaces import DEFAULT
 
@@ -78,7 +79,8 @@ class Session:
 
         Args:
             creates: a store that is not there yet will do.
-            namespace: whose store it is to be: another one, at a URL that follows; None for the named one itself.
+            namespace: whose store it is to be: another one, at a URL that follows; `name=URL` where it is elsewhere,
+                and `name=` where the named one is its store already. None for the default one.
             settings: fields of `Settings`.
 
         Raises:
@@ -91,9 +93,12 @@ class Session:
                 app.store, app.url = store_here(self.store, app.encryption), self.store
         else:
             app = Perdure(self.store or _nearby(), **settings)
-        if namespace not in (None, DEFAULT):
-            app.url = namespaced(app.url, namespace)
-            app.encryption = app.encryption and app.encryption.scoped(namespace)
+        if namespace is not None and namespace != DEFAULT:
+            name, equals, url = namespace.partition("=")
+            if equals and check_name(name, "namespace") == DEFAULT:
+                raise UsageError(f"namespace: {DEFAULT!r} is the store's own; give its URL as --store")
+            app.url = url or app.url if equals else namespaced(app.url, name)
+            app.encryption = app.encryption and app.encryption.scoped(name)
             app.store = store_here(app.url, app.encryption)
         path = file_of(app.url)
         if not creates and path is not None and not path.exists():

@@ -78,9 +78,11 @@ def work(
             help="How many whole workers to keep, for as many cores; Perdure(processes=...) is about steps.",
         ),
     ] = 1,
-    namespace: Annotated[
-        str | None,
-        typer.Option("--namespace", metavar="NAME", help="Whose runs to work: those of the namespace's own store."),
+    namespaces: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--namespace", metavar="NAME[=URL]", help="Whose runs to work: those of the namespace's own store."
+        ),
     ] = None,
     drain: Annotated[
         str | None, typer.Option("--drain", metavar="DURATION", help="How long running steps may take when it stops.")
@@ -107,6 +109,7 @@ def work(
         level=log_level,
         process=None if line is None else line.number,
     )
+    namespace = _namespace(session, namespaces or [])
     given: dict[str, Any] = {"queues": queues, "concurrency": concurrency, "drain": drain, "namespace": namespace}
     chosen = {name: value for name, value in given.items() if value is not None}
     if processes > 1:
@@ -126,6 +129,16 @@ def work(
             show_traceback(error)
         line.tell(News(failed=Failure(*describe(error))))
         return exit_code(error)
+
+
+def _namespace(session: Session, given: list[str]) -> str | None:
+    """Return whose runs to work; a URL goes the way of --store, which no user of the machine can read off a process."""
+    if len(given) > 1:
+        raise UsageError(f"--namespace: a worker works the runs of one; start one each for {', '.join(given)}")
+    name, equals, url = given[0].partition("=") if given else ("", "", "")
+    if url:
+        session.store = url
+    return f"{name}{equals}" if given else None
 
 
 def _queues(text: str) -> tuple[tuple[str, ...], dict[str, int]]:
