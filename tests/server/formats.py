@@ -21,6 +21,7 @@ schemathesis.openapi.format("printable", PRINTABLE)
 schemathesis.openapi.format("perdure-name", NAME)
 schemathesis.openapi.format("perdure-tag", st.tuples(PRINTABLE.filter(lambda t: "=" not in t), PRINTABLE).map("=".join))
 schemathesis.openapi.format("perdure-duration", st.builds(lambda n, unit: f"{n}{unit}", st.integers(0, 999), UNITS))
+schemathesis.openapi.format("perdure-period", st.builds(lambda n, unit: f"{n}{unit}", st.integers(1, 999), UNITS))
 
 
 @schemathesis.hook

@@ -122,7 +122,7 @@ async def test_what_failed_is_listed_tried_again_and_discarded(serve: Serve, wor
     await until(served, "bob", RunStatus.ERRORED)
     assert (await served.app.client.get("bob")).incarnation == 1
     wrong = await served.http.post(f"{dead}/retry", json={"ids": ["ada"]})
-    assert (wrong.status_code, wrong.json()["errors"][0]["path"]) == (422, "body.ids")
+    assert (wrong.status_code, wrong.json()["errors"][0]["path"]) == (409, "body.ids")
     for body in ({}, {"ids": []}, {"all": False}, {"all": True, "ids": ["ada"]}, {"all": True, "limit": 0}):
         assert (await served.http.post(f"{dead}/retry", json=body)).status_code == 422
     assert (await served.http.get(dead, params={"cursor": "none"})).json()["errors"][0]["path"].startswith("query")

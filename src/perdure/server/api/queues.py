@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, WithJsonSchema, model_validator
 from starlette.responses import Response
 
 from perdure.engine.queues import DEAD_AT_ONCE, DEAD_MOST, LimitChanges, QueueOverview
 from perdure.model.duration import milliseconds
+from perdure.model.errors import UsageError
 from perdure.model.queue import MOST_PER_PERIOD, Rate
 from perdure.server.access import Access, Operator, Viewer
 from perdure.server.api.answers import Moment, RunsPage, Told
@@ -27,7 +28,11 @@ MOST_PLACES = 2**31
 
 router = routes("queues")
 
-Places = Annotated[Whole, Field(ge=1, le=MOST_PLACES)]
+Places = Annotated[
+    Whole,
+    Field(ge=1, le=MOST_PLACES),
+    WithJsonSchema({"type": "integer", "minimum": 1, "maximum": MOST_PLACES}),
+]
 
 
 def _period(value: float | str) -> float | str:
@@ -36,18 +41,36 @@ def _period(value: float | str) -> float | str:
     return value
 
 
+Period = Annotated[
+    Duration,
+    AfterValidator(_period),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "number", "minimum": 0.001, "maximum": 3_162_240_000},
+                {"type": "string", "format": "perdure-period"},
+            ],
+            "description": "A duration of at least a millisecond.",
+        }
+    ),
+]
+
+
 class RateBody(Strict):
     """So many begins per period, evenly."""
 
-    count: Annotated[Whole, Field(ge=1, le=MOST_PER_PERIOD)]
-    per: Annotated[Duration, AfterValidator(_period)] = Field(description="The period, at least a millisecond.")
+    count: Whole = Field(ge=1, le=MOST_PER_PERIOD)
+    per: Period
 
 
 class LimitsBody(ReasonBody):
     """What is to change of what a queue bounds; null takes a bound away, and what is left out stays."""
 
     model_config = ConfigDict(
-        json_schema_extra={"examples": [{"concurrency": 20, "rate": {"count": 100, "per": "1 minute"}}]}
+        json_schema_extra={
+            "anyOf": [{"required": [name]} for name in ("concurrency", "per_key", "rate", "fair")],
+            "examples": [{"concurrency": 20, "rate": {"count": 100, "per": "1 minute"}}],
+        }
     )
 
     concurrency: Places | None = Field(default=None, description="How many of its runs workers have at once.")
@@ -68,8 +91,8 @@ class DeadBody(ReasonBody):
 
     ids: list[RunId] = Field(default=[], min_length=1, max_length=ACTED_ON)
     all: bool = Field(default=False, description="All of them but those that a workflow was told of, latest first.")
-    limit: Annotated[Whole, Field(ge=1, le=DEAD_MOST)] = Field(
-        default=DEAD_AT_ONCE, description="With `all`, how many at most; ask again for the rest."
+    limit: Whole = Field(
+        default=DEAD_AT_ONCE, ge=1, le=DEAD_MOST, description="With `all`, how many at most; ask again for the rest."
     )
     dry_run: bool = Field(default=False, description="Only count them.")
 
@@ -197,8 +220,11 @@ async def _move(access: Access, name: str, body: DeadBody, verb: str) -> Respons
     ids = None if body.all else list(dict.fromkeys(body.ids))
     if not body.dry_run:
         await access.audit(f"dead.{verb}", name, body.reason, ids=ids, limit=body.limit)
-    with told_of("body"):
+    try:
         number = await move(ids, limit=body.limit, dry_run=body.dry_run)
+    except UsageError as error:  # the rest was checked before
+        found = [ProblemError("body.ids", str(error).partition(": ")[2])]
+        raise Problem(409, "No failed run", str(error), errors=found) from None
     return reply({"queue": name, "dry_run": body.dry_run, "runs": number})
 
 

@@ -85,7 +85,14 @@ class ScheduleBody(TimingBody):
 class ScheduleChanges(TimingBody):
     """What is to change of a schedule; what is left out stays."""
 
-    input: dict[str, Json] | None = Field(default=None, description="In the place of all arguments that there were.")
+    model_config = ConfigDict(
+        json_schema_extra={
+            "anyOf": [{"required": [name]} for name in ("input", *TimingBody.model_fields) if name != "reason"],
+            "examples": [{"cron": "30 3 * * *"}],
+        }
+    )
+
+    input: dict[str, Json] = Field(default={}, description="In the place of all arguments that there were.")
 
 
 class BackfillBody(ReasonBody):
@@ -179,15 +186,15 @@ async def get_schedule(
 @router.patch("/api/v1/schedules/{name}", operation_id="change_schedule", response_model=ScheduleDocument)
 async def change_schedule(access: Operator, name: Name, body: ScheduleChanges) -> Response:
     """Change some of a schedule; a pause stays as it is."""
-    timing = body.timing()
-    if not timing and body.input is None:
+    timing, given = body.timing(), body.input if "input" in body.model_fields_set else None
+    if not timing and given is None:
         message = "give what is to change: input, or when it fires"
         raise Problem(
             422, "The request is not valid", message, name="invalid-request", errors=[ProblemError("body", message)]
         )
     await access.audit("schedules.change", name, body.reason, fields=sorted(body.model_fields_set - {"reason"}))
     with of_schedule(), told_of("body"):
-        changed = await access.app.schedules.update(name, input=body.input, **timing)
+        changed = await access.app.schedules.update(name, input=given, **timing)
     return reply(_document(changed))
 
 
