@@ -40,13 +40,7 @@ router = routes("store")
 
 
 async def _answer(access: Access, request: Request, operation: Operation) -> Response:
-    _require_json(request)
-    try:
-        arguments = operation.read(await request.body())
-    except msgspec.ValidationError as error:
-        raise _misfit(error) from None
-    except (msgspec.MsgspecError, RecursionError) as error:
-        raise Problem(400, "Malformed JSON", f"body: {error}", errors=[ProblemError("body", str(error))]) from None
+    arguments = await _read_body(request, operation.read)
     await require_storable(access, operation.name, arguments)
     own = _OWN.get(operation.name)
     if own is not None:
@@ -202,13 +196,7 @@ _OWN: Mapping[str, Callable[[Access, Any], Awaitable[object]]] = {
 @router.post(f"{PATH}wait", operation_id="store_wait", include_in_schema=False)
 async def wait(access: Viewer, request: Request) -> Response:
     """Answer as soon as something may have ended."""
-    _require_json(request)
-    try:
-        given = msgspec.json.decode(await request.body(), type=Wait)
-    except msgspec.ValidationError as error:
-        raise _misfit(error) from None
-    except msgspec.MsgspecError as error:
-        raise Problem(400, "Malformed JSON", f"body: {error}", errors=[ProblemError("body", str(error))]) from None
+    given: Wait = await _read_body(request, _read_wait)
     if not 0 <= given.timeout <= WAIT:
         raise UsageError(f"timeout: {given.timeout} must be from 0 to {WAIT:g} seconds")
     return reply(Heard(await access.server.hearing(access.namespace).wait(given.last, given.timeout)))
@@ -239,9 +227,19 @@ for _operation in OPERATIONS.values():
     )
 
 
-def _require_json(request: Request) -> None:
+_read_wait = msgspec.json.Decoder(Wait).decode
+
+
+async def _read_body(request: Request, read: Callable[[bytes], Any]) -> Any:
+    """Return a body as its very type: what belongs to none is refused, so nothing can be large or deep for nothing."""
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
         raise Problem(415, "Not JSON", "send JSON as application/json")
+    try:
+        return read(await request.body())
+    except msgspec.ValidationError as error:
+        raise _misfit(error) from None
+    except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
+        raise Problem(400, "Malformed JSON", f"body: {error}", errors=[ProblemError("body", str(error))]) from None
 
 
 def _misfit(error: msgspec.ValidationError) -> Problem:

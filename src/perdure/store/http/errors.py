@@ -123,7 +123,7 @@ def unreadable(server: str, error: Exception) -> StoreCorruptError:
 def _problem_of(content: bytes) -> Problem:
     try:
         return msgspec.json.decode(content, type=Problem)
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, UnicodeError):
         return Problem()
 
 

@@ -62,6 +62,7 @@ class HttpStore:
     """
 
     writes_at_once = 3
+    handing = None
 
     def __init__(self, url: str, **options: Any) -> None:
         self._settings = Settings(url, options)
@@ -227,7 +228,7 @@ class HttpStore:
                 body = _encode(Wait(waits, self._last))
                 answer = await self._connections.ask("wait", body, patience=0, waits=waits)
                 heard = msgspec.json.decode(answer, type=Heard)
-            except (PerdureError, msgspec.MsgspecError):  # only a hint: whoever asks for more is told
+            except (PerdureError, msgspec.MsgspecError, UnicodeError):  # only a hint: whoever asks for more is told
                 if not self._connections.is_open:
                     raise
                 await asyncio.sleep(min(AFTER_FAILURE, left))
@@ -312,7 +313,7 @@ class HttpStore:
         answer = await self._connections.ask(name, _encode(arguments), may_repeat=may_repeat, patience=patience)
         try:
             return OPERATIONS[name].read_answer(answer)
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, UnicodeError) as error:
             raise unreadable(self._settings.shown, error) from None
 
 
