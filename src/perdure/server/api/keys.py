@@ -111,8 +111,8 @@ async def create_key(access: Admin, body: KeyBody) -> Response:
 @router.post("/api/v1/keys/{id}/rotate", operation_id="rotate_key", status_code=201, response_model=NewKeyDocument)
 async def rotate_key(access: Admin, id: KeyId, body: RotateBody = _ROTATE) -> Response:
     """Make a key that takes another one's place; for a while both can be used."""
-    await _find(access, id)
     await access.audit("keys.rotate", id, body.reason, overlap=body.overlap)
+    await _find(access, id)
     made = await access.server.authenticator.keys.rotate(id, body.overlap)
     if made is None:
         raise _missing(id)
@@ -122,8 +122,8 @@ async def rotate_key(access: Admin, id: KeyId, body: RotateBody = _ROTATE) -> Re
 @router.post("/api/v1/keys/{id}/revoke", operation_id="revoke_key", response_model=KeyDocument)
 async def revoke_key(access: Admin, id: KeyId, body: ReasonBody = _NO_REASON) -> Response:
     """Have a key end: within two seconds no server takes it, and its streams and sessions end."""
-    await _find(access, id)
     await access.audit("keys.revoke", id, body.reason)
+    await _find(access, id)
     key = await access.server.authenticator.keys.revoke(id)
     if key is None:
         raise _missing(id)

@@ -34,22 +34,25 @@ class Rates:
 
     def wait(self, name: str) -> float:
         """Return for how many seconds a name has to wait until it may once more; 0 for not at all."""
-        pace = self._paces.get(name)
-        if pace is None:
-            return 0.0
         now = self._world.now()
-        return max(0.0, pace - now - self._period + self._apart) / 1000 if pace <= now + 2 * self._period else 0.0
+        return max(0.0, self._pace(name, now) + self._apart - self._period - now) / 1000
 
     def count(self, name: str) -> float:
         """Count one time, if a name may, and return as `wait` does."""
         wait = self.wait(name)
         if not wait:
             now = self._world.now()
-            pace = max(now, self._paces.pop(name, now))
+            pace = self._pace(name, now)
+            self._paces.pop(name, None)
             if len(self._paces) >= self._most:
                 del self._paces[next(iter(self._paces))]
-            self._paces[name] = min(pace, now + self._period) + self._apart
+            self._paces[name] = pace + self._apart
         return wait
+
+    def _pace(self, name: str, now: int) -> float:
+        """Return when a name would have asked last, had it asked evenly; one that a clock set back left is none."""
+        pace = self._paces.get(name, now)
+        return pace if now <= pace <= now + self._period else now
 
 
 class Paced:
