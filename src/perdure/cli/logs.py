@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import functools
 import logging
+import os
 import sys
 
 import structlog
 from structlog.typing import EventDict, Processor
+
+from perdure.telemetry.logs import Masking, RunContext, add_run_context
+
+REDACTED = "PERDURE_REDACT"
+"""The variable that names further fields whose values are masked, separated by commas."""
 
 
 def configure(*, as_json: bool, level: str, process: int | None = None) -> structlog.stdlib.BoundLogger:
@@ -19,20 +25,24 @@ def configure(*, as_json: bool, level: str, process: int | None = None) -> struc
         process: which of several this is, for every line; None where it is the only one.
     """
     shared: list[Processor] = [
+        add_run_context,
         structlog.stdlib.add_log_level,
         *([structlog.stdlib.add_logger_name] if as_json else []),
         structlog.processors.TimeStamper(fmt="iso" if as_json else "%H:%M:%S", utc=as_json),
         structlog.stdlib.ExtraAdder(),
         *([functools.partial(_number, process)] if process is not None else []),
     ]
+    masking = Masking(tuple(os.environ.get(REDACTED, "").replace(",", " ").split()))
     render: list[Processor] = (
-        [structlog.processors.dict_tracebacks, _in_order, structlog.processors.JSONRenderer()]
+        [structlog.processors.dict_tracebacks, masking, _in_order, structlog.processors.JSONRenderer(default=repr)]
         if as_json
         else [
-            structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), pad_event_to=0, pad_level=False, sort_keys=False)
+            masking,
+            structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), pad_event_to=0, pad_level=False, sort_keys=False),
         ]
     )
     handler = logging.StreamHandler(sys.stderr)
+    handler.addFilter(RunContext())
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,

@@ -14,10 +14,11 @@ import msgspec
 
 from perdure.authoring.context import current_trace
 from perdure.core.turn import Turn
+from perdure.core.wait import decode_waits
 from perdure.engine.lifecycle import changes_nothing, has_begun
 from perdure.model.decision import Claim, Decision
 from perdure.model.record import Record
-from perdure.model.run import NewRun, Run
+from perdure.model.run import NewRun, Run, RunStatus
 
 if TYPE_CHECKING:
     from perdure.engine.worker.attempt import StepRun
@@ -49,6 +50,13 @@ class Commit:
         self.attempts = attempts
         self.under_way = under_way
         self.is_first = decision.seq == 1 and not has_begun(run) and not changes_nothing(decision)
+
+    @property
+    def parked(self) -> str | None:
+        """Why the run is parked by it; None if it is not."""
+        if self.decision.status is not RunStatus.PAUSED:
+            return None
+        return next((wait.detail for wait in decode_waits(self.decision.wait).waits if wait.kind == "parked"), None)
 
 
 class Telemetry:

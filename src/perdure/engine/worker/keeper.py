@@ -95,11 +95,16 @@ class Keeper:
         self._leases.pop(runner, None)
         self._progress.discard(runner)
 
-    def take_lag(self) -> float:
-        """Return how many seconds the worker's loop took to answer, at worst, since this was asked before.
+    @property
+    def lag(self) -> float:
+        """How many seconds the worker's loop took to answer, at worst, since `take_lag`.
 
         It is looked at while there are leases to keep: an idle loop has no lag.
         """
+        return self._lag
+
+    def take_lag(self) -> float:
+        """Return the lag, and begin anew."""
         lag, self._lag = self._lag, 0.0
         return lag
 

@@ -96,6 +96,12 @@ class Reporting:
         self._worker = worker
         self._started_at = worker.env.now()
         self._revision = 0
+        self._lag = 0.0
+
+    @property
+    def lag(self) -> float:
+        """How many seconds the worker's loop took to answer, at worst, in the last `EVERY` seconds or two of them."""
+        return max(self._lag, self._worker.keeper.lag)
 
     async def keep_telling(self) -> None:
         """Write the document every `EVERY` seconds, for as long as the worker lives."""
@@ -137,6 +143,7 @@ class Reporting:
     def status(self) -> WorkerStatus:
         """Return how the worker is now."""
         worker = self._worker
+        self._lag = worker.keeper.take_lag()
         return WorkerStatus(
             id=worker.id,
             host=platform.node(),
@@ -147,7 +154,7 @@ class Reporting:
             queues=worker.settings.queues,
             concurrency=worker.settings.concurrency,
             in_hand=len(worker.turns),
-            lag_ms=round(worker.keeper.take_lag() * 1000),
+            lag_ms=round(self._lag * 1000),
             python=platform.python_version(),
             perdure=our_version(),
             is_stopping=worker.is_stopping,

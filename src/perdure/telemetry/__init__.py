@@ -1,0 +1,79 @@
+"""Who can watch what workers do: `OpenTelemetry`, `Prometheus`, `Sentry`, or a `Telemetry` of your own; and logs.
+
+Each needs a package that Perdure does not depend on, and is imported when it is asked for.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from perdure.engine.telemetry import Commit, Telemetry
+from perdure.model.errors import UsageError
+from perdure.telemetry.logs import RunContext, run_context
+
+if TYPE_CHECKING:
+    from perdure.telemetry.opentelemetry import OpenTelemetry
+    from perdure.telemetry.prometheus import Prometheus
+    from perdure.telemetry.sentry import Sentry
+
+__all__ = [
+    "Commit",
+    "OpenTelemetry",
+    "Prometheus",
+    "RunContext",
+    "Sentry",
+    "Telemetry",
+    "run_context",
+    "telemetry_here",
+]
+
+OTLP = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+"""The variables one of which says where OpenTelemetry exports to."""
+
+DSN = "SENTRY_DSN"
+"""The variable that says where reports to Sentry go."""
+
+_FOUND_IN = {
+    "OpenTelemetry": ("opentelemetry", "otel"),
+    "Prometheus": ("prometheus", "metrics"),
+    "Sentry": ("sentry",) * 2,
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import what is asked for."""
+    if name not in _FOUND_IN:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module, extra = _FOUND_IN[name]
+    try:
+        return getattr(import_module(f"perdure.telemetry.{module}"), name)
+    except ModuleNotFoundError as error:
+        raise UsageError(f"{name}: it needs the package {error.name}: pip install 'perdure[{extra}]'") from None
+
+
+def telemetry_here(
+    metrics: tuple[str, int] | None = None, environment: Mapping[str, str] = os.environ
+) -> list[Telemetry]:
+    """Return who is to watch a process, as its environment says.
+
+    Args:
+        metrics: the address and port to serve metrics for Prometheus at; None for nowhere.
+        environment: the variables: with `OTEL_EXPORTER_OTLP_ENDPOINT` there is OpenTelemetry, unless
+            `OTEL_SDK_DISABLED` is `true`; with `SENTRY_DSN`, Sentry.
+
+    Raises:
+        UsageError: a package is missing, or nobody can listen there.
+    """
+    found: list[Telemetry] = []
+    if any(environment.get(name) for name in OTLP) and environment.get("OTEL_SDK_DISABLED", "").lower() != "true":
+        found.append(__getattr__("OpenTelemetry").exporting())
+    if metrics is not None:
+        prometheus = __getattr__("Prometheus")(metrics[1], metrics[0])
+        prometheus.listen()
+        found.append(prometheus)
+    if environment.get(DSN):
+        found.append(__getattr__("Sentry")(environment[DSN]))
+    return found

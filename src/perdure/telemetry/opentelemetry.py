@@ -1,0 +1,147 @@
+"""Traces and metrics for OpenTelemetry."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from typing import Self
+
+from opentelemetry import metrics, trace
+from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.metrics import CallbackOptions, Counter, Histogram, MeterProvider, Observation
+from opentelemetry.sdk.metrics import MeterProvider as SdkMeterProvider
+from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
+from opentelemetry.sdk.resources import SERVICE_NAME, Resource
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor
+
+from perdure.engine.telemetry import Commit
+from perdure.engine.worker.worker import Worker
+from perdure.model.errors import UsageError
+from perdure.telemetry.metrics import METRICS, Measures, Metric
+from perdure.telemetry.tracing import Tracing
+
+FLUSH_MS = 5_000
+"""Milliseconds that a stopping worker gives to the export of what is left."""
+
+SERVICE = "perdure-worker"
+"""The service's name, where `OTEL_SERVICE_NAME` names none."""
+
+
+class OpenTelemetry(Tracing):
+    """Makes one trace for each run, and measures workers.
+
+    Args:
+        tracer_provider: what makes the spans; the global one by default.
+        meter_provider: what takes in the measurements; the global one by default.
+
+    Raises:
+        UsageError: there is no tracer provider of the SDK.
+    """
+
+    def __init__(
+        self, tracer_provider: TracerProvider | None = None, meter_provider: MeterProvider | None = None
+    ) -> None:
+        provider = tracer_provider or trace.get_tracer_provider()
+        if not isinstance(provider, TracerProvider):
+            raise UsageError(
+                "OpenTelemetry: no tracer provider is set: give tracer_provider, call trace.set_tracer_provider "
+                "before, or use OpenTelemetry.exporting()"
+            )
+        super().__init__(provider)
+        self._sink = _Sink(meter_provider or metrics.get_meter_provider())
+        self._measures = Measures(self._sink)
+        self._sink.read(self._measures)
+        self._flushes: list[Callable[[int], object]] = []
+
+    @classmethod
+    def exporting(cls) -> Self:
+        """Return one that exports by OTLP over HTTP as the variables `OTEL_…` say; its providers become the global."""
+        has_name = "OTEL_SERVICE_NAME" in os.environ or "service.name=" in os.environ.get(
+            "OTEL_RESOURCE_ATTRIBUTES", ""
+        )
+        resource = Resource.create({} if has_name else {SERVICE_NAME: SERVICE})
+        tracers = TracerProvider(resource=resource)
+        tracers.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+        meters = SdkMeterProvider([PeriodicExportingMetricReader(OTLPMetricExporter())], resource)
+        trace.set_tracer_provider(tracers)
+        metrics.set_meter_provider(meters)
+        made = cls(tracers, meters)
+        made._flushes = [tracers.force_flush, meters.force_flush]
+        return made
+
+    def opened(self, worker: Worker) -> None:
+        """A worker begins to claim runs."""
+        super().opened(worker)
+        self._measures.opened(worker)
+
+    def closed(self, worker: Worker) -> None:
+        """A worker has stopped: export what is left."""
+        super().closed(worker)
+        self._measures.closed(worker)
+        for flush in self._flushes:
+            flush(FLUSH_MS)
+
+    def committed(self, commit: Commit) -> None:
+        """End the spans of what a decision tells, and count it."""
+        super().committed(commit)
+        self._measures.committed(commit)
+
+    def wrote(self, decisions: int, seconds: float) -> None:
+        """Take in a write of decisions."""
+        self._measures.wrote(decisions, seconds)
+
+
+class _Sink:
+    """The instruments."""
+
+    def __init__(self, provider: MeterProvider) -> None:
+        self._meter = provider.get_meter("perdure")
+        self._counters: dict[Metric, Counter] = {
+            metric: self._meter.create_counter(_dotted(metric), description=metric.text)
+            for metric in METRICS
+            if metric.kind == "counter" and metric.labels
+        }
+        self._histograms: dict[Metric, Histogram] = {
+            metric: self._meter.create_histogram(
+                _dotted(metric),
+                _unit(metric),
+                metric.text,
+                explicit_bucket_boundaries_advisory=metric.bounds,
+            )
+            for metric in METRICS
+            if metric.kind == "histogram"
+        }
+
+    def read(self, measures: Measures) -> None:
+        """Make the instruments of what is looked at when it is exported."""
+        for metric in METRICS:
+            about = _dotted(metric), [_reading(measures, metric)], _unit(metric), metric.text
+            if metric.kind == "gauge":
+                self._meter.create_observable_gauge(*about)
+            elif metric.kind == "counter" and not metric.labels:
+                self._meter.create_observable_counter(*about)
+
+    def add(self, metric: Metric, labels: tuple[str, ...]) -> None:
+        """Count one more."""
+        self._counters[metric].add(1, dict(zip(metric.labels, labels, strict=True)))
+
+    def observe(self, metric: Metric, labels: tuple[str, ...], value: float) -> None:
+        """Take in a value of a histogram."""
+        self._histograms[metric].record(value, dict(zip(metric.labels, labels, strict=True)))
+
+
+def _reading(measures: Measures, metric: Metric) -> Callable[[CallbackOptions], Iterable[Observation]]:
+    def read(_: CallbackOptions) -> Iterable[Observation]:
+        return [Observation(value) for each, value in measures.read() if each is metric]
+
+    return read
+
+
+def _dotted(metric: Metric) -> str:
+    return metric.name.replace("_", ".", 2)
+
+
+def _unit(metric: Metric) -> str:
+    return "s" if metric.name.endswith("_seconds") else "1"
