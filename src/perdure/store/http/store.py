@@ -322,7 +322,7 @@ async def _in_parts(
 ) -> list[T]:
     """Ask for a list in as few parts as the server takes, in their order."""
     if len(items) > most or (len(items) > 1 and len(_encode(items)) > BODY_BYTES):
-        middle = min(most, (len(items) + 1) // 2)
+        middle = most if len(items) > most else (len(items) + 1) // 2
         return [*await _in_parts(items[:middle], ask, most), *await _in_parts(items[middle:], ask, most)]
     try:
         return await ask(items)
