@@ -83,6 +83,7 @@ class Driver:
         self.stopped: list[str] = []
         self.children: dict[str, NewRun] = {}
         self.terminated: list[str] = []
+        self.unclaimed: list[str] = []
         self.posts: list[Message] = []
         self.decisions: list[Decision] = []
         self.pending: Decision | None = None
@@ -176,6 +177,7 @@ class Driver:
         self.inbox = [message for message in self.inbox if message.id not in decision.consumed]
         self.children.update((child.id, child) for child in decision.children)
         self.terminated += decision.terminate
+        self.unclaimed += decision.unclaimed
         self.posts += decision.posts
         self.run = msgspec.structs.replace(
             self.run,

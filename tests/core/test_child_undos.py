@@ -51,6 +51,7 @@ def test_one_under_way_when_the_run_fails_is_recalled_waited_for_and_undone(is_c
     run = fail(beside)
     assert run.status is COMPENSATING
     assert (run.turn, run.terminated, recalls(run)) == (None, ["r/idle"], [BOOKING])
+    assert run.unclaimed == ["r/booking"]
     assert [(wait.kind, wait.key) for wait in run.waits] == [("child", "booking")]
     if is_crashed:
         run.claim()
@@ -100,6 +101,14 @@ def test_one_that_failed_and_undid_itself_unasked_does_not():
     run = Driver(beside)
     compensated(run, "booking")
     assert run.status is RunStatus.ERRORED
+
+
+def test_one_that_nobody_had_claimed_was_not_begun():
+    run = fail(beside)
+    run.post(Message("r", "r/booking", "child", "booking", None, run.now, "error", "r/booking"))
+    assert run.status is RunStatus.ERRORED
+    settled = next(record for record in run.journal if record.key == "booking" and record.state == "error")
+    assert "not begun" in str(settled.payload)
 
 
 def test_a_terminated_run_waits_for_it_too():

@@ -142,6 +142,27 @@ async def test_a_payment_that_waits_for_its_time_or_its_next_attempt_is_not_made
         assert await ended(app.run("again/pay")) == "waiting"
 
 
+@pytest.mark.parametrize("why", ["no worker", "paused", "turned back"])
+async def test_a_payment_that_nobody_has_taken_up_holds_nobody_up(make, world, why: str):
+    queues = {"default": None} if why == "no worker" else {"default": None, "payments": None}
+    shop = Shop(make(queues=queues))
+    async with shop.app as app:
+        await app.queue("payments").pause()
+        run = await app.start(shop.sale, "book", id="r")
+        await world.advance(1)
+        assert await ended(app.run("r/pay")) == "queued"
+        if why == "turned back":
+            await run.terminate(undo=True)
+        else:
+            shop.failed.set()
+        await world.advance(1)
+        assert await ended(run) == ("terminated" if why == "turned back" else "errored")
+        assert await ended(app.run("r/pay")) == "terminated"
+        (settled,) = [each for each in await app.store.journal("r") if each.key == "pay" and each.state == "error"]
+        assert "was not begun" in str(settled.payload)
+    assert shop.log == []
+
+
 async def test_an_operator_may_end_a_child_that_holds_its_parent_up(make, world):
     app, log, begun = make(), list[str](), asyncio.Event()
 

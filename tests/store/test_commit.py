@@ -7,6 +7,7 @@ from msgspec.structs import replace
 
 from perdure.model.decision import Action, Committed, Control, Lease, Message, Posted
 from perdure.model.errors import UsageError
+from perdure.model.queue import QueueLimits, QueueState
 from perdure.model.run import Retention, RunStatus
 from perdure.store import Store
 from tests.store.making import CAPACITY, DAY, NOW, decide, event, finish, held, leased, new, one, record
@@ -311,8 +312,51 @@ class TestOthers:
             assert (ended.status, ended.finished_at) == (RunStatus.TERMINATED, LATER)
         assert (await one(store, "a")).status is RunStatus.RUNNING
 
+    async def test_only_children_are_ended(self, store: Store) -> None:
+        run = await held(store, "a")
+        await store.create([new("stranger"), new("below", parent_id="other", parent_key="k")])
+        await store.create([new("g", parent_id="c", parent_key="k")])
+        names = ("stranger", "below", "g", "a")
+        await store.commit([decide(run, terminate=names, unclaimed=names)])
+        assert {(await one(store, name)).status for name in names[:3]} == {RunStatus.QUEUED}
+        assert (await one(store, "a")).status is RunStatus.RUNNING
+
+    @pytest.mark.parametrize("status", ["running", "waiting"])
+    async def test_an_unclaimed_child_is_ended_and_its_parent_told(self, store: Store, status: str) -> None:
+        run = await held(store, "a")
+        await store.set_queue(QueueState("gated", version=1, limits=QueueLimits(1)))
+        await store.create([new("c", parent_id="a", parent_key="k", queue="gated", limit_key="x")])
+        decision = decide(run, status, at=LATER, unclaimed=("c",), posts=(event("c", "recall"),))
+        for _ in range(2):  # a repeated one is answered alike
+            (done,) = await store.commit([decision])
+            (told,) = done.arrived
+            assert (told.kind, told.type, told.payload, told.state, told.ref) == ("child", "k", None, "error", "c")
+        ended, parent = await one(store, "c"), await one(store, "a")
+        assert (ended.status, ended.finished_at, ended.due_at) == (RunStatus.TERMINATED, LATER, None)
+        assert await store.inbox("c") == []
+        assert parent.due_at == (run.due_at if status == "running" else LATER)
+        view = await store.look_into("gated", LATER, 10, 10, None)
+        assert view is not None
+        assert view.candidates == []
+
+    @pytest.mark.parametrize("how", ["running", "waiting", "restarted", "ended"])
+    async def test_one_that_was_claimed_is_left_alone(self, store: Store, how: str) -> None:
+        run = await held(store, "a")
+        claimed = await held(store, "c", parent_id="a", parent_key="k")
+        if how == "restarted":
+            await store.control([Control("c", Action.RESTART)], NOW)
+        elif how != "running":
+            last = (record(1, "output", kind="output"),) if how == "ended" else ()
+            await store.commit([decide(claimed, "complete" if how == "ended" else how, records=last)])
+        before = await one(store, "c")
+        (done,) = await store.commit([decide(run, unclaimed=("c", "nobody"), posts=(event("c", "recall"),))])
+        assert done.arrived == ()
+        after = await one(store, "c")
+        assert (after.status, after.epoch) == (before.status, before.epoch)
+        assert len(await store.inbox("c")) == (how != "ended")
+
     async def test_a_termination_in_one_decision_is_seen_by_the_next(self, store: Store) -> None:
-        run, victim = await held(store, "a"), await held(store, "v")
+        run, victim = await held(store, "a"), await held(store, "v", parent_id="a")
         done = await store.commit([decide(run, terminate=("v",)), decide(victim, "complete", records=(record(1),))])
         assert [entry.is_lost for entry in done] == [False, True]
         assert (await one(store, "v")).status is RunStatus.TERMINATED

@@ -242,6 +242,7 @@ class Differential(RuleBasedStateMachine):
                 children=tuple(data.draw(st.lists(new_runs(self.now), max_size=data.draw(RARELY)))),
                 posts=tuple(data.draw(st.lists(messages(self.now), max_size=data.draw(RARELY)))),
                 terminate=tuple(data.draw(st.lists(ids, max_size=data.draw(RARELY) // 2))),
+                unclaimed=tuple(data.draw(st.lists(ids, max_size=data.draw(RARELY)))),
                 wait=data.draw(st.none() | st.just('{"on": "x"}')),
                 state=data.draw(st.none() | st.just('{"s": 1}')),
                 renew=None if renew is None else self.records(data, 0, renew),

@@ -9,9 +9,12 @@ from perdure.core.history import History
 from perdure.core.saga import RECALL
 from perdure.model import failure
 from perdure.model.decision import Message
-from perdure.model.errors import ChildFailedError, RunExistsError
+from perdure.model.errors import ChildFailedError, RunExistsError, StepError
 from perdure.model.record import Outcome, Record
 from perdure.model.run import NewRun, Run
+
+NOT_BEGUN = failure.encode_error(failure.describe(StepError("it was not begun before its run had no use for it")))
+"""What becomes of a step or a child that is left before it has begun."""
 
 
 class Children:
@@ -25,12 +28,14 @@ class Children:
     Attributes:
         new: are to be created.
         recalls: are to end, but not in the middle of something.
+        recalled: the ids of those; which were never claimed end at once.
         ended: the ids of those that are to end at once.
     """
 
     def __init__(self, run: Run, asks: dict[str, ChildAsk], history: History) -> None:
         self.new: list[NewRun] = []
         self.recalls: list[Message] = []
+        self.recalled: list[str] = []
         self.ended: list[str] = []
         self._run = run
         self._asks = asks
@@ -63,7 +68,8 @@ class Children:
         return ask.key in self._asks and all(new.id != ask.run_id for new in self.new)
 
     def recall(self, ask: ChildAsk, now: int) -> None:
-        """Have a child that was begun end, but not in the middle of something."""
+        """Have a child that was begun end, but not in the middle of something; one that nobody has claimed, at once."""
+        self.recalled.append(ask.run_id)
         self.recalls.append(Message(ask.run_id, recall_id(ask.key), "event", RECALL, None, now, "ok", self._run.id))
 
     def withdraw(self, ask: ChildAsk) -> None:
@@ -77,7 +83,7 @@ class Children:
 
     def clear(self) -> None:
         """The decision goes out."""
-        self.new, self.recalls, self.ended = [], [], []
+        self.new, self.recalls, self.recalled, self.ended = [], [], [], []
 
 
 def recall_id(key: str) -> str:
@@ -93,9 +99,11 @@ def is_recalled(run: Run, message: Message) -> bool:
 def child_failure(ask: ChildAsk, payload: str | None) -> str:
     """Return the error that a parent's code gets of a child that did not complete, as a payload.
 
-    It says too whether a child that was recalled has undone what it did.
+    It says too whether a child that was recalled has undone what it did. One of those that was not begun says nothing.
     """
-    cause = failure.decode_error(payload) if payload else None
+    if payload is None and ask.left_at is not None:
+        payload = NOT_BEGUN
+    cause = None if payload is None else failure.decode_error(payload)
     message = f"child {ask.run_id!r} of workflow {ask.spec.workflow!r} did not complete"
     if cause is not None:
         message += f": {cause.message}"

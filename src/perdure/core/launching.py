@@ -6,15 +6,11 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 from perdure.core.ask import Ask, ChildAsk, StepAsk, Work, ends_first
-from perdure.core.child import Children, child_failure
+from perdure.core.child import NOT_BEGUN, Children, child_failure
 from perdure.core.history import History
-from perdure.model import failure
-from perdure.model.errors import StepError
 
 if TYPE_CHECKING:
     from perdure.core.replay import Replay
-
-_NOT_BEGUN = failure.encode_error(failure.describe(StepError("it was not begun before its run had no use for it")))
 
 
 class Launch(NamedTuple):
@@ -128,11 +124,11 @@ class Launches:
                 continue
             if isinstance(ask, ChildAsk):
                 self._children.withdraw(ask)
-                replay.settle(ask.key, "error", child_failure(ask, _NOT_BEGUN), now, ref=ask.run_id)
+                replay.settle(ask.key, "error", child_failure(ask, None), now, ref=ask.run_id)
                 return True
             failed = self._history.opened.get(ask.key)
             if failed is None:
-                replay.settle(ask.key, "error", _NOT_BEGUN, now)
+                replay.settle(ask.key, "error", NOT_BEGUN, now)
             else:
                 attempt, started_at = failed.attempt, failed.started_at
                 replay.settle(ask.key, "error", failed.payload, now, attempt=attempt, started_at=started_at)

@@ -191,6 +191,7 @@ class Turn:
             children=tuple(self._children.new),
             posts=self._posts(status),
             terminate=tuple(self._children.ended),
+            unclaimed=tuple(self._children.recalled),
             wait=wait,
             state=state,
             renew=(self.replay.renewed(now),) if is_renewed else None,
@@ -217,6 +218,7 @@ class Turn:
             children=tuple(self._children.new),
             posts=tuple(self._children.recalls),
             terminate=tuple(self._children.ended),
+            unclaimed=tuple(self._children.recalled),
         )
 
     def launches(self) -> list[Launch]:

@@ -78,7 +78,8 @@ class Decision(msgspec.Struct, frozen=True, gc=False):
         consumed: ids of messages that are now read.
         children: runs to create; where an id is taken, that run is left as it is and the child is refused.
         posts: messages to other runs; one whose run is gone or ended is dropped.
-        terminate: ids of runs to end, with their descendants.
+        terminate: ids of its children to end, with their descendants.
+        unclaimed: ids of its children to end if they were never claimed.
         wait: the new `Run.wait`.
         state: the new `Run.state`; None leaves it.
         renew: begin anew (continue-as-new): the whole journal is replaced by these records; None keeps it.
@@ -96,6 +97,7 @@ class Decision(msgspec.Struct, frozen=True, gc=False):
     children: tuple[NewRun, ...] = ()
     posts: tuple[Message, ...] = ()
     terminate: tuple[str, ...] = ()
+    unclaimed: tuple[str, ...] = ()
     wait: str | None = None
     state: str | None = None
     renew: tuple[Record, ...] | None = None
@@ -105,6 +107,11 @@ class Decision(msgspec.Struct, frozen=True, gc=False):
         """Whether the worker has the run afterwards."""
         status = self.status
         return status is RunStatus.RUNNING or (status is RunStatus.COMPENSATING and self.due_at is None)
+
+    @property
+    def reaches_others(self) -> bool:
+        """Whether it changes anything about other runs than its own."""
+        return bool(self.children or self.posts or self.terminate or self.unclaimed)
 
 
 class Committed(msgspec.Struct, frozen=True, gc=False):

@@ -15,8 +15,8 @@ thread of its own.
 
 A tree of runs, from the one that was started to its last descendant, may be all that one transaction reaches: a store
 that is spread over several servers keeps each tree in one place. There an operation on many trees is one transaction
-for each place, `claim` keeps its order within each, and the `children`, `posts` and `terminate` of a decision belong to
-the tree of its run.
+for each place, `claim` keeps its order within each, and the `children` and `posts` of a decision belong to the tree of
+its run.
 
 Words: a run is *due* when it has neither ended nor is paused and its `due_at` is not later than now. It is *leased*
 while it has a worker, which only `running` and `compensating` runs have. A leased run's `due_at` is the end of its
@@ -166,11 +166,13 @@ class Store(Protocol):
         and the run is not admitted any more. A finished status sets `finished_at`, and `expires_at` by the run's
         retention, and the run is never due.
 
-        Then the others: children are created as by `create`; where the id of one is taken, this run is posted the
-        child's `refusal` as a `child` message (see `perdure.store.journal.refusal`). Posts are
-        delivered as by `post`, without a bound, and dropped where they cannot be; runs to terminate are ended as by
-        `control`, with no notice. At the end every unread message above `seen` is returned, so that nobody forgets it,
-        and whether the run was found pausing; a repeated decision is answered alike.
+        Then the others: `unclaimed` children that were never claimed are ended as by `control`, with no notice.
+        Children are created as by `create`; where the id of one is taken, this run is posted the child's `refusal` as
+        a `child` message (see `perdure.store.journal.refusal`). Posts are delivered as by `post`, without a bound, and
+        dropped where they cannot be. Children to `terminate` are ended as by `control`, with no notice. A run that has
+        another parent, or none, is no child: it is left alone. At the end every unread message above `seen` is
+        returned, so that nobody forgets it, and whether the run was found pausing; a repeated decision is answered
+        alike.
 
         Raises:
             UsageError: the positions of a decision's records do not continue the journal.

@@ -19,7 +19,7 @@ L = TypeVar("L", bound=_About)
 def independent(decisions: Sequence[Decision]) -> Iterator[Sequence[Decision]]:
     """Cut the decisions, in their order, where one meets what an earlier one of the same piece does."""
     if len({decision.run_id for decision in decisions}) == len(decisions) and not any(
-        decision.children or decision.posts or decision.terminate for decision in decisions
+        decision.reaches_others for decision in decisions
     ):
         yield decisions
         return
@@ -41,7 +41,7 @@ def independent(decisions: Sequence[Decision]) -> Iterator[Sequence[Decision]]:
 
 def _reaches_further(decision: Decision) -> bool:
     """Return whether a decision may change runs that it does not name: descendants, or those that stand for others."""
-    return bool(decision.terminate) or any(child.dedup is not None for child in decision.children)
+    return bool(decision.terminate or decision.unclaimed) or any(child.dedup is not None for child in decision.children)
 
 
 def distinct(items: Sequence[L]) -> Iterator[Sequence[L]]:

@@ -224,13 +224,17 @@ class Reference(Rows):
                 progress=None if is_finished or decision.renew is not None else run.progress,
             )
         )
+        for run_id in decision.unclaimed:
+            if self._is_child(run_id, run.id) and self._runs[run_id].epoch == 0:
+                self._terminate(run_id, decision.at, None)
         for child in decision.children:
             if not self.create(child).is_new:
                 self.post(refusal(run.id, child, decision.at), decision.at, None)
         for message in decision.posts:
             self.post(message, decision.at, None)
         for run_id in decision.terminate:
-            self._terminate(run_id, decision.at, None)
+            if self._is_child(run_id, run.id):
+                self._terminate(run_id, decision.at, None)
 
     def extend(self, lease: Lease, now: int) -> Extended:
         """Move the end of one lease."""
@@ -284,6 +288,9 @@ class Reference(Rows):
         if action is Action.TERMINATE and not run.status.is_finished:
             return (run.id, *self._unfinished_below(run.id))
         return ()
+
+    def _is_child(self, run_id: str, parent_id: str) -> bool:
+        return run_id in self._runs and self._runs[run_id].parent_id == parent_id
 
     def _terminate(self, run_id: str, now: int, notice: str | None) -> tuple[str, ...]:
         run = self._runs.get(run_id)

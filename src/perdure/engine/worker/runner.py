@@ -201,7 +201,7 @@ class Runner:
             if self.progress:
                 self.worker.keeper.note_progress(self)
             self.go_on()
-            if decision is not None and (decision.children or decision.terminate or decision.posts):
+            if decision is not None and decision.reaches_others:
                 self.worker.told_others(decision)
             return
         self._finish()

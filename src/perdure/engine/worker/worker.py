@@ -228,7 +228,7 @@ class Worker:
             self.endings.ended(runner.run_id, status, None)
         elif decision.due_at is not None and decision.due_at < LATEST:
             self.claiming.look_at(decision.due_at)
-        if decision.children or decision.terminate or decision.posts:
+        if decision.reaches_others:
             self.told_others(decision)
 
     def told_others(self, decision: Decision) -> None:
@@ -239,7 +239,8 @@ class Worker:
         if decision.terminate and self.turns:
             self.lookout.look(at_all=True)
         if self.lifecycle is not None:
-            self.lifecycle.terminated(self.store, decision.terminate, self.wake, decision.at)
+            ended = decision.terminate + decision.unclaimed
+            self.lifecycle.terminated(self.store, ended, self.wake, decision.at)
 
     def left(self, runner: Runner) -> None:
         """A run has left this worker."""

@@ -19,7 +19,7 @@ from perdure.store.pieces import independent
 from perdure.store.postgres import dedups
 from perdure.store.postgres.arrivals import LOCK, create, post
 from perdure.store.postgres.connections import Session
-from perdure.store.postgres.control import terminate
+from perdure.store.postgres.control import end_child
 from perdure.store.postgres.errors import state
 from perdure.store.postgres.rows import MESSAGE, RECORD, RECORD_TYPES, arrays, columns, message_of, packed, table
 
@@ -167,8 +167,7 @@ LOST = Outcome(is_lost=True)
 def is_alone(decisions: Sequence[Decision]) -> bool:
     """Return whether these decisions are about different runs, and nothing of them reaches others."""
     return len({decision.run_id for decision in decisions}) == len(decisions) and not any(
-        decision.children or decision.posts or decision.terminate or decision.renew is not None
-        for decision in decisions
+        decision.reaches_others or decision.renew is not None for decision in decisions
     )
 
 
@@ -212,7 +211,13 @@ async def commit(session: Session, decisions: Sequence[Decision]) -> list[Commit
 
 def _reached(decision: Decision) -> set[str]:
     posted = {message.run_id for message in decision.posts}
-    return {decision.run_id, *decision.terminate, *posted, *(child.id for child in decision.children)}
+    return {
+        decision.run_id,
+        *decision.terminate,
+        *decision.unclaimed,
+        *posted,
+        *(child.id for child in decision.children),
+    }
 
 
 async def _commit(session: Session, decisions: Sequence[Decision]) -> list[Committed]:
@@ -282,6 +287,9 @@ async def _carry_out(session: Session, kept: Sequence[tuple[_Fence, Decision]]) 
         await session.fetch(_FORGET, renewed)
     unseen = await _unseen(session, kept)
     await session.fetch(_CARRY_OUT, *_arguments([_judged(fence, decision, unseen) for fence, decision in kept]))
+    for _, decision in kept:
+        for run_id in decision.unclaimed:
+            await end_child(session, decision.run_id, run_id, decision.at, is_unclaimed=True)
     children = [(decision, child) for _, decision in kept for child in decision.children]
     created = await create(session, [child for _, child in children]) if children else []
     posts = posts_of([decision for _, decision in kept], children, created)
@@ -289,7 +297,7 @@ async def _carry_out(session: Session, kept: Sequence[tuple[_Fence, Decision]]) 
         await post(session, posts)
     for _, decision in kept:
         for run_id in decision.terminate:
-            await terminate(session, run_id, decision.at, None)
+            await end_child(session, decision.run_id, run_id, decision.at, is_unclaimed=False)
 
 
 def _judged(fence: _Fence, decision: Decision, unseen: set[int]) -> _Part:
@@ -315,8 +323,7 @@ async def _answers(session: Session, outcomes: Sequence[tuple[Decision, Outcome]
     asked = [
         (decision.run_id, decision.seen)
         for decision, outcome in outcomes
-        if not outcome.is_lost
-        and (outcome.inbox_seq > decision.seen or decision.children or decision.posts or decision.terminate)
+        if not outcome.is_lost and (outcome.inbox_seq > decision.seen or decision.reaches_others)
     ]
     arrived: dict[str, list[Message]] = {}
     if asked:

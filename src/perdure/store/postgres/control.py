@@ -195,6 +195,13 @@ async def terminate(session: Session, run_id: str, now: int, notice: str | None)
     return below
 
 
+async def end_child(session: Session, parent_id: str, run_id: str, now: int, *, is_unclaimed: bool) -> None:
+    """End a run as `terminate` does, with no notice, if this is its parent, and, if so asked, it was never claimed."""
+    run = await _find(session, run_id)
+    if run is not None and run.parent_id == parent_id and not (is_unclaimed and run.epoch):
+        await terminate(session, run_id, now, None)
+
+
 async def _restart(session: Session, run: _Row, now: int) -> tuple[str, ...]:
     ended = await _end(session, run, now, including=())
     await session.fetch(_CUT_BACK, run.n, run.id)

@@ -167,12 +167,8 @@ async def commit(shards: Shards, decisions: Sequence[Decision]) -> list[Committe
         return committed
 
     if shards.are_many:
-        await shards.look_up(shards.unknown(decision.run_id for decision in decisions if _has_others(decision)))
+        await shards.look_up(shards.unknown(decision.run_id for decision in decisions if decision.reaches_others))
     return await shards.each(decisions, lambda decision: decision.run_id, ask, lambda committed: committed.is_lost)
-
-
-def _has_others(decision: Decision) -> bool:
-    return bool(decision.children or decision.posts or decision.terminate)
 
 
 async def _in_one_place(shards: Shards, shard: Shard, decisions: Sequence[Decision]) -> list[Decision]:
@@ -181,17 +177,16 @@ async def _in_one_place(shards: Shards, shard: Shard, decisions: Sequence[Decisi
     A decision about a run of another shard is left as it is: it will be lost here, and carried out there.
 
     Raises:
-        UsageError: a message, or an end, is for a run of another tree.
+        UsageError: a message is for a run of another tree.
     """
     placed: list[Decision] = []
     for decision in decisions:
-        if shards.of(decision.run_id) is not shard or not _has_others(decision):
+        if shards.of(decision.run_id) is not shard or not decision.reaches_others:
             placed.append(decision)
             continue
         # a run with the parent's id on another shard is not the parent: that was removed, and its id used again
         told = [message.run_id for message in decision.posts if message.kind != "child"]
-        others = [*told, *decision.terminate]
-        await _require_here(shards, shard, decision, [run_id for run_id in others if shards.of(run_id) is not shard])
+        await _require_here(shards, shard, decision, [run_id for run_id in told if shards.of(run_id) is not shard])
         settled = await shards.settle([(child.id, shard) for child in decision.children])
         if all(place is shard for place in settled):
             placed.append(decision)
@@ -233,12 +228,13 @@ def _decided(decision: Decision, texts: list[bytes]) -> tuple[Any, ...]:
         decision.wait,
         decision.state,
     )
-    if not (decision.consumed or decision.children or decision.posts or decision.terminate):
+    if not (decision.consumed or decision.reaches_others):
         return plain
     children = [_child(child, texts) for child in decision.children]
     texts += map(message_text, decision.posts)
     posts = [(message.run_id, LETTER[message.kind], message.id) for message in decision.posts]
-    return (*plain, decision.consumed, children or None, posts or None, decision.terminate or None)
+    ended = (decision.terminate or None, decision.unclaimed or None)
+    return (*plain, decision.consumed, children or None, posts or None, *ended)
 
 
 def _child(child: NewRun, texts: list[bytes]) -> tuple[Any, ...]:
@@ -275,4 +271,4 @@ def _extended(run_id: str, state: int) -> Extended:
 
 def _concerns_others(decision: Decision) -> bool:
     """Return whether other processes may have something to do because of a decision."""
-    return not decision.keeps_lease or _has_others(decision)
+    return not decision.keeps_lease or decision.reaches_others

@@ -136,6 +136,13 @@ def terminate(connection: apsw.Connection, run_id: str, now: int, notice: str | 
     return below
 
 
+def end_child(connection: apsw.Connection, parent_id: str, run_id: str, now: int, *, is_unclaimed: bool) -> None:
+    """End a run as `terminate` does, with no notice, if this is its parent, and, if so asked, it was never claimed."""
+    run = _find(connection, run_id)
+    if run is not None and run.parent_id == parent_id and not (is_unclaimed and run.epoch):
+        terminate(connection, run_id, now, None)
+
+
 def _restart(connection: apsw.Connection, run: _Row, now: int) -> tuple[str, ...]:
     ended = _end(connection, run, now, including=[])
     connection.execute("DELETE FROM records WHERE n = ? AND position > 0", (run.n,))

@@ -15,7 +15,7 @@ from perdure.model.decision import Claim, Committed, Decision, Extended, Lease, 
 from perdure.store.journal import posts_of, require_following
 from perdure.store.pieces import distinct, independent
 from perdure.store.sqlite.arrivals import post
-from perdure.store.sqlite.control import terminate
+from perdure.store.sqlite.control import end_child
 from perdure.store.sqlite.dedups import create
 from perdure.store.sqlite.rows import RECORD, message_json, run_json
 
@@ -267,6 +267,9 @@ def _carry_out(connection: apsw.Connection, fenced: Sequence[tuple[_Fence, Decis
     ]
     if records:
         connection.execute(_APPEND, (_json(records),))
+    for _, decision in kept:
+        for run_id in decision.unclaimed:
+            end_child(connection, decision.run_id, run_id, decision.at, is_unclaimed=True)
     children = [(decision, child) for _, decision in kept for child in decision.children]
     created = create(connection, [child for _, child in children]) if children else []
     posts = posts_of([decision for _, decision in kept], children, created)
@@ -274,7 +277,7 @@ def _carry_out(connection: apsw.Connection, fenced: Sequence[tuple[_Fence, Decis
         post(connection, posts)
     for _, decision in kept:
         for run_id in decision.terminate:
-            terminate(connection, run_id, decision.at, None)
+            end_child(connection, decision.run_id, run_id, decision.at, is_unclaimed=False)
 
 
 def _keeps_all(fence: _Fence, decision: Decision) -> bool:
@@ -299,8 +302,7 @@ def _arrived(
     asked = [
         (fence.n, decision.seen, decision.run_id)
         for decision, fence in zip(decisions, fences, strict=True)
-        if (fence.holds or fence.was_done)
-        and (fence.inbox_seq > decision.seen or decision.children or decision.posts or decision.terminate)
+        if (fence.holds or fence.was_done) and (fence.inbox_seq > decision.seen or decision.reaches_others)
     ]
     if not asked:
         return {}

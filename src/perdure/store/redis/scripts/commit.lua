@@ -3,7 +3,8 @@
 -- asked: a list of decisions, each a list: 1 run's id, 2 epoch, 3 seq, 4 at, 5 status, 6 due_at or nil, 7 seen, 8 the position
 -- of its first record, nil for none, -1 if they leave gaps, 9 how many records, 10 whether they replace the journal,
 -- 11 wait or nil, 12 state or nil, and unless nil 13 ids consumed, 14 children: what `insert` takes, and behind it
--- 12 parent_key or nil and 13 refusal or nil, 15 posts: run's id, letter, message's id, 16 ids to terminate. The texts of each:
+-- 12 parent_key or nil and 13 refusal or nil, 15 posts: run's id, letter, message's id, 16 ids of children to end,
+-- 17 ids of those to end if they were never claimed. The texts of each:
 -- its records, what its children need, its posts.
 --
 -- Returns a list with nothing of decisions that were carried out and have no news, and of the others: place in the list, 1 if
@@ -90,6 +91,12 @@ end
 
 local function tell_others(row, decision)
   local at, children = decision[4], decision[14]
+  for _, id in ipairs(decision[17] or {}) do
+    local child = find(id)
+    if child and child.P == row.y and (child.e or 0) == 0 then
+      terminate(id, at, nil)
+    end
+  end
   if children then
     local there = insert(children)
     for index, child in ipairs(children) do
@@ -104,7 +111,10 @@ local function tell_others(row, decision)
     post(message[1], message[2], message[3], text(), at, nil)
   end
   for _, id in ipairs(decision[16] or {}) do
-    terminate(id, at, nil)
+    local child = find(id)
+    if child and child.P == row.y then
+      terminate(id, at, nil)
+    end
   end
 end
 
