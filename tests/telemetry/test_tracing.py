@@ -13,8 +13,11 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
 from opentelemetry.trace import StatusCode
 
-from perdure import Retry, flow
+from perdure import Perdure, Retry, flow
+from perdure.model.errors import StoreConflictError
+from perdure.tasks.http import http_request_task
 from perdure.telemetry import OpenTelemetry
+from tests.engine.test_transactional_steps import interpose
 
 GIVEN = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
@@ -415,26 +418,62 @@ async def test_sampling_takes_whole_traces(local, world):
 
 async def test_a_transaction_that_cannot_be_committed_is_a_failed_attempt(world, tmp_path):
     traces = Traces(world, f"sqlite:///{tmp_path}/a.db")
-    app = traces.app()
+    conflicts = []
 
-    @app.step(tx=True, retry=Retry(attempts=2, delay=1))
-    def work() -> None:
-        connection = flow.transaction()
-        connection.execute("CREATE TABLE IF NOT EXISTS t (n INTEGER UNIQUE)")
-        connection.execute("INSERT INTO t VALUES (1)")
+    async def commit(transaction, decision):
+        if not conflicts:
+            conflicts.append(1)
+            await transaction.roll_back()
+            raise StoreConflictError("somebody was in the way")
+        return await transaction.commit(decision)
 
-    @app.task(tx=True, name="paid")
-    def paid() -> None:
-        flow.transaction().execute("SELECT 1")
+    provider = TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(traces.exported))
+    app = Perdure(traces.url, telemetry=[OpenTelemetry(provider)])
+
+    @app.task(tx=True, retry=Retry(attempts=2, delay=0.01))
+    async def pay() -> int:
+        return flow.attempt()
+
+    async with app:
+        interpose(app, commit)
+        assert await (await pay.enqueue()).result(timeout=20) == 2
+    traces.assert_whole()
+    run, failed, paid = sorted(traces.named("pay"), key=lambda span: span.attributes.get("perdure.attempt", 0))
+    assert run.attributes["perdure.run.status"] == "complete"
+    assert failed.status.description == "StoreConflictError: somebody was in the way"
+    assert paid.parent.span_id == failed.parent.span_id == run.context.span_id
+
+
+async def test_the_trace_goes_on_over_http(local, world):
+    heard = []
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        heard.append({line.partition(": ")[0].lower(): line.partition(": ")[2] for line in head.decode().split("\r\n")})
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    app = local.app()
+    call = http_request_task(guard=False)
+    app.add(call)
+    app.webhook(
+        f"http://127.0.0.1:{port}/told", events=["workflow:completed"], secret="whsec_" + "a" * 32, workflows=["w"]
+    )
 
     @app.workflow
     async def w() -> None:
-        await work()
-        await paid()
+        await call(f"http://127.0.0.1:{port}/called")
 
-    async with app:
+    async with server, app:
         await app.start(w, id="w")
-        await world.advance(5)
-        assert (await app.run("w").get()).status == "complete"
-    traces.assert_whole()
-    assert Counter(span.name for span in traces.spans) == {"work": 1, "paid": 2, "w": 1}
+        while len(local.named("w")) + len(heard) < 3 or (await app.stats()).status.keys() != {"complete"}:
+            await world.settle()
+            await asyncio.sleep(0.01)
+    local.assert_whole()
+    for request in heard:
+        _, whole, parent, _ = request["traceparent"].split("-")
+        assert f"{local.one('w').context.trace_id:032x}" == whole
+        assert parent in {f"{span.context.span_id:016x}" for span in local.spans}

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import msgspec
 
 from perdure.authoring import flow
-from perdure.authoring.context import current_step
+from perdure.authoring.context import current_step, current_trace
 from perdure.authoring.task import Task
 from perdure.model.duration import seconds
 from perdure.model.errors import UsageError
@@ -175,6 +175,8 @@ def _headers(given: dict[str, str], method: str) -> dict[str, str]:
     if method not in _SAFE and current_step.get() is not None:
         key = urllib.parse.quote(flow.idempotency_key(), safe="/:#.-_")
         headers.setdefault("idempotency-key", key)
+    if (trace := current_trace.get()) is not None:
+        headers.setdefault("traceparent", trace)
     return headers
 
 

@@ -20,6 +20,7 @@ from typing import Any
 import msgspec
 
 from perdure.authoring import flow
+from perdure.authoring.context import current_trace
 from perdure.authoring.triggers import Webhook, secrets_of
 from perdure.authoring.workflow import Workflow
 from perdure.engine.env import SystemEnv
@@ -128,6 +129,8 @@ async def _deliver(webhook: Webhook, event: LifecycleEvent) -> int:
         "webhook-timestamp": str(timestamp),
         "webhook-signature": signature(webhook.secrets, delivery_id, timestamp, body),
     }
+    if (trace := current_trace.get()) is not None:
+        headers["traceparent"] = trace
     try:
         async with (
             httpx.AsyncClient(verify=_certificates(), timeout=webhook.timeout) as http,
