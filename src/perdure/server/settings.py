@@ -27,6 +27,7 @@ class ServerSettings:
         namespaces: the other namespaces, with the URL of each one's store, or None for the one that follows.
         host, port: where it listens.
         hosts: the names that it may be asked by; none for any, as long as there are keys.
+        proxies: addresses and networks of proxies in front of it, whose `X-Forwarded-For` says who asks.
         issuers: whose signed tokens (JWT) are taken; in the environment JSON, or the name of a file with it.
         cors: origins whose pages may ask, each as `https://host[:port]`; none by default.
         rate: how many requests a principal may make, as `600/minute`; None for no bound.
@@ -50,6 +51,7 @@ class ServerSettings:
     host: str = "127.0.0.1"
     port: int = 8000
     hosts: tuple[str, ...] = ()
+    proxies: tuple[str, ...] = ()
     issuers: tuple[Issuer, ...] = ()
     cors: tuple[str, ...] = ()
     rate: str | None = None
@@ -78,6 +80,11 @@ class ServerSettings:
             raise UsageError(f"port: {self.port} must be from 0 to 65,535")
         if (self.tls_cert is None) != (self.tls_key is None):
             raise UsageError("tls_cert, tls_key: give both files, or none")
+        for text in self.proxies:
+            try:
+                ipaddress.ip_network(text)
+            except ValueError:
+                raise UsageError(f"proxies: {text!r} is no address and no network, as in 10.1.0.0/16") from None
         for origin in self.cors:
             scheme, separator, place = origin.partition("://")
             if scheme not in ("http", "https") or not separator or not place or "/" in place or "*" in place:
@@ -150,7 +157,7 @@ def _parsed(field_name: str, variable: str, text: str) -> Any:
         return read_namespaces([part.strip() for part in text.split(",")])
     if field_name == "issuers":
         return read_issuers(text)
-    if field_name in ("cors", "hosts", "redact"):
+    if field_name in ("cors", "hosts", "proxies", "redact"):
         return tuple(part.strip() for part in text.split(","))
     if field_name in _LEAST:
         if not text.isdecimal():

@@ -120,3 +120,33 @@ async def test_who_fails_too_often_is_refused_by_address_and_costs_the_store_not
 async def test_a_wrong_rate_is_refused_at_the_start(serve):
     with pytest.raises(UsageError, match="rate"):
         await serve(rate="often")
+
+
+def asking(client, *forwarded):
+    headers = [(b"x-forwarded-for", each.encode()) for each in forwarded]
+    return {"type": "http", "client": client and (client, 4711), "headers": headers}
+
+
+@pytest.mark.parametrize(
+    ("scope", "address"),
+    [
+        (asking("203.0.113.7"), "203.0.113.7"),
+        (asking("203.0.113.7", "198.51.100.1"), "203.0.113.7"),
+        (asking("10.0.0.1", "198.51.100.1"), "198.51.100.1"),
+        (asking("10.0.0.1", "1.1.1.1, 198.51.100.1, 10.0.0.2"), "198.51.100.1"),
+        (asking("10.0.0.1", "10.0.0.3, 10.0.0.2"), "10.0.0.3"),
+        (asking("10.0.0.1"), "10.0.0.1"),
+        (asking("10.0.0.1", "nonsense"), "unknown"),
+        (asking("10.0.0.1", "198.51.100.1", "198.51.100.2"), "10.0.0.1"),
+        (asking("2001:db8:1:2:3:4:5:6"), "2001:db8:1:2::/64"),
+        (asking(None), "here"),
+    ],
+)
+async def test_who_asks_is_told_by_proxies_that_are_ours_alone(serve, scope, address):
+    served = await serve(proxies=("10.0.0.0/8",))
+    assert served.server.authenticator.address_of(scope) == address
+
+
+async def test_what_is_no_proxy_is_named(serve):
+    with pytest.raises(UsageError, match="proxies"):
+        await serve(proxies=("nginx",))

@@ -16,7 +16,7 @@ from perdure.server.errors import Problem
 from perdure.server.principal import Principal, Role
 from perdure.server.routing import reply
 from perdure.server.routing import router as routes
-from perdure.server.security.authentication import address_of, cookie_name, cookie_of, is_plain_here
+from perdure.server.security.authentication import cookie_name, cookie_of, is_plain_here
 from perdure.server.security.sent import sent
 from perdure.server.security.sessions import LONGEST
 from perdure.server.server import Server
@@ -55,7 +55,7 @@ async def log_in(request: Request, body: LoginBody) -> Response:
     server: Server = request.app.state.server
     done = await server.authenticator.log_in(request.scope, body.key)
     if done is None:
-        details = {"address": address_of(request.scope)}
+        details = {"address": server.authenticator.address_of(request.scope)}
         await server.auditor.record(_NOBODY, DEFAULT, "sessions.begin", "", "", details, "refused (401)")
         raise Problem(401, "Not authenticated", "this is no API key, or one that has ended")
     principal, token = done

@@ -58,6 +58,7 @@ class Authenticator:
         self.keys = Keys(namespaces.default.store, self._world)
         self.sessions = Sessions(namespaces.default.store, self._world)
         self._tokens = Tokens(settings.issuers, namespaces.names, self._world)
+        self._proxies = [ipaddress.ip_network(text) for text in settings.proxies]
         self._failures = Rates(FAILURES, self._world)
         self._logins = Rates(LOGINS, self._world)
         self._logins_all = Rates(LOGINS_ALL, self._world, 1)
@@ -105,7 +106,7 @@ class Authenticator:
         """
         headers = sent(scope)
         require_our_origin(headers)
-        if wait := self._logins.count(address_of(scope)) or self._logins_all.count(""):
+        if wait := self._logins.count(self.address_of(scope)) or self._logins_all.count(""):
             raise too_often(wait)
         key = await self.keys.verify(token)
         if key is None:
@@ -113,6 +114,22 @@ class Authenticator:
         if (before := cookie_of(scope, headers)) is not None:
             await self.sessions.end(before)
         return self._principal_of(key), await self.sessions.begin(key.id)
+
+    def address_of(self, scope: Scope) -> str:
+        """Return the address that a request comes from, or of IPv6 the network, which one host may fill.
+
+        Behind proxies that the settings name it is the last one that they did not add themselves.
+        """
+        client = scope.get("client")
+        if client is None:
+            return "here"
+        passed = [part.strip() for part in sent(scope).get("x-forwarded-for", "").split(",") if part.strip()]
+        address = _address(client[0])
+        while address is not None and passed and any(address in network for network in self._proxies):
+            address = _address(passed.pop())
+        if address is None:
+            return "unknown"
+        return str(address if address.version == 4 else ipaddress.ip_network((int(address) >> 64 << 64, 64)))
 
     async def close(self) -> None:
         """Wait for what is being noted, and ask nobody any longer."""
@@ -124,12 +141,12 @@ class Authenticator:
         found = None
         if token != text and 0 < len(token) <= TOKEN_LENGTH:
             found = await (self._by_key(scope, token) if token.startswith(KEY) else self._tokens.verify(token))
-        if found is None and (wait := self._failures.count(address_of(scope))):
+        if found is None and (wait := self._failures.count(self.address_of(scope))):
             raise too_often(wait)
         return found
 
     async def _by_key(self, scope: Scope, token: str) -> Principal | None:
-        if not self.keys.is_known(token) and (wait := self._failures.wait(address_of(scope))):
+        if not self.keys.is_known(token) and (wait := self._failures.wait(self.address_of(scope))):
             raise too_often(wait)  # ahead of asking the store
         key = await self.keys.verify(token)
         return None if key is None else self._principal_of(key)
@@ -189,15 +206,8 @@ def cookie_of(scope: Scope, headers: Mapping[str, str]) -> str | None:
     return found[0] if len(found) == 1 else None
 
 
-def address_of(scope: Scope) -> str:
-    """Return what the address that a request comes from is counted as: of IPv6 the network, which one host may fill."""
-    client = scope.get("client")
-    if client is None:
-        return "here"
+def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
     try:
-        address = ipaddress.ip_address(client[0])
+        return ipaddress.ip_address(text)
     except ValueError:
-        return str(client[0])
-    if address.version == 6:
-        return str(ipaddress.ip_network((int(address) >> 64 << 64, 64)))
-    return str(address)
+        return None
