@@ -237,7 +237,7 @@ async def test_many_hints_cost_few_looks(make, world):
         later = there.worker.store.calls.count("get")
         await there.end(run)
     assert looks <= 1
-    assert later <= 2
+    assert later <= 4  # the one that waited its pause, and two for hints that were paced, in real time, or on their way
 
 
 async def test_the_answer_to_a_lease_does_not_overtake_the_last_commit(make, world):

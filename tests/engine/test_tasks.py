@@ -538,7 +538,11 @@ async def test_workers_announce_what_is_a_task(make, world):
 
     async with app:
         details = {entry.workflow: entry.details for entry in await app.store.catalog()}
-    assert details == {"t": '{"kind":"task","priority":4,"expires_ms":60000}', "w": '{"kind":"workflow"}'}
+    output = '"output":{"$schema":"https://json-schema.org/draft/2020-12/schema","type":"null"}'
+    assert details == {
+        "t": '{"kind":"task","priority":4,"expires_ms":60000,' + output + "}",
+        "w": '{"kind":"workflow",' + output + "}",
+    }
 
 
 async def test_a_run_that_has_ended_leaves_nothing_behind(app):
