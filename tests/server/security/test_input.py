@@ -29,7 +29,7 @@ INJECTIONS = [
     "__import__('os').system('id')",
     "../../etc/passwd",
     "..%2f..%2fetc%2fpasswd",
-    "file:///etc/passwd",
+    "file:/" + "//etc/passwd",
     "order-1\u202egnp",
 ]
 CONTROL = ["a\x00b", "a\nb", "a\r\nSet-Cookie: x=1", "a\x1b[2J", "a\x7f", "a\u2028b"]
