@@ -28,14 +28,21 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 2.0
 class Link:
     """What one event loop speaks to the server with.
 
-    Attributes:
+    Args:
         http: the client.
+        places: how many requests may be under way at once. The client itself could count them too, but gets slow where
+            many wait for their turn.
+
+    Attributes:
+        http: see above.
+        places: what a request has to get ahead of being sent, unless it is one that waits for news.
         asked: requests that are to finish before it is closed.
         waiting: those that need not.
     """
 
-    def __init__(self, http: httpx.AsyncClient) -> None:
+    def __init__(self, http: httpx.AsyncClient, places: int) -> None:
         self.http = http
+        self.places = asyncio.Semaphore(places)
         self.asked: set[asyncio.Task[Any]] = set()
         self.waiting: set[asyncio.Task[Any]] = set()
 
@@ -111,7 +118,10 @@ class Connections:
         failures, first_at = 0, 0.0
         while True:
             try:
-                return await self._once(link, name, body, waits)
+                if waits:
+                    return await self._once(link, name, body, waits)
+                async with link.places:
+                    return await self._once(link, name, body, waits)
             except (httpx.TransportError, RefusedError) as error:
                 failures += 1
                 now = time.monotonic()
@@ -125,10 +135,7 @@ class Connections:
             await asyncio.sleep(rest)
 
     async def _once(self, link: Link, name: str, body: bytes, waits: float) -> bytes:
-        limits = link.http.timeout
-        timeout = httpx.Timeout(
-            limits.connect, read=self._settings.timeout + waits, write=limits.write, pool=limits.pool
-        )
+        timeout = httpx.Timeout(self._settings.timeout + waits, connect=self._settings.connect_timeout)
         response = await link.http.post(f"{self._settings.url}{PATH}{name}", content=body, timeout=timeout)
         if response.status_code != 200:
             raise RefusedError(response)
@@ -136,21 +143,14 @@ class Connections:
 
     async def _make(self) -> Link:
         settings = self._settings
-        limits = httpx.Limits(
-            max_connections=settings.pool_size,
-            max_keepalive_connections=settings.pool_size,
-            keepalive_expiry=IDLE,
+        http = httpx.AsyncClient(
+            headers=settings.headers(),
+            verify=_certificates(settings),
+            limits=httpx.Limits(max_keepalive_connections=settings.pool_size, keepalive_expiry=IDLE),
+            follow_redirects=False,
+            trust_env=False,
         )
-        return Link(
-            httpx.AsyncClient(
-                headers=settings.headers(),
-                verify=_certificates(settings),
-                limits=limits,
-                timeout=httpx.Timeout(settings.timeout, connect=settings.connect_timeout),
-                follow_redirects=False,
-                trust_env=False,
-            )
-        )
+        return Link(http, settings.pool_size)
 
 
 def _certificates(settings: Settings) -> ssl.SSLContext | bool:

@@ -23,7 +23,7 @@ PASSING = (429, 502, 503, 504)
 """Statuses of what may be asked for again."""
 
 _KIND = "urn:perdure:error:"
-_CAME_TO_NOTHING = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
+_CAME_TO_NOTHING = (httpx.ConnectError, httpx.ConnectTimeout)
 
 
 class Problem(msgspec.Struct, frozen=True):
@@ -84,9 +84,7 @@ def translated(error: httpx.TransportError | RefusedError, server: str) -> Perdu
     """
     if isinstance(error, httpx.TransportError):
         reason = str(error) or type(error).__name__
-        if isinstance(error, httpx.PoolTimeout):
-            said = "every connection is in use: raise pool_size"
-        elif _is_about_tls(error):
+        if _is_about_tls(error):
             said = f"no secure connection ({reason}): check the server's certificate, and ca"
         elif isinstance(error, _CAME_TO_NOTHING):
             said = f"it cannot be reached ({reason}): see that the server runs, and that host and port are right"
