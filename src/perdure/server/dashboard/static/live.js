@@ -34,7 +34,8 @@ function isInUse(part) {
   const selection = document.getSelection();
   if (selection && !selection.isCollapsed && part.contains(selection.anchorNode)) return true;
   const active = document.activeElement;
-  return part.contains(active) && active.matches("input:not([type=checkbox]), textarea, select");
+  if (part.contains(active) && active.matches("input:not([type=checkbox]), textarea, select")) return true;
+  return [...part.querySelectorAll("input:not([type=checkbox]), textarea")].some((each) => each.value !== each.defaultValue);
 }
 
 function swap(part, fresh) {
@@ -66,6 +67,7 @@ async function look() {
     for (const part of document.querySelectorAll("[data-live][id]")) {
       const fresh = response.getElementById(part.id);
       if (fresh) swap(part, fresh);
+      else if (!isInUse(part)) part.remove();
     }
     for (const fresh of response.querySelectorAll("section[data-live][id]")) {
       if (!document.getElementById(fresh.id)) insert(fresh);
