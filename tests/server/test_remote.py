@@ -19,6 +19,7 @@ from perdure.model.errors import (
 )
 from perdure.model.queue import Rate
 from perdure.model.run import RunStatus
+from tests.cli.conftest import Said, Shell
 from tests.server.conftest import memory
 
 
@@ -214,6 +215,25 @@ async def test_it_works_without_awaiting_too(remote):
             return app.start("doubled", input={"n": 8}).result(timeout=10)
 
     assert await asyncio.to_thread(use) == 16
+
+
+async def test_the_command_line_asks_a_server_too(remote):
+    shell = Shell(remote.url)
+
+    async def typed(*words: str) -> Said:
+        return await asyncio.to_thread(shell, *words)
+
+    said = await typed("start", "doubled", "--input", '{"n": 3}', "--id", "one", "--wait", "--timeout", "10s", "--json")
+    assert said.code == 0, said
+    listed = await typed("runs", "list", "--json")
+    assert [run["id"] for run in listed.json["runs"]] == ["one"]
+    assert (await typed("runs", "show", "one")).code == 0
+    assert (await typed("runs", "show", "two")).code == 3
+    assert (await typed("runs", "restart", "one")).code == 0
+    assert (await typed("queues", "list", "--json")).code == 0
+    examined = await typed("doctor", "--json")
+    assert examined.code == 0, examined
+    assert (await typed("migrate", "--from", remote.url, "--to", "memory://")).code == 2
 
 
 async def waits_for(app: Perdure, run: Any, kind: str) -> bool:

@@ -28,6 +28,7 @@ from perdure.model.run import Run, RunStatus
 from perdure.server.errors import problem_of
 from perdure.store import namespaced, open_store
 from perdure.store.http.errors import RefusedError, RequestTooLargeError, translated
+from tests.tasks.serving import CERTIFICATE, server_context
 
 INFO = StoreInfo("", "memory", 1, "D0 memory", "Nothing.", {})
 
@@ -74,11 +75,12 @@ def response(answer: Any) -> bytes:
 
 
 @asynccontextmanager
-async def scripted(*answers: Any, **options: Any) -> AsyncIterator[tuple[Script, Any]]:
+async def scripted(*answers: Any, tls: Any = None, **options: Any) -> AsyncIterator[tuple[Script, Any]]:
     """A scripted server, and an open store that asks it."""
     script = Script(*answers)
-    server = await asyncio.start_server(script.serve, "127.0.0.1", 0)
-    script.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    server = await asyncio.start_server(script.serve, "127.0.0.1", 0, ssl=tls)
+    port = server.sockets[0].getsockname()[1]
+    script.url = f"http://127.0.0.1:{port}" if tls is None else f"https://localhost:{port}"
     store = open_store(script.url, **options)
     script.answers.insert(0, INFO)
     try:
@@ -312,6 +314,14 @@ async def test_closing_lets_what_was_asked_finish_and_nobody_wait():
         await closing
         with pytest.raises(StoreUnavailableError, match="is not open"):
             await store.get(["r"])
+
+
+async def test_a_server_proves_who_it_is():
+    async with scripted(INFO, tls=server_context(), ca=str(CERTIFICATE)) as (script, store):
+        assert (await store.describe()).url == script.url
+        stranger = open_store(script.url)
+        with pytest.raises(StoreUnavailableError, match="no secure connection .*: check the server's certificate"):
+            await stranger.open()
 
 
 REFUSED: list[Callable[[Any], Any]] = [
