@@ -200,6 +200,12 @@ async def test_a_definition_is_published_and_run(remote):
     assert await remote.publish(DEFINITION) == published
 
 
+async def test_it_is_known_who_works_there(remote):
+    worker = remote.served.worker
+    await until(lambda: remote.workers())
+    assert [each.queues for each in await remote.workers()] == [each.queues for each in await worker.workers()]
+
+
 async def test_a_server_hands_out_no_work(remote):
     with pytest.raises(UsageError, match="must be 'client', not 'all'"):
         await Perdure(remote.url, mode="all").open()

@@ -70,7 +70,8 @@ class Settings:
 
     def headers(self) -> dict[str, str]:
         """Return what every request says of who sends it, and what it is about."""
-        found = {"Content-Type": "application/json", "Accept": "application/json", "User-Agent": "perdure"}
+        json = "application/json"
+        found = {"Content-Type": json, "Accept": json, "Accept-Encoding": "identity", "User-Agent": "perdure"}
         if self.api_key is not None:
             found["Authorization"] = f"Bearer {self.api_key}"
         if self.namespace is not None:
