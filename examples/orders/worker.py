@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from examples.orders.app import app
+from examples.orders.fulfilment import app
 from examples.orders.process import ready, wait_for_end
 
 

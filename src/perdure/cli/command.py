@@ -172,7 +172,7 @@ class Group(TyperGroup):
     """A group that says what is wrong with a command line in one line too, and what there is when nothing is typed."""
 
     order = (
-        *("worker", "server", "start", "runs", "undos", "queues", "schedules", "events", "definitions"),
+        *("dev", "worker", "server", "start", "runs", "undos", "queues", "schedules", "events", "definitions"),
         *("keys", "audit", "stats", "doctor", "migrate", "demo"),
     )
 

@@ -13,6 +13,7 @@ from perdure.cli import (
     actions,
     audit,
     definitions,
+    dev,
     doctor,
     keys,
     migrate,
@@ -66,7 +67,7 @@ app.add_typer(queues.group, name="queues")
 app.add_typer(undos.group, name="undos")
 app.add_typer(keys.group, name="keys")
 app.add_typer(audit.group, name="audit")
-for part in (worker, workers, server, starting, stats, doctor, migrate, schedules):
+for part in (dev, worker, workers, server, starting, stats, doctor, migrate, schedules):
     part.register(app)
 actions.register(runs.group)
 if find_spec("perdure.cli.demo") is not None:

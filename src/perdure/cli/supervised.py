@@ -47,7 +47,7 @@ class Line:
     """The worker's end.
 
     Attributes:
-        number: which of the supervisor's processes this is, from 1 on.
+        number: which of the supervisor's processes this is, from 1 on; 0 where there is no other.
     """
 
     def __init__(self, number: int, end: socket.socket) -> None:

@@ -40,7 +40,7 @@ class Process:
     """One worker process, and the supervisor's end of its line.
 
     Attributes:
-        number: its place, from 1 on.
+        number: its place, from 1 on; 0 where there is no other.
         working: what it works, once it does.
         worked_for: how many seconds it was at work.
         failed: why it ended, where it said so.
@@ -175,7 +175,7 @@ class Supervisor:
                 return OK  # `_give_up` has said the code
             pause = FIRST_PAUSE if process.worked_for >= STEADY else pause
             self._log.warning(
-                f"process {_ending(code)}; another one starts in {duration(round(pause * 1000))}",
+                f"process {ending(code)}; another one starts in {duration(round(pause * 1000))}",
                 process=place,
                 **({"error": process.failed.message} if process.failed else {}),
             )
@@ -190,14 +190,14 @@ class Supervisor:
         if process.working is not None:
             return False
         if not self._is_first_at_work.is_set() and code in {USAGE, UNAVAILABLE}:
-            self._give_up(code, process.failed or Failure("PerdureError", f"the first process {_ending(code)}"))
+            self._give_up(code, process.failed or Failure("PerdureError", f"the first process {ending(code)}"))
             return True
         if code == UNAVAILABLE:  # it was there, and the processes that are at work wait for it too
             return False
         if attempts < ATTEMPTS:
             return False
         why = f": {process.failed.message}" if process.failed else ""
-        said = f"{ATTEMPTS} processes in a row ended before they were at work; the last {_ending(code)}{why}"
+        said = f"{ATTEMPTS} processes in a row ended before they were at work; the last {ending(code)}{why}"
         self._give_up(PROBLEM, Failure("PerdureError", said))
         return True
 
@@ -231,7 +231,7 @@ class Supervisor:
             process.tell(number, times)
 
 
-def _ending(code: int) -> str:
+def ending(code: int) -> str:
     """Say how a process ended."""
     if code >= 0:
         return f"ended with exit code {code}"

@@ -26,6 +26,7 @@ from perdure.engine.worker.shift import Shift
 from perdure.engine.worker.worker import Worker
 from perdure.model.duration import milliseconds, seconds
 from perdure.model.errors import UsageError
+from perdure.telemetry import telemetry_here
 
 LEVELS = ("debug", "info", "warning", "error")
 
@@ -37,6 +38,37 @@ QueueNames = Annotated[
         "-q",
         metavar="A,B=N",
         help="The queues to serve, and how many runs of one to have in hand at once; the app's by default.",
+    ),
+]
+
+Concurrency = Annotated[
+    int | None,
+    typer.Option("--concurrency", "-c", metavar="N", help="How many runs to have in hand at once, in each process."),
+]
+
+Processes = Annotated[
+    int,
+    typer.Option(
+        "--processes",
+        "-p",
+        metavar="N",
+        min=1,
+        help="How many whole workers to keep, for as many cores; Perdure(processes=...) is about steps.",
+    ),
+]
+
+Namespaces = Annotated[
+    list[str] | None,
+    typer.Option("--namespace", metavar="NAME[=URL]", help="Whose runs to work: those of the namespace's own store."),
+]
+
+MetricsPlace = Annotated[
+    str | None,
+    typer.Option(
+        "--metrics",
+        metavar="[HOST:]PORT",
+        envvar="PERDURE_METRICS_PORT",
+        help="Serve metrics for Prometheus there; with --processes, each at a port of its own from there on.",
     ),
 ]
 
@@ -53,6 +85,7 @@ def register(app: typer.Typer) -> None:
             "perdure worker shop.app:app --queues pdf=4,default",
             "perdure worker shop.app:app --processes 4",
             "perdure worker shop.app:app --namespace acme",
+            "perdure worker shop.app:app --metrics 9100",
         ],
     )(work)
 
@@ -62,31 +95,13 @@ def work(
     target: Annotated[str, typer.Argument(metavar="MODULE:APP", help="As in shop.app:app, or shop/app.py:app.")],
     *,
     queues: QueueNames = None,
-    concurrency: Annotated[
-        int | None,
-        typer.Option(
-            "--concurrency", "-c", metavar="N", help="How many runs to have in hand at once, in each process."
-        ),
-    ] = None,
-    processes: Annotated[
-        int,
-        typer.Option(
-            "--processes",
-            "-p",
-            metavar="N",
-            min=1,
-            help="How many whole workers to keep, for as many cores; Perdure(processes=...) is about steps.",
-        ),
-    ] = 1,
-    namespaces: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--namespace", metavar="NAME[=URL]", help="Whose runs to work: those of the namespace's own store."
-        ),
-    ] = None,
+    concurrency: Concurrency = None,
+    processes: Processes = 1,
+    namespaces: Namespaces = None,
     drain: Annotated[
         str | None, typer.Option("--drain", metavar="DURATION", help="How long running steps may take when it stops.")
     ] = None,
+    metrics: MetricsPlace = None,
     log_json: Annotated[
         bool, typer.Option("--log-json", help="Log JSON lines, as it does by itself where there is no terminal.")
     ] = False,
@@ -107,23 +122,25 @@ def work(
     log = logs.configure(
         as_json=log_json or session.as_json or not sys.stderr.isatty(),
         level=log_level,
-        process=None if line is None else line.number,
+        process=None if line is None else line.number or None,
     )
     namespace = _namespace(session, namespaces or [])
     given: dict[str, Any] = {"queues": queues, "concurrency": concurrency, "drain": drain, "namespace": namespace}
     chosen = {name: value for name, value in given.items() if value is not None}
+    served = None if metrics is None else _place(metrics, processes if line is None else line.number)
     if processes > 1:
         flags = {"log-json": log_json or session.as_json, "debug": session.debug}
         words = [f"--{name}={value}" for name, value in {**chosen, "log-level": log_level}.items()]
         words += [f"--{name}" for name, is_set in flags.items() if is_set]
+        words += [] if metrics is None else [f"--metrics={metrics}"]
         return _keep(session, log, ["worker", *words, "--", target], processes)
     session.app = target
     if queues is not None:
         chosen["queues"], chosen["per_queue"] = _queues(queues)
     if line is None:
-        return _work(session, log, chosen, None)
+        return _work(session, log, chosen, None, served)
     try:
-        return _work(session, log, chosen, line)
+        return _work(session, log, chosen, line, served)
     except Exception as error:
         if session.debug:
             show_traceback(error)
@@ -155,9 +172,22 @@ def _queues(text: str) -> tuple[tuple[str, ...], dict[str, int]]:
     return tuple(names), most
 
 
-def _work(session: Session, log: BoundLogger, chosen: dict[str, Any], line: Line | None) -> int:
+def _place(text: str, number: int) -> tuple[str, int]:
+    """Return the address and the port at which the process of that number, from 1 on, serves its metrics."""
+    host, _, port = text.rpartition(":")
+    if not port.isdecimal() or not 0 < (found := int(port) + max(0, number - 1)) < 65_536:
+        raise UsageError(
+            f"--metrics: {text!r} must be a port from 1 to 65535, or an address and a port, as in 0.0.0.0:9100"
+        )
+    return host.strip("[]") or "127.0.0.1", found
+
+
+def _work(
+    session: Session, log: BoundLogger, chosen: dict[str, Any], line: Line | None, metrics: tuple[str, int] | None
+) -> int:
     """Work in this process."""
     app = session.load(creates=True, **chosen)
+    app.telemetry += telemetry_here(metrics, but=app.telemetry)
     if app.settings.mode == "client":
         raise UsageError(f"{session.app} has mode='client', which works nothing; take that out, or give another app")
     if not app.registry.workflows:
