@@ -24,13 +24,7 @@ from perdure.engine.triggers.events import Started, emit
 from perdure.engine.worker.worker import Worker
 from perdure.model import codec
 from perdure.model.decision import Action, Control, Controlled, Message, Posted, RunFilter, RunPage
-from perdure.model.errors import (
-    InboxFullError,
-    RunExistsError,
-    RunFinishedError,
-    StoreError,
-    UsageError,
-)
+from perdure.model.errors import InboxFullError, RunExistsError, RunFinishedError, StoreError, UsageError
 from perdure.model.limits import NAME_LENGTH, START_BATCH
 from perdure.model.record import Record
 from perdure.model.run import Created, NewRun, Run, RunStatus
