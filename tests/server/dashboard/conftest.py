@@ -15,6 +15,7 @@ import pytest_asyncio
 from playwright.async_api import BrowserContext, Page, async_playwright
 
 from perdure import Perdure, Retry, flow
+from perdure.core.wait import decode_waits
 from tests.server.conftest import Serve, Served, memory
 
 SHOTS = Path(__file__).parent / "shots"
@@ -150,6 +151,14 @@ async def settled(app: Perdure, run_id: str, *states: str) -> None:
     raise AssertionError(f"{run_id} is {(await app.client.get(run_id)).status}, not {states}")
 
 
+async def waits_for_event(app: Perdure, run_id: str) -> None:
+    for _ in range(1_000):
+        if any(wait.kind == "event" for wait in decode_waits((await app.client.get(run_id)).wait).waits):
+            return
+        await asyncio.sleep(0.005)
+    raise AssertionError(f"{run_id} waits for no event")
+
+
 async def play(app: Perdure) -> None:
     """Have something of everything happen."""
     workflows = app.registry.workflows
@@ -161,7 +170,7 @@ async def play(app: Perdure) -> None:
     await app.start(workflows["trip"], id="trip-1")
     await app.enqueue(workflows["letter"], "bob")
     await app.queue("post").pause()
-    await settled(app, "order-1", "waiting")
+    await waits_for_event(app, "order-1")
     await settled(app, "etl/1 %", "complete")
     await settled(app, "broken-2", "errored")
     await settled(app, "trip-1", "compensation_failed")
