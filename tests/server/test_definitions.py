@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from perdure import Perdure
@@ -122,3 +124,16 @@ async def test_the_catalog(serve: Serve, worker):
     assert [(each["name"], each["kind"]) for each in page["items"]] == [("hello", "definition")]
     assert (await served.http.get("/api/v1/workflows/hello")).json()["name"] == "hello"
     assert (await served.http.get("/api/v1/workflows/nobody")).json()["title"] == "Workflow not found"
+
+
+async def test_the_workers(serve: Serve, worker):
+    served = await serve(worker)
+    await served.http.post(DEFINITIONS, json=HELLO)
+    async with asyncio.timeout(10):
+        while not (found := (await served.http.get("/api/v1/workers")).json()["items"]):
+            await asyncio.sleep(0.01)
+    (one,) = found
+    assert (one["id"], one["is_silent"], one["is_stopping"]) == (worker.worker.id, False, False)
+    assert (one["workflows"], one["queues"], one["concurrency"]) == ({"greet": [""]}, ["default"], 500)
+    assert one["started_at"].endswith("Z")
+    assert (await served.http.get("/api/v1/workers", params={"limit": 0})).status_code == 422

@@ -32,6 +32,7 @@ TAGS = {
     "queues": "Where runs wait, what that bounds, and what failed.",
     "schedules": "What starts runs at certain times.",
     "undos": "Runs that need help.",
+    "workers": "Who works the runs.",
     "failures": "What runs failed with.",
     "stats": "How many runs there are.",
     "executions": "Workflows by the paths of queue-and-worker services.",

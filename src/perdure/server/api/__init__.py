@@ -23,6 +23,7 @@ from perdure.server.api import (
     store,
     undos,
     watching,
+    workers,
     workflows,
 )
 
@@ -38,6 +39,7 @@ ROUTERS: tuple[APIRouter, ...] = (
     queues.router,
     schedules.router,
     undos.router,
+    workers.router,
     failures.router,
     stats.router,
     seeds.router,
