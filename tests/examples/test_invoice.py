@@ -10,11 +10,13 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import httpx
 import pypdf
 import pytest
 
 from examples.invoice.app import DEFINITION, Accounts, Settings, make_app
 from examples.invoice.outside import PostBox, Source, post_box, source
+from examples.invoice.server import make_server
 from perdure import Perdure, RunCompensatedError, RunFailedError, RunStatus, testing
 
 ROOT = Path(__file__).parent.parent.parent
@@ -170,3 +172,25 @@ def test_the_whole_program_with_a_process_for_each_queue():
         ("cust-02", "open"),
         ("cust-03", "void"),
     ]
+
+
+async def test_it_is_started_over_http(tmp_path):
+    async with shop(tmp_path) as the:
+        server = make_server(the.app)
+        await server.state.server.open()
+        transport = httpx.ASGITransport(server)
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost:3000") as http:
+            answer = await http.post("/invoice/start", json={"customerId": "cust-01"}, headers={"Idempotency-Key": "k"})
+            assert (answer.status_code, answer.json().keys()) == (201, {"id", "status"})
+            again = await http.post("/invoice/start", json={"customerId": "cust-01"}, headers={"Idempotency-Key": "k"})
+            assert again.json()["id"] == answer.json()["id"]
+            for body in ({}, {"customerId": 7}, {"customer": "cust-01"}):
+                assert (await http.post("/invoice/start", json=body)).status_code == 422
+            huge = await http.post(
+                "/invoice/start", content=b" " * 2_000_000, headers={"Content-Type": "application/json"}
+            )
+            assert huge.status_code == 413
+        made = await the.engine.result(the.app.run(answer.json()["id"]))
+        await server.state.server.close()
+    assert made["number"] == "R-00001"
+    assert [mail["Subject"] for mail in the.box.mails] == ["Invoice R-00001"]
