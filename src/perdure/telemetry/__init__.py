@@ -6,7 +6,7 @@ Each needs a package that Perdure does not depend on, and is imported when it is
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -55,7 +55,9 @@ def __getattr__(name: str) -> Any:
 
 
 def telemetry_here(
-    metrics: tuple[str, int] | None = None, environment: Mapping[str, str] = os.environ
+    metrics: tuple[str, int] | None = None,
+    environment: Mapping[str, str] = os.environ,
+    but: Sequence[Telemetry] = (),
 ) -> list[Telemetry]:
     """Return who is to watch a process, as its environment says.
 
@@ -63,17 +65,20 @@ def telemetry_here(
         metrics: the address and port to serve metrics for Prometheus at; None for nowhere.
         environment: the variables: with `OTEL_EXPORTER_OTLP_ENDPOINT` there is OpenTelemetry, unless
             `OTEL_SDK_DISABLED` is `true`; with `SENTRY_DSN`, Sentry.
+        but: who watches it already: of OpenTelemetry and Sentry there is only one.
 
     Raises:
         UsageError: a package is missing, or nobody can listen there.
     """
     found: list[Telemetry] = []
-    if any(environment.get(name) for name in OTLP) and environment.get("OTEL_SDK_DISABLED", "").lower() != "true":
+    there = {type(each).__name__ for each in but}
+    exports = any(environment.get(name) for name in OTLP) and environment.get("OTEL_SDK_DISABLED", "").lower() != "true"
+    if exports and "OpenTelemetry" not in there:
         found.append(__getattr__("OpenTelemetry").exporting())
     if metrics is not None:
         prometheus = __getattr__("Prometheus")(metrics[1], metrics[0])
         prometheus.listen()
         found.append(prometheus)
-    if environment.get(DSN):
+    if environment.get(DSN) and "Sentry" not in there:
         found.append(__getattr__("Sentry")(environment[DSN]))
     return found

@@ -154,8 +154,8 @@ class Measures(Telemetry):
 def step_name(key: str) -> str:
     """Return the name of a step by its key: without the steps it stands in, and the number of its use."""
     name = key.rpartition("/")[2]
-    plain, mark, use = name.rpartition("#")
-    return plain if mark and use.isdecimal() else name
+    plain, _, use = name.rpartition("#")
+    return plain if plain and use.isdecimal() else name
 
 
 def _counted(worker: Worker) -> Sequence[tuple[Metric, int]]:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import sentry_sdk
 
 from perdure.engine.telemetry import Commit, Telemetry
-from perdure.model.record import ErrorInfo
+from perdure.model.decision import Claim
+from perdure.model.record import ErrorInfo, Record
 from perdure.model.run import Run, RunStatus
 from perdure.telemetry.failures import chain, error_of
 from perdure.telemetry.metrics import step_name
@@ -25,7 +26,7 @@ _FRAME = re.compile(
 
 
 class Sentry(Telemetry):
-    """Reports each step that failed for good, and each run that failed for another reason, once.
+    """Reports each step that failed for good, and each run that failed for another reason than steps or children, once.
 
     Inputs and results are never part of a report; messages and tracebacks of errors are.
 
@@ -37,6 +38,17 @@ class Sentry(Telemetry):
     def __init__(self, dsn: str | None = None, **options: Any) -> None:
         if dsn is not None:
             sentry_sdk.init(dsn, **options)
+        self._failed: dict[
+            tuple[str, int], list[str | None]
+        ] = {}  # payloads of what has been reported, by run and epoch
+
+    def taken(self, claim: Claim) -> None:
+        """Note what has failed in a run before."""
+        self._failed[claim.run.id, claim.run.epoch] = [each.payload for each in claim.journal if _has_failed(each)]
+
+    def left(self, run: Run) -> None:
+        """Forget a run."""
+        self._failed.pop((run.id, run.epoch), None)
 
     def closed(self, worker: Worker) -> None:
         """A worker has stopped: send what is left."""
@@ -50,12 +62,25 @@ class Sentry(Telemetry):
                 _report(run, error_of(attempt.payload), "error", step_name(attempt.key), attempt.attempt)
         if decision.status is RunStatus.ERRORED and decision.records:
             error = error_of(decision.records[-1].payload)
-            if not any(each.attempts for each in chain(error)):  # else its step has been reported
+            failed = self._failed.get((run.id, run.epoch), [])
+            payloads = [
+                *failed,
+                *(each.payload for each in (*decision.records[:-1], *commit.attempts) if _has_failed(each)),
+            ]
+            known = {(each.type, each.message) for payload in payloads for each in chain(error_of(payload))}
+            if not any((each.type, each.message) in known for each in chain(error)):  # else it has been reported
                 _report(run, error, "error")
         elif (reason := commit.parked) is not None:
             _report(run, ErrorInfo("Parked", reason), "warning")
         elif decision.status is RunStatus.COMPENSATION_FAILED:
             _report(run, ErrorInfo("CompensationFailed", "what it did could not all be undone"), "error")
+        if (reported := self._failed.get((run.id, run.epoch))) is not None:
+            reported += [each.payload for each in decision.records if _has_failed(each)]
+
+
+def _has_failed(record: Record) -> bool:
+    """Return whether a record is about a step or a child that failed for good, and so has been reported."""
+    return record.state == "error" and record.kind not in {"event", "undo"}
 
 
 def _report(run: Run, error: ErrorInfo, level: str, step: str | None = None, attempts: int = 0) -> None:
