@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from perdure import Perdure, RunNotFoundError
+from perdure import Perdure, RunFinishedError, RunNotFoundError
 from perdure.model.decision import Action, CatalogEntry, Control, Message, RunFilter, StoredDefinition
 from perdure.model.document import Document
 from perdure.model.errors import StoreReadOnlyError, StoreUnavailableError, UsageError
@@ -321,5 +321,17 @@ async def test_reserved_messages_are_an_operators_actions(serving):
         await run.terminate(undo=True)
         with pytest.raises(UsageError, match="no failed undo"):
             await run.retry_undo()
+        with pytest.raises(RunNotFoundError):
+            await app.run("nobody").pause()
+        with pytest.raises(RunFinishedError):
+            await run.terminate()
+            await run.pause()
     entries = await served.server.auditor.log("default").page(9)
-    assert [(entry.action, entry.target) for entry in entries] == [("runs.terminate", run.id)]
+    assert [(entry.action, entry.target, entry.outcome) for entry in reversed(entries)] == [
+        ("runs.terminate", run.id, ""),
+        ("runs.pause", "nobody", ""),
+        ("runs.pause", "nobody", "failed (409)"),
+        ("runs.terminate", run.id, ""),
+        ("runs.pause", run.id, ""),
+        ("runs.pause", run.id, "failed (409)"),
+    ]

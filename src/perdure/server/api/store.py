@@ -18,7 +18,7 @@ from perdure.authoring.announcing import entry_of
 from perdure.authoring.graphs.definition import Definition
 from perdure.core.saga import CANCEL, DECISION
 from perdure.engine.triggers.scheduler import PREFIX, WORKFLOW
-from perdure.model.decision import Action, Control, Message
+from perdure.model.decision import Action, Control, Message, Posted
 from perdure.model.errors import UsageError
 from perdure.model.queue import QueueState
 from perdure.server.access import Access, Operator, Viewer
@@ -35,6 +35,9 @@ APPLICATION = "app."
 
 SHOWN = {"workers": Role.VIEWER, AUDIT: Role.OPERATOR}
 """Which of the server's collections may be read, and by whom."""
+
+_NOT_TAKEN = (Posted.NO_RUN, Posted.FINISHED, Posted.FULL)
+_OF_ENDED = (Action.RESTART, Action.DISCARD)
 
 router = routes("store")
 
@@ -63,8 +66,13 @@ async def _create(access: Access, given: Any) -> object:
 async def _post(access: Access, given: Any) -> object:
     for message in given.messages:
         await _audit_message(access, message)
+    recorded = list(access.recorded)
     capacity = min(given.capacity, access.app.settings.limits.inbox_messages)
     posted = await access.app.store.post(given.messages, given.now, capacity)
+    refused = {message.run_id for message, became in zip(given.messages, posted, strict=True) if became in _NOT_TAKEN}
+    for action, target in recorded:
+        if target in refused or f"{PREFIX}{target}" in refused:
+            await _note_failure(access, action, target)
     access.app.client.posted(message.run_id for message in given.messages)
     return posted
 
@@ -94,10 +102,18 @@ async def _control(access: Access, given: Any) -> object:
             await access.audit(f"runs.{action.value}", "", count=len(ids), ids=ids)
     done = await access.app.store.control(given.actions, given.now)
     for each, became in zip(given.actions, done, strict=True):
-        if became.before is not None:
+        if became.before is None or became.untold or (became.before.is_finished and each.action not in _OF_ENDED):
+            await _note_failure(access, f"runs.{each.action.value}", each.run_id)
+        else:
             access.app.client.controlled(each.action, became)
     access.server.hearing(access.namespace).changed()
     return done
+
+
+async def _note_failure(access: Access, action: str, target: str) -> None:
+    """Write down that what was written down ahead of it could not be done, although the request could."""
+    principal, auditor = access.principal, access.server.auditor
+    await auditor.record(principal, access.namespace, action, target, "", {}, outcome="failed (409)")
 
 
 async def _prune(access: Access, given: Any) -> object:
@@ -135,6 +151,9 @@ async def _set_queue(access: Access, given: Any) -> object:
     if before.limits != state.limits or before.is_paused == state.is_paused:
         await access.audit("queues.limit", state.name, limits=msgspec.to_builtins(state.limits))
     is_kept = await access.app.store.set_queue(state)
+    if not is_kept:
+        for action, target in list(access.recorded):
+            await _note_failure(access, action, target)
     if access.app.worker is not None:
         access.app.worker.wake()
     return is_kept

@@ -81,7 +81,7 @@ class Connections:
         await self._links.close()
 
     async def ask(
-        self, name: str, body: bytes, *, may_repeat: bool = True, patience: float | None = None, waits: float = 0.0
+        self, name: str, body: bytes, *, may_repeat: bool = True, is_first: bool = False, waits: float = 0.0
     ) -> bytes:
         """Return the answer to one operation.
 
@@ -89,8 +89,8 @@ class Connections:
             name: of the operation.
             body: its arguments.
             may_repeat: whether a second time has no second effect.
-            patience: how long (in seconds) to go on asking; None for the settings'.
-            waits: how long (in seconds) the server may take its time, because it is asked to wait.
+            is_first: whether nobody knows yet that there is a server: one that cannot be reached is not waited for.
+            waits: how long (in seconds) the server may take its time, because it is asked to wait. It is asked once.
 
         Raises:
             StoreError: it failed, and not for a reason that passed in time. UsageError: what was asked is wrong.
@@ -98,7 +98,7 @@ class Connections:
         """
         link = await self._links.get()
         tasks = link.waiting if waits else link.asked
-        task = asyncio.get_running_loop().create_task(self._patiently(link, name, body, may_repeat, patience, waits))
+        task = asyncio.get_running_loop().create_task(self._patiently(link, name, body, may_repeat, is_first, waits))
         tasks.add(task)
         task.add_done_callback(tasks.discard)
         task.add_done_callback(_noticed)
@@ -112,9 +112,9 @@ class Connections:
             raise StoreUnavailableError(f"{self._settings.shown}: the store was closed meanwhile") from None
 
     async def _patiently(
-        self, link: Link, name: str, body: bytes, may_repeat: bool, patience: float | None, waits: float
+        self, link: Link, name: str, body: bytes, may_repeat: bool, is_first: bool, waits: float
     ) -> bytes:
-        patience = self._settings.patience if patience is None else patience
+        patience = 0.0 if waits else self._settings.patience
         failures, first_at = 0, 0.0
         while True:
             try:
@@ -130,6 +130,7 @@ class Connections:
                 if isinstance(error, RefusedError):
                     rest = max(rest, error.after)
                 is_over = now + rest - first_at > patience or not self._links.is_open
+                is_over = is_over or (is_first and isinstance(error, httpx.TransportError))
                 if is_over or not is_passing(error) or not (may_repeat or has_done_nothing(error)):
                     raise translated(error, self._settings.shown) from error
             await asyncio.sleep(rest)

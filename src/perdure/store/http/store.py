@@ -74,7 +74,7 @@ class HttpStore:
         """See the contract; a server that cannot be reached is not waited for."""
         self._connections.open()
         try:
-            await self._ask("describe", patience=0)
+            await self._ask("describe", is_first=True)
         except BaseException:
             await self.close()
             raise
@@ -226,7 +226,7 @@ class HttpStore:
             waits = min(left, WAIT)
             try:
                 body = _encode(Wait(waits, self._last))
-                answer = await self._connections.ask("wait", body, patience=0, waits=waits)
+                answer = await self._connections.ask("wait", body, waits=waits)
                 heard = msgspec.json.decode(answer, type=Heard)
             except (PerdureError, msgspec.MsgspecError, UnicodeError):  # only a hint: whoever asks for more is told
                 if not self._connections.is_open:
@@ -307,10 +307,8 @@ class HttpStore:
     def _no_move(self) -> UsageError:
         return UsageError(f"{self._settings.shown} is a server: runs are moved between stores, so give the store's URL")
 
-    async def _ask(
-        self, name: str, may_repeat: bool = True, /, *, patience: float | None = None, **arguments: Any
-    ) -> Any:
-        answer = await self._connections.ask(name, _encode(arguments), may_repeat=may_repeat, patience=patience)
+    async def _ask(self, name: str, may_repeat: bool = True, /, *, is_first: bool = False, **arguments: Any) -> Any:
+        answer = await self._connections.ask(name, _encode(arguments), may_repeat=may_repeat, is_first=is_first)
         try:
             return OPERATIONS[name].read_answer(answer)
         except (msgspec.MsgspecError, UnicodeError) as error:
