@@ -258,6 +258,7 @@ def test_an_operator_who_terminates_it_is_not_kept_waiting():
     run.inbox = [cancel, Message("r", f"{RECALL}:k", "event", RECALL, None, BEGAN, "ok", "p", seq=2)]
     run.claim()
     assert run.status is TERMINATED
+    assert run.inbox == []
 
 
 def test_one_that_is_being_undone_goes_on_with_that():
@@ -272,3 +273,17 @@ def test_one_that_is_being_undone_goes_on_with_that():
     run.finish()
     assert run.status is COMPENSATED
     assert repr(run.error) == "ValueError('no')"
+
+
+@pytest.mark.parametrize("first", [RECALL, CANCEL])
+def test_none_of_several_that_end_a_run_is_left_for_a_restart(first: str):
+    async def work() -> None:
+        await held()
+
+    run = below(work)
+    orders = [Message("r", f"{RECALL}:k", "event", RECALL, None, run.now, "ok", "p"), event(CANCEL, id=CANCEL)]
+    for order in orders if first == RECALL else reversed(orders):
+        run.post(order)
+    run.finish()
+    assert run.status is COMPENSATED
+    assert run.inbox == []

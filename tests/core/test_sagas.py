@@ -1138,3 +1138,45 @@ def test_a_generator_that_is_dropped_waits_for_no_undo():
         return "well"
 
     assert Driver(work).finish().result == "well"
+
+
+def test_a_block_waits_for_what_a_map_in_it_left_and_undoes_that_first():
+    done: list[str] = []
+
+    async def work() -> str:
+        try:
+            async with flow.saga():
+                await a(0)
+                await flow.map(b, [1, 2, 3], limit=3)
+        except ValueError:
+            done.append("left")
+        return await plain()
+
+    run = Driver(work)
+    run.end("a")
+    run.end("b", 1)
+    run.end("b#2", error=ValueError("no"))
+    assert (list(run.running), done) == (["b#3"], [])
+    run.end("b#3", 3)
+    assert (list(run.running), done) == (["undo:b#3"], [])
+    for key in ("b#3", "b", "a"):
+        run.end(f"undo:{key}")
+    assert (list(run.running), done) == (["plain"], ["left"])
+
+
+def test_a_map_that_is_cancelled_while_it_waits_for_that_ends_it_first():
+    async def work() -> str:
+        try:
+            async with asyncio.timeout(10):
+                await flow.map(b, [1, 2], limit=2)
+        except TimeoutError:
+            return "late"
+        return "in time"
+
+    run = Driver(work)
+    run.end("b", error=ValueError("no"))
+    run.wait(10)
+    assert list(run.running) == ["b#2"]
+    run.end("b#2", 2)
+    run.end("undo:b#2")
+    assert run.result == "late"

@@ -392,5 +392,5 @@ async def test_a_child_hears_at_once_that_a_lingering_parent_recalls_it(make, wo
         await world.advance(5)
         failed.set()
         await world.settle()
-        assert str((await run.get()).status) == "compensated"
+        assert str((await run.get()).status) == "errored"
         assert str((await app.run("r/long").get()).status) == "terminated"

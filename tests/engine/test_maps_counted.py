@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import json
 import weakref
@@ -208,3 +209,24 @@ async def test_items_are_held_only_while_their_chunk_is_under_way(app, world, sm
     async with app:
         assert await (await app.start(over)).result(timeout=20) == 100
     assert 0 < most <= 3 * 5
+
+
+@pytest.mark.parametrize(("limit", "count", "most"), [(10, 400, 10), (11, 400, 10), (3, 400, 3), (10, 15, 9)])
+async def test_chunks_share_the_limit_and_leave_little_of_it(app, world, small_chunks, limit, count, most):
+    begun, may_end = [], asyncio.Event()
+
+    @app.task
+    async def each(item: int) -> None:
+        begun.append(item)
+        await may_end.wait()
+
+    @app.workflow
+    async def every() -> int:
+        return (await flow.map(each, range(count), limit=limit, collect=False)).completed
+
+    async with app:
+        run = await app.start(every)
+        await world.settle()
+        assert len(begun) == most
+        may_end.set()
+        assert await run.result(timeout=20) == count

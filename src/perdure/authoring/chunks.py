@@ -170,7 +170,7 @@ def chunked(
         what: the map, for errors.
     """
     shape = _RAW
-    lanes = min(LANES, limit, LANES if items.count is None else -(-items.count // CHUNK))
+    lanes = _lanes(limit, None if items.count is None else -(-items.count // CHUNK))
     share = limit // lanes  # at least 1: there are no more lanes than that
 
     def begin() -> Ask | None:
@@ -187,3 +187,15 @@ def chunked(
 
     found = _Joined(lambda: shape) if collect else _Counted()
     return Spread(replay, begin, found, limit=lanes, tolerated=items.tolerated, what=what)
+
+
+def _lanes(limit: int, chunks: int | None) -> int:
+    """Return how many chunks are under way at once; None of them says that nobody knows how many there are.
+
+    Where there are many, fewer lanes are taken if these share more of the limit: 5 that have 2 items each, rather than
+    8 that have one, if that is 10.
+    """
+    most = min(LANES, limit) if chunks is None else min(LANES, limit, chunks)
+    if chunks is not None and chunks < 2 * LANES:
+        return most
+    return max(range((most + 1) // 2, most + 1), key=lambda lanes: (limit // lanes * lanes, lanes))

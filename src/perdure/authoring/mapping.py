@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, Literal, TypeVar, overload
 
@@ -93,11 +92,7 @@ async def map_items(
         spread = _of_children(replay, calls, given, key, bounds)
     else:
         raise UsageError(f"flow.map: {calls!r} must be a step, a task or a workflow")
-    try:
-        return await spread.future
-    except asyncio.CancelledError:
-        spread.cancel()
-        raise
+    return await spread.end()
 
 
 def _of_children(replay: Replay, workflow: Workflow[..., Any], items: Items, key: str, bounds: Bounds) -> Spread:

@@ -12,6 +12,7 @@ import msgspec
 
 from perdure.core.ask import Ask
 from perdure.core.replay import Replay
+from perdure.core.saga import unhurried
 from perdure.model import failure
 from perdure.model.errors import MapFailedError, UsageError
 
@@ -199,7 +200,7 @@ class Spread:
         what: the map, for errors.
 
     Attributes:
-        future: that of what `found` tells in the end.
+        future: that of what `found` tells in the end, or of the error; what is taken back may still go on by then.
     """
 
     def __init__(
@@ -222,13 +223,27 @@ class Spread:
         self._next = 0
         self._failed = 0
         self._running: dict[int, Ask] = {}
+        self._endings: list[asyncio.Task[None]] = []
         self._fill()
+
+    async def end(self) -> Any:
+        """Return what `found` tells in the end; before an error, what is taken back has ended and is undone."""
+        cancelled: asyncio.CancelledError | None = None
+        try:
+            return await self.future
+        except (Exception, asyncio.CancelledError):
+            self.cancel()
+            for ending in self._endings:
+                cancelled = await unhurried(ending) or cancelled
+            if cancelled is not None:
+                raise cancelled from None
+            raise
 
     def cancel(self) -> None:
         """Take back what is under way."""
         running, self._running = self._running, {}
-        for ask in running.values():
-            self._replay.cancel(ask.key)
+        endings = [self._replay.cancel(ask.key) for ask in running.values()]
+        self._endings += [ending for ending in endings if ending is not None]
         if not self.future.done():
             self.future.cancel()
 

@@ -27,6 +27,7 @@ class Inbox:
         self.children: dict[str, ChildAsk] = {}
         self.order: Message | None = None
         self._asks = asks
+        self._orders: list[str] = []
         self._events: dict[str, deque[Message]] = {}
         self._waits: dict[str, deque[EventAsk]] = {}
         self._ends: dict[str, Message] = {}
@@ -39,10 +40,17 @@ class Inbox:
             self.seen = message.seq
             if message.kind == "child":
                 self._ends[message.id] = message
-            elif message.type == CANCEL or (message.type == RECALL and self.order is None):
-                self.order = message
-            elif message.type != RECALL:
+            elif message.type in (CANCEL, RECALL):
+                self._orders.append(message.id)
+                if message.type == CANCEL or self.order is None:
+                    self.order = message
+            else:
                 self._events.setdefault(message.type, deque()).append(message)
+
+    def take_orders(self) -> list[str]:
+        """Return the ids of all messages that would have the run end early, and be done with them."""
+        orders, self._orders, self.order = self._orders, [], None
+        return orders
 
     def wait(self, ask: EventAsk) -> None:
         """Have an ask wait for its event."""

@@ -176,8 +176,8 @@ class Turn:
         is_renewed = self.replay.renewal is not None
         if is_renewed or status is RunStatus.ERRORED:
             self._children.orphan()
-        if status.is_finished and self.inbox.order is not None:
-            self._consumed.append(self.inbox.order.id)  # lest it meets a restart
+        if status.is_finished:
+            self._consumed += self.inbox.take_orders()  # lest one meets a restart
         decision = Decision(
             run_id=self.run.id,
             epoch=self.run.epoch,
@@ -310,8 +310,7 @@ class Turn:
             return True
         order = self.inbox.order
         if order is not None and not self.replay.is_replaying and self._turn_back(order, now):
-            self.inbox.order = None
-            self._consumed.append(order.id)
+            self._consumed += self.inbox.take_orders()
             return True
         match = self.inbox.match()
         if match is not None:
