@@ -15,6 +15,7 @@ from fastapi.routing import APIRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from perdure.engine.app import Perdure
+from perdure.model.redaction import Redaction
 from perdure.server.errors import Problem, respond
 from perdure.server.principal import Principal, Role
 from perdure.server.server import Server
@@ -46,6 +47,11 @@ class Access:
     app: Perdure
     server: Server
     recorded: list[tuple[str, str]] = field(default_factory=list)
+
+    @property
+    def redaction(self) -> Redaction:
+        """What is masked for whoever asks: for viewers, the fields that the settings name."""
+        return Redaction(self.server.settings.redact if self.principal.role < Role.OPERATOR else ())
 
     async def audit(self, action: str, target: str, reason: str = "", **details: Any) -> None:
         """Write down what is about to be done; where this raises, it must not be done.

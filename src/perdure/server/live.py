@@ -21,8 +21,10 @@ from starlette.types import Receive, Scope, Send
 from perdure.engine.app import Perdure
 from perdure.model.decision import RunFilter
 from perdure.model.errors import StoreError
+from perdure.model.redaction import Redaction
 from perdure.model.run import Run
 from perdure.server.errors import Problem
+from perdure.server.masking import masked
 from perdure.server.shown import listed_run, moment, progress_of
 
 LOOK_EVERY = 1.0
@@ -115,10 +117,12 @@ class Live:
     Args:
         app: the namespace's engine.
         most: how many may watch at once.
+        redaction: what is masked for all of them.
     """
 
-    def __init__(self, app: Perdure, most: int) -> None:
+    def __init__(self, app: Perdure, most: int, redaction: Redaction | None = None) -> None:
         self._app = app
+        self._redaction = redaction or Redaction()
         self._most = most
         self._watches: dict[str | None, set[Watch]] = {}
         self._told: dict[str | None, Event] = {}
@@ -210,7 +214,10 @@ class Live:
                     self._tell(run_id, _event("gone", {"id": run_id}, is_last=True))
                 elif self._seen.get(run_id) != run and run_id in self._watches:
                     self._seen[run_id] = run
-                    self._tell(run_id, _event("run", {**listed_run(run), "progress": progress_of(run)}))
+                    self._tell(
+                        run_id,
+                        _event("run", {**listed_run(run), "progress": progress_of(masked(run, self._redaction))}),
+                    )
 
     async def _look_at_all(self) -> None:
         stats = await self._app.stats()

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 from perdure.engine.app import Perdure
 from perdure.model.errors import UsageError
+from perdure.model.redaction import Redaction
 from perdure.server.hearing import Hearing
 from perdure.server.live import Live
 from perdure.server.namespaces import Namespaces
@@ -54,7 +55,7 @@ class Server:
         if namespace not in self._live:
             app = self.namespaces.engine(namespace)
             assert app is not None
-            self._live[namespace] = Live(app, self.settings.watchers)
+            self._live[namespace] = Live(app, self.settings.watchers, Redaction(self.settings.redact))
         return self._live[namespace]
 
     def sampler(self, namespace: str) -> Sampler:

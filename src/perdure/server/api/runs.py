@@ -28,6 +28,7 @@ from perdure.server.api.answers import (
 )
 from perdure.server.api.models import FilterBody, Name, RunId, Status
 from perdure.server.errors import ProblemError, invalid
+from perdure.server.masking import masked
 from perdure.server.routing import reply
 from perdure.server.routing import router as routes
 from perdure.server.shown import FAILED, listed_run, record_document, run_document, undo_document
@@ -131,7 +132,7 @@ async def list_runs(
 @router.get("/api/v1/runs/{id:run}", operation_id="get_run", response_model=RunDocument)
 async def get_run(access: Viewer, id: RunId) -> Response:
     """Return a run, with its output or its error if it has ended."""
-    return reply(run_document(await access.app.client.get(id)))
+    return reply(run_document(masked(await access.app.client.get(id), access.redaction)))
 
 
 @router.get("/api/v1/runs/{id}/journal", operation_id="get_journal", response_model=JournalPage)
@@ -146,7 +147,8 @@ async def get_journal(
     if not records:
         await access.app.client.get(id)
     following = records[limit - 1].position if len(records) > limit else None
-    return reply({"items": [record_document(record) for record in records[:limit]], "next": following})
+    shown = masked(records[:limit], access.redaction)
+    return reply({"items": [record_document(record) for record in shown], "next": following})
 
 
 @router.get("/api/v1/runs/{id}/explain", operation_id="explain_run", response_model=ExplanationDocument)
@@ -179,7 +181,7 @@ async def get_result(
     run = await access.app.client.get(id)
     if wait and end_of(run) is None:
         run = await _ended_within(access, id, wait)
-    document = run_document(run)
+    document = run_document(masked(run, access.redaction))
     found = {name: document[name] for name in ("id", "status", "output", "error")}
     is_over = end_of(run) is not None
     return reply({**found, "is_over": is_over, "waits": document["waits"]}, 200 if is_over else 202)

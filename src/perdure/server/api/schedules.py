@@ -13,7 +13,7 @@ from starlette.responses import Response
 from perdure.authoring.triggers import SCHEDULE_NAME_LENGTH
 from perdure.engine.triggers.schedule_summary import ScheduleSummary
 from perdure.model.run import RunStatus
-from perdure.server.access import Operator, Viewer
+from perdure.server.access import Access, Operator, Viewer
 from perdure.server.api.answers import Moment, Started, Told
 from perdure.server.api.listing import PAGE, Cursor, Limit, part
 from perdure.server.api.mistakes import of_schedule, told_of
@@ -154,7 +154,7 @@ _NO_REASON = ReasonBody()
 async def list_schedules(access: Viewer, limit: Limit = PAGE, cursor: Cursor = None) -> Response:
     """List the schedules that have not ended, by name."""
     found, following = part(await access.app.schedules.list(), lambda each: each.name, limit, cursor)
-    return reply({"items": [_document(each) for each in found], "next": following})
+    return reply({"items": [_document(access, each) for each in found], "next": following})
 
 
 @router.post("/api/v1/schedules", operation_id="create_schedule", status_code=201, response_model=ScheduleDocument)
@@ -169,7 +169,7 @@ async def create_schedule(access: Operator, body: ScheduleBody) -> Response:
         made = await schedules.create(
             body.name, body.workflow, input=body.input, paused=body.paused, replace=body.replace, **body.timing()
         )
-    return reply(_document(made), 201, {"Location": f"/api/v1/schedules/{quote(body.name, safe='')}"})
+    return reply(_document(access, made), 201, {"Location": f"/api/v1/schedules/{quote(body.name, safe='')}"})
 
 
 @router.get("/api/v1/schedules/{name}", operation_id="get_schedule", response_model=ScheduleDetails)
@@ -180,7 +180,7 @@ async def get_schedule(
     with of_schedule():
         found = await access.app.schedules.get(name)
         following = await access.app.schedules.next(name, next)
-    return reply({**_document(found), "following": [_moment(time) for time in following]})
+    return reply({**_document(access, found), "following": [_moment(time) for time in following]})
 
 
 @router.patch("/api/v1/schedules/{name}", operation_id="change_schedule", response_model=ScheduleDocument)
@@ -195,7 +195,7 @@ async def change_schedule(access: Operator, name: Name, body: ScheduleChanges) -
     await access.audit("schedules.change", name, body.reason, fields=sorted(body.model_fields_set - {"reason"}))
     with of_schedule(), told_of("body"):
         changed = await access.app.schedules.update(name, input=given, **timing)
-    return reply(_document(changed))
+    return reply(_document(access, changed))
 
 
 @router.delete("/api/v1/schedules/{name}", operation_id="delete_schedule", status_code=204, response_class=Response)
@@ -213,7 +213,7 @@ async def pause_schedule(access: Operator, name: Name, body: ReasonBody = _NO_RE
     await access.audit("schedules.pause", name, body.reason)
     with of_schedule():
         await access.app.schedules.pause(name)
-        return reply(_document(await access.app.schedules.get(name)))
+        return reply(_document(access, await access.app.schedules.get(name)))
 
 
 @router.post("/api/v1/schedules/{name}/resume", operation_id="resume_schedule", response_model=ScheduleDocument)
@@ -222,7 +222,7 @@ async def resume_schedule(access: Operator, name: Name, body: ReasonBody = _NO_R
     await access.audit("schedules.resume", name, body.reason)
     with of_schedule():
         await access.app.schedules.resume(name)
-        return reply(_document(await access.app.schedules.get(name)))
+        return reply(_document(access, await access.app.schedules.get(name)))
 
 
 @router.post(
@@ -247,9 +247,9 @@ async def backfill_schedule(access: Operator, name: Name, body: BackfillBody) ->
     return reply({"runs": [run.id for run in runs]})
 
 
-def _document(found: ScheduleSummary) -> dict[str, Any]:
+def _document(access: Access, found: ScheduleSummary) -> dict[str, Any]:
     document = {name: getattr(found, name) for name in ScheduleDocument.model_fields}
-    return {**document, "next_at": _moment(found.next_at)}
+    return {**document, "input": access.redaction.value(found.input), "next_at": _moment(found.next_at)}
 
 
 def _moment(time: dt.datetime | None) -> str | None:

@@ -12,7 +12,6 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from starlette.responses import Response
 
 from perdure.model.errors import PerdureError
-from perdure.model.redaction import Redaction
 from perdure.server.access import Access
 from perdure.server.dashboard import assets, formats
 from perdure.server.errors import Problem, invalid, problem_of
@@ -81,11 +80,6 @@ def page(request: Request, access: Access, template: str, status: int = 200, **a
 def login_page() -> Response:
     """Return the page to log in, which is for nobody in particular."""
     return Response(_templates.get_template("login.html").render(), media_type="text/html")
-
-
-def redaction(access: Access) -> Redaction:
-    """Return what is masked for whoever asks: for viewers the fields that the settings name."""
-    return Redaction(access.server.settings.redact) if access.principal.role < Role.OPERATOR else Redaction()
 
 
 def routes() -> APIRouter:

@@ -22,7 +22,7 @@ from perdure.server.dashboard.definitions import graph_of
 from perdure.server.dashboard.formats import plain_part
 from perdure.server.dashboard.graphs import draw, states_of
 from perdure.server.dashboard.payloads import error_of, is_error, line, record_line, shown
-from perdure.server.dashboard.rendering import page, redaction, routes
+from perdure.server.dashboard.rendering import page, routes
 from perdure.server.dashboard.timeline import timeline
 from perdure.server.errors import Problem
 
@@ -50,7 +50,7 @@ async def show_run(
     access: Viewer, request: Request, id: RunId, after: Annotated[int | None, Query(ge=-1, le=2**31)] = None
 ) -> Response:
     """Show a run."""
-    app, hidden = access.app, redaction(access)
+    app, hidden = access.app, access.redaction
     run = await app.client.get(id)
     first, records, start = await _journal(access, run, after)
     is_latest = after is None
@@ -101,7 +101,7 @@ async def download(access: Viewer, id: RunId, what: Name) -> Response:
         payload = records[0].payload if records and records[0].position == position else None
     if payload is None:
         raise Problem(404, "Not found", "there is no such value")
-    masked = redaction(access).text(payload) or ""
+    masked = access.redaction.text(payload) or ""
     headers = {"Content-Disposition": f'attachment; filename="{what}.json"', "X-Content-Type-Options": "nosniff"}
     return Response(masked.encode(), headers=headers, media_type="application/octet-stream")
 
@@ -119,7 +119,7 @@ async def _journal(access: Access, run: Run, after: int | None) -> tuple[Record 
 
 
 async def _events(access: Access, id: str, journal: Sequence[Record]) -> list[Event]:
-    hidden = redaction(access)
+    hidden = access.redaction
     read = [
         Event(record.key, record.at, "read" if record.state == "ok" else "did not come", line(record.payload, hidden))
         for record in journal

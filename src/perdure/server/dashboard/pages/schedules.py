@@ -9,7 +9,7 @@ from perdure.model.codec import encode
 from perdure.server.access import Viewer
 from perdure.server.api.models import Text
 from perdure.server.dashboard.payloads import shown
-from perdure.server.dashboard.rendering import page, redaction, routes
+from perdure.server.dashboard.rendering import page, routes
 
 FIRES = 10
 _ANY_SIZE = 1 << 40
@@ -36,5 +36,5 @@ async def show_schedule(access: Viewer, request: Request, name: Text) -> Respons
         live="/api/v1/watch",
         schedule=schedule,
         fires=[fire.strftime("%Y-%m-%d %H:%M:%S %Z") for fire in fires],
-        given=shown(encode(schedule.input, "the input", _ANY_SIZE), redaction(access)),
+        given=shown(encode(schedule.input, "the input", _ANY_SIZE), access.redaction),
     )
