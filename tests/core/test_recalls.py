@@ -239,9 +239,21 @@ def test_its_parent_alone_recalls_it():
     run = below(two)
     recall(run, by="another")
     recall(run, key="refused")
-    assert run.inbox == []
     run.finish()
     assert run.result == "both"
+    assert run.inbox == []
+
+
+def test_its_parent_is_heard_behind_one_that_is_not():
+    run = below(two)
+    recall(run, key="refused")
+    recall(run)
+    run.end("a")
+    assert run.status is TERMINATED
+    run = below(two)
+    run.post(*[Message("r", f"{RECALL}:{key}", "event", RECALL, None, run.now, "ok", "p") for key in ("other", "k")])
+    run.end("a")
+    assert run.status is TERMINATED
 
 
 def test_an_operator_who_terminates_it_is_not_kept_waiting():

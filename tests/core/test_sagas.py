@@ -1180,3 +1180,21 @@ def test_a_map_that_is_cancelled_while_it_waits_for_that_ends_it_first():
     run.end("b#2", 2)
     run.end("undo:b#2")
     assert run.result == "late"
+
+
+def test_children_of_a_run_that_is_compensated_by_its_own_code_end_with_it():
+    async def nothing() -> None: ...
+
+    async def work() -> None:
+        await asyncio.gather(Workflow(nothing, name="idle")(), fails())
+
+    async def fails() -> None:
+        with contextlib.suppress(ValueError):
+            async with flow.saga():
+                await a(1)
+                raise ValueError("no")
+        raise KeyError("late")
+
+    run = Driver(work).finish()
+    assert run.status is COMPENSATED
+    assert run.terminated == ["r/idle"]

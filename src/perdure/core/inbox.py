@@ -6,14 +6,17 @@ from collections import deque
 from collections.abc import Iterable, Mapping
 
 from perdure.core.ask import Ask, ChildAsk, EventAsk
+from perdure.core.child import is_recalled
 from perdure.core.saga import CANCEL, RECALL
 from perdure.model.decision import Message
+from perdure.model.run import Run
 
 
 class Inbox:
     """Matches messages with asks: events by type, first come first served; ends of children by key.
 
     Args:
+        run: whose they are.
         asks: what is waited for, by key; the replay's own.
 
     Attributes:
@@ -22,10 +25,11 @@ class Inbox:
         order: the message that has the run end early, terminated or else recalled; None for none.
     """
 
-    def __init__(self, asks: Mapping[str, Ask]) -> None:
+    def __init__(self, run: Run, asks: Mapping[str, Ask]) -> None:
         self.seen = 0
         self.children: dict[str, ChildAsk] = {}
         self.order: Message | None = None
+        self._run = run
         self._asks = asks
         self._orders: list[str] = []
         self._events: dict[str, deque[Message]] = {}
@@ -42,7 +46,7 @@ class Inbox:
                 self._ends[message.id] = message
             elif message.type in (CANCEL, RECALL):
                 self._orders.append(message.id)
-                if message.type == CANCEL or self.order is None:
+                if message.type == CANCEL or (self.order is None and is_recalled(self._run, message)):
                     self.order = message
             else:
                 self._events.setdefault(message.type, deque()).append(message)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from perdure.core.ask import ChildAsk, EventAsk, Program, StepAsk, TimerAsk
-from perdure.core.child import Children, child_failure, is_recalled, told_parent
+from perdure.core.child import Children, child_failure, told_parent
 from perdure.core.due import Dues
 from perdure.core.inbox import Inbox
 from perdure.core.launching import Launch, Launches
@@ -45,7 +45,7 @@ class Turn:
         self._seq = claim.run.seq
         self._crashes = claim.run.crashes if claim.run.crashes >= limits.crashes else 0
         self._parked = claim.unreadable or (took_workers_down(self._crashes) if self._crashes else None)
-        self.inbox = Inbox(self.replay.asks)
+        self.inbox = Inbox(claim.run, self.replay.asks)
         self._due = Dues(self.replay.asks)
         self._children = Children(claim.run, self.inbox.children, self.replay.history)
         self._steps = Launches(self.replay.asks, self.replay.history, self._children)
@@ -174,7 +174,7 @@ class Turn:
         self._steps.cover()
         self.is_ended = not is_kept
         is_renewed = self.replay.renewal is not None
-        if is_renewed or status is RunStatus.ERRORED:
+        if is_renewed or (status.is_finished and status is not RunStatus.COMPLETE):
             self._children.orphan()
         if status.is_finished:
             self._consumed += self.inbox.take_orders()  # lest one meets a restart
@@ -334,7 +334,7 @@ class Turn:
     def _turn_back(self, order: Message, now: int) -> bool:
         """Turn the code back, of a run that is recalled once what is under way has ended; return whether that is."""
         replay = self.replay
-        if replay.cause is not None or (order.type == RECALL and not is_recalled(self.run, order)):
+        if replay.cause is not None:
             return True
         if order.type == RECALL:
             if not replay.is_winding_down:
