@@ -17,6 +17,7 @@ from perdure.server.api import ROUTERS
 from perdure.server.dashboard import ROUTERS as PAGES
 from perdure.server.errors import Failures
 from perdure.server.hearing import Telling
+from perdure.server.metrics import Measured
 from perdure.server.routing import RawPaths
 from perdure.server.security.headers import Headers
 from perdure.server.security.outcomes import Outcomes
@@ -70,6 +71,7 @@ def _middleware(server: Server) -> list[Middleware]:
     world = server.namespaces.default.world
     passed = [
         Middleware(Requests, world=world),
+        Middleware(Measured),
         Middleware(Headers, is_tls=settings.tls_cert is not None),
         Middleware(Failures),
         Middleware(RawPaths),

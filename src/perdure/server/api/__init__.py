@@ -26,6 +26,7 @@ from perdure.server.api import (
     workers,
     workflows,
 )
+from perdure.server.metrics import router as metrics
 
 ROUTERS: tuple[APIRouter, ...] = (
     starts.router,
@@ -47,6 +48,7 @@ ROUTERS: tuple[APIRouter, ...] = (
     sessions.router,
     audit.router,
     health.router,
+    metrics,
     docs.router,
 )
 """Every part, in the order in which paths are looked up: what is asked most stands first."""

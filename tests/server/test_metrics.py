@@ -1,0 +1,102 @@
+"""What a server tells Prometheus, and whom it tells."""
+
+from __future__ import annotations
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from perdure import Perdure
+from perdure.model.errors import StoreUnavailableError
+from perdure.store import namespaced
+from tests.server.conftest import memory
+
+GIVEN = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+
+
+async def samples(served, **headers) -> dict[tuple, float]:
+    answer = await served.http.get("/metrics", headers=headers)
+    assert answer.status_code == 200
+    assert answer.headers["content-type"].startswith("text/plain")
+    return {
+        (sample.name, *sample.labels.values()): sample.value
+        for family in text_string_to_metric_families(answer.text)
+        for sample in family.samples
+    }
+
+
+def worker() -> Perdure:
+    app = Perdure(memory())
+
+    @app.workflow(name="w")
+    async def w() -> None: ...
+
+    return app
+
+
+async def test_requests_are_measured_by_their_route(serve):
+    served = await serve()
+    for _ in range(2):
+        await served.http.get("/api/v1/runs/nobody")
+    await served.http.get("/nowhere")
+    await served.http.request("BREW", "/livez")
+    found = await samples(served)
+    assert found["perdure_requests_total", "GET", "/api/v1/runs/{id:run}", "404"] == 2
+    assert found["perdure_request_seconds_count", "GET", "/api/v1/runs/{id:run}"] == 2
+    assert found["perdure_requests_total", "GET", "(none)", "404"] == 1
+    assert any(name[1] == "other" for name in found if name[0] == "perdure_requests_total")
+    assert ("process_resident_memory_bytes",) in found
+
+
+async def test_the_store_is_counted_now_and_then(serve):
+    served = await serve(worker())
+    run = await served.worker.start("w")
+    await run.result(timeout=10)
+    await served.app.start("nothing", anyway=True, queue="mail")
+    await served.worker.worker.reporting.tell()
+    first = await samples(served)
+    assert first["perdure_runs", "default", "complete"] == 1
+    assert first["perdure_runs", "default", "errored"] == 0
+    assert first["perdure_queue_due", "default", "mail"] == 1
+    assert first["perdure_queue_oldest_due_seconds", "default", "mail"] >= 0
+    assert first["perdure_workers", "default", "at_work"] == 1
+    assert first["perdure_store_up", "default"] == 1
+    await served.app.start("nothing", anyway=True, queue="mail")
+    second = await samples(served)
+    assert second["perdure_queue_due", "default", "mail"] == 1, "it was counted a moment ago"
+    assert second["perdure_counted_seconds_ago", "default"] >= 0
+
+
+async def test_each_sees_the_namespaces_that_it_may_see(serve):
+    url = memory()
+    served = await serve(store=url, namespaces={"acme": None, "ours": None})
+    for name in ("acme", "ours"):
+        async with Perdure(namespaced(url, name), mode="client") as app:
+            await app.start("nothing", anyway=True)
+    keys = served.server.authenticator.keys
+    acme = await keys.create("prometheus", "viewer", ("acme",))
+    found = await samples(served, authorization=f"Bearer {acme.token}")
+    assert {name[1] for name in found if name[0] == "perdure_runs"} == {"acme"}
+    assert (await served.http.get("/metrics")).status_code == 401
+
+
+async def test_a_store_that_does_not_answer_is_down(serve, monkeypatch):
+    served = await serve()
+
+    async def fails(now: int) -> None:
+        raise StoreUnavailableError("the store is gone")
+
+    monkeypatch.setattr(served.app.store, "stats", fails)
+    found = await samples(served)
+    assert found["perdure_store_up", "default"] == 0
+    assert not any(name[0] == "perdure_runs" for name in found)
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [(GIVEN, GIVEN), ("nonsense", None), (f"00-{'0' * 32}-b7ad6b7169203331-01", None), (GIVEN + "-x", None)],
+)
+async def test_a_run_that_a_request_starts_joins_its_trace(serve, given, kept):
+    served = await serve(worker())
+    answer = await served.http.post("/api/v1/runs", json={"workflow": "w", "id": "r"}, headers={"traceparent": given})
+    assert answer.status_code == 201
+    assert (await served.app.run("r").get()).tags.get("traceparent") == kept
