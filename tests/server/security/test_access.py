@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
@@ -10,6 +11,7 @@ import pytest
 
 from perdure import Perdure, flow
 from perdure.server.access import PUBLIC
+from perdure.store.operations import CHANGING, READING
 from tests.server.conftest import Serve, Served, memory
 from tests.server.security.operations import STARTS_BY_GET, Operation, operations
 
@@ -253,6 +255,68 @@ class TestTwoTenants:
             assert answer.status_code == 404
             assert answer.json()["type"] == "urn:perdure:error:no-such-namespace"
         assert await self.state(served) == before
+
+    async def test_no_page_shows_what_is_the_others(self, served):
+        before = await self.state(served)
+        pages = [
+            route.path
+            for route in served.asgi.routes
+            if not route.include_in_schema and "GET" in route.methods and route.path not in PUBLIC
+        ]
+        assert {"/", "/runs", "/runs/{id}", "/queues/{name}", "/audit", "/keys"} <= set(pages)
+        for path in pages:
+            filled = re.sub(r"\{\w+(:\w+)?\}", self.CANARY, path)
+            for query in ("", f"?prefix={self.CANARY}"):
+                answer = await served.http.get(f"{filled}{query}", headers={"Accept": "text/html"})
+                assert answer.status_code in (200, 404, 422, 302, 303), f"{filled}: {answer.status_code}"
+                assert self.SECRET not in answer.text
+                if not query and "{" in path:
+                    assert answer.status_code in (404, 422), filled
+            answer = await served.http.get(filled, headers={"Perdure-Namespace": "beta", "Accept": "text/html"})
+            assert answer.status_code == 404
+        assert await self.state(served) == before
+
+    @pytest.mark.parametrize("operation", [*READING, *CHANGING])
+    async def test_no_client_reaches_what_is_the_others(self, served, operation):
+        before = await self.state(served)
+        arguments = {
+            "get": {"run_ids": [self.CANARY]},
+            "journal": {"run_id": self.CANARY, "after": -1},
+            "inbox": {"run_id": self.CANARY},
+            "find": {"where": {"id_prefix": self.CANARY}, "limit": 10, "cursor": None},
+            "stats": {"now": 0},
+            "read": {"collection": "app.x", "keys": [self.CANARY]},
+            "documents": {"collection": "audit", "limit": 10},
+            "look_into": {"queue": self.CANARY, "now": 0, "keys": 1, "each": 1, "after": None},
+            "post": {
+                "messages": [{"run_id": self.CANARY, "type": "go", "payload": "1", "id": "x"}],
+                "now": 0,
+                "capacity": 9,
+            },
+            "control": {"actions": [{"run_id": self.CANARY, "action": "terminate"}], "now": 0},
+            "prune": {"before": 2**50, "limit": 1_000},
+            "set_queue": {"state": {"name": self.CANARY, "version": 2, "is_paused": True}},
+        }.get(operation, {})
+        for headers, status in (({}, None), ({"Perdure-Namespace": "beta"}, 404)):
+            answer = await served.http.post(f"/api/v1/store/{operation}", json=arguments, headers=headers)
+            assert answer.status_code != 500
+            assert status in (None, answer.status_code)
+            assert self.SECRET not in answer.text
+        assert await self.state(served) == before
+
+    @pytest.mark.parametrize("collection", ["keys", "keys.used", "sessions", "perdure", "views"])
+    async def test_what_the_server_keeps_is_no_clients(self, keyed, collection):
+        keyed = await keyed()
+        await keyed.log_in("admin")
+        for operation, arguments in (
+            ("read", {"collection": collection, "keys": [keyed.keys["admin"].key.id]}),
+            ("documents", {"collection": collection, "limit": 10}),
+            ("put", {"documents": [{"collection": collection, "key": "x", "text": "{}", "revision": 0, "at": 0}]}),
+        ):
+            answer = await keyed.ask("admin", "POST", f"/api/v1/store/{operation}", json=arguments)
+            assert answer.status_code == 403, answer.text
+        answer = await keyed.ask("admin", "POST", "/api/v1/store/collections", json={})
+        assert collection not in answer.json()
 
     async def test_a_stream_of_ones_run_is_not_the_others(self, served):
         answer = await served.http.get(f"/api/v1/runs/{self.CANARY}/watch")
