@@ -65,6 +65,7 @@ class SqliteStore:
     """
 
     writes_at_once = 1
+    handing = None
 
     def __init__(self, path: str, synchronous: str = "full", busy_timeout: Duration = 10.0) -> None:
         self._settings = Settings(path, synchronous, busy_timeout)
