@@ -160,7 +160,12 @@ class World:
 
 
 class Watched:
-    """A store that says how many operations are under way, and lets a test step in."""
+    """A store that says how many operations are under way, and lets a test step in.
+
+    Nothing is handed over: what is on its way from the store to a worker is no operation that a test could wait for.
+    """
+
+    handing = None
 
     def __init__(self, store: Any, world: World) -> None:
         self.store = store

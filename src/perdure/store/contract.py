@@ -56,6 +56,7 @@ from perdure.model.document import Document
 from perdure.model.queue import Admission, QueueState, QueueView
 from perdure.model.record import Record
 from perdure.model.run import Created, NewRun, Run
+from perdure.store.handing import Handing
 
 
 class Transaction(Protocol):
@@ -90,6 +91,10 @@ class Store(Protocol):
     """
 
     writes_at_once: int
+
+    @property
+    def handing(self) -> Handing | None:
+        """What hands new runs over to workers, so that `create` leases some; None where a worker has to claim each."""
 
     async def open(self) -> None:
         """Connect; create the schema, or bring an older one up to date.

@@ -33,6 +33,7 @@ from perdure.model.queue import Admission, QueueState, QueueView
 from perdure.model.record import Record
 from perdure.model.run import Created, NewRun, Run
 from perdure.store.contract import Store, Transaction
+from perdure.store.handing import Handing
 from perdure.store.marked import MARK
 from perdure.store.sealed import Values
 from perdure.store.sealing import Sealer, key_of
@@ -57,6 +58,28 @@ class EncryptedTransaction:
         await self._transaction.roll_back()
 
 
+class EncryptedHanding:
+    """See `perdure.store.handing`."""
+
+    def __init__(self, handing: Handing, values: Values) -> None:
+        self._handing = handing
+        self._values = values
+
+    async def offer(
+        self, queues: Sequence[str], worker: str, now: int, lease: int, workflows: Sequence[str] | None = None
+    ) -> bool:
+        """See the contract."""
+        return await self._handing.offer(queues, worker, now, lease, workflows)
+
+    async def handed(self, worker: str) -> list[Claim]:
+        """See the contract."""
+        return list(map(self._values.opened_claim, await self._handing.handed(worker)))
+
+    async def withdraw(self, worker: str) -> list[Claim]:
+        """See the contract."""
+        return list(map(self._values.opened_claim, await self._handing.withdraw(worker)))
+
+
 class EncryptedStore:
     """See `perdure.store.contract.Store`.
 
@@ -71,6 +94,7 @@ class EncryptedStore:
         self._values = Values(self._sealer)
         self._keys = ", ".join(encryption.keys)
         self.writes_at_once = store.writes_at_once
+        self.handing = None if store.handing is None else EncryptedHanding(store.handing, self._values)
 
     async def open(self) -> None:
         """See the contract.

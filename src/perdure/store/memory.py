@@ -58,6 +58,7 @@ class MemoryStore:
     """
 
     writes_at_once = 1
+    handing = None
 
     def __init__(self, name: str = "") -> None:
         self._name = name

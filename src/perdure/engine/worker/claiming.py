@@ -20,8 +20,9 @@ from typing import TYPE_CHECKING
 
 from perdure.core.admission import Choice, admit
 from perdure.engine.env import Timer, pause
+from perdure.engine.worker.offering import Offering
 from perdure.engine.worker.places import Places
-from perdure.engine.worker.walk import Walk, is_at_its_limit
+from perdure.engine.worker.walk import KEYS_AT_ONCE, OUTRUN_CHECK, TRIES, Walk, is_at_its_limit
 from perdure.model.decision import Claim
 from perdure.model.errors import StoreError
 from perdure.model.queue import QueueState
@@ -45,15 +46,6 @@ FAILED_CHECK_MS = 1_000
 MIN_DELAY_MS = 5
 """Between two looks at the store for what is overdue, in milliseconds."""
 
-KEYS_AT_ONCE = 64
-"""How many limit keys of a gated queue one look takes in, and how many runs of each at most."""
-
-TRIES = 8
-"""How often in a row others may get ahead of this worker in a gated queue before it comes back later."""
-
-OUTRUN_CHECK = 0.1
-"""After how many seconds it then comes back."""
-
 ORDINARY = ""
 """Stands for the ordinary queues, which are asked at once, where a source is named by its queue."""
 
@@ -67,6 +59,7 @@ class Claiming:
         idle_check: see `IDLE_CHECK`.
         gate_check, change_check: see `GATE_CHECK`: where runs wait for others' end, and where for time or a change.
         places: how many runs there is room for.
+        offering: how runs come by themselves.
         claimed: how many runs it has come by.
     """
 
@@ -80,6 +73,7 @@ class Claiming:
         self._store = worker.store
         self._settings = worker.settings
         self.places = Places(worker.settings, worker.turns)
+        self.offering = Offering(worker, self.places)
         self._gates: dict[str, QueueState] = {}
         self._read_at: int | None = None
         self._walks: dict[str, Walk] = {}
@@ -225,11 +219,24 @@ class Claiming:
                 _log.warning("no runs could be claimed, trying again: %s", error)
                 self._is_asked_for_all = True
                 self.look_at(self._env.now() + FAILED_CHECK_MS)
-            if is_drained and not self._wake.is_set():
+            if is_drained and not self._wake.is_set() and not await self._is_due_at_offer():
                 self._rest.set()
                 await self._wake.wait()
                 self._rest.clear()
         self._rest.set()
+        await self.offering.end()
+
+    async def _is_due_at_offer(self) -> bool:
+        """Offer to take a run of the ordinary queues; return whether one is due instead, which is then asked for."""
+        if ORDINARY in self._failed or self._is_starved:
+            return False
+        if is_due := await self.offering.offer(self._ordinary(), self._worker.registry.names()):
+            self._asked.add(ORDINARY)
+        return is_due
+
+    def offer_again(self) -> None:
+        """Offer to take a run, once what is to be looked into has been."""
+        self._wake.set()
 
     async def rested(self) -> None:
         """Wait until everything that was to be looked into has been."""
@@ -251,7 +258,7 @@ class Claiming:
         first = self._rounds % max(1, len(sources))
         is_drained = True
         for source, queues in (*sources[first:], *sources[:first]):
-            self._is_starved = self.places.room() <= 0
+            self._is_starved = not await self.offering.has_room()
             if self._is_starved:  # `_has_room` ends it
                 self._is_asked_for_all = True
                 return True
@@ -277,8 +284,8 @@ class Claiming:
         """Return what is to be asked now, each with its queues, and take it for asked."""
         is_for_all, self._is_asked_for_all = self._is_asked_for_all, False
         asked, self._asked = self._asked, set()
-        alone = [queue for queue in self._settings.served if queue in self._gates or queue in self._settings.per_queue]
-        ordinary = tuple(queue for queue in self._settings.served if queue not in alone)
+        ordinary = self._ordinary()
+        alone = [queue for queue in self._settings.served if queue not in ordinary]
         every: list[tuple[str, tuple[str, ...]]] = [(queue, (queue,)) for queue in alone]
         if ordinary:
             every.append((ORDINARY, ordinary))
@@ -288,6 +295,10 @@ class Claiming:
         for source in self._failed.keys() & dict(wanted).keys():
             self.look_at(self._failed[source], source)
         return [(source, queues) for source, queues in wanted if source not in self._failed]
+
+    def _ordinary(self) -> tuple[str, ...]:
+        alone = self._gates.keys() | self._settings.per_queue.keys()
+        return tuple(queue for queue in self._settings.served if queue not in alone)
 
     async def _read_states(self) -> None:
         now = self._env.now()
@@ -308,7 +319,7 @@ class Claiming:
         worker, now = self._worker, self._env.now()
         claims = await self._store.claim(queues, limit, worker.id, now, now + self._settings.lease_ms, workflows)
         await worker.definitions.require(claims)
-        self._hand_over(claims)
+        self.hand_over(claims)
         if len(claims) == limit:
             return False
         if claims:  # what comes next is asked when these have begun, and once for all that is claimed until then
@@ -322,7 +333,8 @@ class Claiming:
         self.look_at(self._env.now() + round(self.idle_check * 1000) if due is None else due, source)
         return True
 
-    def _hand_over(self, claims: Sequence[Claim]) -> None:
+    def hand_over(self, claims: Sequence[Claim]) -> None:
+        """Have the worker begin runs that are leased to it."""
         self.claimed += len(claims)
         for claim in claims:
             self.places.take(claim.run.queue, 1)
@@ -372,7 +384,7 @@ class Claiming:
         if claims is None:
             return None
         await self._worker.definitions.require(claims)
-        self._hand_over(claims)
+        self.hand_over(claims)
         return len(claims)
 
     async def _plan(

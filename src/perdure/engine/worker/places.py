@@ -20,12 +20,14 @@ class Places:
 
     Attributes:
         reserved: how many are kept for runs that are on their way.
+        offered: how many are kept for runs that may be handed over.
         held: how many runs are in hand or on their way, by queue.
         lingering: how many of those in hand take no place, by queue.
     """
 
     def __init__(self, settings: Settings, turns: Sized) -> None:
         self.reserved = 0
+        self.offered = 0
         self.held: Counter[str] = Counter()
         self.lingering: Counter[str] = Counter()
         self._settings = settings
@@ -38,7 +40,7 @@ class Places:
 
     def room(self, queue: str = "") -> int:
         """Return for how many runs there is a place, of one queue or of any."""
-        room = self._settings.concurrency - self._taken
+        room = self._settings.concurrency - self.taken - self.offered
         most = self._settings.per_queue.get(queue)
         return room if most is None else min(room, most - self._taken_of(queue))
 
@@ -49,13 +51,14 @@ class Places:
             waiting: how many runs wait for others to come, by queue.
             queue: which.
         """
-        if self._settings.concurrency <= self._taken <= waiting.total():
+        if self._settings.concurrency <= self.taken <= waiting.total():
             return True
         most = self._settings.per_queue.get(queue)
         return most is not None and most <= self._taken_of(queue) <= waiting[queue]
 
     @property
-    def _taken(self) -> int:
+    def taken(self) -> int:
+        """How many runs are in hand or on their way and take a place."""
         return len(self._turns) + self.reserved - self.lingering.total()
 
     def _taken_of(self, queue: str) -> int:

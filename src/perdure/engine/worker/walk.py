@@ -5,6 +5,15 @@ from __future__ import annotations
 from perdure.core.admission import Choice
 from perdure.model.queue import QueueView
 
+KEYS_AT_ONCE = 64
+"""How many limit keys of a gated queue one look takes in, and how many runs of each at most."""
+
+TRIES = 8
+"""How often in a row others may get ahead of this worker in a gated queue before it comes back later."""
+
+OUTRUN_CHECK = 0.1
+"""After how many seconds it then comes back."""
+
 
 class Walk:
     """How far a worker has come in a gated queue, from limit key to limit key, since it last began something of it.

@@ -111,6 +111,7 @@ class Worker:
         await self._announce()
         for work in (
             self.claiming.claim_for_ever,
+            self.claiming.offering.take_for_ever,
             self._listen,
             self._maintain,
             self.definitions.keep_reading,

@@ -61,6 +61,7 @@ class PostgresStore:
     """
 
     writes_at_once = 3
+    handing = None
 
     def __init__(self, url: str, **options: Any) -> None:
         self._settings = Settings(url, options)

@@ -8,6 +8,7 @@ from typing import Any
 from perdure.model.decision import Message, Posted
 from perdure.model.run import Created, NewRun
 from perdure.store.journal import queued_due_at
+from perdure.store.redis.calls import FEW
 from perdure.store.redis.keys import Shard, lane, time_text
 from perdure.store.redis.rows import LETTER, message_text, name_of, new_row, pack
 from perdure.store.redis.shards import Shards, are_too_long, in_halves
@@ -59,7 +60,10 @@ async def create(shards: Shards, runs: Sequence[NewRun]) -> list[Created]:
         asked = [inserted(run, texts) for run in some]
         if are_too_long(texts, some):
             return await in_halves(shard, some, ask)
-        there: list[bytes | None] = await shards.calls.run(shard, "create", asked, texts, writes=True, news=len(some))
+        hands_over = shards.may_hand_over and len(some) <= FEW
+        there: list[bytes | None] = await shards.calls.run(
+            shard, "create", (asked, hands_over), texts, writes=True, news=len(some), tells=hands_over
+        )
         return there or [None] * len(some)
 
     there = await shards.keep(runs, lambda run: run.id, lambda run: run.parent_id, ask)

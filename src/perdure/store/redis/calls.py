@@ -60,6 +60,14 @@ class Calls:
         self._absent: dict[int, float] = {}
         self._where = str(settings.addresses[0])
 
+    @property
+    def may_hand_over(self) -> bool:
+        """Whether somebody may begin with what is written before it is acknowledged, and a script knows who listens.
+
+        In a cluster it knows of those who listen to its own node alone.
+        """
+        return not (self._settings.fsync or self._settings.replicas or self.server.is_cluster)
+
     async def open(self) -> None:
         """Connect.
 
@@ -84,6 +92,7 @@ class Calls:
         is_only_one: bool = False,
         patience: float | None = None,
         news: int = 0,
+        tells: bool = False,
     ) -> Any:
         """Run a script on a shard and return its answer.
 
@@ -97,18 +106,22 @@ class Calls:
             patience: for how many seconds it is tried again; None for as many as the options say.
             news: of how many of its changes the other processes are to hear; their hint goes along behind few of them,
                 unless others are on their way, so that what happens seldom is heard at once, and much in few messages.
+            tells: whether the script sends that hint itself: what it is asked then ends with channel and message.
 
         Raises:
             StoreUnavailableError: it may or may not have been run; what is not to be run only once was tried again.
         """
         is_telling = news > 0
-        hints = [self._hint] if is_telling and news <= FEW and not self._telling else []
+        goes_along = is_telling and news <= FEW and not self._telling
+        if goes_along and tells:
+            asked = (*asked, self._hint[1:])
+        hints = [self._hint] if goes_along and not tells else []
         self._telling += is_telling
         try:
             return await self._run(shard, name, asked, texts, hints, writes, is_only_one, patience)
         finally:
             self._telling -= is_telling
-            if is_telling and not hints:
+            if is_telling and not goes_along:
                 self._tell()
 
     async def _run(

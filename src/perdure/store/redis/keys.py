@@ -11,7 +11,9 @@ milliseconds, as twelve hexadecimal digits. `0` in angle brackets, `<0>`, is the
 
 Each key is `{<prefix>:<shard>}:<name>`:
 
-    meta     hash   `schema`, on shard 0 `shards`, `n`, the last number that was given, and `mark`, see `marking.lua`
+    meta     hash   `schema`, on shard 0 `shards`, `n`, the last number that was given, and `mark`, see `marking.lua`;
+                    `offers`: a list of offers (MessagePack), oldest first, each a channel, a worker, for how long it
+                    leases, until when the offer stands, <0> and queue <0> and so on, the same of workflows or false
     ids      hash   id of a run: its number
     runs     hash   number: the run's row (`rows.Row`, MessagePack)
     records  hash   `<number>:<position>`: a record (MessagePack)
@@ -43,7 +45,8 @@ moved to another node, a script may not use a key that is gone: it would end hal
 
 A zset is sorted by its text, all scores being 0, but for `expires` and `paces`. On shard 0 there are two more keys:
 `catalog`, a hash of workflow <0> version: the entry (JSON), and `definitions`, name <0> version: the definition (JSON).
-Changes are announced on the channel `<prefix>:changed`.
+Changes are announced on the channel `<prefix>:changed`, what is handed over on one for each process behind
+`<prefix>:changed:`.
 
 A run's home follows from its id: from what is before the first `/`, so that children, whose ids begin with their
 parent's, are where the parent is. A child with an id of its own is kept with its parent all the same; what finds it

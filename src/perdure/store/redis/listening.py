@@ -7,11 +7,12 @@ import contextlib
 from collections.abc import Callable
 
 from redis.asyncio.connection import Connection
-from redis.exceptions import RedisError
+from redis.exceptions import NoPermissionError, RedisError
 
 from perdure.model.errors import StoreError
 from perdure.store.redis.calls import Calls
 from perdure.store.redis.connections import ANSWER_SECONDS
+from perdure.store.redis.handing import Handing
 
 AGAIN = 1.0
 """Seconds between attempts to listen again."""
@@ -21,20 +22,22 @@ STILL_THERE = 15.0
 
 
 class Listener:
-    """Listens on a channel until it is closed, on the loop that started it; connects again by itself.
+    """Listens on two channels until it is closed, on the loop that started it; connects again by itself.
 
     Args:
         calls: the way to the servers.
-        channel: what to listen to.
-        own: the message that this store sends itself.
+        channel: what all listen to.
+        own: the message that this store sends itself there.
         heard: called for every other message, and when something may have been missed.
+        handing: hears what comes on its channel, and whether there is somebody listening.
     """
 
-    def __init__(self, calls: Calls, channel: str, own: str, heard: Callable[[], None]) -> None:
+    def __init__(self, calls: Calls, channel: str, own: str, heard: Callable[[], None], handing: Handing) -> None:
         self._calls = calls
         self._channel = channel
         self._own = own.encode()
         self._heard = heard
+        self._handing = handing
         self._loop = asyncio.get_running_loop()
         self._tried = asyncio.Event()
         self._has_missed = False
@@ -75,20 +78,28 @@ class Listener:
         try:
             async with asyncio.timeout(ANSWER_SECONDS):
                 await connection.connect()  # type: ignore[no-untyped-call]  # redis has not typed it
+                await connection.send_command("SUBSCRIBE", self._handing.channel)
+                with contextlib.suppress(NoPermissionError):  # which leaves hints
+                    await connection.read_response()
+                    self._handing.listens(is_listening=True)
                 await connection.send_command("SUBSCRIBE", self._channel)
             asking = asyncio.create_task(self._ask(connection))
+            handed_on = self._handing.channel.encode()
             try:
                 while True:
                     kind, *rest = await connection.read_response()
                     self._is_silent = False
                     if kind == b"subscribe":
                         self._tried.set()
-                    if (kind == b"message" and rest[-1] != self._own) or (kind == b"subscribe" and self._has_missed):
+                    if kind == b"message" and rest[0] == handed_on:
+                        self._handing.heard(rest[1])
+                    elif (kind == b"message" and rest[1] != self._own) or (kind == b"subscribe" and self._has_missed):
                         self._heard()
             finally:
                 asking.cancel()
                 await asyncio.gather(asking, return_exceptions=True)
         finally:
+            self._handing.listens(is_listening=False)
             await connection.disconnect(nowait=True)
 
     async def _ask(self, connection: Connection) -> None:

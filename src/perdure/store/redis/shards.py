@@ -60,6 +60,11 @@ class Shards:
         """Whether a run may be in another place than its id says."""
         return len(self.all) > 1
 
+    @property
+    def may_hand_over(self) -> bool:
+        """Whether runs may be handed over; where shards are many, an offer would stand on one of them."""
+        return not self.are_many and self.calls.may_hand_over
+
     def home(self, run_id: str) -> Shard:
         """Return where a run of this id is unless its parent is elsewhere."""
         return self.all[home_of(run_id, len(self.all))]

@@ -37,6 +37,7 @@ from perdure.store.journal import no_transactions
 from perdure.store.loops import PerLoop
 from perdure.store.redis import archives, arrivals, control, documents, queues, reads, searches, turns
 from perdure.store.redis.calls import Calls
+from perdure.store.redis.handing import Handing
 from perdure.store.redis.keys import Shard
 from perdure.store.redis.listening import Listener
 from perdure.store.redis.schema import SCHEMA, opened
@@ -70,7 +71,13 @@ class RedisStore:
         self._channel = f"{self._settings.prefix}:changed"
         self._calls: PerLoop[Calls] = PerLoop(self._settings.url, self._connected, Calls.close)
         self._hints = Hints(self._announce, self._settings.poll)
+        self._handing = Handing(self._opened, f"{self._channel}:{self._me}")
         self._listener: Listener | None = None
+
+    @property
+    def handing(self) -> Handing:
+        """See the contract."""
+        return self._handing
 
     async def open(self) -> None:
         """See the contract."""
@@ -81,7 +88,7 @@ class RedisStore:
             calls = await self._calls.get()
             self._shards = await opened(calls, self._settings)
             if self._settings.listen:
-                self._listener = Listener(calls, self._channel, self._me, self._hints.heard)
+                self._listener = Listener(calls, self._channel, self._me, self._hints.heard, self._handing)
                 await self._listener.tried()
         except BaseException:
             await self.close()

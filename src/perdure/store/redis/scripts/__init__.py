@@ -13,10 +13,12 @@ _INSERTING = ("dedup", "inserting")
 _LOOKING = ("lanes", "first_due")
 _LEASING = ("inbox", "reading", "leasing")
 _PARTS: dict[str, tuple[str, ...]] = {
-    "create": _INSERTING,
+    "create": (*_INSERTING, "offers", "handing"),
     "load": _INSERTING,
     "post": ("inbox",),
     "claim": (*_LEASING, *_LOOKING),
+    "offer": ("lanes", "offers"),
+    "withdraw": ("offers",),
     "admit": _LEASING,
     "look_into": _LOOKING,
     "held": ("inbox", "reading"),
