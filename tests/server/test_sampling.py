@@ -3,7 +3,7 @@ from __future__ import annotations
 import asyncio
 
 from perdure import Perdure
-from perdure.model.decision import QueueStats
+from perdure.model.decision import QueueStats, Stats
 from perdure.model.run import RunStatus
 from perdure.server.sampling import Sample, Sampler, depth, throughput
 
@@ -39,3 +39,26 @@ def test_how_many_runs_ended_per_second_is_told_and_never_less_than_none():
 def test_how_deep_a_queue_was_is_told():
     assert depth([sample(0, 0, 3), sample(5, 0, 4)], "mail") == [(0, 3), (5, 4)]
     assert depth([sample(0, 0, 3)], "other") == [(0, 0)]
+
+
+class SlowApp:
+    """An engine whose counts take until they are let go."""
+
+    def __init__(self, app: Perdure) -> None:
+        self.world = app.world
+        self.let_go = asyncio.Event()
+        self._app = app
+
+    async def stats(self) -> Stats:
+        await self.let_go.wait()
+        return await self._app.stats()
+
+
+async def test_who_cannot_wait_is_told_so_and_the_count_goes_on():
+    async with Perdure("memory://", mode="client") as app:
+        slow = SlowApp(app)
+        sampler = Sampler(slow)
+        assert await sampler.latest_within(0.01) is None
+        slow.let_go.set()
+        assert await sampler.latest_within(10) is not None
+        await sampler.close()

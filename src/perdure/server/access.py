@@ -12,6 +12,7 @@ from typing import Annotated, Any
 
 from fastapi import Depends, Request
 from fastapi.routing import APIRoute
+from starlette.requests import cookie_parser
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from perdure.engine.app import Perdure
@@ -28,6 +29,9 @@ PUBLIC: set[str] = {"/livez", "/readyz", "/login"}
 
 NAMESPACE = b"perdure-namespace"
 """The header that says which of several namespaces a request is about."""
+
+CHOSEN = "perdure-namespace"
+"""The cookie in which the dashboard of the local admin says so: of what is looked at, and not of who looks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +115,15 @@ def _namespace(scope: Scope, principal: Principal) -> str:
             return str(value, "latin-1")
     if principal.chosen is not None:
         return principal.chosen
+    if principal.kind == "local" and (chosen := _chosen_here(scope)) in principal.namespaces:
+        return chosen
     return principal.namespaces[0] if len(principal.namespaces) == 1 else DEFAULT
+
+
+def _chosen_here(scope: Scope) -> str:
+    """Return what the dashboard of somebody without a session is about; empty for nothing in particular."""
+    found = [cookie_parser(str(value, "latin-1")) for name, value in scope["headers"] if name == b"cookie"]
+    return next((cookies[CHOSEN] for cookies in found if CHOSEN in cookies), "")
 
 
 def _wants_page(scope: Scope) -> bool:

@@ -76,6 +76,19 @@ class Sampler:
             self._task = asyncio.get_running_loop().create_task(self._go_on())
         return self._samples[-1]
 
+    async def latest_within(self, timeout: float) -> Sample | None:
+        """Return the latest sample; None where the first one takes longer than so many seconds, which goes on.
+
+        Raises:
+            StoreError: see `latest`.
+        """
+        waiting = asyncio.ensure_future(self.latest())
+        await asyncio.wait([waiting], timeout=timeout)
+        if waiting.done():
+            return waiting.result()
+        waiting.cancel()  # of whoever waits: the sample is taken all the same
+        return None
+
     @property
     def samples(self) -> Sequence[Sample]:
         """The samples that are kept, oldest first."""

@@ -308,7 +308,7 @@ async def test_nothing_that_anybody_wrote_becomes_anything_but_text(serving, bro
     shown |= {f"/queues/{quoted(text.replace('/', '∕').replace('#', '＃'))}": [] for text in HOSTILE[:6]}
     shown |= {f"/schedules/{quoted(text.replace('/', '∕').replace('#', '＃')[:100])}": [] for text in HOSTILE[:6]}
     for path, texts in shown.items():
-        answer = await page.goto(f"{browser.base}{path}")
+        answer = await page.goto(f"{browser.base}{path}", wait_until="domcontentloaded")
         assert answer.status in (200, 422), (path, answer.status)
         body = await page.evaluate("document.body.textContent")
         for text in texts:

@@ -281,3 +281,17 @@ async def test_keys_are_listed_without_what_they_are_made_of(scene):
     page = await scene.get("/keys", admin)
     assert "the boss" in text(page)
     assert admin["Authorization"].rpartition("_")[2] not in page.text
+
+
+async def test_the_local_admin_chooses_a_namespace(serve):
+    served = await serve(namespaces={"acme": None})
+    acme = served.server.namespaces.engine("acme")
+    await acme.start("nothing", id="of-acme", anyway=True)
+    cookie = {"Accept": "text/html", "Cookie": "theme=dark; perdure-namespace=acme"}
+    assert "of-acme" in (await served.http.get("/runs", headers=cookie)).text
+    assert "of-acme" not in (await served.http.get("/runs")).text
+    gone = {"Cookie": "perdure-namespace=gone"}
+    assert (await served.http.get("/runs", headers=gone)).status_code == 200
+    made = await served.server.authenticator.keys.create("ada", "viewer", ["default"])
+    headers = {"Authorization": f"Bearer {made.token}", "Cookie": "perdure-namespace=acme"}
+    assert "of-acme" not in (await served.http.get("/runs", headers=headers)).text

@@ -32,6 +32,9 @@ NAVIGATION = (
 )
 """The pages, and who may see each."""
 
+COUNTED_WITHIN = 0.15
+"""Seconds that a page waits for the first count of everything; without it, it says so and looks again."""
+
 _templates = Environment(
     loader=FileSystemLoader(Path(__file__).parent / "templates"),
     autoescape=True,

@@ -10,7 +10,7 @@ from perdure.model.run import RunStatus
 from perdure.server.access import Viewer
 from perdure.server.causes import FAILED
 from perdure.server.dashboard.charts import chart
-from perdure.server.dashboard.rendering import login_page, page, routes
+from perdure.server.dashboard.rendering import COUNTED_WITHIN, login_page, page, routes
 from perdure.server.sampling import throughput
 
 LATEST = 10
@@ -22,7 +22,7 @@ router = routes()
 async def overview(access: Viewer, request: Request) -> Response:
     """Show how much there is of everything, what is new, and what failed last."""
     sampler = access.server.sampler(access.namespace)
-    sample = await sampler.latest()
+    sample = await sampler.latest_within(COUNTED_WITHIN)
     samples = sampler.samples
     client = access.app.client
     return page(
@@ -30,7 +30,7 @@ async def overview(access: Viewer, request: Request) -> Response:
         access,
         "overview.html",
         live="/api/v1/watch",
-        every=10,
+        every=10 if sample else 1,
         statuses=tuple(RunStatus),
         sample=sample,
         throughput=chart(throughput(samples)),

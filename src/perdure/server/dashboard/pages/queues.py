@@ -14,7 +14,7 @@ from perdure.server.access import Access, Viewer
 from perdure.server.api.models import Name
 from perdure.server.dashboard.charts import chart
 from perdure.server.dashboard.pages.runs import remark, with_errors
-from perdure.server.dashboard.rendering import page, routes
+from perdure.server.dashboard.rendering import COUNTED_WITHIN, page, routes
 from perdure.server.sampling import Sample, depth, throughput
 
 DEAD = 50
@@ -28,7 +28,7 @@ router = routes()
 async def board(access: Viewer, request: Request) -> Response:
     """Show how full the queues are, and were."""
     sampler = access.server.sampler(access.namespace)
-    sample = await sampler.latest()
+    sample = await sampler.latest_within(COUNTED_WITHIN)
     queues = await _queues(access, sample)
     samples = sampler.samples
     return page(
@@ -36,7 +36,7 @@ async def board(access: Viewer, request: Request) -> Response:
         access,
         "queues.html",
         live="/api/v1/watch",
-        every=5,
+        every=5 if sample else 1,
         sample=sample,
         throughput=chart(throughput(samples)),
         queues=[(queue, chart(depth(samples, queue.name))) for queue in queues[:BOARD]],
@@ -49,7 +49,7 @@ async def show_queue(
 ) -> Response:
     """Show a queue: how full it is, what it bounds, and what failed in it for good."""
     sampler = access.server.sampler(access.namespace)
-    sample = await sampler.latest()
+    sample = await sampler.latest_within(COUNTED_WITHIN)
     queues = await _queues(access, sample)
     dead = await access.app.queue(name).dead(DEAD, cursor or None)
     now = access.app.world.now()
@@ -58,7 +58,7 @@ async def show_queue(
         access,
         "queue.html",
         live="/api/v1/watch",
-        every=5,
+        every=5 if sample else 1,
         sample=sample,
         queue=next((queue for queue in queues if queue.name == name), QueueOverview(name)),
         line=chart(depth(sampler.samples, name)),
@@ -67,10 +67,10 @@ async def show_queue(
     )
 
 
-async def _queues(access: Access, sample: Sample) -> list[QueueOverview]:
+async def _queues(access: Access, sample: Sample | None) -> list[QueueOverview]:
     """Return the queues as they are set now, with the counts of the latest sample."""
     states = {state.name: state for state in await access.app.store.queues()}
-    counts = {count.queue: count for count in sample.queues}
+    counts = {count.queue: count for count in (sample.queues if sample else ())}
     found = []
     for name in sorted({*states, *counts}):
         state, count = states.get(name) or QueueState(name), counts.get(name)

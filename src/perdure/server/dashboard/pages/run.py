@@ -89,13 +89,17 @@ async def show_run(
 
 @router.get("/runs/{id}/download/{what}")
 async def download(access: Viewer, id: RunId, what: Name) -> Response:
-    """Send a whole value as a file: `input`, `output`, or that of the record of a position."""
+    """Send a whole value as a file: `input`, `output`, `state`, `progress`, or that of the record of a position."""
     run = await access.app.client.get(id)
-    if what == "output":
-        payload = run.output
+    if what in ("output", "state", "progress"):
+        payload = getattr(run, what)
     else:
         if what != "input" and not (what.isdecimal() and len(what) < 10):
-            raise Problem(404, "Not found", f"a run has no {what!r} to download; it has input, output and its records")
+            raise Problem(
+                404,
+                "Not found",
+                f"a run has no {what!r} to download; it has input, output, state, progress and its records",
+            )
         position = 0 if what == "input" else int(what)
         records = await access.app.store.journal(id, position - 1, 1)
         payload = records[0].payload if records and records[0].position == position else None

@@ -2,13 +2,14 @@
 // differ take the place of those that are shown. What somebody is reading or filling in is left alone.
 import { tick } from "./clock.js";
 
-const REST = 700;
+const REST = 700; // milliseconds between two looks, or ten times what a look takes
 const watch = document.body.dataset.watch;
 const every = Number(document.body.dataset.every ?? 0) * 1000;
 const state = document.querySelector("[data-live-state]");
 let isLooking = false;
 let isStale = false;
 let lookedAt = performance.now();
+let rest = REST;
 let timer = 0;
 
 function say(text, look) {
@@ -61,6 +62,7 @@ async function look() {
   if (isLooking) { isStale = true; return; }
   isLooking = true;
   isStale = false;
+  const began = performance.now();
   try {
     const { response, responseURL } = await load(location.href);
     if (new URL(responseURL).pathname === "/login") { location.assign("/login"); return; }
@@ -80,6 +82,7 @@ async function look() {
   } finally {
     isLooking = false;
     lookedAt = performance.now();
+    rest = Math.max(REST, 10 * (lookedAt - began));
     if (isStale) soon();
   }
 }
@@ -93,7 +96,7 @@ function insert(fresh) {
 
 function soon() {
   if (timer || document.hidden) { isStale = true; return; }
-  timer = setTimeout(() => { timer = 0; look(); }, Math.max(0, lookedAt + REST - performance.now()));
+  timer = setTimeout(() => { timer = 0; look(); }, Math.max(0, lookedAt + rest - performance.now()));
 }
 
 document.addEventListener("perdure:look", soon);

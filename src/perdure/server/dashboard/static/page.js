@@ -42,7 +42,10 @@ document.addEventListener("click", (event) => {
 });
 
 document.addEventListener("change", (event) => {
-  if (event.target.matches("select[data-namespace]")) {
+  if (event.target.matches("select[data-namespace=local]")) {
+    document.cookie = `perdure-namespace=${encodeURIComponent(event.target.value)}; path=/; samesite=strict; max-age=31536000`;
+    location.assign("/");
+  } else if (event.target.matches("select[data-namespace]")) {
     send("/api/v1/session", "PUT", { namespace: event.target.value }).then(() => location.assign("/"), (error) => toast(told(error), true));
   }
 });
