@@ -87,8 +87,8 @@ async def test_an_error_comes_as_what_it_was(remote):
         await run.send_event("approval")
     with pytest.raises(RunNotFoundError):
         await remote.run("nobody").get()
-    with pytest.raises(UsageError, match="no worker has announced workflow 'dobled'; did you mean 'doubled'"):
-        await remote.start("dobled")
+    with pytest.raises(UsageError, match="no worker has announced workflow 'doubled2'; did you mean 'doubled'"):
+        await remote.start("doubled2")
     await remote.start("doubled", input={"n": 1}, id="one")
     with pytest.raises(RunExistsError):
         await remote.start("doubled", input={"n": 2}, id="one")

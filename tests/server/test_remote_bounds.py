@@ -260,6 +260,26 @@ async def test_what_is_the_servers_is_not_shown(keyed):
     assert (await asked("operator", "put", documents=put)).json() == [True]
 
 
+async def test_what_named_fields_hold_is_masked_for_viewers(keyed):
+    server = await keyed(redact=("card",))
+    now = server.served.app.world.now()
+    record = Record(0, "input", "input", "ok", now, '{"card":"4711","tea":1}')
+    await server.served.app.store.create([NewRun("r", "order", now, now, (record,))])
+    await server.served.app.store.post([message(now, payload='{"card":"4712"}')], now, 9)
+    await server.served.app.store.put([Document("app.c", "k", '{"card":"4713"}')])
+    for name, given in (
+        ("journal", {"run_id": "r", "limit": 9}),
+        ("inbox", {"run_id": "r"}),
+        ("read", {"collection": "app.c", "keys": ["k"]}),
+        ("documents", {"collection": "app.c", "limit": 9}),
+    ):
+        seen = await server.ask("viewer", "POST", f"{PATH}{name}", json=given)
+        assert seen.status_code == 200
+        assert "471" not in seen.text, name
+        assert OPERATIONS[name].read_answer(seen.content)
+        assert "471" in (await server.ask("operator", "POST", f"{PATH}{name}", json=given)).text
+
+
 async def test_where_the_store_is_viewers_are_not_told(keyed):
     server = await keyed()
     viewer = (await server.ask("viewer", "POST", f"{PATH}describe", json={})).json()

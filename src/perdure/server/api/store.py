@@ -23,6 +23,7 @@ from perdure.model.errors import UsageError
 from perdure.model.queue import QueueState
 from perdure.server.access import Access, Operator, Viewer
 from perdure.server.errors import Problem, ProblemError, invalid
+from perdure.server.masking import masked
 from perdure.server.principal import Role
 from perdure.server.routing import reply
 from perdure.server.routing import router as routes
@@ -47,8 +48,10 @@ async def _answer(access: Access, request: Request, operation: Operation) -> Res
     await require_storable(access, operation.name, arguments)
     own = _OWN.get(operation.name)
     if own is not None:
-        return reply(await own(access, arguments))
-    return reply(await getattr(access.app.store, operation.name)(**asdict(arguments)))
+        answer = await own(access, arguments)
+    else:
+        answer = await getattr(access.app.store, operation.name)(**asdict(arguments))
+    return reply(masked(answer, access.redaction))
 
 
 async def _create(access: Access, given: Any) -> object:
