@@ -270,7 +270,7 @@ class TestTwoTenants:
                 answer = await served.http.get(f"{filled}{query}", headers={"Accept": "text/html"})
                 assert answer.status_code in (200, 404, 422, 302, 303), f"{filled}: {answer.status_code}"
                 assert self.SECRET not in answer.text
-                if not query and "{" in path:
+                if not query and "{" in path and path != "/queues/{name}":  # any name is a queue's, and most are empty
                     assert answer.status_code in (404, 422), filled
             answer = await served.http.get(filled, headers={"Perdure-Namespace": "beta", "Accept": "text/html"})
             assert answer.status_code == 404

@@ -83,7 +83,9 @@ async def test_pages_of_others_read_nothing_either(keyed):
         for path in ("/api/v1/runs", "/api/v1/watch"):
             assert (await browser.ask("GET", path, headers)).status_code == 403
     visit = {"Origin": None, "Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "document"}
-    assert (await browser.ask("GET", "/api/v1/runs", visit)).status_code == 200
+    assert (await browser.ask("GET", "/runs", visit)).status_code == 200
+    for path in ("/api/v1/runs", "/tasks/sample-flow"):
+        assert (await browser.ask("GET", path, visit)).status_code == 403
 
 
 async def test_a_key_needs_none_of_it(keyed):

@@ -92,7 +92,7 @@ class Authenticator:
         token = cookie_of(scope, headers)
         found = None if token is None else await self._by_session(token)
         if found is not None:
-            require_our_page(scope["method"], headers, found.csrf, is_cookie=True)
+            require_our_page(scope, headers, found.csrf, is_cookie=True)
         return found
 
     async def log_in(self, scope: Scope, token: str) -> tuple[Principal, str] | None:
@@ -175,7 +175,7 @@ class Authenticator:
             )
         if not is_loopback(host_of(headers)) and not self._is_our_host(host_of(headers)):
             raise Problem(421, "Not this server's name", "without keys this server is asked as localhost alone")
-        require_our_page(scope["method"], headers, self._local.csrf, is_cookie=False)
+        require_our_page(scope, headers, self._local.csrf, is_cookie=False)
         return self._local
 
     def _principal_of(self, key: ApiKey) -> Principal:

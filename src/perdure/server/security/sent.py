@@ -17,6 +17,9 @@ CSRF = "Perdure-CSRF"
 SAFE = ("GET", "HEAD", "OPTIONS")
 """Methods that change nothing."""
 
+NO_PAGES = ("/api/", "/tasks/")
+"""What no link of another origin may lead to, as it is for programs; some of it starts runs by GET."""
+
 _PROXIED = ("forwarded", "via", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-real-ip")
 _OURS = ("authorization", "cookie", "host", "origin", "content-type", "perdure-csrf")
 _FETCH = ("sec-fetch-site", "sec-fetch-mode", "sec-fetch-dest")
@@ -53,11 +56,11 @@ def is_from_here(scope: Scope) -> bool:
     return client is None or is_loopback(client[0])
 
 
-def require_our_page(method: str, headers: Mapping[str, str], token: str, *, is_cookie: bool) -> None:
+def require_our_page(scope: Scope, headers: Mapping[str, str], token: str, *, is_cookie: bool) -> None:
     """Refuse what a page of somebody else's could have a browser send in its user's name.
 
     Args:
-        method: of the request.
+        scope: of the request.
         headers: of the request, as `sent` returns them.
         token: what our pages were given.
         is_cookie: whether it is a cookie that says who sends it. Programs without one need not look like our page, as
@@ -67,8 +70,9 @@ def require_our_page(method: str, headers: Mapping[str, str], token: str, *, is_
         Problem: it is refused (403).
     """
     is_browser = "origin" in headers or "sec-fetch-site" in headers
-    if method in SAFE:
+    if scope["method"] in SAFE:
         is_visit = headers.get("sec-fetch-mode") == "navigate" and headers.get("sec-fetch-dest") == "document"
+        is_visit = is_visit and not scope["path"].startswith(NO_PAGES)
         if is_browser and not is_visit and not _is_same_origin(headers):
             raise _refused("a page of another origin may not ask in your name")
         return
