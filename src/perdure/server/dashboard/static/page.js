@@ -50,6 +50,8 @@ document.addEventListener("change", (event) => {
   }
 });
 
+document.querySelector("nav [aria-current]")?.scrollIntoView({ inline: "center", block: "nearest" });
+
 // On a phone, filters that are not in use are folded away.
 if (matchMedia("(max-width: 640px)").matches) {
   for (const each of document.querySelectorAll("details[data-fold]")) each.open = false;
