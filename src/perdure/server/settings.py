@@ -46,8 +46,8 @@ class ServerSettings:
         UsageError: a setting is out of its range.
     """
 
-    store: str = "sqlite:///perdure.db"
-    namespaces: Mapping[str, str | None] = field(default_factory=dict)
+    store: str = field(default="sqlite:///perdure.db", repr=False)  # a URL may hold a password
+    namespaces: Mapping[str, str | None] = field(default_factory=dict, repr=False)
     host: str = "127.0.0.1"
     port: int = 8000
     hosts: tuple[str, ...] = ()

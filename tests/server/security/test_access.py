@@ -10,7 +10,9 @@ from urllib.parse import unquote_to_bytes
 import pytest
 
 from perdure import Perdure, flow
+from perdure.model.errors import UsageError
 from perdure.server.access import PUBLIC
+from perdure.server.security.keys import Keys
 from perdure.store.operations import CHANGING, READING
 from tests.server.conftest import Serve, Served, memory
 from tests.server.security.operations import STARTS_BY_GET, Operation, operations
@@ -195,6 +197,17 @@ async def test_nothing_of_the_body_is_read_for_nobody(keyed):
             "/api/v1/keys", content=endless(), headers={"Content-Type": "application/json", **headers}
         )
         assert answer.status_code == 401
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.0.0.1", "shop.example", "0"])
+async def test_it_does_not_listen_to_others_without_keys(serve: Serve, tmp_path, host):
+    store = f"sqlite:///{tmp_path}/shop.db"
+    with pytest.raises(UsageError, match="perdure keys create"):
+        await serve(store=store, host=host)
+    async with Perdure(store, mode="client") as app:
+        await Keys(app.store, app.world).create("ada", "admin", ["*"])
+    served = await serve(store=store, host=host)
+    assert (await served.http.get("/api/v1/session")).status_code == 401
 
 
 class TestTwoTenants:

@@ -10,6 +10,7 @@ from perdure.model.document import Document
 from perdure.model.errors import StoreUnavailableError
 from perdure.server.security.audit import COLLECTION, START, Log
 from tests.server.conftest import memory
+from tests.servers import label, postgres, valkey
 
 
 @pytest.fixture
@@ -49,15 +50,23 @@ async def test_an_empty_log_holds(app):
     assert (verdict.entries, verdict.head, verdict.broken) == (0, START, None)
 
 
-async def test_servers_that_write_at_once_make_one_chain(app):
-    logs = [Log(app.store, app.world) for _ in range(5)]
-    await asyncio.gather(
-        *(log.add("ada", "key", "runs.pause", f"{i}-{n}") for i, log in enumerate(logs) for n in range(40))
-    )
-    verdict = await logs[0].verify()
-    assert (verdict.entries, verdict.broken) == (200, None)
-    entries = await logs[0].page(500)
-    assert {entry.target for entry in entries} == {f"{i}-{n}" for i in range(5) for n in range(40)}
+@pytest.mark.parametrize("kind", ["memory", "sqlite", "postgres", "valkey"])
+async def test_servers_that_write_at_once_make_one_chain(kind, tmp_path):
+    url = {
+        "memory": memory,
+        "sqlite": lambda: f"sqlite:///{tmp_path}/shop.db",
+        "postgres": lambda: postgres().url(schema=label(tmp_path)),
+        "valkey": lambda: valkey().url(prefix=label(tmp_path)),
+    }[kind]()
+    async with Perdure(url, mode="client") as one, Perdure(url, mode="client") as other:
+        logs = [Log(app.store, app.world) for app in (one, other, one, other)]
+        await asyncio.gather(
+            *(log.add("ada", "key", "runs.pause", f"{i}-{n}") for i, log in enumerate(logs) for n in range(30))
+        )
+        verdict = await logs[0].verify()
+        assert (verdict.entries, verdict.broken) == (120, None)
+        entries = await logs[0].page(500)
+        assert {entry.target for entry in entries} == {f"{i}-{n}" for i in range(4) for n in range(30)}
 
 
 async def test_many_entries_are_few_writes(app, monkeypatch):
