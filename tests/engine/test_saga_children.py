@@ -19,6 +19,7 @@ from perdure import (
     flow,
     testing,
 )
+from perdure.model import failure
 from tests.engine.world import World
 
 ONCE = Retry(attempts=1)
@@ -314,6 +315,16 @@ async def test_whatever_runs_in_parallel_and_wherever_it_dies_nothing_done_is_le
             await run.result()
         left = {key for key, count in mixed.open.items() if count}
         assert not left
+        assert await ended(run) == ("compensated" if await has_undone(run) else "errored")
+
+    async def has_undone(run: Any) -> bool:
+        """Whether it ran an undo, or recalled a child that did."""
+        settled = [each for each in await run.journal() if each.state != "open" and each.kind in ("step", "child")]
+        errors = [(each.ref, failure.decode_error(each.payload or "")) for each in settled if each.state == "error"]
+        undone = [child for child, error in errors if error.is_undone]
+        for child in undone:
+            assert await ended(app.run(child)) == "compensated"
+        return bool(undone) or any(each.key.startswith("undo") for each in settled)
 
     await testing.crash_everywhere(app, body)
 
