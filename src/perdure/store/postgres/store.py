@@ -122,10 +122,7 @@ class PostgresStore:
     async def commit(self, decisions: Sequence[Decision]) -> list[Committed]:
         """See the contract."""
         committed = await self._commit(decisions)
-        if any(
-            not decision.keeps_lease or decision.children or decision.posts or decision.terminate
-            for decision in decisions
-        ):
+        if any(not decision.keeps_lease or decision.reaches_others for decision in decisions):
             self._hints.changed()
         return committed
 
