@@ -50,7 +50,11 @@ document.addEventListener("change", (event) => {
   }
 });
 
-document.querySelector("nav [aria-current]")?.scrollIntoView({ inline: "center", block: "nearest" });
+// The page that is shown is seen in the list of pages, however narrow that is. (`scrollIntoView` would move the keyboard's place.)
+for (const here of document.querySelectorAll("nav [aria-current]")) {
+  const list = here.closest("nav");
+  list.scrollLeft = here.offsetLeft - list.offsetLeft - (list.clientWidth - here.clientWidth) / 2;
+}
 
 // On a phone, filters that are not in use are folded away.
 if (matchMedia("(max-width: 640px)").matches) {
