@@ -16,8 +16,9 @@ from starlette.requests import cookie_parser
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from perdure.engine.app import Perdure
+from perdure.model.errors import StoreError
 from perdure.model.redaction import Redaction
-from perdure.server.errors import Problem, respond
+from perdure.server.errors import Problem, problem_of, respond
 from perdure.server.principal import Principal, Role
 from perdure.server.server import Server
 from perdure.server.settings import DEFAULT
@@ -88,6 +89,9 @@ class Authentication:
             scope.setdefault("state", {})["access"] = await self._admitted(scope)
         except Problem as problem:
             await respond(problem)(scope, receive, send)
+            return
+        except StoreError as error:
+            await respond(problem_of(error))(scope, receive, send)
             return
         await self._app(scope, receive, send)
 

@@ -10,7 +10,7 @@ from urllib.parse import unquote_to_bytes
 import pytest
 
 from perdure import Perdure, flow
-from perdure.model.errors import UsageError
+from perdure.model.errors import StoreUnavailableError, UsageError
 from perdure.server.access import PUBLIC
 from perdure.server.security.keys import Keys
 from perdure.store.operations import CHANGING, READING
@@ -199,6 +199,21 @@ async def test_nothing_of_the_body_is_read_for_nobody(keyed):
         assert answer.status_code == 401
 
 
+async def test_while_the_store_does_not_answer_nobody_gets_in(keyed, monkeypatch):
+    keyed = await keyed()
+    assert (await keyed.ask("viewer", "GET", "/api/v1/session")).status_code == 200
+
+    async def unavailable(*_: Any) -> Any:
+        raise StoreUnavailableError("not now")
+
+    monkeypatch.setattr(keyed.served.app.store, "read", unavailable)
+    keyed.advance(2)
+    answer = await keyed.ask("viewer", "GET", "/api/v1/session")
+    assert answer.status_code == 503
+    assert answer.headers["retry-after"]
+    assert (await keyed.http.get("/livez")).status_code == 200
+
+
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.0.0.1", "shop.example", "0"])
 async def test_it_does_not_listen_to_others_without_keys(serve: Serve, tmp_path, host):
     store = f"sqlite:///{tmp_path}/shop.db"
@@ -381,8 +396,6 @@ class TestWhatIsWrittenDown:
             assert entries[0].action == entries[1].action
 
     async def test_what_cannot_be_written_down_is_not_done(self, keyed, monkeypatch):
-        from perdure.model.errors import StoreUnavailableError
-
         keyed = await keyed()
         put = keyed.served.app.store.put
 
