@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 
 import pytest
 
-from perdure.server import bodies
+from perdure.server import ServerSettings, bodies
+from perdure.server.errors import Problem
 
 JSON = {"Content-Type": "application/json"}
 
@@ -75,6 +77,14 @@ async def test_what_goes_in_comes_out(serve, value):
     journal = await served.http.get(f"/api/v1/runs/{started.json()['id']}/journal")
     found = journal.json()["items"][0]["payload"]
     assert (found, str(found)) == (value, str(value))
+
+
+@pytest.mark.parametrize("text", [b'"' + b'\\"' * 500_000, b'"' * 999_999, b'"\\' * 499_999, b"\\" * 999_999])
+def test_texts_without_an_end_take_no_longer_than_others(text):
+    began = time.process_time()
+    with pytest.raises(Problem):
+        bodies.parse_json(b"[" * 65 + text, ServerSettings())
+    assert time.process_time() - began < 2
 
 
 async def test_as_deep_as_is_allowed(serve):

@@ -22,7 +22,9 @@ DIGITS = 19
 BODY_WITHIN = 30.0
 """Seconds within which a body has to be there."""
 
-_STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
+_STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)', re.DOTALL)
+"""A text, also one that does not end: who looked for an end again from each quote in it would take hours."""
+
 _BRACKETS = bytes.maketrans(b"[]", b"{}")
 _NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 _SURROGATE = re.compile("[\ud800-\udfff]")
