@@ -79,7 +79,8 @@ class Engine:
         if app._client is not None:
             raise UsageError("this application is open already; a test opens it by `testing.engine(app)` alone")
         self._loop = asyncio.get_running_loop()
-        self._kept = app.store, app.world, app.settings
+        self._kept = app.store, app.world, app.settings, app.telemetry
+        app.telemetry = []  # what is watched in production has no place in a test
         queues = dict.fromkeys((*app.settings.queues, *(w.queue for w in app.registry.workflows.values())))
         app.store = cast(Store, self._store)
         app.world = self.world
@@ -279,7 +280,7 @@ class Engine:
         self._recovery = asyncio.get_running_loop().create_task(recover())
 
     def _restore(self) -> None:
-        self.app.store, self.app.world, self.app.settings = self._kept
+        self.app.store, self.app.world, self.app.settings, self.app.telemetry = self._kept
         del self.app._make_worker
         self._loop = None
 

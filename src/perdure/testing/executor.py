@@ -96,6 +96,7 @@ class WatchedStep:
         self.idempotency_key = step.idempotency_key
         self.last_progress = step.last_progress
         self.client = step.client
+        self.run = getattr(step, "run", None)
         self.waits = 0
         self._step = step
         self._executor = executor
