@@ -237,6 +237,8 @@ class Store(Protocol):
         """Return up to `limit` runs, by `created_at`, latest first, without output, from `cursor` on.
 
         Runs of one moment come latest created first. Runs created between two pages are in neither, or in their place.
+        Where few of many runs are meant, a page may have fewer than `limit`, even none, though more follow: a store
+        may look at so many at once and no more. Then, as ever, only the last page comes without a cursor.
 
         Raises:
             UsageError: the cursor is none that a page came with.

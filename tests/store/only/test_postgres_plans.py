@@ -36,6 +36,7 @@ STATEMENTS = {
 
 FIRST_OF = {"runs_pkey": "n", "runs_id_key": "id", "runs_due": "queue", "runs_created": "created_at"} | {
     "runs_parent": "parent_id",
+    "runs_status": "status",
     "runs_expires": "expires_at",
     "records_pkey": "n",
     "inbox_pkey": "n",
@@ -89,21 +90,6 @@ async def test_queues_without_limits_do_without_their_indexes(store: PostgresSto
     await store.post([event("a", "m")], NOW, CAPACITY)
     await store.commit([decide(run, records=(record(1),)), decide(run, "waiting", seq=2, seen=1, consumed=("m",))])
     assert postgres().sql(f"SELECT {', '.join(sizes)}", database=DATABASE) == empty
-
-
-async def test_what_is_looked_for_is_planned_for_what_it_is(tmp_path: Path):
-    store = open_store(postgres().url(DATABASE, schema=label(tmp_path), pool_size="1", listen="off"))
-    assert isinstance(store, PostgresStore)
-    await store.open()
-    await store.create([new("r0"), new("s0")])
-    for where in (RunFilter(id_prefix="s"), RunFilter()):
-        for _ in range(2):
-            assert (await store.find(where, 10)).runs[0].id == "s0"
-    plans = "SELECT statement ~ 'starts_with', custom_plans, generic_plans FROM pg_prepared_statements"
-    searches = f"{plans} WHERE statement ~ 'ORDER BY r.created_at' AND statement !~ 'pg_prepared' ORDER BY 1"
-    told = await store._connections.once(lambda session: session.fetch(searches))
-    assert [tuple(row) for row in told] == [(False, 0, 2), (True, 2, 0)]
-    await store.close()
 
 
 async def scans(store: PostgresStore, text: str) -> list[Any]:

@@ -63,7 +63,7 @@ async def test_runs_of_the_first_version_go_on(tmp_path: Path) -> None:
     made_by_the_first(path)
     store = await opened(path)
     try:
-        assert (await store.describe()).schema_version == len(migrations()) == 3
+        assert (await store.describe()).schema_version == len(migrations())
         before = await one(store, "leased")
         assert (before.limit_key, before.is_admitted, before.worker, before.tags) == ("", False, "gone", {"k": "1"})
         assert await store.catalog() == [CatalogEntry("checkout", "v1", "default", "{}", NOW, "w")]
@@ -138,7 +138,7 @@ async def test_a_program_that_is_still_at_work_when_a_newer_one_comes_does_nothi
         "create_in": lambda: in_somebodys(store, path),
     }
     for name, ask in asked.items():
-        with pytest.raises(SchemaTooNewError, match="version 4, and this program, .* up to 3: end it, and upgrade it"):
+        with pytest.raises(SchemaTooNewError, match=r"to version \d+, and this program, .* up to \d+: end it, and upgrade it"):
             await ask()
             pytest.fail(name)
     await store.close()

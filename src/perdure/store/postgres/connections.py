@@ -33,10 +33,6 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 0.005, 1.0
 
 _WRITE = "BEGIN ISOLATION LEVEL READ COMMITTED"
 _SNAPSHOT = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
-_SEARCH = (
-    f"{_SNAPSHOT}; SET LOCAL plan_cache_mode = force_custom_plan; SET LOCAL enable_seqscan = on; "
-    "SET LOCAL enable_bitmapscan = on"
-)
 
 
 class Texts(dict[str, str]):
@@ -190,10 +186,6 @@ class Connections:
     async def look(self, work: Callable[[Session], Awaitable[T]]) -> T:
         """Do work that only reads, all of it at one moment, however long that takes; as `once` otherwise."""
         return await self._insist(work, _SNAPSHOT, self.settings.long_timeout)
-
-    async def search(self, work: Callable[[Session], Awaitable[T]]) -> T:
-        """Look for something, in the way that is the best for just these values; as `look` otherwise."""
-        return await self._insist(work, _SEARCH, self.settings.long_timeout)
 
     async def first(self, work: Callable[[Session], Awaitable[T]]) -> T:
         """Do work in a transaction on the first connection, before the store is open.

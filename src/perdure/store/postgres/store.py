@@ -34,7 +34,18 @@ from perdure.model.run import Created, NewRun, Run
 from perdure.store.contract import Transaction
 from perdure.store.hints import Hints
 from perdure.store.loops import PerLoop
-from perdure.store.postgres import archives, arrivals, commits, control, documents, queues, reads, schema, turns
+from perdure.store.postgres import (
+    archives,
+    arrivals,
+    commits,
+    control,
+    documents,
+    queues,
+    reads,
+    schema,
+    searches,
+    turns,
+)
 from perdure.store.postgres.connections import Connections, Session
 from perdure.store.postgres.durability import described
 from perdure.store.postgres.joining import create_in
@@ -206,10 +217,8 @@ class PostgresStore:
 
     async def find(self, where: RunFilter, limit: int, cursor: str | None = None) -> RunPage:
         """See the contract."""
-        look = functools.partial(reads.find, where=where, limit=limit, cursor=cursor)
-        if where == RunFilter():
-            return await self._connections.once(look, self._settings.long_timeout)
-        return await self._connections.search(look)
+        look = functools.partial(searches.find, where=where, limit=limit, cursor=cursor)
+        return await (self._connections.once(look) if where == RunFilter() else self._connections.look(look))
 
     async def stats(self, now: int) -> Stats:
         """See the contract."""

@@ -18,6 +18,9 @@ from perdure.store.redis.shards import Shards
 LOOKED_AT = 500
 """How many runs one script looks at: other clients wait for it."""
 
+LOOKS = 40
+"""How many scripts are run for one page, beside the first of each class and shard."""
+
 Key = tuple[int, int, int]
 """By what runs are sorted: created_at, number, shard."""
 
@@ -72,29 +75,42 @@ async def find(shards: Shards, where: RunFilter, limit: int, cursor: str | None)
     """Return a page of runs, latest created first."""
     parts = 3 if shards.are_many else 2
     after = None if cursor is None else _parsed(cursor, parts)
-    page: list[tuple[Key, Run]] = []
+    page: list[Run] = []
+    last: Key | None = None
     found = _children(shards, where, after) if where.parent_id is not None else _merged(shards, where, after, limit)
-    async for entry in found:
-        page.append(entry)
-        if len(page) > limit:
+    async for key, run in found:
+        if len(page) == limit:  # there is one more
             break
-    more = ":".join(map(str, page[limit - 1][0][:parts])) if len(page) > limit else None
-    return RunPage([run for _, run in page[:limit]], more)
+        last = key
+        if run is None:
+            break
+        page.append(run)
+    else:
+        last = None
+    return RunPage(page, None if last is None else ":".join(map(str, last[:parts])))
 
 
-async def _merged(shards: Shards, where: RunFilter, after: Key | None, limit: int) -> AsyncIterator[tuple[Key, Run]]:
+async def _merged(
+    shards: Shards, where: RunFilter, after: Key | None, limit: int
+) -> AsyncIterator[tuple[Key, Run | None]]:
+    """Yield runs, latest first; None for the place where it stops to look for more."""
     letters = sorted({_class_of(STATUS[status]) for status in where.status} or {"a", *CLASS_OF.values()})
     wanted = LOOKED_AT if where.tags else limit + 1  # few of those that a script finds may have the tags
     sources = [_Source(shards, shard, letter, where, after, wanted) for shard in shards.all for letter in letters]
     await asyncio.gather(*[source.look() for source in sources])
     heap = [(_descending(key), at) for at, source in enumerate(sources) if (key := source.next) is not None]
     heapq.heapify(heap)
+    looks = LOOKS
     while heap:
         at = heap[0][1]
         source = sources[at]
         if source.found:
             yield source.found.pop()
+        elif looks == 0:
+            yield _descending(heap[0][0]), None
+            return
         else:  # only as far as anything there could come before what the others have found
+            looks -= 1
             await source.look()
         if (key := source.next) is None:
             heapq.heappop(heap)
@@ -102,7 +118,7 @@ async def _merged(shards: Shards, where: RunFilter, after: Key | None, limit: in
             heapq.heapreplace(heap, (_descending(key), at))
 
 
-async def _children(shards: Shards, where: RunFilter, after: Key | None) -> AsyncIterator[tuple[Key, Run]]:
+async def _children(shards: Shards, where: RunFilter, after: Key | None) -> AsyncIterator[tuple[Key, Run | None]]:
     """Yield the children of one run: they are few, and not kept by time."""
 
     async def ask(shard: Shard) -> list[tuple[Key, Run]]:

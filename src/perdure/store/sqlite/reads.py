@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import apsw
 import msgspec
 
-from perdure.model.decision import Message, QueueStats, RunFilter, RunPage, Stats
+from perdure.model.decision import Message, QueueStats, Stats
 from perdure.model.record import Record
 from perdure.model.run import Run, RunStatus
-from perdure.store.finding import place
+from perdure.store.searching import HAS_STATUS
 from perdure.store.sqlite.rows import RECORD, message_json, run_json
 from perdure.store.sqlite.turns import CAN_BE_DUE, LEVELS, OF_LEVEL, WANTED
 
@@ -30,7 +29,18 @@ SELECT json_group_array(json({message_json("r.id")}) ORDER BY m.seq)
 FROM runs AS r CROSS JOIN inbox AS m ON m.n = r.n AND NOT m.is_read WHERE r.id = ?
 """
 
-_COUNTS = "SELECT json_group_object(status, total) FROM (SELECT status, count(*) AS total FROM runs GROUP BY status)"
+_COUNTS = f"""
+WITH others (status, total) AS MATERIALIZED (
+    SELECT status, count(*) FROM runs INDEXED BY runs_status WHERE {HAS_STATUS} GROUP BY status
+    UNION ALL
+    SELECT status, count(*) FROM runs INDEXED BY runs_due
+    WHERE {CAN_BE_DUE} AND status IN ('queued', 'running') GROUP BY status)
+SELECT json_group_object(status, total) FROM (
+    SELECT * FROM others
+    UNION ALL SELECT 'complete', (SELECT count(*) FROM runs) - (SELECT ifnull(sum(total), 0) FROM others))
+WHERE total > 0
+"""
+"""All runs together are counted in a fraction of the time that it takes to look at the status of each."""
 
 _QUEUES = f"""
 SELECT json_group_array(json_object(
@@ -66,55 +76,6 @@ def journal(connection: apsw.Connection, run_id: str, after: int, limit: int | N
 def inbox(connection: apsw.Connection, run_id: str) -> list[Message]:
     """Return a run's unread messages."""
     return msgspec.json.decode(connection.execute(_INBOX, (run_id,)).get, type=list[Message])
-
-
-class _Found(msgspec.Struct, array_like=True):
-    n: int
-    run: Run
-
-
-def find(connection: apsw.Connection, where: RunFilter, limit: int, cursor: str | None) -> RunPage:
-    """Return a page of runs, latest created first."""
-    conditions, values = _conditions(where)
-    if cursor is not None:
-        conditions.append("(r.created_at, r.n) < (?, ?)")
-        values += place(cursor, 2)
-    found = connection.execute(
-        f"""SELECT json_group_array(json_array(n, json(run))) FROM (
-            SELECT r.n, {run_json("r")} AS run FROM runs AS r WHERE {" AND ".join(conditions)}
-            ORDER BY r.created_at DESC, r.n DESC LIMIT ?)""",
-        (*values, limit + 1),
-    ).get
-    rows = msgspec.json.decode(found, type=list[_Found])
-    page = rows[:limit]
-    more = f"{page[-1].run.created_at}:{page[-1].n}" if page and len(rows) > limit else None
-    return RunPage([row.run for row in page], more)
-
-
-def _conditions(where: RunFilter) -> tuple[list[str], list[Any]]:
-    conditions: list[str] = ["true"]
-    values: list[Any] = []
-    if where.status:
-        conditions.append(f"r.status IN ({', '.join('?' for _ in where.status)})")
-        values += [status.value for status in where.status]
-    for column, value in (("workflow", where.workflow), ("queue", where.queue), ("parent_id", where.parent_id)):
-        if value is not None:
-            conditions.append(f"r.{column} = ?")
-            values.append(value)
-    if where.id_prefix is not None:
-        # not LIKE or GLOB: an id may hold their wildcards
-        conditions.append("r.id >= ? AND substr(r.id, 1, length(?)) = ?")
-        values += [where.id_prefix] * 3
-    for tag, value in where.tags.items():
-        conditions.append("EXISTS (SELECT 1 FROM json_each(r.tags) AS t WHERE t.key = ? AND t.value = ?)")
-        values += [tag, value]
-    if where.created_from is not None:
-        conditions.append("r.created_at >= ?")
-        values.append(where.created_from)
-    if where.created_until is not None:
-        conditions.append("r.created_at < ?")
-        values.append(where.created_until)
-    return conditions, values
 
 
 def stats(connection: apsw.Connection, now: int) -> Stats:

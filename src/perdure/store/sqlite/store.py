@@ -32,7 +32,7 @@ from perdure.model.errors import StoreUnavailableError
 from perdure.model.queue import Admission, QueueState, QueueView
 from perdure.model.record import Record
 from perdure.model.run import Created, NewRun, Run
-from perdure.store.sqlite import arrivals, catalog, control, documents, queues, reads, turns
+from perdure.store.sqlite import arrivals, catalog, control, documents, queues, reads, searches, turns
 from perdure.store.sqlite.archives import dump, load
 from perdure.store.sqlite.connection import Settings
 from perdure.store.sqlite.dedups import create
@@ -154,7 +154,7 @@ class SqliteStore:
 
     async def find(self, where: RunFilter, limit: int, cursor: str | None = None) -> RunPage:
         """See the contract."""
-        return await self._read(lambda connection: reads.find(connection, where, limit, cursor))
+        return await self._read(lambda connection: searches.find(connection, where, limit, cursor))
 
     async def stats(self, now: int) -> Stats:
         """See the contract."""
