@@ -118,7 +118,7 @@ async def test_a_changed_schedule_has_its_new_input_and_stays_paused(app, world)
         await app.schedules.resume("greet")
         await world.advance(3_600)
         assert got == ["grace"]
-        with pytest.raises(TypeError, match="missing a required argument"):
+        with pytest.raises(UsageError, match="input does not fit: .*missing a required argument"):
             await app.schedules.update("greet", input={"nobody": 1})
 
 

@@ -178,11 +178,16 @@ class Schedules:
         found: list[ScheduleSummary] = []
         cursor: str | None = None
         while True:
-            page = await self._client.find(RunFilter(UNFINISHED, WORKFLOW), PAGE, cursor)
-            found += [summary_of(run, await self._standing(run), self._client.env.now()) for run in page.runs]
-            cursor = page.cursor
+            part, cursor = await self.page(PAGE, cursor)
+            found += part
             if cursor is None:
                 return sorted(found, key=lambda summary: summary.name)
+
+    async def page(self, limit: int, cursor: str | None = None) -> tuple[Sequence[ScheduleSummary], str | None]:
+        """Return up to `limit` of these, made last first, and the cursor of the next page; None where there is none."""
+        page = await self._client.find(RunFilter(UNFINISHED, WORKFLOW), limit, cursor)
+        found = [summary_of(run, await self._standing(run), self._client.env.now()) for run in page.runs]
+        return found, page.cursor
 
     async def get(self, name: str) -> ScheduleSummary:
         """Return a schedule.
@@ -284,7 +289,12 @@ class Schedules:
         elif workflow.registered is not known:
             raise UsageError(f"{workflow!r} is no workflow of this application; decorate it with @app.workflow")
         if known is not None:
-            return name, known.parameters.encode(args, given, limit), known.queue
+            try:
+                return name, known.parameters.encode(args, given, limit), known.queue
+            except TypeError as error:
+                if isinstance(workflow, str):
+                    raise UsageError(f"schedule input does not fit: {error}") from None
+                raise
         entry = await client.announced.entry(name)
         payload = codec.encode(given, f"the input of workflow {name!r}", limit)
         return name, payload, "default" if entry is None else entry.queue

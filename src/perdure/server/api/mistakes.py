@@ -35,8 +35,8 @@ def told_of(path: str) -> Iterator[None]:
         yield
     except ScheduleExistsError:
         raise
-    except (UsageError, TypeError) as error:  # Python's own word for arguments that do not fit
-        raise problem_at(error if isinstance(error, UsageError) else UsageError(str(error)), path) from None
+    except UsageError as error:
+        raise problem_at(error, path) from None
 
 
 def problem_at(error: PerdureError, path: str) -> Problem:
