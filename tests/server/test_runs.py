@@ -309,8 +309,42 @@ async def test_many_runs_in_one_go(serve: Serve, worker):
         {"ids": []},
         {"filter": {"status": ["done"]}},
         {"ids": ["a"] * 1_001},
+        {"ids": ["w-1"], "undo": True},
     ):
         assert (await served.http.post(actions, json={"action": "pause", **wrong})).status_code == 422
+
+
+async def test_what_could_not_be_done_to_some_is_written_down(serve: Serve):
+    served = await serve()
+    await start(served, "w", id="a")
+    await served.http.post(f"{RUNS}/actions", json={"action": "terminate", "ids": ["a", "none"]})
+    last, first = await served.server.auditor.log("default").page(10)
+    assert (first.details["ids"], first.outcome) == (["a", "none"], "")
+    assert (last.details["ids"], last.outcome) == (["none"], "failed (409)")
+
+
+@pytest.mark.parametrize("run_id", ["batch", "actions", ".", "..", "a/b", "%2F", "\U0001f600 x?y#z"])
+async def test_a_run_is_where_the_answer_says(serve: Serve, run_id):
+    served = await serve()
+    started = await served.http.post(RUNS, json={"workflow": "w", "id": run_id})
+    found = await served.http.get(started.headers["location"])
+    assert (found.status_code, found.json()["id"]) == (200, run_id)
+
+
+@pytest.mark.parametrize("workflow", ["perdure.schedule", "perdure.webhook:orders"])
+async def test_what_is_ours_is_not_started_by_others(serve: Serve, workflow):
+    served = await serve()
+    for path, body in ((RUNS, {"workflow": workflow}), (f"{RUNS}/batch", {"runs": [{"workflow": workflow}]})):
+        answer = await served.http.post(path, json=body)
+        assert (answer.status_code, answer.json()["errors"][0]["path"][-8:]) == (422, "workflow"), answer.text
+
+
+async def test_who_tells_a_schedule_something_is_written_down(serve: Serve):
+    served = await serve()
+    await served.http.post("/api/v1/schedules", json={"name": "s", "workflow": "w", "every": "1 hour"})
+    await served.http.post(f"{RUNS}/schedule%3As/events", json={"type": "schedule.change", "payload": {"paused": True}})
+    last, _ = await served.server.auditor.log("default").page(10)
+    assert (last.action, last.target) == ("schedules.change", "s")
 
 
 async def test_many_runs_with_long_ids_fit_the_audit_log(serve: Serve):

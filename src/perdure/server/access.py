@@ -70,6 +70,16 @@ class Access:
         await self.server.auditor.record(self.principal, self.namespace, action, target, reason, details)
         self.recorded.append((action, target))
 
+    async def audit_failure(self, action: str, target: str, **details: Any) -> None:
+        """Write down that what was written down ahead of it could not be done, although the request could.
+
+        Args:
+            action, target, details: as for `audit`.
+        """
+        await self.server.auditor.record(
+            self.principal, self.namespace, action, target, "", details, outcome="failed (409)"
+        )
+
 
 class Authentication:
     """Finds out who sends each request, ahead of everything that could act on it (ASGI middleware)."""

@@ -29,13 +29,23 @@ _encode = msgspec.json.Encoder().encode
 _UNPRINTABLE = "it must be printable text, without control characters"
 
 
-class RunConvertor(StringConvertor):
-    """The id of a run where other words may stand too: a run called `batch` is asked for as `%62atch`."""
+_WORDS = ("batch", "actions")
 
-    regex = "(?!(?:batch|actions)$)[^/]+"
+
+class RunConvertor(StringConvertor):
+    """The id of a run where other words may stand too: a run called `batch` is asked for as `%62%61%74%63%68`."""
+
+    regex = f"(?!(?:{'|'.join(_WORDS)})$)[^/]+"
 
 
 register_url_convertor("run", RunConvertor())
+
+
+def path_of_run(run_id: str) -> str:
+    """Return the path of a run, whatever its id is: also of one that would be taken for a word, or for a step up."""
+    if run_id in (*_WORDS, ".", ".."):
+        return "/api/v1/runs/" + "".join(f"%{ord(sign):02X}" for sign in run_id)
+    return f"/api/v1/runs/{quote(run_id, safe='')}"
 
 
 def router(tag: str) -> APIRouter:

@@ -11,6 +11,7 @@ from msgspec.structs import replace
 from starlette.responses import Response
 
 from perdure.engine.client.handle import RunHandle
+from perdure.engine.triggers.scheduler import PREFIX
 from perdure.model.decision import Action
 from perdure.model.errors import PerdureError, StoreError, UsageError
 from perdure.model.run import RunStatus
@@ -97,6 +98,8 @@ async def fork_run(access: Operator, id: RunId, body: ForkBody) -> Response:
 @router.post("/api/v1/runs/{id}/events", operation_id="send_event", response_model=EventTaken)
 async def send_event(access: Operator, id: RunId, body: EventBody) -> Response:
     """Send a run an event; it is kept until the run's code waits for its type."""
+    if id.startswith(PREFIX):
+        await access.audit("schedules.change", id.removeprefix(PREFIX), type=body.type, change=body.payload)
     is_new = await access.app.client.send_event(id, body.type, body.payload, body.id)
     return reply({"is_new": is_new})
 
@@ -143,6 +146,8 @@ async def act_on_runs(access: Operator, body: ActionsBody) -> Response:
     for part in _audited(ids):
         await access.audit(f"runs.{action.value}", "", body.reason, filter=chosen, ids=part, undo=body.undo)
     failed = await _act(access, action, ids, undo=body.undo)
+    for part in _audited([each["id"] for each in failed]):
+        await access.audit_failure(f"runs.{action.value}", "", ids=part)
     return reply({**document, "ids": ids, "done": len(ids) - len(failed), "failed": failed})
 
 

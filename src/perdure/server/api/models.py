@@ -262,6 +262,8 @@ class ActionsBody(ReasonBody):
     model_config = ConfigDict(
         json_schema_extra={
             "oneOf": [{"required": ["ids"]}, {"required": ["filter"]}],
+            "if": {"properties": {"undo": {"const": True}}, "required": ["undo"]},
+            "then": {"properties": {"action": {"const": "terminate"}}},
             "examples": [
                 {"action": "restart", "filter": {"status": ["errored"], "workflow": "order"}, "dry_run": True}
             ],
@@ -279,7 +281,9 @@ class ActionsBody(ReasonBody):
     )
 
     @model_validator(mode="after")
-    def _is_one_of_both(self) -> ActionsBody:
+    def _fits(self) -> ActionsBody:
         if ("ids" in self.model_fields_set) == ("filter" in self.model_fields_set):
             raise ValueError("give ids or a filter, and not both")
+        if self.undo and self.action != "terminate":
+            raise ValueError(f"undo goes with terminate, and not with {self.action}")
         return self

@@ -19,7 +19,7 @@ from perdure.server.api.listing import PAGE, Cursor, Limit, part
 from perdure.server.api.mistakes import of_schedule, told_of
 from perdure.server.api.models import Duration, Json, Name, Reason, ReasonBody
 from perdure.server.errors import Problem, ProblemError
-from perdure.server.routing import reply
+from perdure.server.routing import path_of_run, reply
 from perdure.server.routing import router as routes
 from perdure.server.shown import moment
 
@@ -234,7 +234,7 @@ async def trigger_schedule(access: Operator, name: Name, body: ReasonBody = _NO_
     with of_schedule():
         workflow = (await access.app.schedules.get(name)).workflow
         run = await access.app.schedules.trigger(name)
-    location = f"/api/v1/runs/{quote(run.id, safe='')}"
+    location = path_of_run(run.id)
     return reply({"id": run.id, "workflow": workflow, "is_new": True}, 201, {"Location": location})
 
 

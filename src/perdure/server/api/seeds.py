@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from typing import Any, Literal
-from urllib.parse import quote
 
 from fastapi import Request
 from pydantic import Field
@@ -17,7 +16,7 @@ from perdure.server.api.mistakes import of_definition
 from perdure.server.api.models import Json, Name, StartBody, Strict, Text
 from perdure.server.api.starts import IdempotencyKey, begin
 from perdure.server.errors import Problem
-from perdure.server.routing import reply
+from perdure.server.routing import path_of_run, reply
 from perdure.server.routing import router as routes
 
 SAMPLES = "examples/sample_flows.py"
@@ -111,7 +110,7 @@ async def _execute(access: Access, body: StartBody, idempotency_key: str | None)
     begun = await begin(access, body, idempotency_key)
     status = RunStatus.QUEUED if begun.is_new else (await access.app.client.get(begun.id)).status
     document = {"executionId": begun.id, "status": _STATUS.get(status, "IN_PROGRESS")}
-    location = f"/api/v1/runs/{quote(begun.id, safe='')}"
+    location = path_of_run(begun.id)
     return reply(document, 201 if begun.is_new else 200, {"Location": location})
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Annotated, Any
-from urllib.parse import quote
 
 from fastapi import Header
 from pydantic import StringConstraints
@@ -12,6 +11,7 @@ from starlette.responses import Response
 
 from perdure.authoring.enqueuing import Debounce, Dedup
 from perdure.engine.client.starting import new_run
+from perdure.engine.lifecycle import OURS
 from perdure.model.errors import RunExistsError, UsageError
 from perdure.model.run import Created, NewRun, Retention
 from perdure.server.access import Access, Operator
@@ -19,7 +19,7 @@ from perdure.server.api.answers import BatchStarted, Started
 from perdure.server.api.mistakes import problem_at
 from perdure.server.api.models import BatchBody, StartBody
 from perdure.server.errors import Problem, ProblemError
-from perdure.server.routing import reply
+from perdure.server.routing import path_of_run, reply
 from perdure.server.routing import router as routes
 
 IDEMPOTENT_FOR = "1 day"
@@ -52,7 +52,7 @@ async def start_run(access: Operator, body: StartBody, idempotency_key: Idempote
     It is durable once this is answered. Where the answer is lost, repeat the request with the same id or key.
     """
     created = await begin(access, body, idempotency_key)
-    location = f"/api/v1/runs/{quote(created.id, safe='')}"
+    location = path_of_run(created.id)
     document = {"id": created.id, "workflow": body.workflow, "is_new": created.is_new}
     return reply(document, 201 if created.is_new else 200, {"Location": location})
 
@@ -117,6 +117,8 @@ def _new_run(access: Access, body: StartBody, announced: Any, idempotency_key: s
         UsageError: it cannot be.
     """
     app = access.app
+    if body.workflow.startswith(OURS):
+        raise UsageError(f"workflow: {body.workflow!r} begins with {OURS!r}, and is started by Perdure alone")
     given = body.__dict__
     options = {name: value for name in _AS_GIVEN if (value := given[name]) is not None}
     if body.dedup is not None:

@@ -75,7 +75,7 @@ async def _post(access: Access, given: Any) -> object:
     refused = {message.run_id for message, became in zip(given.messages, posted, strict=True) if became in _NOT_TAKEN}
     for action, target in recorded:
         if target in refused or f"{PREFIX}{target}" in refused:
-            await _note_failure(access, action, target)
+            await access.audit_failure(action, target)
     access.app.client.posted(message.run_id for message in given.messages)
     return posted
 
@@ -106,17 +106,11 @@ async def _control(access: Access, given: Any) -> object:
     done = await access.app.store.control(given.actions, given.now)
     for each, became in zip(given.actions, done, strict=True):
         if became.before is None or became.untold or (became.before.is_finished and each.action not in _OF_ENDED):
-            await _note_failure(access, f"runs.{each.action.value}", each.run_id)
+            await access.audit_failure(f"runs.{each.action.value}", each.run_id)
         else:
             access.app.client.controlled(each.action, became)
     access.server.hearing(access.namespace).changed()
     return done
-
-
-async def _note_failure(access: Access, action: str, target: str) -> None:
-    """Write down that what was written down ahead of it could not be done, although the request could."""
-    principal, auditor = access.principal, access.server.auditor
-    await auditor.record(principal, access.namespace, action, target, "", {}, outcome="failed (409)")
 
 
 async def _prune(access: Access, given: Any) -> object:
@@ -156,7 +150,7 @@ async def _set_queue(access: Access, given: Any) -> object:
     is_kept = await access.app.store.set_queue(state)
     if not is_kept:
         for action, target in list(access.recorded):
-            await _note_failure(access, action, target)
+            await access.audit_failure(action, target)
     if access.app.worker is not None:
         access.app.worker.wake()
     return is_kept
