@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections import Counter
 
 import pytest
@@ -168,6 +169,88 @@ async def test_what_was_not_committed_is_not_told_twice(traces, world):
     traces.assert_whole()
     assert Counter(span.name for span in traces.spans) == {"once": 1, "w": 1}
     assert traces.one("once").attributes["perdure.worker.id"] == taken_by
+
+
+def hung(store, commits: int):
+    """From so many commits on, have none of them answered: what is durable then, nobody tells."""
+
+    async def hangs(name: str) -> None:
+        nonlocal commits
+        if name != "commit":
+            return
+        commits -= 1
+        if commits > 0:
+            return
+        with store._lock:
+            store.in_flight -= 1
+        try:
+            await asyncio.Event().wait()
+        finally:
+            with store._lock:
+                store.in_flight += 1
+
+    return hangs
+
+
+@pytest.mark.parametrize("seed", range(12))
+async def test_whenever_workers_die_no_span_is_there_twice(world, memory, seed):
+    """Workers die at random moments; what they told agrees with the journals, but for what they died over telling."""
+    chance = random.Random(seed)
+    traces, nap = Traces(world, memory), chance.randint(1, 30)
+
+    def register(app):
+        @app.step(name="inner")
+        async def inner() -> int:
+            return 1
+
+        @app.step(name="work", retry=Retry(attempts=4, delay=1))
+        async def work(n: int) -> int:
+            if chance.random() < 0.3:
+                raise ConnectionError
+            return n + (await inner() if n % 2 else 0)
+
+        @app.workflow(name="leaf")
+        async def leaf(n: int) -> int:
+            return await work(n)
+
+        @app.workflow(name="parent")
+        async def parent() -> int:
+            found = await asyncio.gather(work(1), work(2), leaf(3))
+            await flow.sleep(nap)
+            return sum(found) + await work(4)
+
+        return app
+
+    app = register(traces.app())
+    await app.open()
+    runs = [(await app.start("parent", id=f"p{n}")).id for n in range(4)]
+    for _ in range(6):
+        setattr(app.store, chance.choice(["before", "after"]), hung(app.store, chance.randint(1, 12)))
+        await world.advance(chance.randint(1, 20))
+        await world.crash(app)
+        app = register(traces.app())
+        await app.open()
+    await world.advance(200)
+    await world.advance(200)
+    journals = {}
+    for run in (await app.runs(limit=100)).runs:
+        assert run.status.is_finished, (await app.run(run.id).explain()).reasons
+        journals[run.id] = {(r.key, r.attempt) for r in await app.run(run.id).journal() if r.kind == "step"}
+    await app.close()
+    assert len(journals) >= len(runs)
+    ids = Counter(span.context.span_id for span in traces.spans)
+    assert set(ids.values()) == {1}
+    attempts = [span for span in traces.spans if "perdure.step" in span.attributes]
+    for span in attempts:
+        about = span.attributes
+        assert (about["perdure.step"], about["perdure.attempt"]) in journals[about["perdure.run.id"]]
+    assert len(attempts) > sum(map(len, journals.values())) / 3
+    by_run = {span.attributes["perdure.run.id"]: span for span in traces.spans if "perdure.step" not in span.attributes}
+    for span in attempts:
+        whole = by_run.get(span.attributes["perdure.run.id"])
+        if whole is not None and "/" not in span.attributes["perdure.step"]:
+            assert span.parent.span_id == whole.context.span_id
+            assert whole.start_time <= span.start_time <= span.end_time <= whole.end_time
 
 
 async def test_replays_tell_nothing(local, world):
