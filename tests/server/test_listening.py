@@ -134,6 +134,20 @@ async def test_a_kept_connection_ends_by_itself(port):
     assert time.monotonic() - began < 5
 
 
+async def test_past_its_connections_it_says_so():
+    async with listens(connections=2) as (_, url, port):
+        kept = [await asyncio.open_connection("127.0.0.1", port) for _ in range(2)]
+        async with httpx.AsyncClient(base_url=url) as client:
+            refused = await client.get("/livez")
+        assert (refused.status_code, refused.json()["type"]) == (503, "urn:perdure:error:too-many-connections")
+        assert refused.headers["content-type"] == "application/problem+json"
+        assert refused.headers["retry-after"]
+        for _, writer in kept:
+            writer.close()
+        while not (await answer(port, b"GET /livez HTTP/1.1\r\n", CLOSE)).startswith(b"HTTP/1.1 200"):
+            pass
+
+
 async def test_a_port_that_is_taken():
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]

@@ -39,7 +39,7 @@ include-operation-id = [
     "publish_definition", "validate_definition", "create_workflow",
     "create_schedule", "change_schedule", "backfill_schedule",
 ]
-checks.positive_data_acceptance.expected-statuses = ["2xx", 422]
+checks.positive_data_acceptance.expected-statuses = ["2xx", 404, 409, 413, 422]
 """
 
 
@@ -70,13 +70,15 @@ def address() -> Iterator[tuple[str, str]]:
             await serving
             await asgi.state.server.close()
 
-    thread = threading.Thread(target=asyncio.run, args=(work(),))
+    thread = threading.Thread(target=asyncio.run, args=(work(),), daemon=True)  # one that hangs must not hang the tests
     thread.start()
-    assert has_begun.wait(10)
-    yield f"http://127.0.0.1:{listener.getsockname()[1]}", keys[0]
-    behind.should_exit = True
-    thread.join(10)
-    listener.close()
+    try:
+        assert has_begun.wait(30)
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}", keys[0]
+    finally:
+        behind.should_exit = True
+        thread.join(10)
+        listener.close()
 
 
 @pytest.mark.slow
@@ -89,7 +91,7 @@ def test_it_does_what_it_says(address: tuple[str, str], tmp_path: Path) -> None:
     phases = "examples,coverage,fuzzing,stateful" if CASES else "examples,fuzzing"
     command = [sys.executable, "-m", "schemathesis.cli", "--config-file", str(config), "run"]
     command += [f"{url}/api/openapi.json", "-H", f"Authorization: Bearer {key}", "--phases", phases]
-    command += ["-n", str(max(3, CASES // operations)), *([] if CASES else ["--seed", "7"])]
+    command += ["-n", str(max(2, CASES // operations)), *([] if CASES else ["--seed", "7"])]
     command += ["--include-path-regex", PATHS]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-10_000:] + done.stderr[-2_000:]

@@ -15,7 +15,7 @@ from fastapi import FastAPI
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from perdure.model.errors import UsageError
-from perdure.server.errors import MEDIA_TYPE, Problem
+from perdure.server.errors import MEDIA_TYPE, RETRY_AFTER, Problem, respond
 from perdure.server.server import Server
 from perdure.server.settings import ServerSettings
 
@@ -41,6 +41,14 @@ _REFUSED = {
     414: ("Address too long", f"the address is longer than {TARGET_BYTES:,} bytes"),
     431: ("Headers too large", f"there are more than {HEADERS} headers, or {HEAD_BYTES:,} bytes of them"),
 }
+_FULL = respond(
+    Problem(
+        503,
+        "Too many connections",
+        "as many connections are open as the server takes (connections); try again",
+        headers={"Retry-After": RETRY_AFTER, "Connection": "close"},
+    )
+)
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -52,6 +60,8 @@ class BoundedProtocol(HttpToolsProtocol):
         self._size = 0
         self._unparsed = 0
         self._refused = 400
+        self._served = self.app
+        self._most, self.limit_concurrency = self.limit_concurrency, None  # uvicorn's own answer is no problem document
         self._head_timer: asyncio.TimerHandle | None = None
         self._write_timer: asyncio.TimerHandle | None = None
 
@@ -89,6 +99,8 @@ class BoundedProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """Begin with the request."""
         self._cancel_head_timer()
+        is_full = self._most is not None and max(len(self.connections), len(self.tasks)) > self._most
+        self.app = _FULL if is_full else self._served
         super().on_headers_complete()
 
     def data_received(self, data: bytes) -> None:

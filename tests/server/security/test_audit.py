@@ -45,6 +45,14 @@ async def test_entries_come_latest_first_and_hold(app):
     assert verdict.head != START
 
 
+async def test_a_refusal_stays_one_where_the_log_cannot_be_read(keyed):
+    keyed = await keyed()
+    await filled(keyed.served.app, 1)
+    await rewrite(keyed.served.app, 1, lambda text: "{")
+    assert (await keyed.ask("viewer", "POST", "/api/v1/runs/a/pause", json={})).status_code == 403
+    assert (await keyed.ask("operator", "POST", "/api/v1/runs/a/pause", json={})).status_code == 500  # it is not done
+
+
 async def test_an_empty_log_holds(app):
     verdict = await Log(app.store, app.world).verify()
     assert (verdict.entries, verdict.head, verdict.broken) == (0, START, None)

@@ -8,7 +8,6 @@ from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from perdure.model.errors import StoreError
 from perdure.server.access import Access
 from perdure.server.security.sent import SAFE
 
@@ -55,5 +54,5 @@ async def _tell(access: Access, scope: Mapping[str, Any], status: int) -> None:
             await access.server.auditor.record(
                 access.principal, access.namespace, action, target, "", {}, outcome=outcome
             )
-        except StoreError as error:
-            _log.error("the audit log does not know that %s of %r %s: %s", action, target, outcome, error)
+        except Exception:  # whatever it is, what became of the request is told as it is
+            _log.exception("the audit log does not know that %s of %r %s", action, target, outcome)
