@@ -8,7 +8,10 @@ from typing import Any
 import pytest
 
 from perdure import Perdure, Retry
+from perdure.model.decision import RunFilter, RunPage
 from perdure.model.document import Document
+from perdure.store.finding import matches
+from perdure.store.memory import MemoryStore
 from tests.server.conftest import memory
 from tests.server.dashboard.conftest import ETL, HOSTILE, SHOTS, Scene, settled
 from tests.server.dashboard.test_pages import FOR_ADMINS, FOR_OPERATORS, PAGES
@@ -38,7 +41,9 @@ async def test_every_page_keeps_the_policy_and_fits_a_phone(live_scene, browse):
             wide = await page.evaluate("document.documentElement.scrollWidth")
             assert wide <= options.get("viewport", {"width": 1280})["width"], (look, path, wide)
             if path in SOME or look == "light":
-                await page.screenshot(path=SHOTS / f"{named(path)}-{look}.png", full_page=look != "phone" and path in SOME)
+                await page.screenshot(
+                    path=SHOTS / f"{named(path)}-{look}.png", full_page=look != "phone" and path in SOME
+                )
         assert browser.is_clean()
 
 
@@ -313,9 +318,15 @@ async def test_nothing_that_anybody_wrote_becomes_anything_but_text(serving, bro
         body = await page.evaluate("document.body.textContent")
         for text in texts:
             assert text in body, (path, text)
-    await page.goto(f"{browser.base}/runs/fails")
+    await page.goto(f"{browser.base}/runs/fails", wait_until="domcontentloaded")
     await page.evaluate("document.dispatchEvent(new Event('perdure:look'))")
     await page.wait_for_event("requestfinished")
+    keys = [await served.server.authenticator.keys.create(text, "admin", ["default"]) for text in HOSTILE]
+    for key in keys[:3]:
+        await browser.context.set_extra_http_headers({"Authorization": f"Bearer {key.token}"})
+        await page.goto(f"{browser.base}/keys", wait_until="domcontentloaded")
+        body = await page.evaluate("document.body.textContent")
+        assert [text for text in HOSTILE if text not in body] == []
     assert browser.is_clean()
 
 
@@ -329,3 +340,22 @@ def quoted(text: str) -> str:
     from urllib.parse import quote
 
     return quote(text, safe="")
+
+
+async def test_where_few_of_many_runs_are_meant_it_is_looked_further_by_itself(live_scene, browse, monkeypatch):
+    whole = MemoryStore.find
+
+    async def two_at_once(self: MemoryStore, where: RunFilter, limit: int, cursor: str | None = None) -> RunPage:
+        found = await whole(self, RunFilter(), 2, cursor)
+        return RunPage([run for run in found.runs if matches(run, where)], found.cursor)
+
+    monkeypatch.setattr(MemoryStore, "find", two_at_once)
+    browser = await browse(live_scene)
+    page = await browser.open("/runs?workflow=order")
+    await page.locator("[data-further]").wait_for(state="detached")
+    ids = await page.locator("td[data-label=Run] a").all_text_contents()
+    assert "order-1" in " ".join(ids)
+    assert len(ids) == len(set(ids))
+    page = await browser.open("/runs?workflow=nobody")
+    await page.get_by_text("No run is like that.").wait_for()
+    assert browser.is_clean()

@@ -157,6 +157,16 @@ async def test_more_runs_than_a_page_has_are_on_the_next(scene):
     assert len(seen) == 121
 
 
+async def test_more_schedules_than_a_page_has_are_on_the_next(scene):
+    for number in range(105):
+        await scene.worker.schedules.create(f"s{number}", "nightly", cron="0 0 1 1 *", paused=True)
+    first = (await scene.get("/schedules")).text
+    following = html.unescape(re.search(r'rel="next" href="([^"]+)"', first)[1])
+    second = (await scene.get(f"/schedules{following}")).text
+    seen = set(re.findall(r'href="/schedules/([^"]+)"', first + second))
+    assert seen == {"nightly", *(f"s{number}" for number in range(105))}
+
+
 async def test_views_are_saved_for_whoever_saved_them(scene):
     mine, other = await scene.key("viewer", name="ada"), await scene.key("viewer", name="bob")
     http = scene.served.http

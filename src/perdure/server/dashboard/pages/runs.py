@@ -86,6 +86,8 @@ async def list_runs(
         bulk=_bulk(given),
         first=f"/runs?{query}" if cursor else None,
         next=f"/runs?{query}&{urlencode({'cursor': following})}" if following else None,
+        further=following is not None and len(runs) < PAGE,
+        most=PAGE,
     )
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 from fastapi import Request
+from pydantic import StringConstraints
 from starlette.responses import Response
 
 from perdure.model.codec import encode
@@ -12,15 +15,20 @@ from perdure.server.dashboard.payloads import shown
 from perdure.server.dashboard.rendering import page, routes
 
 FIRES = 10
+PAGE = 100
 _ANY_SIZE = 1 << 40
 
 router = routes()
 
 
 @router.get("/schedules")
-async def list_schedules(access: Viewer, request: Request) -> Response:
-    """Show the schedules that have not ended."""
-    return page(request, access, "schedules.html", live="/api/v1/watch", schedules=await access.app.schedules.list())
+async def list_schedules(
+    access: Viewer, request: Request, cursor: Annotated[str, StringConstraints(max_length=200)] = ""
+) -> Response:
+    """Show the schedules that have not ended, made last first."""
+    schedules, following = await access.app.schedules.page(PAGE, cursor or None)
+    live = None if cursor else "/api/v1/watch"
+    return page(request, access, "schedules.html", live=live, schedules=schedules, next=following)
 
 
 @router.get("/schedules/{name}")

@@ -3,4 +3,5 @@ import "./live.js";
 import "./actions.js";
 import "./forms.js";
 import "./bulk.js";
+import "./further.js";
 import "./page.js";

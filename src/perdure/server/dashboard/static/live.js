@@ -19,7 +19,7 @@ function say(text, look) {
 }
 
 // As a document, not as text: nothing here makes HTML of a string.
-function load(address) {
+export function load(address) {
   return new Promise((resolve, reject) => {
     const request = new XMLHttpRequest();
     request.open("GET", address);
