@@ -58,6 +58,8 @@ async def list_runs(
     async with session.client() as app:
         now = app.world.now()
         page = await app.client.find(chosen.where(now), limit, cursor)
+        while page.cursor is not None and not page.runs:  # few of many runs are meant
+            page = await app.client.find(chosen.where(now), limit, page.cursor)
         ended = [run.id for run in page.runs if run.status in (RunStatus.ERRORED, RunStatus.COMPENSATED)]
         outputs = {run.id: run.output for run in await app.store.get(ended) if run is not None} if ended else {}
     if not page.runs:

@@ -204,6 +204,8 @@ class Verbs:
     ) -> RunPage:
         """Return a page of runs, latest created first.
 
+        Where few of many runs are meant, it may have fewer than `limit`, even none, though more follow: its cursor says.
+
         Args:
             status: one or several states; empty for all.
             workflow, queue, parent: of this workflow, in this queue, started by this run.

@@ -50,14 +50,16 @@ async def find_those(
 ) -> RunPage:
     """Return a page of those runs for which something holds, latest created first.
 
-    Where it holds for few, a page has fewer than `limit`, though more follow.
+    Where it holds for few, or the store has looked at as many as it does at once, a page has fewer than `limit`, though
+    more follow.
     """
     found: list[Run] = []
     for _ in range(LOOKS):
-        page = await store.find(where, limit - len(found), cursor)
+        asked = limit - len(found)
+        page = await store.find(where, asked, cursor)
         found += [run for run in page.runs if holds(run)]
         cursor = page.cursor
-        if cursor is None or len(found) == limit:
+        if cursor is None or len(found) == limit or len(page.runs) < asked:
             break
     return RunPage(found, cursor)
 

@@ -112,7 +112,10 @@ async def list_runs(
     limit: Annotated[int, Query(ge=1, le=PAGE_MOST)] = PAGE,
     cursor: Cursor = None,
 ) -> Response:
-    """List runs, latest created first; their outputs and states are asked for one by one."""
+    """List runs, latest created first; their outputs and states are asked for one by one.
+
+    A page may have fewer than `limit`, even none, though more follow: then `next` is there.
+    """
     tags = dict(text.split("=", 1) for text in tag)
     starts = [moment for moment in (_since(access, since), _instant(created_from)) if moment is not None]
     where = RunFilter(
