@@ -73,6 +73,23 @@ async def test_each_task_has_its_own_hints():
     assert await asyncio.gather(*tasks) == [[True, False]] * 2
 
 
+async def test_who_waits_for_no_ends_hears_of_everything_else():
+    hints = Hints(Channel().send, 60)
+    assert not await hints.wait(0, for_ends=False)
+    waiting = asyncio.create_task(hints.wait(30, for_ends=False))
+    everything = asyncio.create_task(hints.wait(30))
+    await asyncio.sleep(0)
+    hints.heard(is_end=True)
+    assert await everything
+    assert not waiting.done()
+    hints.heard()
+    assert await waiting
+    assert await hints.wait(30, for_ends=False), "this task has not heard of it"
+    hints.heard(is_end=True)
+    assert not await hints.wait(0, for_ends=False)
+    assert await hints.wait(30)
+
+
 async def test_without_hints_it_says_now_and_then_that_something_may_have_changed():
     hints = Hints(Channel().send, 0.001)
     assert await hints.wait(30)

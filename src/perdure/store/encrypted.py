@@ -75,6 +75,10 @@ class EncryptedHanding:
         """See the contract."""
         return list(map(self._values.opened_claim, await self._handing.handed(worker)))
 
+    async def wait(self, timeout: float) -> bool:
+        """See the contract."""
+        return await self._handing.wait(timeout)
+
     async def withdraw(self, worker: str) -> list[Claim]:
         """See the contract."""
         return list(map(self._values.opened_claim, await self._handing.withdraw(worker)))

@@ -35,5 +35,11 @@ class Handing(Protocol):
     async def handed(self, worker: str) -> list[Claim]:
         """Wait for what is handed over, and return it; an empty list says that the worker had better offer again."""
 
+    async def wait(self, timeout: float) -> bool:
+        """Wait as `Store.wait` does, but for what may have become due: that a run has ended does not count.
+
+        A worker that is handed runs has little else to hear of.
+        """
+
     async def withdraw(self, worker: str) -> list[Claim]:
         """Take a worker's offer back, and return what was handed over before and has not been returned yet."""

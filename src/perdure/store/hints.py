@@ -30,9 +30,9 @@ class Hints:
         self._poll = poll
         self._sending: dict[asyncio.AbstractEventLoop, asyncio.Task[None]] = {}
         self._is_wanted: set[asyncio.AbstractEventLoop] = set()
-        self._waiting: dict[asyncio.Future[None], asyncio.AbstractEventLoop] = {}
-        self._heard = 0
-        self._told: weakref.WeakKeyDictionary[asyncio.Task[object], int] = weakref.WeakKeyDictionary()
+        self._waiting: dict[asyncio.Future[None], tuple[asyncio.AbstractEventLoop, bool]] = {}
+        self._heard = (0, 0)  # of everything, and without ends
+        self._told: weakref.WeakKeyDictionary[asyncio.Task[object], tuple[int, int]] = weakref.WeakKeyDictionary()
 
     def changed(self) -> None:
         """Tell the others soon: at once if no message is on its way, else with all that comes up meanwhile."""
@@ -41,31 +41,37 @@ class Hints:
         if loop not in self._sending:
             self._sending[loop] = loop.create_task(self._tell(loop))
 
-    def heard(self) -> None:
-        """Somebody else has changed something; from any thread."""
-        self._heard += 1
+    def heard(self, *, is_end: bool = False) -> None:
+        """Somebody else has changed something, or has only ended a run that concerns no other; from any thread."""
+        everything, without_ends = self._heard
+        self._heard = (everything + 1, without_ends + (not is_end))
         here = _running_loop()
-        for future, loop in list(self._waiting.items()):
+        for future, (loop, is_for_ends) in list(self._waiting.items()):
+            if is_end and not is_for_ends:
+                continue
             if loop is here:
                 _wake(future)
             elif not loop.is_closed():
                 loop.call_soon_threadsafe(_wake, future)
 
-    async def wait(self, timeout: float) -> bool:
+    async def wait(self, timeout: float, *, for_ends: bool = True) -> bool:
         """Return True as soon as there is a hint, or after `poll` seconds; False after `timeout` seconds.
 
-        A hint that came since the same task's last wait counts.
+        A hint that came since the same task's last wait counts; of an end only `for_ends`.
         """
-        loop, task = asyncio.get_running_loop(), asyncio.current_task()
+        task = asyncio.current_task()
         assert task is not None
-        is_hinted = self._told.setdefault(task, self._heard) != self._heard or await self._hinted(loop, timeout)
+        of = 0 if for_ends else 1
+        is_hinted = self._told.setdefault(task, self._heard)[of] != self._heard[of]
+        is_hinted = is_hinted or await self._hinted(timeout, for_ends)
         if is_hinted:
             self._told[task] = self._heard
         return is_hinted
 
-    async def _hinted(self, loop: asyncio.AbstractEventLoop, timeout: float) -> bool:
+    async def _hinted(self, timeout: float, for_ends: bool) -> bool:
+        loop = asyncio.get_running_loop()
         future: asyncio.Future[None] = loop.create_future()
-        self._waiting[future] = loop
+        self._waiting[future] = (loop, for_ends)
         try:
             async with asyncio.timeout(min(timeout, self._poll)):
                 await future

@@ -17,7 +17,7 @@ from perdure.store.handing import Handing
 from perdure.store.redis.calls import FEW
 from perdure.store.redis.store import RedisStore
 from tests.servers import ValkeyServer, label, valkey_cluster
-from tests.store.making import CAPACITY, ENCRYPTION, NOW, decide, event, new, one, record
+from tests.store.making import CAPACITY, ENCRYPTION, NOW, decide, event, held, new, one, record
 
 LEASE = 1000
 
@@ -279,6 +279,27 @@ async def test_what_is_handed_over_is_no_hint(trio: list[RedisStore]) -> None:
     assert not await other.wait(0.05)
     await client.create([new("b")])
     assert await other.wait(30)
+
+
+async def test_an_end_that_concerns_no_other_run_is_no_hint_to_workers(trio: list[RedisStore]) -> None:
+    here, there, _ = trio
+    first, second = await held(here, "a"), await held(here, "b")
+    assert there.handing is not None
+    assert not await there.handing.wait(0)
+    output = (record(1, "output", kind="output"),)
+    await here.commit([decide(first, "complete", records=output)])
+    assert await there.wait(30), "whoever waits for its result hears of it"
+    assert not await there.handing.wait(0.05)
+    notice = event("b", "m", kind="child")
+    await here.commit([decide(second, "complete", records=output, posts=(notice,))])
+    assert await there.handing.wait(30)
+    third = await held(here, "c")
+    assert await there.handing.wait(30), "it was created"
+    await here.commit([decide(third, "waiting", due_at=NOW + 5)])
+    assert await there.handing.wait(30), "it becomes due"
+    await here.create([new("d")])
+    assert await there.handing.wait(30)
+    assert not await here.handing.wait(0.01), "its own"
 
 
 async def test_an_encrypted_run_is_opened_by_whom_it_is_handed_to(server: ValkeyServer, tmp_path: Path) -> None:

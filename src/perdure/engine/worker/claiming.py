@@ -59,6 +59,7 @@ class Claiming:
         idle_check: see `IDLE_CHECK`.
         gate_check, change_check: see `GATE_CHECK`: where runs wait for others' end, and where for time or a change.
         places: how many runs there is room for.
+        gates: the queues that are gated.
         offering: how runs come by themselves.
         claimed: how many runs it has come by.
     """
@@ -74,7 +75,7 @@ class Claiming:
         self._settings = worker.settings
         self.places = Places(worker.settings, worker.turns)
         self.offering = Offering(worker, self.places)
-        self._gates: dict[str, QueueState] = {}
+        self.gates: dict[str, QueueState] = {}
         self._read_at: int | None = None
         self._walks: dict[str, Walk] = {}
         self._rounds = 0
@@ -127,7 +128,7 @@ class Claiming:
     def created(self, queue: str) -> None:
         """Look for due runs of a queue, of which one was created here."""
         if queue in self._settings.served:
-            self._ask(queue if queue in self._gates or queue in self._settings.per_queue else ORDINARY)
+            self._ask(queue if queue in self.gates or queue in self._settings.per_queue else ORDINARY)
 
     def forget_states(self) -> None:
         """Read anew which queues are gated, now: this process has changed one."""
@@ -164,7 +165,7 @@ class Claiming:
         if (
             self.places.room(queue) <= 0
             or worker.is_stopping
-            or queue in self._gates
+            or queue in self.gates
             or queue not in self._settings.served
         ):
             return False
@@ -188,12 +189,13 @@ class Claiming:
         """A run has left the worker."""
         self.places.held[queue] -= 1
         self.has_place(queue)
+        self.offering.again()
 
     def has_place(self, queue: str) -> None:
         """A run of a queue takes its place no more: there may be room for another."""
         if self._is_starved:
             self._has_room()
-        elif queue in self._settings.per_queue or (queue in self._gates and self._gates[queue].limits.bounds_places):
+        elif queue in self._settings.per_queue or (queue in self.gates and self.gates[queue].limits.bounds_places):
             self._ask(queue)
 
     def _has_room(self) -> None:
@@ -271,7 +273,7 @@ class Claiming:
     async def _taken_of(self, source: str, queues: tuple[str, ...], workflows: Sequence[str]) -> bool:
         """Take of one source what there is room for; return whether nothing more can be taken of it for now."""
         try:
-            if source in self._gates:
+            if source in self.gates:
                 return await self._admit_of(source, workflows)
             return await self._claim_of(source, queues, workflows)
         except StoreError as error:  # the others may be where the store can be reached
@@ -286,10 +288,8 @@ class Claiming:
         asked, self._asked = self._asked, set()
         ordinary = self._ordinary()
         alone = [queue for queue in self._settings.served if queue not in ordinary]
-        every: list[tuple[str, tuple[str, ...]]] = [(queue, (queue,)) for queue in alone]
-        if ordinary:
-            every.append((ORDINARY, ordinary))
-        wanted = [(source, queues) for source, queues in every if is_for_all or source in asked]
+        every = [*((queue, (queue,)) for queue in alone), (ORDINARY, ordinary)]
+        wanted = [(source, queues) for source, queues in every if queues and (is_for_all or source in asked)]
         now = self._env.now()
         self._failed = {source: until for source, until in self._failed.items() if until > now}
         for source in self._failed.keys() & dict(wanted).keys():
@@ -297,7 +297,7 @@ class Claiming:
         return [(source, queues) for source, queues in wanted if source not in self._failed]
 
     def _ordinary(self) -> tuple[str, ...]:
-        alone = self._gates.keys() | self._settings.per_queue.keys()
+        alone = self.gates.keys() | self._settings.per_queue.keys()
         return tuple(queue for queue in self._settings.served if queue not in alone)
 
     async def _read_states(self) -> None:
@@ -307,9 +307,9 @@ class Claiming:
         self._read_at = now
         states = await self._store.queues()
         gates = {state.name: state for state in states if state.is_gated and state.name in self._settings.served}
-        if gates.keys() != self._gates.keys():  # a queue has become another source
+        if gates.keys() != self.gates.keys():  # a queue has become another source
             self._is_asked_for_all = True
-        self._gates = gates
+        self.gates = gates
 
     async def _claim_of(self, source: str, queues: tuple[str, ...], workflows: Sequence[str]) -> bool:
         """Claim of queues without limits; return whether nothing more can be taken of them for now."""
@@ -348,7 +348,7 @@ class Claiming:
         Returns:
             Whether nothing more can be taken of it for now.
         """
-        if self._gates[queue].is_paused:  # `_read_states` hears of its end
+        if self.gates[queue].is_paused:  # `_read_states` hears of its end
             await self._plan(queue, workflows, None, self.change_check)
             return True
         walk = self._walks.setdefault(queue, Walk())

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 LITTLE = 8
 """Up to how many runs in hand a worker offers to take another one; beyond, it claims many in one go."""
 
+AGAIN = 0.001
+"""After how many seconds it offers again while it works on what it was handed; sooner when that has ended."""
+
 OFFERED_MS = 15_000
 """After how many milliseconds a worker offers again, as the store may have forgotten it."""
 
@@ -70,11 +73,24 @@ class Offering:
         if self._handing is not None and self._offered_at:
             await self._begin(await self._handing.withdraw(self._worker.id))
 
+    async def hint(self, timeout: float) -> bool:
+        """Wait until something may have become due; what is handed over is none of it.
+
+        An end elsewhere counts only where it may let another run of a queue in.
+        """
+        is_for_ends = any(gate.limits.bounds_places for gate in self._worker.claiming.gates.values())
+        return await (self._worker.store if is_for_ends else self._handing or self._worker.store).wait(timeout)
+
+    def again(self) -> None:
+        """Offer again, if that is due: a run is under way, or has left."""
+        if self._handing is not None and not self._places.offered and self._places.taken < LITTLE:
+            self._worker.claiming.offer_again()
+
     async def take_for_ever(self) -> None:
         """Begin what is handed over, until this is cancelled."""
         while self._handing is not None:
             await self._begin(await self._handing.handed(self._worker.id))
-            self._worker.claiming.offer_again()
+            self._worker.env.call_later(self._worker.loop, AGAIN, self.again)
 
     async def _begin(self, claims: Sequence[Claim]) -> None:
         self._places.offered = 0

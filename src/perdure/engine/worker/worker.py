@@ -294,7 +294,7 @@ class Worker:
         heard_at, in_vain = 0.0, 0
         while True:
             try:
-                if await self.store.wait(IDLE_CHECK):
+                if await self.claiming.offering.hint(IDLE_CHECK):
                     self.hints += 1
                     if len(self.turns) >= MUCH or in_vain >= OFTEN:
                         await asyncio.sleep(max(0.0, heard_at + HINT_PACE - self.loop.time()))

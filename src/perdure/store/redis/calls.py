@@ -33,6 +33,9 @@ _ALWAYS = {b"appendonly": b"yes", b"appendfsync": b"always"}
 _SCRIPTS = load_scripts()
 _LEASING = {"claim", "admit"}
 
+ENDED = "."
+"""What a hint ends with that tells of nothing but ends."""
+
 FEW = 8
 """Of how many changes at most a script's own trip takes the hint along; the hint of more waits for others."""
 
@@ -42,7 +45,7 @@ class Calls:
 
     Args:
         settings: the store's.
-        hint: the command that tells the other processes that something has changed.
+        channel, own: where the other processes are told that something has changed, and what they are told.
         tell: called where that is to be told by a message of its own, soon.
 
     Attributes:
@@ -51,9 +54,10 @@ class Calls:
 
     server: Server
 
-    def __init__(self, settings: Settings, hint: Command, tell: Callable[[], None]) -> None:
+    def __init__(self, settings: Settings, channel: str, own: str, tell: Callable[[], None]) -> None:
         self._settings = settings
-        self._hint = hint
+        self._hint: Command = ("PUBLISH", channel, own)
+        self._end_hint: Command = ("PUBLISH", channel, own + ENDED)
         self._tell = tell
         self._telling = 0
         self._link: Link | None = None
@@ -93,6 +97,7 @@ class Calls:
         patience: float | None = None,
         news: int = 0,
         tells: bool = False,
+        only_ends: bool = False,
     ) -> Any:
         """Run a script on a shard and return its answer.
 
@@ -108,6 +113,8 @@ class Calls:
                 unless others are on their way, so that what happens seldom is heard at once, and much in few messages.
             tells: whether the script sends that hint itself: what it is asked then ends with channel and message.
 
+            only_ends: whether the changes are ends that concern no other run.
+
         Raises:
             StoreUnavailableError: it may or may not have been run; what is not to be run only once was tried again.
         """
@@ -115,7 +122,7 @@ class Calls:
         goes_along = is_telling and news <= FEW and not self._telling
         if goes_along and tells:
             asked = (*asked, self._hint[1:])
-        hints = [self._hint] if goes_along and not tells else []
+        hints = [self._end_hint if only_ends else self._hint] if goes_along and not tells else []
         self._telling += is_telling
         try:
             return await self._run(shard, name, asked, texts, hints, writes, is_only_one, patience)

@@ -9,6 +9,7 @@ from itertools import accumulate, pairwise
 
 from perdure.model.decision import Claim
 from perdure.model.errors import StoreError
+from perdure.store.hints import Hints
 from perdure.store.redis.rows import record_of, row_of, run_from
 from perdure.store.redis.shards import Shards
 
@@ -24,11 +25,13 @@ class Handing:
 
     Args:
         opened: gives the way to the shards.
+        hints: what others changed.
         channel: where this process hears what is handed over to its workers.
     """
 
-    def __init__(self, opened: Callable[[], Awaitable[Shards]], channel: str) -> None:
+    def __init__(self, opened: Callable[[], Awaitable[Shards]], hints: Hints, channel: str) -> None:
         self.channel = channel
+        self._hints = hints
         self._opened = opened
         self._boxes: dict[str, _Box] = {}
         self._is_listening = False
@@ -49,6 +52,10 @@ class Handing:
     async def handed(self, worker: str) -> list[Claim]:
         """See the contract."""
         return await self._box(worker).taken()
+
+    async def wait(self, timeout: float) -> bool:
+        """See the contract."""
+        return await self._hints.wait(timeout, for_ends=False)
 
     async def withdraw(self, worker: str) -> list[Claim]:
         """See the contract."""

@@ -45,8 +45,8 @@ moved to another node, a script may not use a key that is gone: it would end hal
 
 A zset is sorted by its text, all scores being 0, but for `expires` and `paces`. On shard 0 there are two more keys:
 `catalog`, a hash of workflow <0> version: the entry (JSON), and `definitions`, name <0> version: the definition (JSON).
-Changes are announced on the channel `<prefix>:changed`, what is handed over on one for each process behind
-`<prefix>:changed:`.
+Changes are announced on the channel `<prefix>:changed`, by who made them (and `.` where runs ended, and no more), and
+what is handed over on one for each process behind `<prefix>:changed:`.
 
 A run's home follows from its id: from what is before the first `/`, so that children, whose ids begin with their
 parent's, are where the parent is. A child with an id of its own is kept with its parent all the same; what finds it

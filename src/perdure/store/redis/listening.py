@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable
 
 from redis.asyncio.connection import Connection
 from redis.exceptions import NoPermissionError, RedisError
 
 from perdure.model.errors import StoreError
-from perdure.store.redis.calls import Calls
+from perdure.store.hints import Hints
+from perdure.store.redis.calls import ENDED, Calls
 from perdure.store.redis.connections import ANSWER_SECONDS
 from perdure.store.redis.handing import Handing
 
@@ -28,15 +28,15 @@ class Listener:
         calls: the way to the servers.
         channel: what all listen to.
         own: the message that this store sends itself there.
-        heard: called for every other message, and when something may have been missed.
+        hints: hear of every other message, and when something may have been missed.
         handing: hears what comes on its channel, and whether there is somebody listening.
     """
 
-    def __init__(self, calls: Calls, channel: str, own: str, heard: Callable[[], None], handing: Handing) -> None:
+    def __init__(self, calls: Calls, channel: str, own: str, hints: Hints, handing: Handing) -> None:
         self._calls = calls
         self._channel = channel
-        self._own = own.encode()
-        self._heard = heard
+        self._own = {own.encode(), (own + ENDED).encode()}
+        self._hints = hints
         self._handing = handing
         self._loop = asyncio.get_running_loop()
         self._tried = asyncio.Event()
@@ -93,8 +93,10 @@ class Listener:
                         self._tried.set()
                     if kind == b"message" and rest[0] == handed_on:
                         self._handing.heard(rest[1])
-                    elif (kind == b"message" and rest[1] != self._own) or (kind == b"subscribe" and self._has_missed):
-                        self._heard()
+                    elif kind == b"message" and rest[1] not in self._own:
+                        self._hints.heard(is_end=rest[1].endswith(ENDED.encode()))
+                    elif kind == b"subscribe" and self._has_missed:
+                        self._hints.heard()
             finally:
                 asking.cancel()
                 await asyncio.gather(asking, return_exceptions=True)

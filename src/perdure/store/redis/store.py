@@ -71,7 +71,7 @@ class RedisStore:
         self._channel = f"{self._settings.prefix}:changed"
         self._calls: PerLoop[Calls] = PerLoop(self._settings.url, self._connected, Calls.close)
         self._hints = Hints(self._announce, self._settings.poll)
-        self._handing = Handing(self._opened, f"{self._channel}:{self._me}")
+        self._handing = Handing(self._opened, self._hints, f"{self._channel}:{self._me}")
         self._listener: Listener | None = None
 
     @property
@@ -88,7 +88,7 @@ class RedisStore:
             calls = await self._calls.get()
             self._shards = await opened(calls, self._settings)
             if self._settings.listen:
-                self._listener = Listener(calls, self._channel, self._me, self._hints.heard, self._handing)
+                self._listener = Listener(calls, self._channel, self._me, self._hints, self._handing)
                 await self._listener.tried()
         except BaseException:
             await self.close()
@@ -288,7 +288,7 @@ class RedisStore:
         return Shards(await self._calls.get(), self._shards, self._places)
 
     async def _connected(self) -> Calls:
-        calls = Calls(self._settings, ("PUBLISH", self._channel, self._me), self._hints.changed)
+        calls = Calls(self._settings, self._channel, self._me, self._hints.changed)
         await calls.open()
         return calls
 

@@ -154,8 +154,11 @@ async def commit(shards: Shards, decisions: Sequence[Decision]) -> list[Committe
         asked = [_decided(decision, texts) for decision in some]
         if are_too_long(texts, some):
             return await in_halves(shard, some, ask)
-        told_of = sum(map(_concerns_others, some))
-        news = await shards.calls.run(shard, "commit", asked, texts, writes=True, news=told_of)
+        told_of = list(filter(_concerns_others, some))
+        only_ends = all(decision.status.is_finished and not decision.reaches_others for decision in told_of)
+        news = await shards.calls.run(
+            shard, "commit", asked, texts, writes=True, news=len(told_of), only_ends=only_ends
+        )
         if news and news[0] == b"position":
             require_following(some[news[1] - 1], news[2])
         committed = [Committed(decision.run_id) for decision in some]
