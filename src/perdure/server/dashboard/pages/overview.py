@@ -25,6 +25,7 @@ async def overview(access: Viewer, request: Request) -> Response:
     sample = await sampler.latest_within(COUNTED_WITHIN)
     samples = sampler.samples
     client = access.app.client
+    failed = await client.find(RunFilter((*FAILED, RunStatus.COMPENSATION_FAILED)), LATEST, None)
     return page(
         request,
         access,
@@ -36,7 +37,8 @@ async def overview(access: Viewer, request: Request) -> Response:
         throughput=chart(throughput(samples)),
         due=chart([(each.at, sum(queue.due for queue in each.queues)) for each in samples]),
         latest=(await client.find(RunFilter(), LATEST, None)).runs,
-        failures=(await client.find(RunFilter((*FAILED, RunStatus.COMPENSATION_FAILED)), LATEST, None)).runs,
+        failures=failed.runs,
+        are_all_failures=failed.cursor is None,
     )
 
 

@@ -28,5 +28,6 @@ async def list_workers(access: Viewer, request: Request) -> Response:
         live="/api/v1/watch",
         every=10,
         workers=await app.workers(limit=MOST),
+        are_all=running.cursor is None,
         leases=[run for run in running.runs if run.worker is not None],
     )
