@@ -204,7 +204,7 @@ class Verbs:
     ) -> RunPage:
         """Return a page of runs, latest created first.
 
-        Where few of many runs are meant, it may have fewer than `limit`, even none, though more follow: its cursor says.
+        Where few of many runs are meant, it may have fewer than `limit`, even none, though more follow: see its cursor.
 
         Args:
             status: one or several states; empty for all.
