@@ -11,6 +11,7 @@ import resource
 import pytest
 
 from perdure import Perdure, flow
+from perdure.model.errors import StoreUnavailableError
 from perdure.server import live
 from perdure.server.principal import Principal, Role
 from tests.server.conftest import Serve, Served, memory
@@ -150,6 +151,55 @@ async def test_who_may_not_watch_any_longer_is_let_go(serving: Serve, worker, mo
         while True:
             await stream.part()
     await stream.close()
+
+
+async def test_where_nobody_can_say_who_may_watch_a_stream_ends_in_order(serving: Serve, worker, monkeypatch, caplog):
+    monkeypatch.setattr(live, "RECHECK", 0.02)
+    served = await serving(worker)
+    stream = await Stream.open(served, "/api/v1/watch")
+    await stream.event()
+
+    async def authenticate(scope: object) -> Principal | None:
+        raise StoreUnavailableError("gone")
+
+    monkeypatch.setattr(served.server.authenticator, "authenticate", authenticate)
+    with pytest.raises(EOFError):
+        while True:
+            await stream.part()
+    await stream.close()
+    assert caplog.text == ""
+
+
+async def test_one_look_out_serves_streams_and_clients(serve: Serve, worker, monkeypatch):
+    served = await serve(worker)
+    store, waiting = served.app.store, [0, 0]
+    real = store.wait
+
+    async def wait(timeout: float) -> bool:
+        waiting[0] += 1
+        waiting[1] = max(waiting)
+        try:
+            return await real(timeout)
+        finally:
+            waiting[0] -= 1
+
+    monkeypatch.setattr(store, "wait", wait)
+    told = asyncio.create_task(served.server.hearing("default").wait("", 5))
+    with served.server.live("default").watch() as place:
+        assert await place.next(5) is not None
+        await told
+        await worker.start("order", input={"number": 1}, id="a")
+        while b'"waiting":1' not in ((await place.next(5)) or live.Event("", b"")).text:
+            pass
+    assert waiting[1] == 1
+
+
+async def test_who_comes_as_the_server_stops_is_let_go(serve: Serve, worker):
+    served = await serve(worker)
+    late = served.server.live("default").watch()
+    await served.server.stop()
+    with late:
+        assert late.is_over
 
 
 async def test_streams_end_when_the_server_does(serving: Serve, worker):

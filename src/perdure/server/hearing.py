@@ -65,7 +65,7 @@ class Hearing:
         if self._task is None or self._task.done():
             self._count += 1  # nobody has listened meanwhile
             self._task = loop.create_task(self._listen())
-        if last == self._number and not self._stopping.is_set():
+        if last == self._number and not self.is_over:
             self._waiting += 1
             try:
                 async with asyncio.timeout(timeout):
@@ -83,6 +83,11 @@ class Hearing:
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the server stops, and each wait is answered at once."""
+        return self._stopping.is_set()
 
     @property
     def _number(self) -> str:

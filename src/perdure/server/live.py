@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import Any, Self
 
 import msgspec
+from msgspec.structs import replace
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
@@ -24,6 +25,7 @@ from perdure.model.errors import StoreError
 from perdure.model.redaction import Redaction
 from perdure.model.run import Run
 from perdure.server.errors import Problem
+from perdure.server.hearing import Hearing
 from perdure.server.masking import masked
 from perdure.server.shown import listed_run, moment, progress_of
 
@@ -36,7 +38,9 @@ REST = 0.1
 LOOK_COST = 20
 """How many times longer than a look took the next one is put off."""
 
-LOOK_BATCH = 500
+LOOK_BATCH = 100
+"""How many runs are looked at in one go: each comes with its output, which may be large."""
+
 LATEST = 20
 """How many of a namespace's latest runs are told."""
 
@@ -116,12 +120,14 @@ class Live:
 
     Args:
         app: the namespace's engine.
+        hearing: what tells of its changes.
         most: how many may watch at once.
         redaction: what is masked for all of them.
     """
 
-    def __init__(self, app: Perdure, most: int, redaction: Redaction | None = None) -> None:
+    def __init__(self, app: Perdure, hearing: Hearing, most: int, redaction: Redaction | None = None) -> None:
         self._app = app
+        self._hearing = hearing
         self._redaction = redaction or Redaction()
         self._most = most
         self._watches: dict[str | None, set[Watch]] = {}
@@ -145,7 +151,9 @@ class Live:
         return Watch(self, run_id)
 
     def join(self, watch: Watch) -> None:
-        """Count a watcher in, and tell it what is known."""
+        """Count a watcher in, and tell it what is known; one that comes too late is let go."""
+        if self._is_closed:
+            watch.end()
         self._watches.setdefault(watch.key, set()).add(watch)
         if (told := self._told.get(watch.key)) is not None:
             watch.tell(told)
@@ -181,11 +189,9 @@ class Live:
         return tasks
 
     async def _listen(self) -> None:
-        while True:
-            try:
-                await self._app.store.wait(LOOK_EVERY)
-            except StoreError:
-                await asyncio.sleep(LOOK_EVERY)
+        last = ""
+        while not self._hearing.is_over:
+            last = await self._hearing.wait(last, LOOK_EVERY)
             self._stir.set()
 
     async def _look(self) -> None:
@@ -212,8 +218,11 @@ class Live:
             for run_id, run in zip(part, await self._app.store.get(part), strict=True):
                 if run is None:
                     self._tell(run_id, _event("gone", {"id": run_id}, is_last=True))
-                elif self._seen.get(run_id) != run and run_id in self._watches:
-                    self._seen[run_id] = run
+                elif (
+                    self._seen.get(run_id) != (kept := replace(run, state=None, output=None))
+                    and run_id in self._watches
+                ):
+                    self._seen[run_id] = kept
                     self._tell(
                         run_id,
                         _event("run", {**listed_run(run), "progress": progress_of(masked(run, self._redaction))}),

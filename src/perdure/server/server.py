@@ -55,7 +55,9 @@ class Server:
         if namespace not in self._live:
             app = self.namespaces.engine(namespace)
             assert app is not None
-            self._live[namespace] = Live(app, self.settings.watchers, Redaction(self.settings.redact))
+            self._live[namespace] = Live(
+                app, self.hearing(namespace), self.settings.watchers, Redaction(self.settings.redact)
+            )
         return self._live[namespace]
 
     def sampler(self, namespace: str) -> Sampler:

@@ -7,8 +7,10 @@ from typing import Annotated, Any
 from fastapi import Header, Request
 from starlette.responses import Response
 
+from perdure.model.errors import StoreError
 from perdure.server.access import Access, Viewer
 from perdure.server.api.models import RunId
+from perdure.server.errors import Problem
 from perdure.server.live import EventStream
 from perdure.server.routing import router as routes
 
@@ -60,7 +62,10 @@ async def watch_run(access: Viewer, request: Request, id: RunId, last_event_id: 
 
 def _stream(access: Access, request: Request, id: str | None, last: str | None) -> Response:
     async def may_watch() -> bool:
-        principal = await access.server.authenticator.authenticate(request.scope)
+        try:
+            principal = await access.server.authenticator.authenticate(request.scope)
+        except (Problem, StoreError):
+            return False  # who still may comes back
         return principal is not None and access.namespace in principal.namespaces
 
     return EventStream(access.server.live(access.namespace).watch(id), last, may_watch)
