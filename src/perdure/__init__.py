@@ -21,6 +21,7 @@ from perdure.engine.lifecycle import LifecycleEvent
 from perdure.engine.queues import Queue, QueueOverview
 from perdure.engine.triggers import webhooks
 from perdure.engine.triggers.schedule_summary import ScheduleSummary
+from perdure.engine.worker.status import WorkerStatus
 from perdure.model.decision import RunPage, Stats, StoreInfo
 from perdure.model.encryption import Encryption
 from perdure.model.errors import (
@@ -50,8 +51,8 @@ from perdure.model.errors import (
     RunNotFoundError,
     RunParkedError,
     RunTerminatedError,
-    SchemaTooNewError,
     ScheduleExistsError,
+    SchemaTooNewError,
     SerializationError,
     StepError,
     StepRetriesExceededError,
@@ -151,6 +152,7 @@ __all__ = [
     "UnknownWorkflowError",
     "UsageError",
     "WebhookVerificationError",
+    "WorkerStatus",
     "Workflow",
     "WorkflowEntrypoint",
     "WorkflowEvent",

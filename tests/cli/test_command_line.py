@@ -45,13 +45,20 @@ OWN = [words for words in every_command() if words != ["demo"]]
 
 def test_there_are_these_commands():
     assert sorted(" ".join(words) for words in OWN) == [
+        "audit list",
+        "audit verify",
         "definitions list",
         "definitions publish",
         "definitions schema",
         "definitions show",
         "definitions validate",
+        "dev",
         "doctor",
         "events emit",
+        "keys create",
+        "keys list",
+        "keys revoke",
+        "keys rotate",
         "migrate",
         "queues dead",
         "queues discard",
@@ -77,12 +84,14 @@ def test_there_are_these_commands():
         "schedules resume",
         "schedules show",
         "schedules trigger",
+        "server",
         "start",
         "stats",
         "undos done",
         "undos list",
         "undos retry",
         "worker",
+        "workers",
     ]
 
 
@@ -111,8 +120,8 @@ def test_nothing_typed_shows_what_there_is(shell):
 
 def test_the_help_lists_commands_in_the_order_of_their_use(shell):
     names = re.findall(r"^│ (\w+) ", shell("--help", columns=100).out, re.MULTILINE)
-    assert names[:5] == ["worker", "start", "runs", "undos", "queues"]
-    assert names[-4:] == ["stats", "doctor", "migrate", "demo"]
+    assert names[:5] == ["dev", "worker", "server", "start", "runs"]
+    assert names[-5:] == ["workers", "stats", "doctor", "migrate", "demo"]
 
 
 def test_the_version(shell):
