@@ -112,6 +112,26 @@ async def test_what_is_handed_over_takes_no_more_than_there_is_room_for(engines)
     assert [await run.result(timeout=5) for run in runs] == list(range(5))
 
 
+async def test_a_place_that_is_offered_is_not_kept_for_what_is_started_here(engines):
+    worker, client = engines.make(concurrency=2), engines.make(mode="client")
+    gate = Gate(worker)
+
+    @worker.workflow(name="w")
+    async def w(n: int) -> int:
+        return await gate.step(n)
+
+    await engines.open(worker)
+    await engines.open(client)
+    await until(lambda: has_offered(worker))
+    here = [await worker.start(w, 0), await worker.start(w, 1)]
+    assert len(worker.worker.turns) == 1, "the other one is there for anyone"
+    there = await client.start("w", input={"n": 2})
+    await until(lambda: len(gate.begun) == 2)
+    assert len(worker.worker.turns) == 2
+    gate.open.set()
+    assert [await run.result(timeout=5) for run in [*here, there]] == [0, 1, 2]
+
+
 async def test_both_places_are_taken_by_what_was_there_before(engines):
     worker, client = engines.make(mode="worker", concurrency=2), engines.make(mode="client")
     gate = Gate(worker)

@@ -211,9 +211,11 @@ async def test_a_worker_that_withdraws_gets_what_was_sent_before_and_nothing_aft
     (claim,) = await handing.withdraw("w")
     await store.extend([Lease("a", claim.run.epoch, NOW)], NOW)
     assert await claimed(client) == ["a"]
-    await client.create([new("b")])
+    await offered(store, "w")
     assert await handing.withdraw("w") == []
+    await client.create([new("b")])
     assert await claimed(client) == ["b"]
+    assert await handing.withdraw("w") == []
 
 
 async def test_an_offer_that_is_old_counts_no_more(trio: list[RedisStore]) -> None:
