@@ -10,10 +10,12 @@ import threading
 import pytest
 
 from perdure import UsageError, flow
+from perdure.engine.moving import move
 from perdure.engine.worker.status import EVERY, GONE_AFTER, SILENT_AFTER, SWEEP_EVERY, WORKERS, _fitting
 from perdure.model.document import Document
 from perdure.model.errors import StoreUnavailableError
 from perdure.model.limits import DOCUMENT_BYTES
+from perdure.store import open_store
 
 
 def registered(app, *names: str):
@@ -210,3 +212,21 @@ async def test_only_so_many_are_told(app, world):
             with pytest.raises(UsageError, match="limit"):
                 await app.workers(limit=limit)
         assert len(await app.workers(limit=1)) == 1
+
+
+async def test_what_a_dead_worker_left_does_not_move(app, world):
+    registered(app, "w")
+    await app.open()
+    await world.settle()
+    dead = app.worker.id
+    await world.crash(app)
+    source, target = open_store(app.url), open_store(f"{app.url}-target")
+    await source.open()
+    await target.open()
+    assert [kept.key for kept in await source.documents(WORKERS, 10)] == [dead]
+    world.at += 100_000
+    moved = await move(source, target, env=world)
+    assert (moved.documents, moved.documents_different.count) == (0, 0)
+    assert await target.documents(WORKERS, 10) == []
+    await source.close()
+    await target.close()
