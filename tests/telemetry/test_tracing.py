@@ -481,6 +481,22 @@ async def test_a_fork_stays_in_the_trace_where_there_was_one(local, world):
     assert {f"{span.context.trace_id:032x}" for span in local.named("w")} == {GIVEN[3:35]}
 
 
+async def test_each_run_that_a_schedule_starts_has_a_trace_of_its_own(local, world):
+    app = local.app()
+
+    @app.workflow(name="report")
+    async def report() -> None: ...
+
+    async with app:
+        await app.schedules.create("reports", report, every=60)
+        for _ in range(4):
+            await world.advance(61)
+    spans = local.named("report")
+    assert len(spans) >= 3
+    assert len({span.context.trace_id for span in spans}) == len(spans)
+    assert {span.name for span in local.spans} == {"report"}
+
+
 async def test_sampling_takes_whole_traces(local, world):
     app = local.app(sampler=ParentBased(TraceIdRatioBased(0.5)))
 

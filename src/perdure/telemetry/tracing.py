@@ -21,6 +21,7 @@ from opentelemetry.util.types import AttributeValue
 
 from perdure.authoring.context import current_trace
 from perdure.engine.telemetry import TRACE, Commit, Telemetry
+from perdure.engine.triggers.scheduler import WORKFLOW as SCHEDULE
 from perdure.engine.worker.attempt import StepRun
 from perdure.model.decision import Claim
 from perdure.model.errors import UsageError
@@ -79,6 +80,8 @@ class Tracing(Telemetry):
     def taken(self, claim: Claim) -> None:
         """Work out where the spans of a run belong."""
         run = claim.run
+        if run.workflow == SCHEDULE:  # it lives for years, and no fire has to do with the one before
+            return
         parent, own = self._contexts(run)
         self._held[run.id, run.epoch] = _Held(run, claim.journal, parent, own)
 
@@ -102,6 +105,8 @@ class Tracing(Telemetry):
     def committed(self, commit: Commit) -> None:
         """End the spans of what a decision tells."""
         run, decision = commit.run, commit.decision
+        if run.workflow == SCHEDULE:
+            return
         held = self._held.get((run.id, run.epoch))
         if held is None:  # the run was lost, and the decision that hands it back got through
             parent, own = self._contexts(run)
