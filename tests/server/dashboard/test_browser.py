@@ -22,6 +22,18 @@ SOME = ["/", "/runs", "/runs/order-1", "/runs/etl%2F1%20%25", "/queues", "/defin
 EVERY = [*PAGES, *FOR_OPERATORS, *FOR_ADMINS, "/login"]
 
 
+UNNAMED = """() => {
+  const told = (each) => each.outerHTML.slice(0, 120);
+  const isNamed = (each) => each.labels?.length || each.ariaLabel || each.textContent.trim();
+  const fields = [...document.querySelectorAll("input:not([type=hidden], [hidden]), select, textarea, button, a")];
+  const heads = document.querySelectorAll("h1").length === 1 ? [] : ["not one h1"];
+  const ids = [...document.querySelectorAll("[id]")].map((each) => each.id);
+  const twice = ids.filter((id, at) => ids.indexOf(id) !== at);
+  return [...fields.filter((each) => !isNamed(each)).map(told), ...heads, ...twice];
+}"""
+"""What a screen reader could not tell: fields, buttons and links without a name, and ids that are there twice."""
+
+
 def named(path: str) -> str:
     return path.strip("/").replace("/", "-").replace("%", "").replace("?", "-") or "overview"
 
@@ -39,6 +51,7 @@ async def test_every_page_keeps_the_policy_and_fits_a_phone(live_scene, browse):
         for path in paths:
             await page.goto(f"{browser.base}{path}", wait_until="domcontentloaded")
             wide = await page.evaluate("document.documentElement.scrollWidth")
+            assert await page.evaluate(UNNAMED) == [], path
             assert wide <= options.get("viewport", {"width": 1280})["width"], (look, path, wide)
             if path in SOME or look == "light":
                 await page.screenshot(

@@ -2,8 +2,11 @@ from __future__ import annotations
 
 import html
 import re
+from pathlib import Path
 
 import pytest
+
+from perdure.server import dashboard
 
 PAGES = [
     "/",
@@ -276,6 +279,16 @@ async def test_no_page_holds_a_script_or_a_style_of_its_own(scene):
         assert not re.search(r"<script(?![^>]*\bsrc=)", page), path
         assert not re.search(r"<style|\sstyle=|\son\w+=|javascript:", page), path
         assert "http://" not in page, path
+
+
+@pytest.mark.parametrize(
+    "path", sorted((Path(dashboard.__file__).parent / "static").glob("*.js")), ids=lambda path: path.name
+)
+def test_no_script_makes_html_or_code_of_a_text(path):
+    source = path.read_text(encoding="utf-8")
+    made = r"innerHTML|outerHTML\s*=[^=]|insertAdjacentHTML|document\.write|DOMParser|createContextualFragment|srcdoc"
+    assert not re.search(made, source)
+    assert not re.search(r"\beval\b|new Function|set(?:Timeout|Interval)\(\s*[\"'`]|\.on\w+ = [\"'`]", source)
 
 
 async def test_what_operators_did_stands_in_the_audit_log(scene):

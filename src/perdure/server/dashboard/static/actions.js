@@ -5,7 +5,7 @@ const part = (name) => document.getElementById(`confirm${name}`);
 const dialog = part("");
 let pending = null;
 
-export function ask({ title, text, hasReason, act }) {
+export function ask({ title, text, hasReason, isDangerous = false, act }) {
   part("-title").textContent = title;
   part("-text").textContent = text;
   part("-error").textContent = "";
@@ -13,6 +13,7 @@ export function ask({ title, text, hasReason, act }) {
   part("-reason").value = "";
   part("-reason-field").hidden = !hasReason;
   part("-yes").hidden = part("-yes").disabled = false;
+  part("-yes").className = isDangerous ? "primary danger" : "primary";
   part("-no").textContent = "Cancel";
   pending = act;
   dialog.showModal();
@@ -62,6 +63,7 @@ document.addEventListener("click", (event) => {
     title,
     text,
     hasReason: "reason" in button.dataset,
+    isDangerous: button.classList.contains("danger"),
     act: async (reason) => {
       const given = { ...(body ? JSON.parse(body) : {}), ...(reason ? { reason } : {}) };
       const isBare = method === "DELETE";

@@ -40,6 +40,7 @@ async function act(verb) {
     title: `${verb[0].toUpperCase()}${verb.slice(1)} ${found} run${found === 1 ? "" : "s"}?`,
     text: ids.length ? "Those that are selected." : `All that the filter finds and that it makes sense for.${more}`,
     hasReason: true,
+    isDangerous: verb === "terminate",
     act: async (reason) => {
       finished(await send(path, "POST", { action: verb, ...chosen, ...(reason ? { reason } : {}) }));
       for (const box of document.querySelectorAll("input[data-check]:checked")) box.checked = false;
