@@ -42,6 +42,9 @@ WHERE total > 0
 """
 """All runs together are counted in a fraction of the time that it takes to look at the status of each."""
 
+_IS_LEASED = "(status = 'running' OR status = 'compensating' AND worker IS NOT NULL)"
+"""Only of runs that are being undone the rows are read; the index tells of the others whether they are leased."""
+
 _QUEUES = f"""
 SELECT json_group_array(json_object(
     'queue', queue, 'due', due, 'later', later, 'leased', leased, 'oldest_due_at', oldest) ORDER BY queue)
@@ -49,8 +52,8 @@ FROM (
     SELECT
         queue,
         count(*) FILTER (WHERE due_at <= :now) AS due,
-        count(*) FILTER (WHERE due_at > :now AND worker IS NULL) AS later,
-        count(*) FILTER (WHERE due_at > :now AND worker IS NOT NULL) AS leased,
+        count(*) FILTER (WHERE due_at > :now) - count(*) FILTER (WHERE due_at > :now AND {_IS_LEASED}) AS later,
+        count(*) FILTER (WHERE due_at > :now AND {_IS_LEASED}) AS leased,
         min(due_at) FILTER (WHERE due_at <= :now) AS oldest
     FROM runs INDEXED BY runs_due WHERE {CAN_BE_DUE} GROUP BY queue)
 """
