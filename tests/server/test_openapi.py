@@ -14,9 +14,11 @@ from pathlib import Path
 import pytest
 
 from perdure import Perdure
+from perdure.model.queue import Rate
 from perdure.server import ServerSettings, create_server
 from perdure.server.description import describe
 from perdure.server.listening import uvicorn_config
+from perdure.server.security import authentication
 from tests.server.conftest import Unsignalled, memory
 
 ROOT = Path(__file__).parents[2]
@@ -37,15 +39,16 @@ expected-statuses = [400, 401, 403, 404, 405, 406, 409, 413, 414, 415, 422, 428,
 [[operations]]  # a definition that is valid by its schema may call what is not there, and a time may have passed
 include-operation-id = [
     "publish_definition", "validate_definition", "create_workflow",
-    "create_schedule", "change_schedule", "backfill_schedule",
+    "create_schedule", "change_schedule", "backfill_schedule", "create_key", "rotate_key",
 ]
 checks.positive_data_acceptance.expected-statuses = ["2xx", 404, 409, 413, 422]
 """
 
 
 @pytest.fixture
-def address() -> Iterator[tuple[str, str]]:
+def address(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, str]]:
     """A server in a thread, with a worker beside it: its address, and a key to it."""
+    monkeypatch.setattr(authentication, "FAILURES", Rate(1_000_000, 1_000))  # each operation is asked with wrong keys
     worker = Perdure(memory())
 
     @worker.workflow
@@ -103,6 +106,14 @@ def test_operations_have_ids_that_stay():
     assert len(set(ids)) == len(ids)
     assert {"start_run", "start_runs", "list_runs", "get_run", "get_result", "act_on_runs", "watch"} <= set(ids)
     assert all(each.isidentifier() for each in ids)
+
+
+def test_it_says_how_a_session_asks():
+    document = describe(create_server(ServerSettings(store=memory())))
+    assert document["components"]["securitySchemes"]["session"]["name"] == "__Host-perdure"
+    assert document["paths"]["/api/v1/runs"]["get"]["security"] == [{"key": []}, {"session": []}]
+    assert document["paths"]["/api/v1/runs"]["post"]["security"] == [{"key": []}, {"session": [], "csrf": []}]
+    assert document["paths"]["/livez"]["get"]["security"] == []
 
 
 async def test_the_page_names_every_operation(serve):

@@ -154,7 +154,7 @@ BAD: list[tuple[str, str, Any]] = [
     ("find", "cursor", lambda now: {"where": RunFilter(), "limit": 1, "cursor": "\n"}),
     ("find", "where.workflow", lambda now: {"where": RunFilter(workflow="\0"), "limit": 1}),
     ("find", "where.tags", lambda now: {"where": RunFilter(tags={"": ""}), "limit": 1}),
-    ("find", "where.created_from", lambda now: {"where": RunFilter(created_from=2**63), "limit": 1}),
+    ("find", "where.created_from", lambda now: {"where": RunFilter(created_from=2**63), "limit": 1, "cursor": None}),
     ("stats", "now", lambda now: {"now": -1}),
     ("read", "keys", lambda now: {"collection": "app.c", "keys": ["k"] * 101}),
     ("read", "keys[0]", lambda now: {"collection": "app.c", "keys": [""]}),
@@ -191,6 +191,29 @@ async def test_what_is_out_of_its_bounds_is_refused(served, now, number):
     answer = await ask(served, name, **make(now))
     assert answer.status_code == 422, answer.text
     assert answer.json()["detail"].startswith(f"{path}: "), answer.text
+
+
+@pytest.mark.parametrize(
+    ("change", "path", "message"),
+    [
+        ((b'"id":"r"', b'"id":"r","more":1'), "body.runs[0]", "unknown field `more`"),
+        ((b'"id":"r"', b'"id":"q","id":"r"'), "body", "the name 'id' twice"),
+        ((b'"runs":', b'"runs":[],"runs":'), "body", "the name 'runs' twice"),
+        ((b'"{}"', b'"{}",1,1,null,null,null,1,1,1,1'), "body.runs[0].records[0]", "have a meaning"),
+        ((b'"id"', b' "id"'), "", ""),
+    ],
+)
+async def test_what_nobody_reads_is_refused(served, now, change, path, message):
+    body = msgspec.json.encode({"runs": [new(now)]})
+    assert change[0] in body
+    answer = await served.http.post(
+        f"{PATH}create", content=body.replace(*change, 1), headers={"Content-Type": "application/json"}
+    )
+    if not path:
+        assert answer.status_code == 200, answer.text
+        return
+    assert (answer.status_code, answer.json()["errors"][0]["path"]) == (422, path), answer.text
+    assert message in answer.json()["errors"][0]["message"]
 
 
 async def test_what_is_no_request_is_refused(served):

@@ -14,6 +14,8 @@ from perdure.server.access import NAMESPACE, role_of
 from perdure.server.api.answers import ProblemDocument
 from perdure.server.errors import MEDIA_TYPE
 from perdure.server.principal import Role
+from perdure.server.security.authentication import COOKIE
+from perdure.server.security.sent import CSRF
 
 ABOUT = """\
 Durable workflows: start runs, look at them, move them.
@@ -60,6 +62,18 @@ PROBLEMS = {
 
 _SCHEMES: dict[str, Any] = {
     "key": {"type": "http", "scheme": "bearer", "description": "An API key (`pdk_…`), or a token of a trusted issuer."},
+    "session": {
+        "type": "apiKey",
+        "in": "cookie",
+        "name": COOKIE,
+        "description": "A session, made of an API key at `/login`; `perdure` over plain HTTP on one machine.",
+    },
+    "csrf": {
+        "type": "apiKey",
+        "in": "header",
+        "name": CSRF,
+        "description": "What goes with a session where something is changed: as the pages of the dashboard have it.",
+    },
 }
 _METHODS = ("get", "post", "put", "patch", "delete")
 
@@ -117,7 +131,8 @@ def _operations(document: dict[str, Any]) -> Iterator[dict[str, Any]]:
 def _complete(operation: dict[str, Any], route: APIRoute) -> None:
     """Say of an operation what role it takes, and how else it may end."""
     role = role_of(route)
-    operation["security"] = [] if role is None else [{"key": []}]
+    by_session: dict[str, list[str]] = {"session": []} if route.methods == {"GET"} else {"session": [], "csrf": []}
+    operation["security"] = [] if role is None else [{"key": []}, by_session]
     if role is not None:
         operation["x-perdure-role"] = str(role)
         operation["description"] = f"{operation.get('description', '')}\n\nTakes the role {role}.".strip()

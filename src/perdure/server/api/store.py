@@ -243,6 +243,7 @@ for _operation in OPERATIONS.values():
     )
 
 
+_encode = msgspec.json.Encoder().encode
 _read_wait = msgspec.json.Decoder(Wait).decode
 
 
@@ -250,12 +251,43 @@ async def _read_body(request: Request, read: Callable[[bytes], Any]) -> Any:
     """Return a body as its very type: what belongs to none is refused, so nothing can be large or deep for nothing."""
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
         raise Problem(415, "Not JSON", "send JSON as application/json")
+    body = await request.body()
     try:
-        return read(await request.body())
+        given = read(body)
+        if (kept := _encode(given)) != body:  # else a client of ours has written it, and each part has been read
+            _require_read(await request.json(), msgspec.json.decode(kept), "body")
+        return given
     except msgspec.ValidationError as error:
         raise _misfit(error) from None
     except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
         raise Problem(400, "Malformed JSON", f"body: {error}", errors=[ProblemError("body", str(error))]) from None
+
+
+def _require_read(given: Any, kept: Any, path: str) -> None:
+    """Refuse what nobody reads: a field of another version would be lost without a word.
+
+    Args:
+        given: a part of a body.
+        kept: what was read of it, written anew.
+        path: of the part.
+
+    Raises:
+        Problem: more was given than is kept.
+    """
+    if isinstance(given, dict) and isinstance(kept, dict):
+        for name, inner in given.items():
+            if name not in kept:
+                raise invalid(
+                    f"{path}: Object contains unknown field `{name[:100]}`",
+                    [ProblemError(path, f"Object contains unknown field `{name[:100]}`")],
+                )
+            _require_read(inner, kept[name], f"{path}.{name}")
+    elif isinstance(given, list) and isinstance(kept, list):
+        if len(given) > len(kept):
+            message = f"Array has {len(given)} items, of which {len(kept)} have a meaning"
+            raise invalid(f"{path}: {message}", [ProblemError(path, message)])
+        for number, inner in enumerate(given):
+            _require_read(inner, kept[number], f"{path}[{number}]")
 
 
 def _misfit(error: msgspec.ValidationError) -> Problem:
