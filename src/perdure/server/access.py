@@ -18,7 +18,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from perdure.engine.app import Perdure
 from perdure.model.errors import StoreError
 from perdure.model.redaction import Redaction
-from perdure.server.errors import Problem, problem_of, respond
+from perdure.server.errors import Problem, note, problem_of, respond
 from perdure.server.principal import Principal, Role
 from perdure.server.server import Server
 from perdure.server.settings import DEFAULT
@@ -101,6 +101,7 @@ class Authentication:
             await respond(problem)(scope, receive, send)
             return
         except StoreError as error:
+            note(scope, error)
             await respond(problem_of(error))(scope, receive, send)
             return
         await self._app(scope, receive, send)

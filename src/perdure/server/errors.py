@@ -16,7 +16,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from perdure.model import errors
-from perdure.model.errors import PerdureError
+from perdure.model.errors import PerdureError, StoreError
 
 MEDIA_TYPE = "application/problem+json"
 
@@ -46,6 +46,15 @@ _STATUS: tuple[tuple[type[PerdureError], int], ...] = (
     (errors.StoreFullError, 507),
 )
 """The status of each error, the first that it is one of; 500 for the rest."""
+
+_SAID: tuple[tuple[type[PerdureError], str], ...] = (
+    (errors.StoreUnavailableError, "the store does not answer; what was asked may or may not have happened"),
+    (errors.StoreConflictError, "something else was in the way; nothing was done, so ask again"),
+    (errors.StoreReadOnlyError, "the store takes no writes; nothing was done"),
+    (errors.StoreFullError, "the store is full; nothing was done"),
+    (StoreError, "the store cannot do it; the server's log says why"),
+)
+"""What is said of a store's trouble: where it is, who asks it and what it answers is for the log alone."""
 
 _FIELD = re.compile(r"([a-z_]+(?:\[\d+\]|\.\w+)*): ")
 
@@ -111,7 +120,8 @@ def problem_of(error: PerdureError) -> Problem:
     if words == ["Usage"]:
         return invalid(str(error), found)
     title = " ".join(words).capitalize()
-    return Problem(status, title, str(error), name="-".join(words).lower(), errors=found, headers=headers)
+    detail = next((said for kind, said in _SAID if isinstance(error, kind)), str(error))
+    return Problem(status, title, detail, name="-".join(words).lower(), errors=found, headers=headers)
 
 
 def invalid(detail: str, found: Sequence[ProblemError]) -> Problem:
@@ -144,7 +154,15 @@ async def _on_error(request: Request, error: Exception) -> Response:
     problem = problem_of(error)
     if problem.status == 500:
         raise error
+    note(request.scope, error)
     return respond(problem)
+
+
+def note(scope: Scope, error: PerdureError) -> None:
+    """Log the trouble of a store, which whoever asks is told little of."""
+    if isinstance(error, StoreError):
+        number = scope["state"]["request_id"]
+        _log.warning("request %s: %s %s failed: %s", number, scope["method"], scope["path"], error)
 
 
 async def _on_http(request: Request, error: Exception) -> Response:
