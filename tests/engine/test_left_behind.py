@@ -379,3 +379,31 @@ async def test_what_a_process_cannot_is_told(app, world, body, message):
         run = await app.start(w)
         with pytest.raises(RunFailedError, match=message):
             await run.result(timeout=20)
+
+
+async def test_a_body_that_is_too_late_and_then_not_waited_for_does_not_cost_its_run(app, world, caplog):
+    stubborn = Stubborn(app, timeout=5, retry=ONCE)
+    may_end = asyncio.Event()
+
+    @app.step
+    async def other() -> str:
+        await may_end.wait()
+        return "other"
+
+    @app.workflow
+    async def w() -> str:
+        try:
+            async with asyncio.timeout(5.05):
+                await stubborn.step()
+        except TimeoutError:
+            return await other()
+        return "in time"
+
+    async with app:
+        run = await app.start(w)
+        await world.advance(6)
+        assert "left to its lease" not in caplog.text
+        may_end.set()
+        assert await run.result(timeout=5) == "other"
+        stubborn.open.set()
+        await world.settle()

@@ -80,12 +80,12 @@ class Execution:
             self._on_done(self.task)
 
     def error(self) -> BaseException | None:
-        """Return what the done body failed with, if it did."""
+        """Return what the attempt failed with, if it did; its body has ended, or was left because it was too late."""
+        is_cancelled = self.task.cancelled()
+        failed = self.task.exception() if self.task.done() and not is_cancelled else None  # else asyncio would complain
         if self.is_late:
             return StepTimeoutError(f"step {self.spec.name!r} ran longer than its timeout of {self.spec.timeout:g} s")
-        if self.task.cancelled():
-            return asyncio.CancelledError()
-        return self.task.exception()
+        return asyncio.CancelledError() if is_cancelled else failed
 
 
 async def no_begin() -> None:

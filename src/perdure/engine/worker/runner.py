@@ -245,7 +245,7 @@ class Runner:
             execution.timer.cancel()
         if self._steps.get(step.key) is not step:
             del step.execution
-            _retrieve(execution)
+            execution.error()  # lest asyncio complain that nobody took note of it
             return
         now = self.worker.env.now()
         state, payload, due_at = self._outcome(step, execution, now)
@@ -376,14 +376,8 @@ class Runner:
         self.worker.left(self)
 
 
-def _retrieve(execution: Execution) -> None:
-    """Take note of what a body failed with that nobody waits for, so that asyncio does not complain of it."""
-    if not execution.task.cancelled():
-        execution.task.exception()
-
-
 def _tell(over: asyncio.Future[None], body: asyncio.Task[Any]) -> None:
     if not over.done():
         over.set_result(None)
-    elif not body.cancelled():  # nobody waits for it any more: see `_retrieve`
+    elif body.done() and not body.cancelled():  # nobody waits for it any more, and asyncio would complain
         body.exception()
