@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from perdure.model.decision import RunFilter
+from perdure.model.decision import Action, Control, RunFilter
 from perdure.model.queue import Admission, QueueLimits, QueueState
-from perdure.model.run import Dedup
-from perdure.store import open_store
-from perdure.store.postgres import PostgresStore, arrivals, commits, control, dedups, queues, reads, turns
+from perdure.model.run import Dedup, RunStatus
+from perdure.store.postgres import PostgresStore, arrivals, commits, control, dedups, queues, reads, searches, turns
+from perdure.store.searching import pick
 from tests.servers import label, postgres
 from tests.store.making import CAPACITY, NOW, decide, event, held, new, record
 
@@ -92,16 +92,53 @@ async def test_queues_without_limits_do_without_their_indexes(store: PostgresSto
     assert postgres().sql(f"SELECT {', '.join(sizes)}", database=DATABASE) == empty
 
 
+@pytest.mark.parametrize("runs", [0, 3, 300])
+async def test_pages_are_found_by_going_through_the_index_that_is_meant(
+    store: PostgresStore, tmp_path: Path, runs: int
+):
+    await store.create([new(f"r{at}", created_at=NOW + at, parent_id="r0" if at % 2 else None) for at in range(runs)])
+    if runs:
+        await store.control([Control(f"r{at}", Action.PAUSE) for at in range(0, runs, 3)], NOW)
+        postgres().sql(f"VACUUM ANALYZE {label(tmp_path)}.runs", database=DATABASE)
+    meant = [
+        (RunFilter(), {"runs_created"}),
+        (RunFilter(workflow="w", queue="q", created_from=NOW), {"runs_created"}),
+        (RunFilter((RunStatus.COMPLETE, RunStatus.ERRORED), tags={"a": "b"}), {"runs_created"}),
+        (RunFilter((RunStatus.PAUSED,), "w"), {"runs_status"}),
+        (RunFilter((RunStatus.PAUSED, RunStatus.ERRORED), created_until=NOW + 9), {"runs_status"}),
+        (RunFilter((RunStatus.RUNNING, RunStatus.WAITING)), {"runs_due", "runs_status"}),
+        (RunFilter(id_prefix="r1", queue="q"), {"runs_id_key"}),
+        (RunFilter(parent_id="r0", workflow="w"), {"runs_parent"}),
+    ]
+    for where, indices in meant:
+        *looks, page = statements(where)
+        assert {scan.get("Index Name") for text in looks for scan in await scans(store, text)} <= indices, where
+        assert {scan.get("Index Name") for scan in await scans(store, page)} == indices, where
+
+
+def statements(where: RunFilter) -> list[str]:
+    """What is asked to find a page behind another, as it is sent."""
+    picking, texts = pick(searches._DIALECT, where, 50, f"{NOW}:1"), []
+    answer = None
+    while True:
+        try:
+            asked = picking.send(answer)
+        except StopIteration as end:
+            return [searches.numbered(text) for text in (*texts, end.value.statement.text)]
+        texts.append(asked.text)
+        answer = (0,) if "AS alike" in asked.text else (0, 0)
+
+
 async def scans(store: PostgresStore, text: str) -> list[Any]:
     """How the tables are read in the plan that the store's own connections would keep."""
     text = text.replace("{given}", "$1")
-    parameters = max(int(number) for number in re.findall(r"\$(\d+)", text))
+    parameters = max((int(number) for number in re.findall(r"\$(\d+)", text)), default=0)
 
     async def explain(session: Any) -> Any:
         await session.connection.execute(f"PREPARE asked AS {session.texts[text]}")
         try:
-            nulls = ", ".join(["NULL"] * parameters)
-            return await session.connection.fetchval(f"EXPLAIN (FORMAT JSON) EXECUTE asked({nulls})")
+            nulls = f"({', '.join(['NULL'] * parameters)})" if parameters else ""
+            return await session.connection.fetchval(f"EXPLAIN (FORMAT JSON) EXECUTE asked{nulls}")
         finally:
             await session.connection.execute("DEALLOCATE asked")
 

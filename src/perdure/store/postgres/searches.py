@@ -45,8 +45,13 @@ async def _picked(session: Session, picking: Picking[Picked]) -> Picked:
 
 
 async def _fetch(session: Session, asked: Statement) -> list[Any]:
+    return await session.fetch(numbered(asked.text), *asked.values)
+
+
+def numbered(text: str) -> str:
+    """Return a statement with a number in the place of each `?`."""
     numbers = itertools.count(1)
-    return await session.fetch(re.sub(r"\?", lambda _: f"${next(numbers)}", asked.text), *asked.values)
+    return re.sub(r"\?", lambda _: f"${next(numbers)}", text)
 
 
 def _tagged(tags: Mapping[str, str]) -> Iterable[Statement]:
