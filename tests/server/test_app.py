@@ -119,3 +119,9 @@ async def test_its_lifespan_opens_and_closes_the_stores():
         assert await app.state.server.namespaces.default.runs() is not None
     with pytest.raises(StoreUnavailableError):
         await app.state.server.namespaces.default.runs()
+
+
+@pytest.mark.parametrize(("host", "status"), [("shop.example", 200), ("SHOP.example:8000", 200), ("evil.example", 421)])
+async def test_names_of_hosts_are_the_same_in_capitals(serve, host, status):
+    served = await serve(hosts=("Shop.Example",))
+    assert (await served.http.get(RUNS, headers={"Host": host})).status_code == status

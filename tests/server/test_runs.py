@@ -8,6 +8,7 @@ from urllib.parse import quote
 import pytest
 
 from perdure import NonRetryableError, Perdure, flow
+from perdure.server.api import runs
 from perdure.server.live import Live
 from tests.server.conftest import Serve, Served, memory
 
@@ -203,6 +204,34 @@ async def test_a_wrong_filter_is_named(serve: Serve, query, path):
     served = await serve()
     answer = await served.http.get(f"{RUNS}?{query}")
     assert (answer.status_code, answer.json()["errors"][0]["path"]) == (422, path)
+
+
+@pytest.mark.parametrize("limit", [1, 2, 4, 100])
+async def test_a_page_of_large_records_ends_early(serve: Serve, monkeypatch, limit):
+    monkeypatch.setattr(runs, "RECORDS_CHARACTERS", 1_000)
+    monkeypatch.setattr(runs, "RECORDS_AT_ONCE", 2)
+    app = Perdure(memory())
+
+    @app.step
+    async def large(number: int) -> str:
+        return "x" * 600
+
+    @app.workflow
+    async def many() -> None:
+        for number in range(5):
+            await large(number)
+
+    served = await serve(app)
+    await start(served, "many", id="a")
+    await result(served, "a")
+    after: int | None = -1
+    found: list[int] = []
+    while after is not None:
+        page = (await served.http.get(f"{RUNS}/a/journal", params={"after": after, "limit": limit})).json()
+        assert 1 <= len(page["items"]) <= min(limit, 2)
+        found += [each["position"] for each in page["items"]]
+        after = page["next"]
+    assert found == list(range(7))
 
 
 async def test_the_journal_comes_in_pages(serve: Serve, worker):

@@ -11,7 +11,11 @@ from perdure.server.settings import is_loopback, read_namespaces
 
 
 def test_the_environment_says_what_was_not_given():
-    said = {"PERDURE_STORE": "memory://a", "PERDURE_PORT": "81", "PERDURE_CORS": "https://a.example, https://b.example"}
+    said = {
+        "PERDURE_STORE": "memory://a",
+        "PERDURE_PORT": "81",
+        "PERDURE_CORS": "https://a.example, https://b.example,",
+    }
     said |= {"PERDURE_NAMESPACES": "acme,beta=memory://b", "PERDURE_LOG_JSON": "yes"}
     settings = ServerSettings.read(said, port=82, host=None)
     assert (settings.store, settings.port, settings.host, settings.log_json) == ("memory://a", 82, "127.0.0.1", True)

@@ -158,7 +158,7 @@ def _parsed(field_name: str, variable: str, text: str) -> Any:
     if field_name == "issuers":
         return read_issuers(text)
     if field_name in ("cors", "hosts", "proxies", "redact"):
-        return tuple(part.strip() for part in text.split(","))
+        return tuple(part.strip() for part in text.split(",") if part.strip())
     if field_name in _LEAST:
         if not text.isdecimal():
             raise UsageError(f"{variable}: {text!r} must be a whole number")

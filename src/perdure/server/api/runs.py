@@ -16,6 +16,7 @@ from perdure.model.decision import RunFilter
 from perdure.model.duration import milliseconds
 from perdure.model.errors import RunNotFoundError, UsageError
 from perdure.model.limits import NAME_LENGTH
+from perdure.model.record import Record
 from perdure.model.run import Run
 from perdure.server.access import Access, Viewer
 from perdure.server.api.answers import (
@@ -42,6 +43,12 @@ RECORDS = 500
 """How many records a page of a journal has where nothing else is asked for."""
 
 RECORDS_MOST = 5_000
+
+RECORDS_AT_ONCE = 100
+"""How many records are asked of the store in one go."""
+
+RECORDS_CHARACTERS = 16_777_216
+"""How many characters of values a page of a journal may hold before it ends early; one record is always there."""
 
 WAIT_MOST = 60
 """For how many seconds one request may wait for a result."""
@@ -145,13 +152,32 @@ async def get_journal(
     after: Annotated[int, Query(ge=-1, le=2**31, description="Behind the record of this position.")] = -1,
     limit: Annotated[int, Query(ge=1, le=RECORDS_MOST)] = RECORDS,
 ) -> Response:
-    """Return a run's records in their order; `next` is the `after` of the page behind this one."""
-    records = await access.app.store.journal(id, after, limit + 1)
+    """Return a run's records in their order; `next` is the `after` of the page behind this one.
+
+    A page has fewer than `limit` where their values are large.
+    """
+    records, has_more = await _records(access, id, after, limit)
     if not records:
         await access.app.client.get(id)
-    following = records[limit - 1].position if len(records) > limit else None
-    shown = masked(records[:limit], access.redaction)
+    shown = masked(records, access.redaction)
+    following = records[-1].position if has_more else None
     return reply({"items": [record_document(record) for record in shown], "next": following})
+
+
+async def _records(access: Access, id: str, after: int, limit: int) -> tuple[list[Record], bool]:
+    """Return the records of a page, and whether there are more behind it."""
+    found: list[Record] = []
+    size = 0
+    while True:
+        wanted = min(RECORDS_AT_ONCE, limit + 1 - len(found))
+        part = await access.app.store.journal(id, found[-1].position if found else after, wanted)
+        for record in part:
+            size += len(record.payload or "")
+            if len(found) == limit or (found and size > RECORDS_CHARACTERS):
+                return found, True
+            found.append(record)
+        if len(part) < wanted:
+            return found, False
 
 
 @router.get("/api/v1/runs/{id}/explain", operation_id="explain_run", response_model=ExplanationDocument)

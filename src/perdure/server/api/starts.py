@@ -33,8 +33,8 @@ IdempotencyKey = Annotated[
     Annotated[str, StringConstraints(pattern=r"^[!-~]{1,180}$")] | None,
     Header(
         alias="Idempotency-Key",
-        description=f"A second start with this key within {IDEMPOTENT_FOR} finds the first run. Where the body has an "
-        "id, dedup or debounce, that decides instead.",
+        description=f"A second start of a workflow with this key within {IDEMPOTENT_FOR} finds the first run. Where "
+        "the body has an id, dedup or debounce, that decides instead.",
     ),
 ]
 

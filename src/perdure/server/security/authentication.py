@@ -183,7 +183,7 @@ class Authenticator:
         return Principal(key.name, Role[key.role.upper()], "key", namespaces, id=key.id)
 
     def _is_our_host(self, host: str) -> bool:
-        return host in self._settings.hosts
+        return any(host == name.casefold() for name in self._settings.hosts)
 
 
 def cookie_name(scope: Scope) -> str:
