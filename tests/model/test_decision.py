@@ -75,3 +75,17 @@ def test_a_record_is_stored_as_a_row():
     row = msgspec.json.decode(msgspec.json.encode(RECORD))
     assert row[:7] == [0, "input", "input", "ok", 5, "{}", 1]
     assert len(row) == len(Record.__struct_fields__)
+
+
+@pytest.mark.parametrize(
+    ("others", "reaches"),
+    [
+        ({"records": (RECORD,), "consumed": ("m",)}, False),
+        ({"children": (NEW_RUN,)}, True),
+        ({"posts": (MESSAGE,)}, True),
+        ({"terminate": ("c",)}, True),
+        ({"unclaimed": ("c",)}, True),
+    ],
+)
+def test_a_decision_knows_whether_it_changes_other_runs(others, reaches):
+    assert Decision("r", 1, 1, 5, RunStatus.RUNNING, None, **others).reaches_others is reaches

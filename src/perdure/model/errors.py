@@ -47,11 +47,7 @@ class UsageError(PerdureError):
 
 
 class DefinitionError(UsageError):
-    """A workflow or a step cannot be registered as it is written.
-
-    Attributes:
-        found: what is wrong, each with its path in front, where a whole definition was looked at; empty elsewhere.
-    """
+    """A workflow or a step cannot be registered as it is written; `found` has each mistake of a definition, by path."""
 
     def __init__(self, message: str, found: Sequence[str] = ()) -> None:
         super().__init__(message)
