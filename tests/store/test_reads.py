@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import pytest
@@ -127,6 +128,20 @@ class TestFind:
                 break
             await store.create([new(f"late{len(ids)}", created_at=NOW + 1000)])
         assert ids == [f"r{number}" for number in reversed(range(20))]
+
+    @pytest.mark.parametrize("forged", ["9" * 19, f"-{'9' * 19}", "9" * 4_000, "-1", "x", "", "0"])
+    async def test_a_cursor_that_no_page_came_with_is_refused_or_means_some_place(
+        self, store: Store, forged: str
+    ) -> None:
+        await store.create([new(name) for name in "abc"])
+        genuine = (await store.find(RunFilter(), 2)).cursor
+        assert genuine is not None
+        for number in range(genuine.count(":") + 1):
+            parts = genuine.split(":")
+            parts[number] = forged
+            for cursor in (":".join(parts), forged):
+                with contextlib.suppress(UsageError):
+                    assert {run.id for run in (await store.find(RunFilter(), 9, cursor)).runs} <= set("abc")
 
     async def test_the_last_page_says_so_even_if_it_is_full(self, store: Store) -> None:
         await store.create([new("a"), new("b")])

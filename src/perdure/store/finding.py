@@ -31,7 +31,7 @@ def place(cursor: str, numbers: int) -> tuple[int, ...]:
         found = tuple(map(int, cursor.split(":")))
     except ValueError:
         found = ()
-    if len(found) != numbers:
+    if len(found) != numbers or not all(-(2**63) <= number < 2**63 for number in found):
         raise not_a_cursor(cursor)
     return found
 
