@@ -43,6 +43,7 @@ def bounds(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> N
     entries, rows, few = request.param
     monkeypatch.setattr(searching, "ENTRIES", entries)
     monkeypatch.setattr(searching, "ROWS", rows)
+    monkeypatch.setattr(searching, "UNENDED", 10 * entries)
     monkeypatch.setattr(searching, "FEW", few)
     monkeypatch.setattr(searches, "LOOKED_AT", min(rows, 50))
     monkeypatch.setattr(searches, "LOOKS", 2)

@@ -18,11 +18,14 @@ from perdure.store.finding import place
 
 T = TypeVar("T")
 
-ENTRIES = 100_000
+ENTRIES = 50_000
 """How many entries of indices are gone through for one page, where they say which runs are meant."""
 
 ROWS = 20_000
 """How many rows are read for one page, where those have to say it."""
+
+UNENDED = 100_000
+"""How many runs that can become due are gone through to find how many of them are queued or running."""
 
 FEW = 2_000
 """How many runs whose ids begin alike are all read and sorted, rather than looked for among all others."""
@@ -173,11 +176,11 @@ def _are_few(dialect: Dialect, prefixed: Sequence[Statement]) -> Picking[bool]:
 
 def _are_few_live(dialect: Dialect, of_live: Statement) -> Picking[bool]:
     """Return whether few runs have these states, of those that can become due; and if those are not too many."""
-    read = _read(dialect, "runs_due", "status", [Statement(dialect.can_be_due)], f"LIMIT {ENTRIES + 1}")
+    read = _read(dialect, "runs_due", "status", [Statement(dialect.can_be_due)], f"LIMIT {UNENDED + 1}")
     every, those = yield Statement(
         f"SELECT count(*), count(*) FILTER (WHERE {of_live.text}) FROM ({read.text}) AS live", read.values
     )
-    return bool(every <= ENTRIES and those <= FEW)
+    return bool(every <= UNENDED and those <= FEW)
 
 
 def _within(where: RunFilter, cursor: str | None) -> Iterable[Statement]:

@@ -18,7 +18,7 @@ from perdure.store.redis.shards import Shards
 LOOKED_AT = 500
 """How many runs one script looks at: other clients wait for it."""
 
-LOOKS = 40
+LOOKS = 12
 """How many scripts are run for one page, beside the first of each class and shard."""
 
 Key = tuple[int, int, int]
