@@ -39,24 +39,36 @@ local function hand_over(row, first, offers)
   return false
 end
 
+-- Whether a new run may be handed over at all; its texts follow the one at `last`.
+local function may_be_handed(new, last, is_there)
+  -- the journal of one with a dedup key may be another one's by now
+  if is_there or new[2] ~= 'q' or new[10] then
+    return false
+  end
+  local bytes = 0
+  for place = last + 1, last + 1 + new[6] do
+    bytes = bytes + #ARGV[place]
+  end
+  return bytes <= HANDED_BYTES
+end
+
 -- Hand over what is new, waits for a worker, is due and not too long; `there` is what `insert` returned. Returns how many.
 local function hand_over_new(list, there)
-  local offers, text = offers_but(nil)
-  local last, handed = 2, 0
+  local last, handed, offers, text = 2, 0, nil, nil
   for index, new in ipairs(list) do
-    local row, bytes = nil, 0
-    for place = last + 1, last + 1 + new[6] do
-      bytes = bytes + #ARGV[place]
-    end
-    -- the journal of one with a dedup key may be another one's by now
-    if #offers > 0 and not there[index] and new[2] == 'q' and not new[10] and bytes <= HANDED_BYTES then
-      row = row_of(numbers[new[1]])
-    end
-    if row and row.d <= row.a and not gated({ row.q })[row.q] and hand_over(row, last + 2, offers) then
-      handed = handed + 1
+    if may_be_handed(new, last, there[index]) then
+      if not offers then
+        offers, text = offers_but(nil)
+      end
+      local row = #offers > 0 and row_of(numbers[new[1]])
+      if row and row.d <= row.a and not gated({ row.q })[row.q] and hand_over(row, last + 2, offers) then
+        handed = handed + 1
+      end
     end
     last = last + 1 + new[6]
   end
-  keep_offers(offers, text)
+  if offers then
+    keep_offers(offers, text)
+  end
   return handed
 end
