@@ -57,7 +57,7 @@ class Killer:
 
 
 @pytest.mark.parametrize(
-    ("url", "runs"), [("sqlite", 500), ("postgres", 160), ("valkey", 160)], indirect=["url"], ids=lambda value: value
+    ("url", "runs"), [("sqlite", 500), ("postgres", 160), ("valkey", 280)], indirect=["url"], ids=lambda value: value
 )
 async def test_nothing_is_lost_and_nothing_recorded_twice(url: str, runs: int, tmp_path: Path):
     runs = RUNS or runs

@@ -164,17 +164,20 @@ def kill_at(store: Any, operation: str, when: str, number: int) -> None:
 
 def be_frank(store: Any) -> None:
     """Note what the store lets this worker have and keep, and what it refuses, in the time that all processes share."""
-    claim, commit, extend = store.claim, store.commit, store.extend
+    commit, extend = store.commit, store.extend
 
     def tell(what: str, run_id: str, epoch: int, at: int) -> None:
         line = {"what": what, "run": run_id, "epoch": epoch, "at": at, "key": "", "attempt": 0, "pid": os.getpid()}
         os.write(LEDGER, json.dumps(line).encode() + b"\n")
 
-    async def frank_claim(*args: Any) -> Any:
-        claims = await claim(*args)
-        for each in claims:
-            tell("claimed", each.run.id, each.run.epoch, time.monotonic_ns())
-        return claims
+    def frankly(take: Callable[..., Any]) -> Callable[..., Any]:
+        async def frank(*args: Any) -> Any:
+            claims = await take(*args)
+            for each in claims:
+                tell("claimed", each.run.id, each.run.epoch, time.monotonic_ns())
+            return claims
+
+        return frank
 
     async def frank_commit(decisions: Any) -> Any:
         sent_at = time.monotonic_ns()
@@ -190,7 +193,9 @@ def be_frank(store: Any) -> None:
                 tell("lost", lease.run_id, lease.epoch, time.monotonic_ns())
         return answers
 
-    store.claim, store.commit, store.extend = frank_claim, frank_commit, frank_extend
+    store.claim, store.commit, store.extend = frankly(store.claim), frank_commit, frank_extend
+    if store.handing is not None:
+        store.handing.handed, store.handing.withdraw = frankly(store.handing.handed), frankly(store.handing.withdraw)
 
 
 def be_late(store: Any, slow: float) -> None:
@@ -227,6 +232,8 @@ async def main() -> None:
     if given.die:
         operation, when, number = given.die.split(":")
         kill_at(worker.store, operation, when, int(number))
+        if operation == "claim" and worker.store.handing is not None:
+            kill_at(worker.store.handing, "handed", when, int(number))
     if given.late is not None:
         be_late(worker.store, given.late)
     async with worker:
