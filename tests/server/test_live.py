@@ -202,6 +202,36 @@ async def test_who_comes_as_the_server_stops_is_let_go(serve: Serve, worker):
         assert late.is_over
 
 
+@pytest.mark.parametrize("what", ["result", "wait"])
+async def test_nobody_is_waited_for_who_has_gone(serving: Serve, what):
+    served = await serving()
+    assert (await served.http.post("/api/v1/runs", json={"workflow": "order", "id": "a"})).status_code == 201
+    wait = {"timeout": 20, "last": ""}
+    wait["last"] = (await served.http.post("/api/v1/store/wait", json=wait)).json()["last"]
+    body = json.dumps(wait)
+    request = "GET /api/v1/runs/a/result?wait=60 HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    if what == "wait":
+        head = "POST /api/v1/store/wait HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        request = f"{head}Content-Length: {len(body)}\r\n\r\n{body}"
+    url = served.http.base_url
+    writers = [(await asyncio.open_connection(url.host, url.port))[1] for _ in range(5)]
+    for writer in writers:
+        writer.write(request.encode())
+    async with asyncio.timeout(5):
+        while asked(what) < 5:
+            await asyncio.sleep(0.005)
+        for writer in writers:
+            writer.close()
+        while asked(what):
+            await asyncio.sleep(0.005)
+
+
+def asked(what: str) -> int:
+    """How many requests wait for something."""
+    name = {"result": "wait_for_end", "wait": "Hearing.wait"}[what]
+    return sum(name in str(task.get_coro()) for task in asyncio.all_tasks())
+
+
 async def test_streams_end_when_the_server_does(serving: Serve, worker):
     served = await serving(worker)
     stream = await Stream.open(served, "/api/v1/watch")

@@ -305,9 +305,14 @@ class EventStream(Response):
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _until_gone(self, receive: Receive) -> None:
-        while (await receive())["type"] != "http.disconnect":
-            pass
+        await until_gone(receive)
         self._watch.end()
+
+
+async def until_gone(receive: Receive) -> None:
+    """Return as soon as the client is gone; its request has to be read."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
 
 
 async def _send(send: Send, text: bytes) -> None:

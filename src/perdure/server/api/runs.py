@@ -7,7 +7,7 @@ import datetime as dt
 import re
 from typing import Annotated
 
-from fastapi import Query
+from fastapi import Query, Request
 from pydantic import AfterValidator, Field
 from starlette.responses import Response
 
@@ -29,6 +29,7 @@ from perdure.server.api.answers import (
 )
 from perdure.server.api.models import FilterBody, Name, RunId, Status
 from perdure.server.errors import ProblemError, invalid
+from perdure.server.live import until_gone
 from perdure.server.masking import masked
 from perdure.server.routing import reply
 from perdure.server.routing import router as routes
@@ -200,6 +201,7 @@ async def list_undos(access: Viewer, id: RunId) -> Response:
 )
 async def get_result(
     access: Viewer,
+    request: Request,
     id: RunId,
     wait: Annotated[int, Query(ge=0, le=WAIT_MOST, description="For how many seconds to wait for it.")] = 0,
 ) -> Response:
@@ -209,27 +211,27 @@ async def get_result(
     """
     run = await access.app.client.get(id)
     if wait and end_of(run) is None:
-        run = await _ended_within(access, id, wait)
+        run = await _ended_within(access, request, id, wait)
     document = run_document(masked(run, access.redaction))
     found = {name: document[name] for name in ("id", "status", "output", "error")}
     is_over = end_of(run) is not None
     return reply({**found, "is_over": is_over, "waits": document["waits"]}, 200 if is_over else 202)
 
 
-async def _ended_within(access: Access, id: str, wait: float) -> Run:
-    """Return a run as soon as it is over, or as it is once the time is."""
+async def _ended_within(access: Access, request: Request, id: str, wait: float) -> Run:
+    """Return a run as soon as it is over, or as it is once the time is, or nobody waits for it any longer."""
     client = access.app.client
     ending = client.endings.of(id)
     over = asyncio.ensure_future(client.wait_for_end(ending))
-    stopping = asyncio.ensure_future(access.server.stopping.wait())
+    others = [asyncio.ensure_future(access.server.stopping.wait()), asyncio.ensure_future(until_gone(request.receive))]
     try:
-        await asyncio.wait([over, stopping], timeout=wait, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait([over, *others], timeout=wait, return_when=asyncio.FIRST_COMPLETED)
         if over.done() and not over.cancelled() and isinstance(over.exception(), RunNotFoundError):
             raise RunNotFoundError(str(over.exception()))
     finally:
-        for each in (over, stopping):
+        for each in (over, *others):
             each.cancel()
-        await asyncio.gather(over, stopping, return_exceptions=True)
+        await asyncio.gather(over, *others, return_exceptions=True)
     return await client.get(id)
 
 

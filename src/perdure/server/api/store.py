@@ -23,6 +23,7 @@ from perdure.model.errors import UsageError
 from perdure.model.queue import QueueState
 from perdure.server.access import Access, Operator, Viewer
 from perdure.server.errors import Problem, ProblemError, invalid
+from perdure.server.live import until_gone
 from perdure.server.masking import masked
 from perdure.server.principal import Role
 from perdure.server.routing import reply
@@ -215,7 +216,15 @@ async def wait(access: Viewer, request: Request) -> Response:
     given: Wait = await _read_body(request, _read_wait)
     if not 0 <= given.timeout <= WAIT:
         raise UsageError(f"timeout: {given.timeout} must be from 0 to {WAIT:g} seconds")
-    return reply(Heard(await access.server.hearing(access.namespace).wait(given.last, given.timeout)))
+    heard = asyncio.ensure_future(access.server.hearing(access.namespace).wait(given.last, given.timeout))
+    gone = asyncio.ensure_future(until_gone(request.receive))
+    try:
+        await asyncio.wait([heard, gone], return_when=asyncio.FIRST_COMPLETED)
+        return reply(Heard(heard.result() if heard.done() else given.last))
+    finally:
+        for each in (heard, gone):
+            each.cancel()
+        await asyncio.gather(heard, gone, return_exceptions=True)
 
 
 def _for_viewers(operation: Operation) -> Callable[..., Awaitable[Response]]:
