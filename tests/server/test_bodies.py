@@ -87,6 +87,12 @@ def test_texts_without_an_end_take_no_longer_than_others(text):
     assert time.process_time() - began < 2
 
 
+async def test_whoever_logs_in_may_send_little(serve):
+    served = await serve()
+    answer = await send(served, b'{"key": "%b"}' % (b"x" * 9_000), "/login")
+    assert (answer.status_code, answer.json()["type"]) == (413, "urn:perdure:error:body-too-large")
+
+
 async def test_as_deep_as_is_allowed(serve):
     served = await serve()
     deep: object = 1

@@ -134,6 +134,30 @@ async def test_a_kept_connection_ends_by_itself(port):
     assert time.monotonic() - began < 5
 
 
+async def test_who_never_ends_what_was_answered_is_let_go(monkeypatch):
+    monkeypatch.setattr(listening, "REST_WITHIN", 0.2)
+    async with listens() as (listener, _, port):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"POST /livez HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000000000\r\n\r\n")
+        assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 405")
+        async with asyncio.timeout(5):
+            while listener.server_state.connections:
+                writer.write(b"x")
+                await asyncio.sleep(0.005)
+        writer.close()
+
+
+async def test_who_ends_late_what_was_answered_may_ask_on(monkeypatch):
+    monkeypatch.setattr(listening, "REST_WITHIN", 0.5)
+    async with listens() as (_, _, port):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"POST /livez HTTP/1.1\r\nHost: localhost\r\nContent-Length: 3\r\n\r\nx")
+        assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 405")
+        writer.write(b"yzGET /livez HTTP/1.1\r\n" + CLOSE)
+        assert b"HTTP/1.1 200" in await reader.read()
+        writer.close()
+
+
 async def test_past_its_connections_it_says_so():
     async with listens(connections=2) as (_, url, port):
         kept = [await asyncio.open_connection("127.0.0.1", port) for _ in range(2)]

@@ -34,6 +34,9 @@ HEAD_WITHIN = 10.0
 TAKEN_WITHIN = 30.0
 """Seconds within which a client has to take some of what it is sent."""
 
+REST_WITHIN = 10.0
+"""Seconds within which the rest of a body has to come that nobody waits for any longer, as the answer is out."""
+
 BACKLOG = 2_048
 
 _REFUSED = {
@@ -64,6 +67,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._most, self.limit_concurrency = self.limit_concurrency, None  # uvicorn's own answer is no problem document
         self._head_timer: asyncio.TimerHandle | None = None
         self._write_timer: asyncio.TimerHandle | None = None
+        self._rest_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
         """Begin to wait for a request."""
@@ -73,6 +77,7 @@ class BoundedProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Wait for nothing more."""
         self._cancel_head_timer()
+        self._cancel_rest_timer()
         self.resume_writing()
         super().connection_lost(exc)
 
@@ -102,6 +107,18 @@ class BoundedProtocol(HttpToolsProtocol):
         is_full = self._most is not None and max(len(self.connections), len(self.tasks)) > self._most
         self.app = _FULL if is_full else self._served
         super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        """Note that the request is whole."""
+        self._cancel_rest_timer()
+        super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        """Go on with the next request, if what is left of this one comes in time."""
+        is_whole = self.pipeline or not self.cycle.more_body
+        super().on_response_complete()
+        if not is_whole and not self.transport.is_closing():
+            self._rest_timer = self.loop.call_later(REST_WITHIN, self.transport.close)
 
     def data_received(self, data: bytes) -> None:
         """Take in what came; of a head that does not end, no more than a head may have."""
@@ -140,6 +157,11 @@ class BoundedProtocol(HttpToolsProtocol):
     def _late(self) -> None:
         self._head_timer = None
         self.transport.close()
+
+    def _cancel_rest_timer(self) -> None:
+        if self._rest_timer is not None:
+            self._rest_timer.cancel()
+            self._rest_timer = None
 
     def _cancel_head_timer(self) -> None:
         self._unparsed = 0

@@ -26,6 +26,9 @@ from perdure.server.server import Server
 _encode = msgspec.json.Encoder().encode
 
 
+STRANGERS_BYTES = 8_192
+"""The size of a body of somebody who has not proved who they are yet."""
+
 _UNPRINTABLE = "it must be printable text, without control characters"
 
 
@@ -72,7 +75,9 @@ class StrictRequest(Request):
             Problem: it is too large.
         """
         if not hasattr(self, "_body"):
-            self._body = await read_body(self, self._server.settings.body_bytes)
+            most = self._server.settings.body_bytes
+            is_known = "access" in self.scope.get("state", {})
+            self._body = await read_body(self, most if is_known else min(most, STRANGERS_BYTES))
         return self._body
 
     async def json(self) -> Any:
