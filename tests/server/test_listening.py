@@ -147,6 +147,27 @@ async def test_who_never_ends_what_was_answered_is_let_go(monkeypatch):
         writer.close()
 
 
+@pytest.mark.parametrize(
+    ("first", "then", "ever"),
+    [
+        (b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n", b"\r\n", b"\r\n"),
+        (b"POST /livez HTTP/1.1\r\nHost: localhost\r\nContent-Length: 3\r\n\r\nx", b"yz", b""),
+    ],
+)
+async def test_who_asks_nothing_more_is_let_go(monkeypatch, first, then, ever):
+    monkeypatch.setattr(listening, "HEAD_WITHIN", 0.2)
+    async with listens() as (listener, _, port):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(first)
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(then)
+        async with asyncio.timeout(5):
+            while listener.server_state.connections:
+                writer.write(ever)
+                await asyncio.sleep(0.005)
+        writer.close()
+
+
 async def test_who_ends_late_what_was_answered_may_ask_on(monkeypatch):
     monkeypatch.setattr(listening, "REST_WITHIN", 0.5)
     async with listens() as (_, _, port):

@@ -128,6 +128,7 @@ class BoundedProtocol(HttpToolsProtocol):
             if self._unparsed > HEAD_BYTES + TARGET_BYTES:
                 self._refused = 431
                 self.send_400_response("")
+        self._wait_for_head()
 
     def send_400_response(self, msg: str) -> None:
         """Answer what is no request, and close the connection."""
@@ -157,6 +158,12 @@ class BoundedProtocol(HttpToolsProtocol):
     def _late(self) -> None:
         self._head_timer = None
         self.transport.close()
+
+    def _wait_for_head(self) -> None:
+        """Wait for a request where nothing is under way, although something came: that ended uvicorn's own wait."""
+        is_idle = self.cycle is not None and self.cycle.response_complete
+        if is_idle and self._head_timer is None and self._rest_timer is None and not self.transport.is_closing():
+            self._head_timer = self.loop.call_later(HEAD_WITHIN, self._late)
 
     def _cancel_rest_timer(self) -> None:
         if self._rest_timer is not None:
