@@ -180,6 +180,15 @@ async def test_a_definition_is_checked_and_published(live_scene, browse):
     await page.get_by_label("A workflow as data").fill(json.dumps({**ETL, "name": "more"}))
     await page.get_by_role("button", name="Publish").click()
     await page.get_by_role("link", name="more", exact=True).wait_for()
+    await page.get_by_label("A workflow as data").fill("name: [")
+    await page.get_by_role("button", name="Publish").click()
+    await page.locator("form .message", has_text="the definition cannot be read").wait_for()
+    await page.get_by_label("A workflow as data").fill("name: other\nsteps:\n  - task: fetch\n")
+    await page.get_by_role("textbox", name="Reason").fill("the new shop")
+    await page.get_by_role("button", name="Publish").click()
+    await page.get_by_role("link", name="other", exact=True).wait_for()
+    await page.goto(f"{browser.base}/audit")
+    assert "the new shop" in await page.get_by_role("row").filter(has_text="other").inner_text()
     assert browser.is_clean()
 
 

@@ -123,6 +123,50 @@ async def test_a_definition_is_drawn_and_has_a_form_to_start_it(scene):
     assert "Takes an order from the price to the thank-you mail." in text(form)
 
 
+YAML = """
+name: more
+steps:
+  - {task: fetch, data: {day: 2026-01-01}}
+"""
+
+
+async def test_a_definition_may_be_written_in_yaml(scene):
+    read = await scene.served.http.post("/definitions/data", json={"text": YAML})
+    assert read.json() == {"data": {"name": "more", "steps": [{"task": "fetch", "data": {"day": "2026-01-01"}}]}}
+
+
+@pytest.mark.parametrize(
+    ("written", "message"),
+    [
+        ("a: [1", "cannot be read"),
+        ('a: "\\ud800"', "the definition cannot be stored"),
+        ("? null\n: x", "the definition cannot be stored"),
+        ("a: &b [1]\nc: *b", "aliases"),
+        ("é" * 510_000, "longer than 1,000,000 bytes"),
+    ],
+)
+async def test_a_text_that_is_no_definition_is_refused_for_the_script_to_tell(scene, written, message):
+    refused = await scene.served.http.post("/definitions/data", json={"text": written})
+    assert refused.status_code == 422
+    assert refused.headers["content-type"] == "application/problem+json"
+    assert message in refused.json()["detail"]
+
+
+async def test_viewers_have_no_definition_read(scene):
+    refused = await scene.served.http.post("/definitions/data", json={"text": YAML}, headers=await scene.key("viewer"))
+    assert refused.status_code == 403
+
+
+async def test_queues_where_schedules_wait_stand_apart(scene):
+    page = await scene.get("/queues")
+    users, _, schedules = page.text.partition("Where schedules wait")
+    assert "perdure.schedules:default" not in users
+    assert "perdure.schedules:default" in schedules
+    assert "post" in users
+    assert "Schedules wait here for their time" in text(await scene.get("/queues/perdure.schedules%3Adefault"))
+    assert "Schedules wait here" not in text(await scene.get("/queues/post"))
+
+
 async def test_filters_choose_runs(scene):
     page = text(await scene.get("/runs?status=errored&workflow=broken&prefix=broken-&since=1+hour"))
     assert "broken-2" in page

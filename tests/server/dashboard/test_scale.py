@@ -53,11 +53,31 @@ def test_spans_that_overlap_are_one_and_what_is_outside_is_left_out():
 def test_labels_are_few_and_not_upon_each_other(length):
     ticks = Scale(1_000, 1_000 + length, [(1_000, 1_000 + length)]).ticks()
     assert ticks[0] == (0, 0)
-    assert 1 <= len(ticks) <= 8
+    assert ticks[-1] == (100, length)
+    assert 2 <= len(ticks) <= 8
     places = [place for place, _ in ticks]
     assert all(later - earlier >= 9 for earlier, later in itertools.pairwise(places))
 
 
 def test_behind_a_shortened_wait_there_is_a_label():
     ticks = Scale(0, DAY, [(0, 1_000), (DAY - 1_000, DAY)]).ticks()
-    assert [after for _, after in ticks] == [0, DAY - 1_000]
+    assert [after for _, after in ticks] == [0, 1_000, DAY - 1_000, DAY]
+
+
+def test_what_took_a_moment_does_not_look_long_beside_a_long_wait():
+    scale = Scale(0, 600_000, [(0, 1), (599_999, 600_000)])
+    assert scale.breaks == [(1, 599_999)]
+    assert scale.place(1) < 5
+    assert [after for _, after in scale.ticks()] == [0, 600_000]
+
+
+def test_where_all_waits_are_short_none_is_shortened():
+    scale = Scale(0, 1_000, [(10, 11), (60, 60), (980, 981)])
+    assert scale.breaks == []
+    assert scale.place(500) == 50
+
+
+def test_a_wait_that_is_drawn_as_it_is_counts_beside_one_that_is_shortened():
+    scale = Scale(0, 600_000, [(0, 1), (900, 900)])
+    assert scale.breaks == [(900, 600_000)]
+    assert scale.place(900) == pytest.approx(100 / 1.5)

@@ -91,7 +91,7 @@ def routes() -> APIRouter:
 
 
 class PageRoute(StrictRoute):
-    """A route whose errors are told as a page."""
+    """A route whose errors are told as a page, unless a script asked for a change: as everywhere then."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """Return what answers a request."""
@@ -102,7 +102,7 @@ class PageRoute(StrictRoute):
                 return await handle(request)
             except (Problem, PerdureError, RequestValidationError) as error:
                 problem = _problem(error)
-                if problem.status == 500 or "access" not in request.scope.get("state", {}):
+                if request.method != "GET" or problem.status == 500 or "access" not in request.scope.get("state", {}):
                     raise
                 access: Access = request.scope["state"]["access"]
                 return page(request, access, "problem.html", problem.status, problem=problem)

@@ -8,8 +8,14 @@ from collections.abc import Iterable
 UNBROKEN = 3.0
 """Waits that are drawn as long as they are get at most so many times the room of everything else."""
 
+SHORT = 1_000
+"""A wait of so many milliseconds is never shortened."""
+
 IDLE_SHARE = 0.5
 """How much room all shortened waits get together, as a part of that of everything else."""
+
+LEAST_IDLE = 50
+"""How many milliseconds that room is at least: what took one of them beside a long wait is not to look long."""
 
 LEAST_SHARE = 0.04
 """How much room one of them gets at least."""
@@ -40,10 +46,12 @@ class Scale:
         active = _merged(busy, self.start, self.end)
         total = sum(until - since for since, until in active)
         gaps = [gap for gap in _between(active, self.start, self.end) if gap[1] > gap[0]]
-        if total:
-            longest = total * UNBROKEN / max(1, len(gaps))
+        if active:
+            longest = max(SHORT, total * UNBROKEN / max(1, len(gaps)))
             self.breaks = [gap for gap in gaps if gap[1] - gap[0] > longest]
-        self._places(total * max(LEAST_SHARE, IDLE_SHARE / max(1, len(self.breaks))))
+        drawn = self.end - self.start - sum(until - since for since, until in self.breaks)
+        room = max(IDLE_SHARE * drawn, LEAST_IDLE) / max(1, len(self.breaks))
+        self._places(max(LEAST_SHARE * drawn, room))
 
     def _places(self, shortened: float) -> None:
         times, places = [self.start], [0.0]
@@ -70,9 +78,9 @@ class Scale:
         return left + (right - left) * (time - since) / (until - since)
 
     def ticks(self) -> list[tuple[float, int]]:
-        """Return where labels stand, and how many milliseconds after the start each is."""
+        """Return where labels stand, both edges among them, and how many milliseconds after the start each is."""
         if self.breaks:
-            moments = [self.start, *(until for _, until in self.breaks)]
+            moments = [self.start, *(edge for wait in self.breaks for edge in wait)]
         else:
             length = self.end - self.start
             step = next((each for each in (*_STEPS, *_LONG_STEPS) if length / each <= TICKS), max(1, length // TICKS))
@@ -80,9 +88,9 @@ class Scale:
         found: list[tuple[float, int]] = []
         for moment in moments:
             place = self.place(moment)
-            if (not found or place - found[-1][0] >= NARROW) and place <= 100 - NARROW / 2:
+            if (not found or place - found[-1][0] >= NARROW) and place <= 100 - NARROW:
                 found.append((place, moment - self.start))
-        return found
+        return [*found, (100.0, self.end - self.start)]
 
 
 def _merged(spans: Iterable[tuple[int, int]], start: int, end: int) -> list[tuple[int, int]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Annotated
 
 import msgspec
@@ -9,29 +10,48 @@ from fastapi import Request
 from pydantic import StringConstraints
 from starlette.responses import Response
 
+from perdure.authoring.graphs.definition import TEXT_BYTES, data_of
 from perdure.engine.definitions import PublishedDefinition
 from perdure.model.codec import encode
 from perdure.model.decision import RunFilter
 from perdure.model.redaction import Redaction
-from perdure.server.access import Viewer
-from perdure.server.api.models import Name
+from perdure.server.access import Operator, Viewer
+from perdure.server.api.models import Name, Strict
 from perdure.server.dashboard.definitions import definitions_of
 from perdure.server.dashboard.forms import form
 from perdure.server.dashboard.graphs import draw, steps_of_definition, steps_of_details
 from perdure.server.dashboard.payloads import Shown, shown
 from perdure.server.dashboard.rendering import page, routes
 from perdure.server.errors import Problem
+from perdure.server.routing import reply
 
 LATEST = 10
 _ANY_SIZE = 1 << 40
 
+ANNOUNCED_EVERY = 10
+"""Seconds between two looks at what workers announce: no stream tells of it."""
+
 router = routes()
+
+
+class DefinitionText(Strict):
+    """A workflow as data, as somebody wrote it."""
+
+    text: Annotated[str, StringConstraints(max_length=TEXT_BYTES)]
 
 
 @router.get("/definitions")
 async def list_definitions(access: Viewer, request: Request) -> Response:
     """Show the workflows."""
-    return page(request, access, "definitions.html", live="/api/v1/watch", workflows=await access.app.workflows())
+    workflows = await access.app.workflows()
+    return page(request, access, "definitions.html", live="/api/v1/watch", every=ANNOUNCED_EVERY, workflows=workflows)
+
+
+@router.post("/definitions/data")
+async def read_definition(access: Operator, body: DefinitionText) -> Response:
+    """Return what a text says, JSON or YAML, as the REST API takes it."""
+    data = encode(await asyncio.to_thread(data_of, body.text), "the definition", _ANY_SIZE)
+    return reply({"data": msgspec.Raw(data.encode())})
 
 
 @router.get("/definitions/{name}")
@@ -58,6 +78,7 @@ async def show_definition(
         access,
         "definition.html",
         live="/api/v1/watch",
+        every=ANNOUNCED_EVERY,
         name=name,
         about=about,
         graph=draw(steps),

@@ -9,6 +9,7 @@ from pydantic import StringConstraints
 from starlette.responses import Response
 
 from perdure.engine.queues import QueueOverview
+from perdure.engine.settings import whose_workers
 from perdure.model.queue import QueueState
 from perdure.server.access import Access, Viewer
 from perdure.server.api.models import Name
@@ -25,12 +26,13 @@ router = routes()
 
 
 @router.get("/queues")
-async def board(access: Viewer, request: Request) -> Response:
+async def show_board(access: Viewer, request: Request) -> Response:
     """Show how full the queues are, and were."""
     sampler = access.server.sampler(access.namespace)
     sample = await sampler.latest_within(COUNTED_WITHIN)
     queues = await _queues(access, sample)
     samples = sampler.samples
+    board = [(queue, chart(depth(samples, queue.name))) for queue in queues[:BOARD]]
     return page(
         request,
         access,
@@ -39,7 +41,8 @@ async def board(access: Viewer, request: Request) -> Response:
         every=5 if sample else 1,
         sample=sample,
         throughput=chart(throughput(samples)),
-        queues=[(queue, chart(depth(samples, queue.name))) for queue in queues[:BOARD]],
+        queues=[each for each in board if whose_workers(each[0].name) == each[0].name],
+        schedules=[each for each in board if whose_workers(each[0].name) != each[0].name],
     )
 
 
@@ -60,6 +63,7 @@ async def show_queue(
         live="/api/v1/watch",
         every=5 if sample else 1,
         sample=sample,
+        whose=whose_workers(name),
         queue=next((queue for queue in queues if queue.name == name), QueueOverview(name)),
         line=chart(depth(sampler.samples, name)),
         dead=[(run, remark(run, now)) for run in await with_errors(access, dead.runs)],

@@ -9,7 +9,7 @@ import msgspec
 from fastapi import Query, Request
 from starlette.responses import Response
 
-from perdure.core.undos import UndoInfo, undos_of
+from perdure.core.undos import undos_of
 from perdure.core.wait import decode_waits
 from perdure.model.decision import RunFilter
 from perdure.model.errors import RunNotFoundError
@@ -24,6 +24,7 @@ from perdure.server.dashboard.graphs import draw, states_of
 from perdure.server.dashboard.payloads import error_of, is_error, line, record_line, shown
 from perdure.server.dashboard.rendering import page, routes
 from perdure.server.dashboard.timeline import timeline
+from perdure.server.dashboard.undo_list import Undos, find_undos
 from perdure.server.errors import Problem
 
 RECORDS = 200
@@ -75,7 +76,7 @@ async def show_run(
         failed=failed,
         state=shown(run.state, hidden),
         progress=shown(run.progress, hidden),
-        undos=_undos(run, records) if start == 0 and is_latest else (),
+        undos=await _undos(access, run, records) if is_latest else Undos(),
         events=await _events(access, id, journal),
         awaited=[wait.detail for wait in decode_waits(run.wait).waits if wait.kind == "event"],
         ancestors=await _ancestors(access, run),
@@ -151,8 +152,11 @@ async def _ancestors(access: Access, run: Run) -> list[Run]:
     return found
 
 
-def _undos(run: Run, records: Sequence[Record]) -> Sequence[UndoInfo]:
-    return undos_of(records) if run.journal_length <= RECORDS else ()
+async def _undos(access: Access, run: Run, records: Sequence[Record]) -> Undos:
+    """Return the undos of a run, of which these records are shown."""
+    if run.journal_length <= RECORDS:
+        return Undos(undos_of(records), len(records))
+    return await find_undos(access.app.store, run.id)
 
 
 def _actions(run: Run) -> set[str]:

@@ -93,9 +93,12 @@ async function submit(form, address, isCheck) {
   complain(form, "");
   const buttons = form.querySelectorAll("button");
   try {
-    const body = bodyOf(form);
+    const text = form.querySelector("[data-text]");
+    const body = text ? null : bodyOf(form);
     buttons.forEach((each) => { each.disabled = true; });
-    const answer = await send(address, form.dataset.method ?? "POST", body);
+    const given = text ? (await send(form.dataset.reader, "POST", { text: text.value })).data : body;
+    const reason = isCheck ? "" : form.querySelector("[data-reason]")?.value;
+    const answer = await send(reason ? `${address}?reason=${encodeURIComponent(reason)}` : address, form.dataset.method ?? "POST", given);
     if (isCheck) { toast("Nothing is wrong with it"); return; }
     const { then, done } = form.dataset;
     if (then === "token") keep(done, "This is the only time that it is shown. Copy it now.", answer.token);

@@ -1,0 +1,56 @@
+"""The undos of a run whose journal is too long to be shown at once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+from perdure.core.undos import UndoInfo, undos_of
+from perdure.model.record import Record
+from perdure.store.contract import Store
+
+PAGE = 200
+"""How many records are read at once."""
+
+MOST = 5_000
+"""How many records are looked at for undos: the first ones."""
+
+
+class Undos(msgspec.Struct, frozen=True):
+    """The undos of a run.
+
+    Attributes:
+        found: them, as they were registered.
+        read: how many records tell of them.
+        is_cut: the journal is longer than that.
+    """
+
+    found: Sequence[UndoInfo] = ()
+    read: int = 0
+    is_cut: bool = False
+
+
+async def find_undos(store: Store, run_id: str) -> Undos:
+    """Return the undos of a run, as its journal tells of them.
+
+    Args:
+        store: where the run is.
+        run_id: its id.
+    """
+    kept: list[Record] = []
+    read = 0
+    while read < MOST:
+        asked = min(PAGE, MOST - read)
+        records = await store.journal(run_id, read - 1, asked)
+        read += len(records)
+        kept += [_without_result(record) for record in records if record.kind in ("undo", "step", "child", "event")]
+        if len(records) < asked:
+            return Undos(undos_of(kept), read)
+    return Undos(undos_of(kept), read, bool(await store.journal(run_id, read - 1, 1)))
+
+
+def _without_result(record: Record) -> Record:
+    """Return a record as far as it matters: thousands of results need not be held at once."""
+    is_result = record.kind in ("step", "child") and record.state != "error"
+    return msgspec.structs.replace(record, payload=None) if is_result else record
