@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import gc
+from functools import partial
 
 import pytest
 
 from perdure import (
+    Perdure,
     Retention,
     RunExistsError,
     RunNotFinishedError,
@@ -17,6 +19,7 @@ from perdure import (
     StoreUnavailableError,
     flow,
 )
+from perdure.engine.client import client as client_module
 
 
 class Shop:
@@ -189,20 +192,20 @@ async def test_look_ups_become_seldom_while_nothing_changes(shop, world):
 
     async def wait(timeout):
         delays.append(timeout)
-        if len(delays) == 5:
+        if len(delays) == 6:
             enough.set()
         await asyncio.sleep(0)
-        return len(delays) == 5  # a hint
+        return len(delays) == 6  # a hint
 
     async with client:
         run = await client.start("w")
         client.store.wait = wait
         waiting = [asyncio.create_task(run.result())]
         await asyncio.wait_for(enough.wait(), 5)
-        assert delays == [1, 2, 4, 5, 5]
-        while len(delays) < 7:
+        assert delays == [0, 1, 2, 4, 5, 5]
+        while len(delays) < 8:
             await asyncio.sleep(0.001)
-        assert delays[5:7] == [2, 4], "a hint makes it look often again"
+        assert delays[6:8] == [2, 4], "a hint makes it look often again"
         another = await client.start("w")
         waiting.append(asyncio.create_task(another.result()))
         seen = len(delays)
@@ -210,3 +213,28 @@ async def test_look_ups_become_seldom_while_nothing_changes(shop, world):
             assert len(delays) < seen + 10
             await asyncio.sleep(0.001)
     await asyncio.gather(*waiting, return_exceptions=True)
+
+
+@pytest.mark.parametrize("url", ["postgres", "redis"], indirect=True)
+async def test_an_end_between_a_look_and_the_wait_after_it_is_told_at_once(url, monkeypatch):
+    monkeypatch.setattr(client_module, "LOOK_UP_EVERY", 60.0)
+    monkeypatch.setattr(client_module, "LOOK_UP_COST", 0)
+    seldom = f"{url}{'&' if '?' in url else '?'}poll=60s"
+    client, worker = (Shop(partial(Perdure, seldom)).app(mode=mode) for mode in ("client", "worker"))
+    async with client, worker:
+        run = await client.start("waits")
+        get, wait, hears = client.store.get, client.store.wait, asyncio.Event()
+
+        async def look(run_ids):
+            answer = await get(run_ids)
+            if not hears.is_set():
+                listening = asyncio.create_task(wait(30))
+                await asyncio.sleep(0)  # it listens
+                await worker.run(run.id).send_event("go", "gone")
+                assert await worker.run(run.id).result(timeout=10) == "gone"
+                await listening
+                hears.set()
+            return answer
+
+        monkeypatch.setattr(client.store, "get", look)
+        assert await asyncio.wait_for(run.result(), 20) == "gone"

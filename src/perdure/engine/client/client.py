@@ -233,13 +233,16 @@ class Client:
     async def _look_up(self) -> None:
         """Look up, now and then, the awaited runs that this process does not work on itself."""
         loop = asyncio.get_running_loop()
-        delay, before = LOOK_UP_EVERY, set[str]()
+        delay, before, hears = LOOK_UP_EVERY, set[str](), False
         while awaited := self.endings.awaited():
             here = self.worker.turns if self.worker is not None else {}
             elsewhere = [run_id for run_id in awaited if run_id not in here]
             began, has_changed = loop.time(), not before.issuperset(elsewhere)
             before = set(elsewhere)
             try:
+                if elsewhere and not hears:
+                    await self.store.wait(0)  # no hint is lost on a task from its first wait on
+                    hears = True
                 for first in range(0, len(elsewhere), LOOK_UP_BATCH):
                     part = elsewhere[first : first + LOOK_UP_BATCH]
                     for run_id, run in zip(part, await self.store.get(part), strict=True):
