@@ -10,6 +10,7 @@ import pytest
 from perdure import Perdure, Retry
 from perdure.model.decision import RunFilter, RunPage
 from perdure.model.document import Document
+from perdure.server.dashboard.pages import definitions
 from perdure.store.finding import matches
 from perdure.store.memory import MemoryStore
 from tests.server.conftest import memory
@@ -189,6 +190,22 @@ async def test_a_definition_is_checked_and_published(live_scene, browse):
     await page.get_by_role("link", name="other", exact=True).wait_for()
     await page.goto(f"{browser.base}/audit")
     assert "the new shop" in await page.get_by_role("row").filter(has_text="other").inner_text()
+    assert browser.is_clean()
+
+
+async def test_what_a_worker_announces_later_comes_by_itself(live_scene, browse, monkeypatch):
+    monkeypatch.setattr(definitions, "ANNOUNCED_EVERY", 1)
+    browser = await browse(live_scene)
+    page = await browser.open("/definitions")
+    for _ in range(3):
+        await page.wait_for_event("requestfinished", timeout=9_000)
+    later = Perdure(live_scene.worker.url, hold=0.0)
+
+    @later.task
+    async def latecomer() -> None: ...
+
+    async with later:
+        await page.get_by_role("link", name="latecomer", exact=True).wait_for()
     assert browser.is_clean()
 
 
