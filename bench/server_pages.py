@@ -139,6 +139,7 @@ async def measured(url: str, turns: int) -> dict[str, tuple[float, float, float,
                     busy.append(spent)
             figures = (measure.median(near), measure.percentile(near, 95), measure.percentile(far, 95))
             found[name] = (*figures, measure.median(busy))
+            NOTES.print(f"{name}: {', '.join(map(measure.number, found[name]))}", markup=False, highlight=False)
     return found
 
 
