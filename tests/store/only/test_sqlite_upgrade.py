@@ -138,7 +138,9 @@ async def test_a_program_that_is_still_at_work_when_a_newer_one_comes_does_nothi
         "create_in": lambda: in_somebodys(store, path),
     }
     for name, ask in asked.items():
-        with pytest.raises(SchemaTooNewError, match=r"to version \d+, and this program, .* up to \d+: end it, and upgrade it"):
+        with pytest.raises(
+            SchemaTooNewError, match=r"to version \d+, and this program, .* up to \d+: end it, and upgrade it"
+        ):
             await ask()
             pytest.fail(name)
     await store.close()
