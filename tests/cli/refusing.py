@@ -49,6 +49,15 @@ COMMANDS = {
     "undos list": [],
     "undos retry": ["r"],
     "undos done": ["r"],
+    "server": ["--port", "0"],
+    "dev": [SHOP, "--port", "0"],
+    "workers": [],
+    "keys create": ["k"],
+    "keys list": [],
+    "keys revoke": ["k"],
+    "keys rotate": ["k"],
+    "audit list": [],
+    "audit verify": [],
 }
 # What opens two stores or its own, none, and what reads a file first.
 ELSEWHERE = {"demo", "migrate", "definitions schema", "definitions validate", "definitions publish"}
