@@ -6,7 +6,6 @@ from collections.abc import Mapping
 
 from perdure.engine.app import Perdure
 from perdure.engine.keys import encryption_here
-from perdure.engine.keys import encryption_here
 from perdure.model.errors import UsageError
 from perdure.server.settings import DEFAULT, ServerSettings
 from perdure.store import namespaced
