@@ -120,8 +120,10 @@ class Node:
                         trip.is_out = True
                     await connection.send_packed_command(_packed(commands), check_health=False)
                     answers = [await _answer(connection) for _ in commands]
-            except BaseException:
+            except BaseException as error:
                 await connection.disconnect(nowait=True)
+                if isinstance(error, TypeError) and self._is_closed:  # so asyncio says it before Python 3.13
+                    raise ConnectionError(f"the connection to {self.address} was closed") from error
                 raise
             finally:
                 self._taken.discard(connection)
