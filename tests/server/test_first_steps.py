@@ -28,7 +28,7 @@ pytestmark = pytest.mark.browser
 def dashboard(tmp_path):
     """The address that the command of the README says, run as it stands there but for the port and the store."""
     readme = (ROOT / "README.md").read_text()
-    (line,) = re.findall(r"^perdure (dev \S+)", readme, re.MULTILINE)
+    (line,) = re.findall(r"^\S*\bperdure (dev \S+)$", readme, re.MULTILINE)
     command = [sys.executable, "-m", "perdure.cli", *line.split(), "--port", "0"]
     environment = {**os.environ, "PERDURE_STORE": f"sqlite:///{tmp_path}/perdure.db", "PYTHONDONTWRITEBYTECODE": "1"}
     said = tmp_path / "log"
