@@ -50,6 +50,30 @@ def has_offered(app: Perdure) -> bool:
     return app.worker is not None and app.worker.claiming.places.offered == 1
 
 
+async def gated(engines: Engines, worker: Perdure, client: Perdure) -> tuple[Gate, Any]:
+    """Open both, once the worker has a workflow that waits at a gate; return these two."""
+    gate = Gate(worker)
+
+    @worker.workflow(name="w")
+    async def w(n: int) -> int:
+        return await gate.step(n)
+
+    await engines.open(worker)
+    await engines.open(client)
+    return gate, w
+
+
+async def doubling(engines: Engines, worker: Perdure, client: Perdure) -> None:
+    """Open both, once the worker has a task."""
+
+    @worker.task(name="double")
+    async def double(n: int) -> int:
+        return 2 * n
+
+    await engines.open(worker)
+    await engines.open(client)
+
+
 async def test_an_idle_worker_claims_nothing_of_what_comes_one_by_one(engines):
     workers = [engines.make(mode="worker") for _ in range(2)]
     client = engines.make(mode="client")
@@ -71,14 +95,7 @@ async def test_an_idle_worker_claims_nothing_of_what_comes_one_by_one(engines):
 
 async def test_a_run_that_is_under_way_keeps_no_other_from_being_handed_over(engines):
     worker, client = engines.make(mode="worker"), engines.make(mode="client")
-    gate = Gate(worker)
-
-    @worker.workflow(name="w")
-    async def w(n: int) -> int:
-        return await gate.step(n)
-
-    await engines.open(worker)
-    await engines.open(client)
+    gate, _ = await gated(engines, worker, client)
     runs = []
     for n in range(8):
         await until(lambda: has_offered(worker))
@@ -95,14 +112,7 @@ async def test_a_run_that_is_under_way_keeps_no_other_from_being_handed_over(eng
 
 async def test_what_is_handed_over_takes_no_more_than_there_is_room_for(engines):
     worker, client = engines.make(mode="worker", concurrency=2), engines.make(mode="client")
-    gate = Gate(worker)
-
-    @worker.workflow(name="w")
-    async def w(n: int) -> int:
-        return await gate.step(n)
-
-    await engines.open(worker)
-    await engines.open(client)
+    gate, _ = await gated(engines, worker, client)
     await until(lambda: has_offered(worker))
     runs = [await client.start("w", input={"n": n}) for n in range(5)]
     await until(lambda: len(gate.begun) == 2)
@@ -114,14 +124,7 @@ async def test_what_is_handed_over_takes_no_more_than_there_is_room_for(engines)
 
 async def test_a_place_that_is_offered_is_not_kept_for_what_is_started_here(engines):
     worker, client = engines.make(concurrency=2), engines.make(mode="client")
-    gate = Gate(worker)
-
-    @worker.workflow(name="w")
-    async def w(n: int) -> int:
-        return await gate.step(n)
-
-    await engines.open(worker)
-    await engines.open(client)
+    gate, w = await gated(engines, worker, client)
     await until(lambda: has_offered(worker))
     here = [await worker.start(w, 0), await worker.start(w, 1)]
     assert len(worker.worker.turns) == 1, "the other one is there for anyone"
@@ -134,14 +137,7 @@ async def test_a_place_that_is_offered_is_not_kept_for_what_is_started_here(engi
 
 async def test_both_places_are_taken_by_what_was_there_before(engines):
     worker, client = engines.make(mode="worker", concurrency=2), engines.make(mode="client")
-    gate = Gate(worker)
-
-    @worker.workflow(name="w")
-    async def w(n: int) -> int:
-        return await gate.step(n)
-
-    await engines.open(worker)
-    await engines.open(client)
+    gate, w = await gated(engines, worker, client)
     await until(lambda: has_offered(worker))
     known = client.workflow(name="w")(w.function)
     runs = await client.start_many(known, [(n,) for n in range(20)])  # so many are left to be claimed
@@ -181,13 +177,7 @@ async def test_a_worker_that_stops_gives_back_what_it_is_handed_meanwhile(engine
 
 async def test_a_worker_that_was_cut_off_offers_again(engines):
     worker, client = engines.make(mode="worker"), engines.make(mode="client")
-
-    @worker.task(name="double")
-    async def double(n: int) -> int:
-        return 2 * n
-
-    await engines.open(worker)
-    await engines.open(client)
+    await doubling(engines, worker, client)
     await until(lambda: has_offered(worker))
     await worker.store._listener.close()
     assert await (await client.start("double", input={"n": 1})).result(timeout=10) == 2
@@ -196,13 +186,7 @@ async def test_a_worker_that_was_cut_off_offers_again(engines):
 
 async def test_a_paused_queue_is_handed_to_nobody(engines):
     worker, client = engines.make(mode="worker"), engines.make(mode="client")
-
-    @worker.task(name="double")
-    async def double(n: int) -> int:
-        return 2 * n
-
-    await engines.open(worker)
-    await engines.open(client)
+    await doubling(engines, worker, client)
     await until(lambda: has_offered(worker))
     await client.queue("default").pause()
     run = await client.start("double", input={"n": 1})

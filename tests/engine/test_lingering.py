@@ -20,6 +20,21 @@ def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lingering, "LINGER_RECORDS", 0)
 
 
+def gated(app):
+    """A gate, and a workflow whose child waits at it."""
+    gate = Gate(app)
+
+    @app.workflow
+    async def child() -> int:
+        return await gate.step(1)
+
+    @app.workflow
+    async def parent() -> int:
+        return await child()
+
+    return gate, parent
+
+
 async def row(app, run):
     (found,) = await app.store.get([run.id])
     return found
@@ -47,15 +62,7 @@ async def test_a_run_is_not_replayed_for_each_of_its_children_in_turn(make):
 
 async def test_a_run_that_hears_nothing_is_let_go(make, world, at_once):
     app = make()
-    gate = Gate(app)
-
-    @app.workflow
-    async def slow() -> int:
-        return await gate.step(1)
-
-    @app.workflow
-    async def parent() -> int:
-        return await slow()
+    gate, parent = gated(app)
 
     async with app:
         run = await app.start(parent)
@@ -265,15 +272,7 @@ async def test_so_many_linger_and_the_others_are_let_go(app, world, at_once, mon
 
 async def test_it_is_paused_and_goes_on(make, world, at_once):
     app = make()
-    gate = Gate(app)
-
-    @app.workflow
-    async def child() -> int:
-        return await gate.step(1)
-
-    @app.workflow
-    async def parent() -> int:
-        return await child()
+    gate, parent = gated(app)
 
     async with app:
         run = await app.start(parent)
@@ -289,15 +288,7 @@ async def test_it_is_paused_and_goes_on(make, world, at_once):
 
 async def test_it_is_terminated_with_its_child(make, world, at_once):
     app = make()
-    gate = Gate(app)
-
-    @app.workflow
-    async def child() -> int:
-        return await gate.step(1)
-
-    @app.workflow
-    async def parent() -> int:
-        return await child()
+    gate, parent = gated(app)
 
     async with app:
         run = await app.start(parent)

@@ -386,8 +386,8 @@ async def dies_at(url: str, number: int) -> bool:
     return is_reached
 
 
-async def test_a_run_that_completes_has_somebody_see_to_the_undo_that_failed_in_it(make, world):
-    app, is_broken = make(), [True]
+def declined_sale(app, is_broken):
+    """A workflow that completes, whose charge in a block is undone, unless that is broken."""
 
     @app.step(retry=ONCE)
     async def refund() -> None:
@@ -406,6 +406,14 @@ async def test_a_run_that_completes_has_somebody_see_to_the_undo_that_failed_in_
                 raise ValueError("declined")
         except ValueError:
             return "by invoice"
+
+    return sale
+
+
+async def test_a_run_that_completes_has_somebody_see_to_the_undo_that_failed_in_it(make, world):
+    app, is_broken = make(), [True]
+
+    sale = declined_sale(app, is_broken)
 
     @app.workflow
     async def month() -> str:
@@ -434,23 +442,7 @@ async def test_a_run_that_completes_has_somebody_see_to_the_undo_that_failed_in_
 async def test_a_crash_at_any_commit_loses_no_undo_that_a_completed_run_left():
     app, is_broken = Perdure("memory://"), [True]
 
-    @app.step(retry=ONCE)
-    async def refund() -> None:
-        if is_broken:
-            raise OSError("bank is away")
-
-    @app.step(undo=refund)
-    async def charge() -> str:
-        return "c1"
-
-    @app.workflow
-    async def sale() -> str:
-        try:
-            async with flow.saga():
-                await charge()
-                raise ValueError("declined")
-        except ValueError:
-            return "by invoice"
+    sale = declined_sale(app, is_broken)
 
     async def body(engine: testing.Engine) -> None:
         is_broken[:] = [True]

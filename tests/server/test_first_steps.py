@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
-from playwright.async_api import Page, async_playwright, expect
+from playwright.async_api import Page, expect
 
 from tests.cli.working import wait_for
-from tests.server.dashboard.conftest import CHROMIUM, SHOTS
+from tests.server.dashboard.conftest import SHOTS, started_chromium
 
 ROOT = Path(__file__).parents[2]
 SECONDS = 30_000.0
@@ -48,16 +48,10 @@ def dashboard(tmp_path):
 
 @pytest_asyncio.fixture
 async def page() -> AsyncIterator[Page]:
-    if CHROMIUM is None:
-        if os.environ.get("PERDURE_TEST_BROWSER") == "1":
-            pytest.fail("PERDURE_TEST_BROWSER=1 asks for Chromium, and there is none")
-        pytest.skip("there is no Chromium here")
-    async with async_playwright() as playwright:
-        chromium = await playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+    async with started_chromium() as chromium:
         page = await chromium.new_page(viewport={"width": 1280, "height": 900}, locale="en-US")
         page.set_default_timeout(SECONDS)
         yield page
-        await chromium.close()
 
 
 async def test_a_run_is_started_from_its_form_sent_its_event_and_seen_to_complete(dashboard, page):

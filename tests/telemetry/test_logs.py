@@ -127,17 +127,7 @@ async def test_what_a_crash_took_along_is_logged_again(world, memory, lines):
     assert [line.getMessage() for line in lines] == ["begins", "ends"]
 
 
-@pytest.fixture
-def _as_before():
-    root = logging.getLogger()
-    before = (root.handlers[:], root.level)
-    yield
-    root.handlers[:], root.level = before
-    logging.captureWarnings(False)
-    structlog.reset_defaults()
-
-
-@pytest.mark.usefixtures("_as_before")
+@pytest.mark.usefixtures("_quiet_logs")
 async def test_a_workers_lines_have_it_too_and_mask_secrets(memory, capsys, monkeypatch):
     monkeypatch.setenv("PERDURE_REDACT", "card_number, iban")
     logs.configure(as_json=True, level="info")
@@ -169,7 +159,7 @@ async def test_a_workers_lines_have_it_too_and_mask_secrets(memory, capsys, monk
     assert found["failed"]["exception"][0]["exc_value"] == "with a traceback"
 
 
-@pytest.mark.usefixtures("_as_before")
+@pytest.mark.usefixtures("_quiet_logs")
 @pytest.mark.parametrize("as_json", [True, False])
 async def test_a_workers_lines_are_not_repeated(world, memory, capsys, as_json):
     logs.configure(as_json=as_json, level="info")

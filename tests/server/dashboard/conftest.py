@@ -6,12 +6,14 @@ import asyncio
 import os
 import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 import pytest_asyncio
+from playwright.async_api import Browser as Chromium
 from playwright.async_api import BrowserContext, Page, async_playwright
 
 from perdure import Perdure, Retry, flow
@@ -218,15 +220,23 @@ class Browser:
 Browse = Callable[..., Awaitable[Browser]]
 
 
-@pytest_asyncio.fixture
-async def browse() -> AsyncIterator[Browse]:
-    """`await browse(scene, **options)`: a browser of its own, at a server."""
+@asynccontextmanager
+async def started_chromium() -> AsyncIterator[Chromium]:
+    """A headless Chromium; where there is none the test is skipped, or fails if the environment asks for one."""
     if CHROMIUM is None:
         if os.environ.get("PERDURE_TEST_BROWSER") == "1":
             pytest.fail("PERDURE_TEST_BROWSER=1 asks for Chromium, and there is none")
         pytest.skip("there is no Chromium here")
     async with async_playwright() as playwright:
         chromium = await playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield chromium
+        await chromium.close()
+
+
+@pytest_asyncio.fixture
+async def browse() -> AsyncIterator[Browse]:
+    """`await browse(scene, **options)`: a browser of its own, at a server."""
+    async with started_chromium() as chromium:
 
         async def browse(scene: Scene, **options: Any) -> Browser:
             given = {"viewport": {"width": 1280, "height": 900}, "locale": "en-US", **options}
