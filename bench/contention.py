@@ -7,7 +7,6 @@ each other in a store, as many also do the same work alone: each on a store in i
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import sys
 import time
@@ -18,10 +17,10 @@ from pathlib import Path
 import uvloop
 from rich.table import Table
 
-from bench import measure, stores
+from bench import measure
 from bench.engine import Program, started
 from bench.ours.worker import STEPS, application
-from bench.session import DIRECTORY, NOTES, OUT, RESULTS, end_on_sigterm
+from bench.session import NOTES, OUT, RESULTS, command_on_stores, end_on_sigterm
 from bench.stores import Store
 from perdure import RunStatus
 
@@ -99,11 +98,9 @@ async def worked(url: str, runs: int) -> float:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure each store, print a table, write `bench/results/*-contention.json`; 1 when workers hinder each other."""
-    command = argparse.ArgumentParser(prog="python -m bench.contention", description=__doc__)
-    command.add_argument("--store", type=stores.choose, default="sqlite,postgres,redis", help="separated by commas")
+    command = command_on_stores("contention", __doc__, "sqlite,postgres,redis")
     command.add_argument("--started", type=int, default=12_000, help="how many runs are started")
     command.add_argument("--runs", type=int, default=3, help="how often each measurement is repeated")
-    command.add_argument("--directory", type=Path, default=DIRECTORY, help="where the stores are made")
     asked = command.parse_args(arguments)
     end_on_sigterm()
     grid = Table(title="runs/s of so many worker processes (medians)", title_justify="left")

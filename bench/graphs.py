@@ -5,16 +5,15 @@ The map runs its items as tasks on a queue of which a hundred may be under way a
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rich.table import Table
 
-from bench import measure, stores
+from bench import measure
 from bench.engine import started
-from bench.session import DIRECTORY, NOTES, OUT, RESULTS, end_on_sigterm
+from bench.session import NOTES, OUT, RESULTS, command_on_stores, end_on_sigterm
 from bench.stores import Store
 
 RUNS = 4_000
@@ -51,10 +50,8 @@ def measured(store: Store, directory: Path, shape: str, count: int) -> Mapping[s
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure in turn, print a table, write `bench/results/graphs.json`; 1 when a graph costs too much."""
-    command = argparse.ArgumentParser(prog="python -m bench.graphs", description=__doc__)
-    command.add_argument("--store", type=stores.choose, default="sqlite,postgres,redis", help="separated by commas")
+    command = command_on_stores("graphs", __doc__, "sqlite,postgres,redis")
     command.add_argument("--runs", type=int, default=3, help="how often each measurement is repeated")
-    command.add_argument("--directory", type=Path, default=DIRECTORY, help="where the stores are made")
     asked = command.parse_args(arguments)
     end_on_sigterm()
     report: dict[str, dict[str, float]] = {}

@@ -5,20 +5,18 @@ A small and a large store of the same mix are measured in turn, so that a slow m
 
 from __future__ import annotations
 
-import argparse
 import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import TypeVar
 
 import psycopg
 import uvloop
 from rich.table import Table
 
-from bench import measure, stores
+from bench import measure
 from bench.servers import Served
-from bench.session import DIRECTORY, NOTES, OUT, RESULTS, end_on_sigterm
+from bench.session import NOTES, OUT, RESULTS, command_on_stores, end_on_sigterm
 from perdure.model.archive import Archive
 from perdure.model.decision import Claim, Decision, RunFilter
 from perdure.model.record import Record
@@ -214,11 +212,9 @@ def settle(served: Served) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Compare on each store, print tables, write `bench/results/*-large.json`; 1 when anything is too dear."""
-    command = argparse.ArgumentParser(prog="python -m bench.large", description=__doc__)
-    command.add_argument("--store", type=stores.choose, default="sqlite,postgres,redis", help="separated by commas")
+    command = command_on_stores("large", __doc__, "sqlite,postgres,redis")
     command.add_argument("--ended", type=int, default=1_000_000, help="ended runs; a tenth as many wait beside them")
     command.add_argument("--turns", type=int, default=100, help="how often everything is measured at most")
-    command.add_argument("--directory", type=Path, default=DIRECTORY, help="where the stores are made")
     asked = command.parse_args(arguments)
     end_on_sigterm()
     is_good = True

@@ -6,7 +6,6 @@ the answer, over connections that stay open.
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import json
 import sys
@@ -17,9 +16,9 @@ from pathlib import Path
 import uvloop
 from rich.table import Table
 
-from bench import measure, stores
+from bench import measure
 from bench.engine import started
-from bench.session import DIRECTORY, NOTES, OUT, RESULTS, end_on_sigterm
+from bench.session import NOTES, OUT, RESULTS, command_on_stores, end_on_sigterm
 from bench.stores import Store
 
 SINGLE, BATCHES, BATCH = 6_000, 40, 1_000
@@ -75,10 +74,8 @@ def measured(store: Store, directory: Path, kind: str) -> Mapping[str, float]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure in turn, print a table, write `bench/results/server.json`; 1 when a goal is missed."""
-    command = argparse.ArgumentParser(prog="python -m bench.server", description=__doc__)
-    command.add_argument("--store", type=stores.choose, default="sqlite,postgres", help="separated by commas")
+    command = command_on_stores("server", __doc__, "sqlite,postgres")
     command.add_argument("--runs", type=int, default=3, help="how often each measurement is repeated")
-    command.add_argument("--directory", type=Path, default=DIRECTORY, help="where the stores are made")
     asked = command.parse_args(arguments)
     end_on_sigterm()
     report: dict[str, dict[str, float]] = {}

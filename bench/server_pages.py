@@ -6,22 +6,20 @@ listener that `perdure server` has. What a page looks for is as common or as rar
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import contextlib
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from pathlib import Path
 from urllib.parse import quote
 
 import httpx
 import uvloop
 from rich.table import Table
 
-from bench import measure, server_mix, stores
+from bench import measure, server_mix
 from bench.large import settle
-from bench.session import DIRECTORY, NOTES, OUT, RESULTS, end_on_sigterm
+from bench.session import NOTES, OUT, RESULTS, command_on_stores, end_on_sigterm
 from perdure.engine.app import Perdure
 from perdure.model.decision import RunFilter
 from perdure.model.run import RunStatus
@@ -210,11 +208,9 @@ def table(title: str, found: Mapping[str, tuple[float, float, float, float]]) ->
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure on each store, print tables, write `bench/results/*-pages.json`; 1 when a page takes too long."""
-    command = argparse.ArgumentParser(prog="python -m bench.server_pages", description=__doc__)
-    command.add_argument("--store", type=stores.choose, default="sqlite,postgres", help="separated by commas")
+    command = command_on_stores("server_pages", __doc__, "sqlite,postgres")
     command.add_argument("--runs", type=int, default=1_000_000, help="how many runs are in the store")
     command.add_argument("--turns", type=int, default=200, help="how often each page is asked for")
-    command.add_argument("--directory", type=Path, default=DIRECTORY, help="where the stores are made")
     asked = command.parse_args(arguments)
     end_on_sigterm()
     is_good = True

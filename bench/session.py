@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import signal
 import sys
 from collections.abc import Mapping, Sequence
@@ -13,7 +14,7 @@ from rich.console import Console
 from bench import measure
 from bench.engine import SKIPPED, Engine, EngineError, complaint
 from bench.measure import Result
-from bench.stores import Store
+from bench.stores import Store, choose
 from bench.work import Work, scaled
 
 OUT = Console()
@@ -24,6 +25,20 @@ DIRECTORY = Path(__file__).parent / ".peers"
 
 RESULTS = Path(__file__).parent / "results"
 """What was measured last, as it is committed."""
+
+
+def command_on_stores(module: str, text: str | None, usual: str) -> argparse.ArgumentParser:
+    """Return the command line of a benchmark of `bench` that takes stores, and where they are made.
+
+    Args:
+        module: its name within `bench`.
+        text: what it says of itself.
+        usual: the stores that it measures by default, separated by commas.
+    """
+    command = argparse.ArgumentParser(prog=f"python -m bench.{module}", description=text)
+    command.add_argument("--store", type=choose, default=usual, help="separated by commas")
+    command.add_argument("--directory", type=Path, default=DIRECTORY, help="where the stores are made")
+    return command
 
 
 def end_on_sigterm() -> None:
