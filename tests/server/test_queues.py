@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 
 from perdure import NonRetryableError, Perdure, Retry, RunStatus, flow
+from perdure.model.decision import Stats
+from perdure.server import sampling
 from tests.server.conftest import Serve, Served, memory
 
 QUEUES = "/api/v1/queues"
@@ -52,7 +55,16 @@ async def fail(served: Served, *ids: str) -> None:
         await until(served, each, RunStatus.ERRORED)
 
 
-async def test_a_queue_is_limited_paused_and_resumed(serve: Serve, worker):
+async def counted(served: Served, name: str, due: int) -> dict[str, Any]:
+    """Ask for a queue until so many runs of it were due when they were counted."""
+    async with asyncio.timeout(10):
+        while (told := (await served.http.get(f"{QUEUES}/{name}")).json())["due"] != due:
+            await asyncio.sleep(0.005)
+    return told
+
+
+async def test_a_queue_is_limited_paused_and_resumed(serve: Serve, worker, monkeypatch):
+    monkeypatch.setattr(sampling, "EVERY", 0.01)
     served = await serve(worker)
     answer = await served.http.patch(
         f"{QUEUES}/mail/limits", json={"concurrency": 5, "rate": {"count": 2, "per": "1 minute"}, "reason": "slow host"}
@@ -66,12 +78,14 @@ async def test_a_queue_is_limited_paused_and_resumed(serve: Serve, worker):
     paused = (await served.http.post(f"{QUEUES}/mail/pause", json={"reason": "host is down"})).json()
     assert paused["is_paused"]
     await served.app.start("send", input={"to": "ada"}, id="ada")
+    counted_at = (await counted(served, "mail", due=1))["counted_at"]
     page = (await served.http.get(QUEUES, params={"limit": 1})).json()
     assert ([each["name"] for each in page["items"]], page["next"]) == (["mail"], None)
     assert page["items"][0]["due"] == 1
+    assert page["items"][0]["counted_at"] >= counted_at > paused["counted_at"]
     assert not (await served.http.post(f"{QUEUES}/mail/resume")).json()["is_paused"]
     await until(served, "ada", RunStatus.ERRORED)
-    assert (await served.http.get(f"{QUEUES}/mail")).json()["due"] == 0
+    await counted(served, "mail", due=0)
     audit = (await served.http.get("/api/v1/audit")).json()["items"]
     said = [(each["action"], each["target"], each["reason"]) for each in audit]
     assert said[::-1] == [
@@ -80,6 +94,29 @@ async def test_a_queue_is_limited_paused_and_resumed(serve: Serve, worker):
         ("queues.pause", "mail", "host is down"),
         ("queues.resume", "mail", ""),
     ]
+
+
+async def test_runs_are_not_counted_for_each_request_and_what_is_changed_shows_at_once(serve: Serve, monkeypatch):
+    served = await serve()
+    store, counts = served.app.store, 0
+    stats = store.stats
+
+    async def counting(now: int) -> Stats:
+        nonlocal counts
+        counts += 1
+        return await stats(now)
+
+    monkeypatch.setattr(store, "stats", counting)
+    for _ in range(3):
+        assert (await served.http.get(QUEUES)).json() == {"items": [], "next": None}
+        assert (await served.http.get(f"{QUEUES}/mail")).json()["due"] == 0
+    assert (await served.http.post(f"{QUEUES}/mail/pause")).json()["is_paused"]
+    (shown,) = (await served.http.get(QUEUES)).json()["items"]
+    assert shown["is_paused"]
+    assert (await served.http.patch(f"{QUEUES}/mail/limits", json={"per_key": 3})).json()["limits"]["per_key"] == 3
+    assert (await served.http.get(f"{QUEUES}/mail")).json()["limits"]["per_key"] == 3
+    assert counts == 1
+    assert {each["counted_at"] for each in (await served.http.get(QUEUES)).json()["items"]} == {shown["counted_at"]}
 
 
 @pytest.mark.parametrize(

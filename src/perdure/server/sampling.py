@@ -15,8 +15,10 @@ import msgspec
 
 from perdure.engine.app import Perdure
 from perdure.engine.env import pause
+from perdure.engine.queues import QueueOverview
 from perdure.model.decision import QueueStats, Stats
 from perdure.model.errors import StoreError
+from perdure.model.queue import QueueState
 from perdure.model.run import FINISHED, RunStatus
 
 EVERY = 5.0
@@ -118,6 +120,23 @@ class Sampler:
             except StoreError as error:
                 _log.warning("no counts for now: %s", error)
             rest = max(EVERY, (loop.time() - began) * COST)
+
+
+async def overviews(app: Perdure, sample: Sample | None) -> list[QueueOverview]:
+    """Return the queues of a namespace by name: as they are set now, and as full as they were in a sample.
+
+    Args:
+        app: its engine.
+        sample: the counts; None for none yet.
+    """
+    states = {state.name: state for state in await app.store.queues()}
+    counts = {count.queue: count for count in (sample.queues if sample else ())}
+    found = []
+    for name in sorted({*states, *counts}):
+        state, count = states.get(name) or QueueState(name), counts.get(name)
+        numbers = () if count is None else (count.due, count.later, count.leased, count.oldest_due_at)
+        found.append(QueueOverview(name, state.is_paused, state.limits, *numbers))
+    return found
 
 
 def throughput(samples: Sequence[Sample]) -> list[tuple[int, float]]:

@@ -1,4 +1,7 @@
-"""Queues: how full they are, what they bound, pausing them, and what failed in them."""
+"""Queues: how full they are, what they bound, pausing them, and what failed in them.
+
+How full they are is counted now and then (`perdure.server.sampling`); how they are set is looked up each time.
+"""
 
 from __future__ import annotations
 
@@ -21,6 +24,7 @@ from perdure.server.api.runs import Cursor as RunsCursor
 from perdure.server.errors import Problem, ProblemError, invalid
 from perdure.server.routing import reply
 from perdure.server.routing import router as routes
+from perdure.server.sampling import overviews
 from perdure.server.shown import listed_run, moment
 
 MOST_PLACES = 2**31
@@ -120,15 +124,16 @@ class LimitsDocument(Told):
 
 
 class QueueDocument(Told):
-    """A queue, as it is set and as it stands."""
+    """A queue, as it is set, and as it stood at `counted_at`."""
 
     name: str
     is_paused: bool
     limits: LimitsDocument
-    due: int = Field(description="How many of its runs are due now.")
+    counted_at: Moment = Field(description="When its runs were counted: that is done every few seconds, or less often.")
+    due: int = Field(description="How many of its runs were due.")
     later: int
-    leased: int = Field(description="How many workers have.")
-    oldest_due_at: Moment | None = Field(description="Since when the oldest due one waits.")
+    leased: int = Field(description="How many workers had.")
+    oldest_due_at: Moment | None = Field(description="Since when the oldest due one had waited.")
 
 
 class QueuesPage(Told):
@@ -152,8 +157,9 @@ _NO_REASON = ReasonBody()
 @router.get("/api/v1/queues", operation_id="list_queues", response_model=QueuesPage)
 async def list_queues(access: Viewer, limit: Limit = PAGE, cursor: Cursor = None) -> Response:
     """List every queue that has runs which can become due, or that was ever paused or limited, by name."""
-    found, following = part(await access.app.queues(), lambda each: each.name, limit, cursor)
-    return reply({"items": [_document(each) for each in found], "next": following})
+    sample = await access.server.sampler(access.namespace).latest()
+    found, following = part(await overviews(access.app, sample), lambda each: each.name, limit, cursor)
+    return reply({"items": [_document(each, sample.at) for each in found], "next": following})
 
 
 @router.get("/api/v1/queues/{name}", operation_id="get_queue", response_model=QueueDocument)
@@ -229,7 +235,9 @@ async def _move(access: Access, name: str, body: DeadBody, verb: str) -> Respons
 
 
 async def _told(access: Access, name: str) -> Response:
-    return reply(_document(await access.app.queue(name).stats()))
+    sample = await access.server.sampler(access.namespace).latest()
+    queues = {queue.name: queue for queue in await overviews(access.app, sample)}
+    return reply(_document(queues.get(name) or QueueOverview(name), sample.at))
 
 
 def _nothing_given() -> Problem:
@@ -237,7 +245,7 @@ def _nothing_given() -> Problem:
     return invalid(f"body: {message}", [ProblemError("body", message)])
 
 
-def _document(queue: QueueOverview) -> dict[str, Any]:
+def _document(queue: QueueOverview, counted_at: int) -> dict[str, Any]:
     limits, rate = queue.limits, queue.limits.rate
     return {
         "name": queue.name,
@@ -248,6 +256,7 @@ def _document(queue: QueueOverview) -> dict[str, Any]:
             "rate": None if rate is None else {"count": rate.count, "per": rate.period_ms / 1000},
             "fair": limits.is_fair,
         },
+        "counted_at": moment(counted_at),
         "due": queue.due,
         "later": queue.later,
         "leased": queue.leased,

@@ -10,13 +10,12 @@ from starlette.responses import Response
 
 from perdure.engine.queues import QueueOverview
 from perdure.engine.settings import whose_workers
-from perdure.model.queue import QueueState
-from perdure.server.access import Access, Viewer
+from perdure.server.access import Viewer
 from perdure.server.api.models import Name
 from perdure.server.dashboard.charts import chart
 from perdure.server.dashboard.pages.runs import remark, with_errors
 from perdure.server.dashboard.rendering import COUNTED_WITHIN, page, routes
-from perdure.server.sampling import Sample, depth, throughput
+from perdure.server.sampling import depth, overviews, throughput
 
 DEAD = 50
 BOARD = 200
@@ -30,7 +29,7 @@ async def show_board(access: Viewer, request: Request) -> Response:
     """Show how full the queues are, and were."""
     sampler = access.server.sampler(access.namespace)
     sample = await sampler.latest_within(COUNTED_WITHIN)
-    queues = await _queues(access, sample)
+    queues = await overviews(access.app, sample)
     samples = sampler.samples
     board = [(queue, chart(depth(samples, queue.name))) for queue in queues[:BOARD]]
     return page(
@@ -53,7 +52,7 @@ async def show_queue(
     """Show a queue: how full it is, what it bounds, and what failed in it for good."""
     sampler = access.server.sampler(access.namespace)
     sample = await sampler.latest_within(COUNTED_WITHIN)
-    queues = await _queues(access, sample)
+    queues = await overviews(access.app, sample)
     dead = await access.app.queue(name).dead(DEAD, cursor or None)
     now = access.app.world.now()
     return page(
@@ -69,15 +68,3 @@ async def show_queue(
         dead=[(run, remark(run, now)) for run in await with_errors(access, dead.runs)],
         next=dead.cursor,
     )
-
-
-async def _queues(access: Access, sample: Sample | None) -> list[QueueOverview]:
-    """Return the queues as they are set now, with the counts of the latest sample."""
-    states = {state.name: state for state in await access.app.store.queues()}
-    counts = {count.queue: count for count in (sample.queues if sample else ())}
-    found = []
-    for name in sorted({*states, *counts}):
-        state, count = states.get(name) or QueueState(name), counts.get(name)
-        numbers = () if count is None else (count.due, count.later, count.leased, count.oldest_due_at)
-        found.append(QueueOverview(name, state.is_paused, state.limits, *numbers))
-    return found
