@@ -4,27 +4,7 @@ import pytest
 from rich.console import Console
 from rich.text import Text
 
-from perdure.cli.style import ago, clean, count, duration, moment, short, table
-
-
-@pytest.mark.parametrize(
-    ("milliseconds", "text"),
-    [
-        (-5, "0 ms"),
-        (0, "0 ms"),
-        (999, "999 ms"),
-        (1_240, "1.24 s"),
-        (59_900, "59.9 s"),
-        (60_000, "1 min"),
-        (125_000, "2 min 5 s"),
-        (3_600_000, "1 h"),
-        (3_605_000, "1 h"),
-        (90_000_000, "1 d 1 h"),
-        (864_000_000, "10 d"),
-    ],
-)
-def test_durations(milliseconds, text):
-    assert duration(milliseconds) == text
+from perdure.cli.style import ago, clean, count, moment, short, table
 
 
 @pytest.mark.parametrize(

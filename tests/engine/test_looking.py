@@ -218,7 +218,7 @@ async def test_every_reason_for_not_moving_is_explained(make, world):
         assert "is waiting: 'nap' sleeps until" in await explained(app, world, w, "sleep")
         text = await explained(app, world, w, "event")
         assert "'approval' waits for an event of type 'approved' until" in text
-        assert "(in 0:05:00)" in text
+        assert "(in 5 min)" in text
         assert "'child' waits for child run 'c/child'" in await explained(app, world, w, "child", id="c")
         text = await explained(app, world, w, "retry")
         assert "step 'fails' failed 1 times (no route to host) and is tried again" in text

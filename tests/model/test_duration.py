@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from perdure.model.duration import instant, milliseconds, seconds
+from perdure.model.duration import in_words, instant, milliseconds, seconds
 from perdure.model.errors import UsageError
 
 CENTURY = 100 * 366 * 86_400
@@ -125,3 +125,23 @@ def test_a_datetime_without_a_zone_is_refused():
 def test_what_is_no_moment_is_refused(value):
     with pytest.raises(UsageError, match="^at: .* is no moment"):
         instant(value, field="at")
+
+
+@pytest.mark.parametrize(
+    ("length", "text"),
+    [
+        (-5, "0 ms"),
+        (0, "0 ms"),
+        (999, "999 ms"),
+        (1_240, "1.24 s"),
+        (59_900, "59.9 s"),
+        (60_000, "1 min"),
+        (125_000, "2 min 5 s"),
+        (3_600_000, "1 h"),
+        (3_605_000, "1 h"),
+        (90_000_000, "1 d 1 h"),
+        (864_000_000, "10 d"),
+    ],
+)
+def test_durations_are_told_in_the_two_units_that_matter(length, text):
+    assert in_words(length) == text

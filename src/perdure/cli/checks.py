@@ -13,13 +13,14 @@ import msgspec
 
 from perdure.cli.filters import every
 from perdure.cli.session import file_of
-from perdure.cli.style import ago, clean, count, duration, moment, short
+from perdure.cli.style import ago, clean, count, moment, short
 from perdure.engine.app import Perdure
 from perdure.engine.client.explain import WORKER_GONE_AFTER
 from perdure.engine.ending import parked_reason
 from perdure.engine.env import Env, SystemEnv
 from perdure.engine.settings import whose_workers
 from perdure.model.decision import Action, CatalogEntry, Control, QueueStats, RunFilter, StoreInfo
+from perdure.model.duration import in_words
 from perdure.model.queue import QueueState
 from perdure.model.record import Record
 from perdure.model.run import NewRun, Retention, Run, RunStatus
@@ -132,7 +133,7 @@ async def _write(app: Perdure, now: int) -> Check:
     await app.store.create([probe])
     await app.store.control([Control(run_id, Action.TERMINATE)], now)
     removed = await app.store.prune(now - A_CENTURY, 1)
-    took = duration(app.world.now() - now)
+    took = in_words(app.world.now() - now)
     if not removed:
         return Check("writing", Level.PROBLEM, f"run {run_id} was written, but not found again")
     return Check("writing", Level.OK, f"written, changed and removed again in {took}")
@@ -162,7 +163,7 @@ def _clock(newest: list[Run], catalog: list[CatalogEntry], now: int, ahead: int)
         return Check(
             "clock",
             Level.PROBLEM,
-            f"the store has times {duration(latest - now)} ahead of the present, {moment(now)}",
+            f"the store has times {in_words(latest - now)} ahead of the present, {moment(now)}",
             "set the clocks: timers and leases are only as good as they are (chrony, ntpd)",
         )
     if abs(ahead) > CLOCKS_APART:
@@ -170,7 +171,7 @@ def _clock(newest: list[Run], catalog: list[CatalogEntry], now: int, ahead: int)
         return Check(
             "clock",
             Level.WARNING,
-            f"the server's clock is {duration(abs(ahead))} {where} this machine's; runs go by the server's",
+            f"the server's clock is {in_words(abs(ahead))} {where} this machine's; runs go by the server's",
             "set the clocks (chrony, ntpd), so that the times in logs agree",
         )
     return Check("clock", Level.OK, f"{moment(now)}, not behind the store's times")
@@ -181,20 +182,20 @@ def _workers(catalog: list[CatalogEntry], now: int, *, is_needed: bool) -> Check
     if present:
         workflows = clean(", ".join(sorted({entry.workflow for entry in present})))
         workers = len({entry.worker for entry in present})
-        return Check("workers", Level.OK, f"{workers} or more in the last {duration(WORKER_GONE_AFTER)}: {workflows}")
+        return Check("workers", Level.OK, f"{workers} or more in the last {in_words(WORKER_GONE_AFTER)}: {workflows}")
     seen = ago(max(entry.seen_at for entry in catalog), now) if catalog else "never"
     level = Level.PROBLEM if is_needed else Level.WARNING if catalog else Level.INFO
     return Check(
         "workers",
         level,
-        f"none in the last {duration(WORKER_GONE_AFTER)}; last seen: {seen}",
+        f"none in the last {in_words(WORKER_GONE_AFTER)}; last seen: {seen}",
         "start one: perdure worker MODULE:APP",
     )
 
 
 def _queue(queue: QueueStats, gate: QueueState | None, now: int) -> Check:
     oldest = now if queue.oldest_due_at is None else queue.oldest_due_at
-    said = f"{count(queue.due, 'run')} due in queue {clean(queue.queue)!r}, the oldest for {duration(now - oldest)}"
+    said = f"{count(queue.due, 'run')} due in queue {clean(queue.queue)!r}, the oldest for {in_words(now - oldest)}"
     if now - oldest <= OVERDUE_AFTER:
         return Check("waiting", Level.INFO, said)
     if gate is not None:

@@ -14,12 +14,12 @@ from rich.text import Text
 
 from perdure.cli.command import OK, PROBLEM, command
 from perdure.cli.session import Session, file_of
-from perdure.cli.style import QUIET, clean, count, duration, status_text, table
+from perdure.cli.style import QUIET, clean, count, status_text, table
 from perdure.engine.env import SystemEnv
 from perdure.engine.keys import encryption_here
 from perdure.engine.ledger import Listed
 from perdure.engine.moving import Moved, Stage, Told, move, sign_of_work, until_nobody_works
-from perdure.model.duration import seconds
+from perdure.model.duration import in_words, seconds
 from perdure.model.encryption import Encryption
 from perdure.model.errors import StoreUnavailableError, UsageError
 from perdure.store import Store, open_store
@@ -196,7 +196,7 @@ def _show(session: Session, moved: Moved, urls: dict[str, str], took: int) -> No
     session.show(
         document,
         table(("", "source", "target"), rows, right=["source", "target"]),
-        Text(f"{count(moved.moved, 'run')} moved in {duration(took)}{there}; {read_back}"),
+        Text(f"{count(moved.moved, 'run')} moved in {in_words(took)}{there}; {read_back}"),
     )
     for problem in _problems(moved):
         session.err.print(Text.assemble(("error: ", "bold red"), clean(problem)), soft_wrap=True)

@@ -15,7 +15,6 @@ from perdure.cli.style import (
     ago,
     clean,
     count,
-    duration,
     moment,
     pairs,
     short,
@@ -26,6 +25,7 @@ from perdure.cli.values import error_line
 from perdure.core.wait import Wait, decode_waits
 from perdure.model import codec, failure
 from perdure.model.decision import Message, RunPage
+from perdure.model.duration import in_words
 from perdure.model.record import ErrorInfo, Record
 from perdure.model.run import Run, RunStatus
 
@@ -71,7 +71,7 @@ def _took(run: Run, now: int) -> str:
         return ""
     if run.finished_at is None and run.worker is None:
         return ""
-    return duration((run.finished_at or now) - run.started_at)
+    return in_words((run.finished_at or now) - run.started_at)
 
 
 def _remark(run: Run, output: str | None, now: int) -> str:
@@ -164,7 +164,7 @@ def _facts(run: Run, now: int) -> list[tuple[str, Text | str]]:
     if run.started_at is not None:
         facts.append(("started", when(run.started_at)))
     if run.finished_at is not None:
-        took = duration(run.finished_at - (run.started_at or run.created_at))
+        took = in_words(run.finished_at - (run.started_at or run.created_at))
         facts.append(("ended", Text.assemble(when(run.finished_at), (f", took {took}", QUIET))))
     elif run.due_at is not None:
         facts.append(("lease ends" if run.worker is not None else "due", when(run.due_at)))
@@ -231,10 +231,10 @@ def journal(records: Sequence[Record]) -> Table:
         rows.append(
             (
                 Text(str(record.position), QUIET),
-                Text(f"+{duration(record.at - began)}", QUIET),
+                Text(f"+{in_words(record.at - began)}", QUIET),
                 Text(sign, style),
                 Text.assemble(_name(record), (f" ({record.attempt})" if is_counted else "", QUIET)),
-                Text("" if since is None or record.kind == "output" else duration(record.at - since), QUIET),
+                Text("" if since is None or record.kind == "output" else in_words(record.at - since), QUIET),
                 Text(remark, style if record.state != "ok" else ""),
             )
         )
@@ -258,7 +258,7 @@ def _told(record: Record) -> tuple[str, str, str]:
     if record.state == "open":
         if record.kind == "child":
             return "→", "blue", f"child run {record.ref}"
-        again = "" if record.due_at is None else f"  again after {duration(record.due_at - record.at)}"
+        again = "" if record.due_at is None else f"  again after {in_words(record.due_at - record.at)}"
         return "↻", "yellow", short(error_line(record.payload)) + again
     value = short(record.payload or "", 120)
     if record.kind in ("timer", "patch"):

@@ -11,10 +11,11 @@ from rich.text import Text
 from perdure.cli import pictures
 from perdure.cli.command import PROBLEM, Group, command
 from perdure.cli.session import Session
-from perdure.cli.style import QUIET, ago, clean, count, duration, table
+from perdure.cli.style import QUIET, ago, clean, count, table
 from perdure.cli.values import run_document
 from perdure.engine.app import Perdure
 from perdure.engine.queues import DEAD_AT_ONCE, DEAD_MOST, QueueOverview
+from perdure.model.duration import in_words
 from perdure.model.errors import UsageError
 from perdure.model.queue import QueueLimits, Rate
 
@@ -228,7 +229,7 @@ def _told(limits: QueueLimits) -> str:
     if limits.per_key is not None:
         said.append(f"{limits.per_key:,} per key")
     if limits.rate is not None:
-        said.append(f"{limits.rate.count:,} per {duration(limits.rate.period_ms)}")
+        said.append(f"{limits.rate.count:,} per {in_words(limits.rate.period_ms)}")
     if limits.is_fair:
         said.append("fair")
     return ", ".join(said) or "none"

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from rich.table import Table
 from rich.text import Text
 
+from perdure.model.duration import in_words
 from perdure.model.run import RunStatus
 
 STATUS_STYLE: dict[RunStatus, str] = {
@@ -44,23 +45,6 @@ def short(text: str, length: int = 200) -> str:
     return line if len(line) <= length else line[: length - 1] + "…"
 
 
-def duration(milliseconds: int) -> str:
-    """Return a length of time with the two units that matter: `840 ms`, `1.24 s`, `2 min 5 s`, `3 d 4 h`."""
-    rest = max(0, milliseconds)
-    if rest < 1_000:
-        return f"{rest} ms"
-    if rest < 60_000:
-        return f"{rest / 1000:.3g} s"
-    parts = []
-    for size, unit in _UNITS:
-        if count := rest // size:
-            parts.append(f"{count} {unit}")
-        elif parts:
-            break
-        rest %= size
-    return " ".join(parts[:2])
-
-
 def ago(moment: int | None, now: int) -> str:
     """Return how far a moment is from now: `now`, `5 s ago`, `in 3 h 20 min`; `–` for no moment."""
     if moment is None:
@@ -69,7 +53,7 @@ def ago(moment: int | None, now: int) -> str:
     size, unit = next(((size, unit) for size, unit in _UNITS if apart >= size), (0, ""))
     if not size:
         return "now"
-    return f"in {duration(apart - apart % 1000)}" if moment > now else f"{apart // size} {unit} ago"
+    return f"in {in_words(apart - apart % 1000)}" if moment > now else f"{apart // size} {unit} ago"
 
 
 def moment(at: int | None) -> str:

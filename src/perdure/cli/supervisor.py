@@ -19,9 +19,10 @@ import msgspec
 from structlog.stdlib import BoundLogger
 
 from perdure.cli.command import OK, PROBLEM, UNAVAILABLE, USAGE
-from perdure.cli.style import count, duration
+from perdure.cli.style import count
 from perdure.cli.supervised import PLACE, Failure, News
 from perdure.engine.worker.shift import SIGNALS
+from perdure.model.duration import in_words
 
 ATTEMPTS = 5
 """How many processes in a row, in one place, may end before they are at work."""
@@ -175,7 +176,7 @@ class Supervisor:
                 return OK  # `_give_up` has said the code
             pause = FIRST_PAUSE if process.worked_for >= STEADY else pause
             self._log.warning(
-                f"process {ending(code)}; another one starts in {duration(round(pause * 1000))}",
+                f"process {ending(code)}; another one starts in {in_words(round(pause * 1000))}",
                 process=place,
                 **({"error": process.failed.message} if process.failed else {}),
             )

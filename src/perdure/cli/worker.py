@@ -18,13 +18,13 @@ from structlog.stdlib import BoundLogger
 from perdure.cli import logs
 from perdure.cli.command import OK, command, describe, exit_code, say_error, show_traceback
 from perdure.cli.session import STORE, Session
-from perdure.cli.style import count, duration
+from perdure.cli.style import count
 from perdure.cli.supervised import Failure, Line, News
 from perdure.cli.supervisor import Supervisor
 from perdure.engine.app import Perdure
 from perdure.engine.worker.shift import Shift
 from perdure.engine.worker.worker import Worker
-from perdure.model.duration import milliseconds, seconds
+from perdure.model.duration import in_words, milliseconds, seconds
 from perdure.model.errors import UsageError
 from perdure.telemetry import telemetry_here
 
@@ -256,7 +256,7 @@ class ToldShift(Shift):
 
     def stopping(self, worker: Worker, reason: str | None) -> None:
         """Say how long this may take."""
-        drain = duration(milliseconds(self.app.settings.drain))
+        drain = in_words(milliseconds(self.app.settings.drain))
         left = f" and waiting up to {drain} for {count(len(worker.turns), 'run')}"
         self._log.info(f"stopping{left if worker.turns else ''}", signal=reason)
 

@@ -10,8 +10,9 @@ from rich.text import Text
 
 from perdure.cli.command import command
 from perdure.cli.session import Session
-from perdure.cli.style import QUIET, ago, clean, duration, short, table
+from perdure.cli.style import QUIET, ago, clean, short, table
 from perdure.engine.worker.status import WorkerStatus
+from perdure.model.duration import in_words
 
 SLOW = 200
 """From how many milliseconds on the lag of a worker's event loop is shown as a warning."""
@@ -57,7 +58,7 @@ def _row(status: WorkerStatus, now: int) -> tuple[Text, ...]:
         Text(clean(f"{status.host}:{status.pid}")),
         _state(status, now),
         Text(f"{status.in_hand:,}/{status.concurrency:,}"),
-        Text(duration(status.lag_ms), "yellow" if status.lag_ms >= SLOW else QUIET),
+        Text(in_words(status.lag_ms), "yellow" if status.lag_ms >= SLOW else QUIET),
         Text(ago(status.started_at, now), QUIET),
         Text(clean(f"{status.perdure}, Python {status.python}"), QUIET),
         Text(short(", ".join(status.queues))),

@@ -1,4 +1,4 @@
-"""Durations as people write them, as seconds; and the one unit of stored time, the millisecond."""
+"""Durations as people write and read them; seconds; and the one unit of stored time, the millisecond."""
 
 from __future__ import annotations
 
@@ -29,6 +29,7 @@ _SECONDS = {
 }
 _PART = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([a-z]+)\s*,?", re.IGNORECASE)
 _LONGEST = 100 * 366 * 86_400.0
+_UNITS = ((86_400_000, "d"), (3_600_000, "h"), (60_000, "min"), (1_000, "s"))
 
 
 def seconds(value: Duration, *, field: str = "duration") -> float:
@@ -76,6 +77,23 @@ def instant(moment: dt.datetime | float, *, field: str = "until") -> int:
     if isinstance(moment, (int, float)) and not isinstance(moment, bool) and math.isfinite(moment):
         return _up(moment * 1000)
     raise UsageError(f"{field}: {moment!r} is no moment; give an aware datetime or seconds since the epoch")
+
+
+def in_words(milliseconds: int) -> str:
+    """Return a length of time with the two units that matter: `840 ms`, `1.24 s`, `2 min 5 s`, `3 d 4 h`."""
+    rest = max(0, milliseconds)
+    if rest < 1_000:
+        return f"{rest} ms"
+    if rest < 60_000:
+        return f"{rest / 1000:.3g} s"
+    parts = []
+    for size, unit in _UNITS:
+        if count := rest // size:
+            parts.append(f"{count} {unit}")
+        elif parts:
+            break
+        rest %= size
+    return " ".join(parts[:2])
 
 
 def _up(value: float) -> int:

@@ -1,33 +1,13 @@
 from __future__ import annotations
 
-import pytest
-
 from perdure.model.failure import encode_error
 from perdure.model.record import ErrorInfo, Record
 from perdure.model.redaction import Redaction
 from perdure.server.dashboard.charts import HEIGHT, chart
-from perdure.server.dashboard.formats import ago, moment, number, plain_part, size, took
+from perdure.server.dashboard.formats import ago, moment, number, plain_part, size
 from perdure.server.dashboard.payloads import SHOWN, error_of, line, record_line, shown
 
 NOTHING = Redaction()
-
-
-@pytest.mark.parametrize(
-    ("duration", "told"),
-    [
-        (0, "0 ms"),
-        (-5, "0 ms"),
-        (999, "999 ms"),
-        (1_500, "1.5 s"),
-        (42_000, "42 s"),
-        (60_000, "1 min"),
-        (200_000, "3 min 20 s"),
-        (3_600_000, "1 h"),
-        (90_000_000, "1 d 1 h"),
-    ],
-)
-def test_durations_are_told_in_two_units(duration, told):
-    assert took(duration) == told
 
 
 def test_how_far_a_time_is():

@@ -56,7 +56,7 @@ def test_waits_are_drawn_from_what_led_to_them():
     picture = timeline(run(status=RunStatus.COMPLETE, finished_at=5_000), journal, 9_000)
     a, nap, approval = picture.lanes
     assert (looks(a), looks(nap), looks(approval)) == (["ok"], ["wait"], ["error"])
-    assert nap.took == "2.0 s"
+    assert nap.took == "2 s"
     assert approval.is_error
     assert picture.took == "4.0 s"
 

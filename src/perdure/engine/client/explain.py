@@ -12,6 +12,7 @@ from perdure.engine.lifecycle import OURS
 from perdure.engine.settings import whose_workers
 from perdure.model import failure
 from perdure.model.decision import CatalogEntry, Message
+from perdure.model.duration import in_words
 from perdure.model.run import FINISHED, Run, RunStatus
 
 WORKER_GONE_AFTER = 90_000
@@ -139,5 +140,5 @@ def _when(moment: int | None, now: int) -> str:
     if moment is None:
         return "never"
     at = dt.datetime.fromtimestamp(moment / 1000, dt.UTC).isoformat(" ", "seconds").removesuffix("+00:00")
-    apart = dt.timedelta(seconds=abs(moment - now) // 1000)
-    return f"{at} UTC ({'in ' if moment > now else ''}{apart}{'' if moment > now else ' ago'})"
+    apart = in_words(abs(moment - now) // 1000 * 1000)
+    return f"{at} UTC (in {apart})" if moment > now else f"{at} UTC ({apart} ago)"

@@ -21,23 +21,6 @@ def machine_time(at: int) -> str:
     return dt.datetime.fromtimestamp(at / 1000, dt.UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def took(duration: float) -> str:
-    """Return a duration in milliseconds in at most two units, as in `3 min 20 s`."""
-    if duration < 1_000:
-        return f"{max(0, round(duration))} ms"
-    if duration < 10_000:
-        return f"{duration / 1000:.1f} s"
-    for number, (unit, size) in enumerate(_UNITS):
-        if duration >= size:
-            whole, rest = divmod(int(duration), size)
-            if number + 1 < len(_UNITS):
-                smaller, small = _UNITS[number + 1]
-                if part := rest // small:
-                    return f"{whole} {unit} {part} {smaller}"
-            return f"{whole} {unit}"
-    raise AssertionError(duration)
-
-
 def ago(at: int, now: int) -> str:
     """Return how far a time is from now, as in `3 min ago` or `in 20 s`."""
     apart = abs(now - at)

@@ -11,6 +11,7 @@ from fastapi.exceptions import RequestValidationError
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from starlette.responses import Response
 
+from perdure.model.duration import in_words
 from perdure.model.errors import PerdureError
 from perdure.server.access import Access
 from perdure.server.dashboard import assets, formats
@@ -45,7 +46,7 @@ _templates = Environment(
 _templates.filters |= {
     "moment": formats.moment,
     "machine_time": formats.machine_time,
-    "took": formats.took,
+    "took": in_words,
     "size": formats.size,
     "number": formats.number,
     "part": formats.plain_part,

@@ -14,10 +14,10 @@ import msgspec
 
 from perdure.core.wait import Wait, decode_waits
 from perdure.model import failure
+from perdure.model.duration import in_words
 from perdure.model.errors import PerdureError
 from perdure.model.record import Record
 from perdure.model.run import Run, RunStatus
-from perdure.server.dashboard.formats import took
 from perdure.server.dashboard.scale import Scale
 
 LANES = 200
@@ -145,7 +145,7 @@ class _Drawing:
         self, key: str, kind: str, since: int, until: int, look: Look, title: str, *, is_busy: bool = False
     ) -> _Row:
         row = self._row(key, kind)
-        row.spans.append(_Span(since, max(since, until), look, f"{title} ({took(max(0, until - since))})", is_busy))
+        row.spans.append(_Span(since, max(since, until), look, f"{title} ({in_words(max(0, until - since))})", is_busy))
         return row
 
     def _read(self, record: Record) -> None:
@@ -192,7 +192,7 @@ class _Drawing:
     def _retry(self, row: _Row, until: int) -> _Span:
         assert row.failed is not None
         since = row.failed[0]
-        title = f"waited for attempt {row.attempts + 1} ({took(max(0, until - since))})"
+        title = f"waited for attempt {row.attempts + 1} ({in_words(max(0, until - since))})"
         return _Span(since, max(since, until), "retry", title, is_busy=False)
 
     def _go_on(self, end: int) -> None:
@@ -221,11 +221,11 @@ class _Drawing:
         ordered = _ordered(rows)
         lanes = tuple(_lane(row, name, depth, scale) for row, name, depth in ordered[:LANES])
         breaks = tuple(
-            (scale.place(since), scale.place(until) - scale.place(since), f"{took(until - since)} of waiting")
+            (scale.place(since), scale.place(until) - scale.place(since), f"{in_words(until - since)} of waiting")
             for since, until in scale.breaks
         )
-        ticks = tuple((place, f"+{took(after)}" if after else "0") for place, after in scale.ticks())
-        return Timeline(lanes, ticks, breaks, max(0, len(ordered) - LANES), took(end - start))
+        ticks = tuple((place, f"+{in_words(after)}" if after else "0") for place, after in scale.ticks())
+        return Timeline(lanes, ticks, breaks, max(0, len(ordered) - LANES), in_words(end - start))
 
 
 def timeline(run: Run, journal: Sequence[Record], now: int) -> Timeline:
@@ -247,7 +247,16 @@ def _lane(row: _Row, name: str, depth: int, scale: Scale) -> Lane:
         bars.append(Bar(round(min(x, 100 - LEAST_WIDTH), 3), round(width, 3), span.look, span.title))
     whole = row.spans[-1].until - row.spans[0].since
     return Lane(
-        row.key, name, depth, row.kind, tuple(bars), took(whole), row.attempts, row.is_over, row.is_error, row.run_id
+        row.key,
+        name,
+        depth,
+        row.kind,
+        tuple(bars),
+        in_words(whole),
+        row.attempts,
+        row.is_over,
+        row.is_error,
+        row.run_id,
     )
 
 

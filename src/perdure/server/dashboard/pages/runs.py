@@ -12,13 +12,13 @@ from starlette.responses import Response
 
 from perdure.core.wait import Wait, decode_waits
 from perdure.model.decision import RunFilter
-from perdure.model.duration import milliseconds
+from perdure.model.duration import in_words, milliseconds
 from perdure.model.errors import UsageError
 from perdure.model.run import Run, RunStatus
 from perdure.server.access import Access, Viewer
 from perdure.server.api.models import Strict, Text
 from perdure.server.causes import FAILED
-from perdure.server.dashboard.formats import ago, took
+from perdure.server.dashboard.formats import ago
 from perdure.server.dashboard.payloads import error_of
 from perdure.server.dashboard.rendering import page, routes
 from perdure.server.dashboard.views import NAME, QUERY, remove_view, save_view, views_of
@@ -179,7 +179,7 @@ def _bulk(given: dict[str, Any]) -> dict[str, Any]:
 def _duration(run: Run, now: int) -> str:
     if run.started_at is None or (run.finished_at is None and run.worker is None):
         return ""
-    return took((run.finished_at or now) - run.started_at)
+    return in_words((run.finished_at or now) - run.started_at)
 
 
 def _wait(wait: Wait, now: int) -> str:
