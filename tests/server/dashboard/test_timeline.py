@@ -58,7 +58,7 @@ def test_waits_are_drawn_from_what_led_to_them():
     assert (looks(a), looks(nap), looks(approval)) == (["ok"], ["wait"], ["error"])
     assert nap.took == "2 s"
     assert approval.is_error
-    assert picture.took == "4.0 s"
+    assert picture.took == "4 s"
 
 
 def test_what_is_waited_for_now_is_under_way():
