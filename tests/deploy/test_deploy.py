@@ -272,6 +272,40 @@ def instructions() -> list[tuple[str, str]]:
     return [(line.split()[0], line.partition(" ")[2].strip()) for line in lines]
 
 
+def hadolint(path: Path) -> subprocess.CompletedProcess[str]:
+    """The linter, and the one of shells that it has in it, with every finding as a failure."""
+    return subprocess.run(
+        [str(Path(sys.executable).parent / "hadolint"), "--no-color", "--failure-threshold", "style", str(path)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=50,
+    )
+
+
+def test_the_linter_finds_nothing_in_the_dockerfile():
+    said = hadolint(DEPLOY / "Dockerfile")
+    assert said.returncode == 0, said.stdout + said.stderr
+
+
+@pytest.mark.parametrize(
+    ("wrong", "rule"),
+    [
+        ("FROM python\n", "DL3006"),
+        ("FROM python:3.13\nADD https://localhost/a /a\nUSER root\n", "DL3002"),
+        ("FROM python:3.13\nCMD python -c 1\n", "DL3025"),
+        ('FROM python:3.13\nRUN cd /opt && echo "$(cat a)" > $HOME/b\n', "SC2086"),
+    ],
+    ids=["unpinned", "root", "shell", "quotes"],
+)
+def test_the_linter_finds_what_is_wrong(tmp_path, wrong, rule):
+    path = tmp_path / "Dockerfile"
+    path.write_text(wrong)
+    said = hadolint(path)
+    assert said.returncode == 1
+    assert rule in said.stdout
+
+
 def test_the_image_is_built_of_what_there_is_and_runs_as_nobody():
     found = instructions()
     known = {
@@ -295,8 +329,11 @@ def test_the_image_is_built_of_what_there_is_and_runs_as_nobody():
                 assert (DEPLOY.parent / source).exists(), source
         if name in {"ENTRYPOINT", "CMD"}:
             assert isinstance(json.loads(rest), list), "signals have to reach the process itself"
+        if name == "ARG":
+            assert re.fullmatch(r"PYTHON=\d+\.\d+-slim-\w+", rest), "the base has a version, and a system"
         if name == "FROM":
-            assert not rest.startswith("python:latest")
+            assert rest.split()[0] in {"python:${PYTHON}", "perdure"}
+    assert "HEALTHCHECK" in dict(found)
     users = [rest for name, rest in found if name == "USER"]
     assert users == ["10001:10001"]
     assert [json.loads(rest)[0] for name, rest in found if name == "CMD"] == ["server", "worker"]
