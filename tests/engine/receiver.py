@@ -10,13 +10,14 @@ from typing import Any
 
 
 class Receiver:
-    """What arrived, and the statuses to answer with, 200 once they are used up; and whether answers never end."""
+    """What arrived, and the statuses to answer with, 200 once they are used up; where redirects lead, and more."""
 
     def __init__(self) -> None:
         self.got: list[tuple[dict[str, str], bytes]] = []
         self.statuses: list[int] = []
         self.is_endless = False
         self.url = ""
+        self.location = "/elsewhere"
 
 
 @contextmanager
@@ -29,7 +30,7 @@ def receiving() -> Iterator[Receiver]:
             status = receiver.statuses.pop(0) if receiver.statuses else 200
             self.send_response(status)
             if status == 302:
-                self.send_header("location", "/elsewhere")
+                self.send_header("location", receiver.location)
             self.send_header("content-length", str(10**12 if receiver.is_endless else 0))
             self.end_headers()
             receiver.got.append(({name.lower(): value for name, value in self.headers.items()}, body))

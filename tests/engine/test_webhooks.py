@@ -7,7 +7,16 @@ import json
 
 import pytest
 
-from perdure import DefinitionError, NonRetryableError, RunStatus, UsageError, WebhookVerificationError, flow, webhooks
+from perdure import (
+    DefinitionError,
+    NonRetryableError,
+    RunFailedError,
+    RunStatus,
+    UsageError,
+    WebhookVerificationError,
+    flow,
+    webhooks,
+)
 from perdure.engine.triggers import webhooks as engine_webhooks
 from tests.engine.receiver import Receiver, receiving
 from tests.engine.world import NOW, until
@@ -16,9 +25,11 @@ SECRET = "whsec_" + base64.b64encode(bytes(range(32))).decode()
 OTHER = "whsec_" + base64.b64encode(bytes(range(1, 33))).decode()
 
 
+LOCAL = ["127.0.0.1"]
+
+
 @pytest.fixture
-def receiver(monkeypatch):
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+def receiver():
     with receiving() as found:
         yield found
 
@@ -40,7 +51,7 @@ async def arrived(world, receiver: Receiver, count: int) -> None:
 
 
 async def test_a_delivery_is_signed(world, app, receiver):
-    app.webhook(receiver.url, events=["workflow:failed"], secret=SECRET, name="shop")
+    app.webhook(receiver.url, allow=LOCAL, events=["workflow:failed"], secret=SECRET, name="shop")
     bad = failing(app)
     async with app:
         await app.start(bad, id="r", tags={"customer": "ada"})
@@ -61,7 +72,7 @@ async def test_a_delivery_is_signed(world, app, receiver):
 
 async def test_a_delivery_is_tried_again(world, app, receiver):
     receiver.statuses = [500, 302]
-    app.webhook(receiver.url, events=["workflow:failed"], secret=SECRET)
+    app.webhook(receiver.url, allow=LOCAL, events=["workflow:failed"], secret=SECRET)
     bad = failing(app)
     async with app:
         await app.start(bad, id="r")
@@ -79,7 +90,7 @@ async def test_a_delivery_is_tried_again(world, app, receiver):
 
 async def test_a_receiver_that_is_gone_gets_no_more(world, app, receiver):
     receiver.statuses = [410]
-    app.webhook(receiver.url, events=["workflow:failed"], secret=SECRET, name="x")
+    app.webhook(receiver.url, allow=LOCAL, events=["workflow:failed"], secret=SECRET, name="x")
     bad = failing(app)
     async with app:
         await app.start(bad)
@@ -90,7 +101,7 @@ async def test_a_receiver_that_is_gone_gets_no_more(world, app, receiver):
 
 async def test_the_body_of_an_answer_is_left_unread(world, app, receiver):
     receiver.is_endless = True
-    app.webhook(receiver.url, events=["workflow:failed"], secret=SECRET, name="x")
+    app.webhook(receiver.url, allow=LOCAL, events=["workflow:failed"], secret=SECRET, name="x")
     bad = failing(app)
     async with app:
         await app.start(bad)
@@ -99,11 +110,10 @@ async def test_the_body_of_an_answer_is_left_unread(world, app, receiver):
         assert run.status is RunStatus.COMPLETE
 
 
-async def test_nobody_listens_at_first(world, app, monkeypatch):
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+async def test_nobody_listens_at_first(world, app):
     with receiving() as gone:
         url = gone.url
-    app.webhook(url, events=["workflow:failed"], secret=SECRET, name="x")
+    app.webhook(url, allow=LOCAL, events=["workflow:failed"], secret=SECRET, name="x")
     bad = failing(app)
     async with app:
         await app.start(bad)
@@ -111,14 +121,53 @@ async def test_nobody_listens_at_first(world, app, monkeypatch):
         (run,) = (await app.runs(workflow="perdure.webhook:x")).runs
         await until(lambda: not app.worker.turns)
         (reason,) = (await app.run(run.id).explain()).reasons
-        assert "ConnectError" in reason
+        assert "All connection attempts failed" in reason
+
+
+@pytest.mark.parametrize(
+    "guarded", [{"guard": False}, {"allow": ["LOCALHOST."]}, {"allow": ["*.localhost", "::1", *LOCAL]}]
+)
+async def test_a_receiver_inside_is_told_where_that_is_allowed(world, app, receiver, guarded):
+    url = receiver.url.replace("127.0.0.1", "localhost")
+    app.webhook(url, events=["workflow:failed"], secret=SECRET, **guarded)
+    bad = failing(app)
+    async with app:
+        await app.start(bad)
+        await arrived(world, receiver, 1)
+
+
+async def test_a_name_of_an_address_inside_gets_no_delivery(world, app, receiver):
+    app.webhook(receiver.url.replace("127.0.0.1", "localhost"), events=["workflow:failed"], secret=SECRET, name="x")
+    bad = failing(app)
+    async with app:
+        await app.start(bad)
+        await world.settle()
+        (run,) = (await app.runs(workflow="perdure.webhook:x")).runs
+        await until(lambda: not app.worker.turns)
+        with pytest.raises(RunFailedError, match="no request is made to localhost, which is .*on the public internet"):
+            await app.run(run.id).result(timeout=5)
+    assert receiver.got == []
+
+
+async def test_a_redirect_is_an_answer_and_is_not_followed(world, app, receiver):
+    with receiving() as inside:
+        receiver.statuses, receiver.location = [302], inside.url
+        app.webhook(receiver.url, allow=LOCAL, events=["workflow:failed"], secret=SECRET, name="x")
+        bad = failing(app)
+        async with app:
+            await app.start(bad)
+            await arrived(world, receiver, 1)
+            (run,) = (await app.runs(workflow="perdure.webhook:x")).runs
+            (reason,) = (await app.run(run.id).explain()).reasons
+            assert "webhook 'x' answered 302" in reason
+        assert inside.got == []
 
 
 async def test_a_delivery_outlives_its_worker(world, make, receiver):
     """It is there once the change is, though the worker dies in the moment after the commit."""
     one, other = make(), make()
     for app in (one, other):
-        app.webhook(receiver.url, events=["workflow:started", "workflow:failed"], secret=SECRET)
+        app.webhook(receiver.url, allow=LOCAL, events=["workflow:started", "workflow:failed"], secret=SECRET)
         failing(app)
     await one.open()
     await one.start("bad", id="r", input={"wait": 30})
@@ -140,7 +189,7 @@ async def test_a_delivery_outlives_its_worker(world, make, receiver):
 
 
 async def test_of_some_workflows_and_events(world, app, receiver):
-    app.webhook(receiver.url, events=["workflow:completed"], secret=SECRET, workflows=["wanted"], name="x")
+    app.webhook(receiver.url, allow=LOCAL, events=["workflow:completed"], secret=SECRET, workflows=["wanted"], name="x")
 
     @app.workflow
     async def wanted() -> None: ...
@@ -156,7 +205,7 @@ async def test_of_some_workflows_and_events(world, app, receiver):
 
 
 async def test_a_terminated_run_is_told_of(world, app, receiver):
-    app.webhook(receiver.url, events=["workflow:terminated"], secret=SECRET)
+    app.webhook(receiver.url, allow=LOCAL, events=["workflow:terminated"], secret=SECRET)
     bad = failing(app)
     async with app:
         await app.start(bad, 1_000.0, id="r")
@@ -173,7 +222,7 @@ async def test_a_terminated_run_is_told_of(world, app, receiver):
 async def test_what_a_client_terminates_is_told_of_by_a_worker(world, make, receiver):
     worker, client = make(queues=["mail"]), make(mode="client")
     for app in (worker, client):
-        app.webhook(receiver.url, events=["workflow:terminated"], secret=SECRET)
+        app.webhook(receiver.url, allow=LOCAL, events=["workflow:terminated"], secret=SECRET)
 
         @app.workflow(queue="mail")
         async def nap() -> None:
@@ -187,7 +236,7 @@ async def test_what_a_client_terminates_is_told_of_by_a_worker(world, make, rece
 
 
 async def test_each_restart_is_told_of_again(world, app, receiver):
-    app.webhook(receiver.url, events=["workflow:failed"], secret=SECRET)
+    app.webhook(receiver.url, allow=LOCAL, events=["workflow:failed"], secret=SECRET)
     bad = failing(app)
     async with app:
         await app.start(bad, id="r")
@@ -198,7 +247,7 @@ async def test_each_restart_is_told_of_again(world, app, receiver):
 
 
 async def test_both_secrets_while_they_are_changed(world, app, receiver):
-    app.webhook(receiver.url, events=["workflow:failed"], secret=[OTHER, SECRET])
+    app.webhook(receiver.url, allow=LOCAL, events=["workflow:failed"], secret=[OTHER, SECRET])
     bad = failing(app)
     async with app:
         await app.start(bad)
@@ -283,6 +332,12 @@ def test_what_is_no_secret(app, secret):
         ("https://exa mple.com", {}, "without spaces"),
         ("https://x/\n", {}, "without spaces"),
         (5, {}, "url: 5 must begin with"),
+        ("https://user:word@example.com", {}, "^url: it holds a user or a password; receivers know deliveries"),
+        ("http://10.0.0.1/", {}, "^url: no request is made to 10.0.0.1: .* an operator can allow it by allow="),
+        ("http://[::ffff:7f00:1]/", {}, "^url: no request is made to ::ffff:7f00:1: "),
+        ("https://x", {"allow": "10.0.0.0/8"}, "^allow: '10.0.0.0/8' is one text; give a list"),
+        ("https://x", {"allow": ["10.0.0.0/99"]}, "^allow: '10.0.0.0/99' is no address, network"),
+        ("https://x", {"allow": ["10.0.0.1"], "guard": False}, "is what a guard lets pass; take it away"),
         ("https://x", {"events": []}, "must be a list of some of workflow:started"),
         ("https://x", {"events": "workflow:failed"}, "must be a list"),
         ("https://x", {"events": ["workflow:lost"]}, "'workflow:lost' is none of"),
@@ -298,7 +353,7 @@ def test_what_is_no_webhook(app, url, options, message):
 
 
 def test_a_name_is_taken_once(app):
-    app.webhook("https://user:word@example.com/hooks", events=["workflow:failed"], secret=SECRET)
+    app.webhook("https://example.com/hooks", events=["workflow:failed"], secret=SECRET)
     with pytest.raises(DefinitionError, match="a webhook 'example.com-hooks' is registered already"):
         app.webhook("https://example.com/hooks", events=["workflow:completed"], secret=SECRET)
 

@@ -559,7 +559,11 @@ async def test_the_trace_goes_on_over_http(local, world):
     call = http_request_task(guard=False)
     app.add(call)
     app.webhook(
-        f"http://127.0.0.1:{port}/told", events=["workflow:completed"], secret="whsec_" + "a" * 32, workflows=["w"]
+        f"http://127.0.0.1:{port}/told",
+        events=["workflow:completed"],
+        secret="whsec_" + "a" * 32,
+        workflows=["w"],
+        guard=False,
     )
 
     @app.workflow

@@ -118,6 +118,8 @@ class Webhook:
         queue: where deliveries wait; None for the first queue that the worker serves.
         timeout: of one attempt, in seconds.
         retry: when a delivery is tried again.
+        guard: whether it refuses addresses that are not on the public internet.
+        allow: which of those it reaches all the same.
     """
 
     name: str
@@ -128,6 +130,8 @@ class Webhook:
     queue: str | None
     timeout: float
     retry: Retry
+    guard: bool
+    allow: tuple[str, ...]
 
 
 class Triggers:
@@ -293,6 +297,8 @@ class WebhookOptions(TypedDict, total=False):
     queue: str | None
     timeout: Duration
     retry: Retry | None
+    guard: bool
+    allow: Sequence[str]
 
 
 def webhook_of(
@@ -309,6 +315,11 @@ def webhook_of(
     parts, workflows, queue = _parts(url), options.get("workflows"), options.get("queue")
     if isinstance(workflows, str):
         raise UsageError(f"workflows: {workflows!r} must be a list of names")
+    guard, allow = options.get("guard", True), options.get("allow", ())
+    if isinstance(allow, str):
+        raise UsageError(f"allow: {allow!r} is one text; give a list of names, addresses and networks")
+    if allow and not guard:
+        raise UsageError("allow=[...] is what a guard lets pass; take it away, or guard=False")
     return Webhook(
         name=check_name(options.get("name") or _webhook_name(parts), "webhook name"),
         url=url,
@@ -318,6 +329,8 @@ def webhook_of(
         queue=None if queue is None else check_name(queue, "queue"),
         timeout=seconds(options.get("timeout", 15.0), field="timeout"),
         retry=options.get("retry") or DELIVERY_RETRY,
+        guard=guard,
+        allow=tuple(allow),
     )
 
 
@@ -337,6 +350,8 @@ def _parts(url: str) -> SplitResult:
         raise UsageError(f"{wrong}: {error}") from None
     if not is_sound:
         raise UsageError(wrong)
+    if "@" in parts.netloc:
+        raise UsageError("url: it holds a user or a password; receivers know deliveries by their signature")
     return parts
 
 

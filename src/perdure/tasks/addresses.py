@@ -110,7 +110,7 @@ class Guard:
             named = "" if host == text else f", which is {text}"
             raise AddressRefusedError(
                 f"no request is made to {host}{named}: that is not on the public internet; "
-                "an operator can allow it where the task is made, by allow=[...]"
+                "an operator can allow it by allow=[...], where the task is made or the webhook is registered"
             )
 
 

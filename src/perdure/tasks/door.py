@@ -1,7 +1,8 @@
 """How requests over HTTP go out: to addresses that were checked, through a bounded number of redirects.
 
 A guarded request connects to the address that the guard has checked, under the name that the URL gave: the name is not
-resolved a second time. A redirect is a request like the first and goes the same way.
+resolved a second time. A redirect is a request like the first and goes the same way. Whatever asks somebody else's
+server over HTTP (tasks, deliveries of webhooks, keys of issuers) does it through a `Door`.
 """
 
 from __future__ import annotations
@@ -42,16 +43,31 @@ class Request(msgspec.Struct, frozen=True):
 
 
 class Door:
-    """The way out: connects, follows redirects and reads answers, each within its bounds."""
+    """The way out: connects, follows redirects and reads answers, each within its bounds; from any event loop.
 
-    def __init__(self, guard: Guard | None, max_bytes: int, max_redirects: int, tls: ssl.SSLContext | None) -> None:
+    Args:
+        guard: says which addresses may be connected to; None lets all pass.
+        max_bytes: how long an answer's body may be, unpacked; None leaves every body unread.
+        max_redirects: how many redirects are followed; None follows none, and takes one for an answer.
+        tls: how certificates are checked; None takes the certificates that come with httpx.
+    """
+
+    def __init__(
+        self, guard: Guard | None, max_bytes: int | None, max_redirects: int | None, tls: ssl.SSLContext | None
+    ) -> None:
         self._guard = guard
         self._max_bytes = max_bytes
         self._max_redirects = max_redirects
         self._tls = tls
 
     async def send(self, request: Request, timeouts: HttpTimeouts) -> HttpAnswer:
-        """Return the answer to a request."""
+        """Return the answer to a request, whatever its status.
+
+        Raises:
+            HttpError: there was none in time, which may be otherwise the next time.
+            HttpRequestError: the request cannot be made, or its answer is beyond a bound.
+            AddressRefusedError: the guard lets nobody there.
+        """
         where = f"{request.method} {shown(request.url)}"
         try:
             async with asyncio.timeout(timeouts.total):
@@ -99,14 +115,14 @@ class Door:
             url = httpx.URL(request.url).copy_merge_params(request.params or {})
             going = client.build_request(request.method, url, headers=request.headers, content=request.content)
             origin = _origin(url)
-            for _ in range(self._max_redirects + 1):
+            for _ in range((self._max_redirects or 0) + 1):
                 _check(going.url)
                 if _origin(going.url) != origin:  # what the caller gave is for nobody else
                     for name in request.headers.keys() - {"accept", "content-type"}:
                         going.headers.pop(name, None)
                 response = await client.send(going, stream=True)
                 try:
-                    if response.next_request is None:
+                    if response.next_request is None or self._max_redirects is None:
                         raw = await self._read(response)
                         return answer_of(response.status_code, str(response.url), response.headers, raw)
                 finally:
@@ -116,10 +132,12 @@ class Door:
 
     async def _read(self, response: httpx.Response) -> bytes:
         """Return the body, unpacked; a small body that unpacks to a large one is stopped on the way."""
+        if self._max_bytes is None:
+            return b""
         raw = bytearray()
         async for part in response.aiter_raw():
             raw += part
-            self._check_length(response, len(raw))
+            self._check_length(response, len(raw), self._max_bytes)
         encoding = response.headers.get("content-encoding", "identity").lower()
         if encoding == "identity" or not raw:
             return bytes(raw)
@@ -130,15 +148,15 @@ class Door:
             unpacked = unpacker.decompress(raw, self._max_bytes + 1)
         except zlib.error as error:
             raise HttpError(f"{shown(str(response.url))}: the answer cannot be unpacked: {error}") from error
-        self._check_length(response, len(unpacked))
+        self._check_length(response, len(unpacked), self._max_bytes)
         if not unpacker.eof:
             raise HttpError(f"{shown(str(response.url))}: the answer is cut short: it unpacks to no end")
         return unpacked
 
-    def _check_length(self, response: httpx.Response, length: int) -> None:
-        if length > self._max_bytes:
+    def _check_length(self, response: httpx.Response, length: int, most: int) -> None:
+        if length > most:
             raise HttpRequestError(
-                f"{shown(str(response.url))} answered with more than {self._max_bytes:,} bytes; "
+                f"{shown(str(response.url))} answered with more than {most:,} bytes; "
                 "ask for less, or make the task with a larger max_bytes (and Limits.payload_bytes)"
             )
 

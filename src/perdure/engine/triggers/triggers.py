@@ -152,6 +152,8 @@ class Triggers(Verbs):
                 the queue of the run.
             timeout: of one attempt (a duration); 15 seconds by default.
             retry: when a delivery is tried again; for about a day, by default.
+            guard: whether addresses that are not on the public internet are refused, as `http.request` does.
+            allow: what the guard lets pass beside these: addresses, networks (`"10.1.0.0/16"`), names, `"*.internal"`.
 
         Raises:
             DefinitionError: httpx is not installed, or the name is taken. UsageError: an argument is wrong.

@@ -15,7 +15,8 @@ import hmac
 import ssl
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
-from typing import Any
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -28,7 +29,12 @@ from perdure.engine.lifecycle import DELIVERY, LifecycleEvent
 from perdure.engine.triggers.events import client_of_step
 from perdure.model import codec
 from perdure.model.duration import Duration, seconds
-from perdure.model.errors import DefinitionError, NonRetryableError, StepError, WebhookVerificationError
+from perdure.model.errors import DefinitionError, NonRetryableError, StepError, UsageError, WebhookVerificationError
+from perdure.tasks.addresses import AddressRefusedError, Guard
+from perdure.tasks.answers import HttpError
+
+if TYPE_CHECKING:
+    from perdure.tasks.door import Door
 
 TOLERANCE: Duration = "5 minutes"
 """How far a delivery's timestamp may be from the receiver's clock, either way."""
@@ -49,6 +55,15 @@ def signature(secrets: Sequence[bytes], delivery_id: str, timestamp: int, body: 
     content = _raw(f"{delivery_id}.{timestamp}.") + body
     digests = (hmac.new(secret, content, hashlib.sha256).digest() for secret in secrets)
     return " ".join(f"v1,{base64.b64encode(digest).decode()}" for digest in digests)
+
+
+def signed_headers(secrets: Sequence[bytes], delivery_id: str, timestamp: int, body: bytes) -> dict[str, str]:
+    """Return the headers by which a receiver knows a delivery: the one place that says how deliveries are signed."""
+    return {
+        "webhook-id": delivery_id,
+        "webhook-timestamp": str(timestamp),
+        "webhook-signature": signature(secrets, delivery_id, timestamp, body),
+    }
 
 
 def verify(
@@ -109,44 +124,65 @@ def require_http() -> None:
 
 
 def delivery_workflow(webhook: Webhook) -> Workflow[..., Any]:
-    """Return the workflow whose runs are a webhook's deliveries."""
+    """Return the workflow whose runs are a webhook's deliveries.
+
+    Raises:
+        UsageError: its URL names an address that is refused, or its `allow` is wrong.
+    """
+    guard = Guard(webhook.allow) if webhook.guard else None
+    if guard is not None:
+        _require_permitted(guard, webhook.url)
+
+    @functools.cache
+    def door() -> Door:
+        return _door(guard)
+
+    async def attempt(event: LifecycleEvent) -> int:
+        return await _deliver(door(), webhook, event)
 
     async def deliver(event: LifecycleEvent) -> int:
-        return await flow.do("deliver", _deliver, webhook, event, retry=webhook.retry, timeout=webhook.timeout)
+        return await flow.do("deliver", attempt, event, retry=webhook.retry, timeout=webhook.timeout)
 
     return Workflow(deliver, name=f"{DELIVERY}{webhook.name}", local_names={"LifecycleEvent": LifecycleEvent})
 
 
-async def _deliver(webhook: Webhook, event: LifecycleEvent) -> int:
-    """Send an event to a webhook's URL and return the status code of the answer."""
-    import httpx  # noqa: PLC0415  # only who has webhooks needs it
-
-    delivery_id, timestamp = flow.run_id(), client_of_step().env.now() // 1000
-    body = msgspec.json.encode(event)
-    headers = {
-        "content-type": "application/json",
-        "webhook-id": delivery_id,
-        "webhook-timestamp": str(timestamp),
-        "webhook-signature": signature(webhook.secrets, delivery_id, timestamp, body),
-    }
-    if (trace := current_trace.get()) is not None:
-        headers["traceparent"] = trace
+def _require_permitted(guard: Guard, url: str) -> None:
     try:
-        async with (
-            httpx.AsyncClient(verify=_certificates(), timeout=webhook.timeout) as http,
-            http.stream("POST", webhook.url, content=body, headers=headers) as answer,  # nobody reads its body
-        ):
-            pass
-    except httpx.HTTPError as error:
-        raise DeliveryError(f"webhook {webhook.name!r}: {type(error).__name__}: {error}") from None
-    if answer.is_success:
-        return answer.status_code
-    told = f"webhook {webhook.name!r} answered {answer.status_code}"
-    if answer.status_code == GONE:
-        raise NonRetryableError(f"{told}: it wants no more deliveries")
-    raise DeliveryError(told)
+        guard.check_number((urlsplit(url).hostname or "").strip("[]"))
+    except AddressRefusedError as error:
+        raise UsageError(f"url: {error}") from None
+
+
+def _door(guard: Guard | None) -> Door:
+    """Return the way out for deliveries: no redirects, and no bodies of answers."""
+    from perdure.tasks.door import Door  # noqa: PLC0415  # it needs httpx, and only who has webhooks needs that
+
+    return Door(guard, None, None, _certificates())
 
 
 @functools.cache
 def _certificates() -> ssl.SSLContext:
     return ssl.create_default_context()
+
+
+async def _deliver(door: Door, webhook: Webhook, event: LifecycleEvent) -> int:
+    """Send an event to a webhook's URL and return the status code of the answer."""
+    from perdure.tasks.door import HttpTimeouts, Request  # noqa: PLC0415  # see above
+
+    body = msgspec.json.encode(event)
+    headers = {"content-type": "application/json"} | signed_headers(
+        webhook.secrets, flow.run_id(), client_of_step().env.now() // 1000, body
+    )
+    if (trace := current_trace.get()) is not None:
+        headers["traceparent"] = trace
+    request = Request("POST", webhook.url, headers, None, body)
+    try:
+        answer = await door.send(request, HttpTimeouts(webhook.timeout, webhook.timeout, webhook.timeout))
+    except HttpError as error:
+        raise DeliveryError(f"webhook {webhook.name!r}: {error}") from None
+    if 200 <= answer.status < 300:
+        return answer.status
+    told = f"webhook {webhook.name!r} answered {answer.status}"
+    if answer.status == GONE:
+        raise NonRetryableError(f"{told}: it wants no more deliveries")
+    raise DeliveryError(told)
