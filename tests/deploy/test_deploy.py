@@ -204,7 +204,7 @@ def test_the_script_that_makes_keys_makes_each_once(tmp_path):
         check=True,
         timeout=50,
     )
-    assert sorted(key["role"] for key in json.loads(listed.stdout)) == ["admin", "viewer"]
+    assert sorted(key["role"] for key in json.loads(listed.stdout)) == ["admin", "metrics"]
 
 
 @pytest.mark.parametrize("path", KUBERNETES, ids=lambda path: path.name)

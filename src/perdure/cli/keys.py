@@ -39,7 +39,9 @@ async def create_key(
     session: Session,
     name: Annotated[str, typer.Argument(metavar="NAME", help="Whose it is, or what for.")],
     *,
-    role: Annotated[str, typer.Option("--role", metavar="ROLE", help="viewer, operator or admin.")] = "operator",
+    role: Annotated[
+        str, typer.Option("--role", metavar="ROLE", help="metrics, viewer, operator or admin.")
+    ] = "operator",
     namespace: Annotated[
         list[str] | None,
         typer.Option("--namespace", metavar="NAME", help="Where it may be used; repeat it; * for all."),

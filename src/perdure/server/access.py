@@ -1,7 +1,7 @@
 """Who may ask what.
 
 Nothing is served to nobody, but for a list of paths. Each route says by the type of its first parameter what role it
-takes: `access: Viewer`, `Operator` or `Admin`.
+takes: `access: Metrics`, `Viewer`, `Operator` or `Admin`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,18 @@ from perdure.server.principal import Principal, Role
 from perdure.server.server import Server
 from perdure.server.settings import DEFAULT
 
-__all__ = ["Access", "Admin", "Authentication", "Operator", "Principal", "Role", "Viewer", "role_of"]
+__all__ = [
+    "Access",
+    "Admin",
+    "Authentication",
+    "Metrics",
+    "Operator",
+    "Principal",
+    "Role",
+    "Viewer",
+    "require_role",
+    "role_of",
+]
 
 PUBLIC: set[str] = {"/livez", "/readyz", "/login"}
 """What is served to anybody: these very paths and no others."""
@@ -148,23 +159,33 @@ def _wants_page(scope: Scope) -> bool:
     return any(name == b"accept" and b"text/html" in value for name, value in scope["headers"])
 
 
+def require_role(scope: Scope, role: Role) -> Access:
+    """Return the access of a request.
+
+    Raises:
+        Problem: whoever sends it does not have the role (403).
+    """
+    access: Access = scope["state"]["access"]
+    if access.principal.role < role:
+        raise Problem(403, "Not allowed", f"this takes the role {role}, and {access.principal.role} is what you have")
+    return access
+
+
 def _asks(role: Role) -> Callable[[Request], Awaitable[Access]]:
     async def asks(request: Request) -> Access:
-        access: Access = request.scope["state"]["access"]
-        if access.principal.role < role:
-            raise Problem(
-                403, "Not allowed", f"this takes the role {role}, and {access.principal.role} is what you have"
-            )
-        return access
+        return require_role(request.scope, role)
 
     return asks
 
 
 _ROLES = {_asks(role): role for role in Role}
-_viewer, _operator, _admin = _ROLES
+_metrics, _viewer, _operator, _admin = _ROLES
+
+Metrics = Annotated[Access, Depends(_metrics)]
+"""The type of a route's first parameter where those may ask who see how much there is of everything, and no more."""
 
 Viewer = Annotated[Access, Depends(_viewer)]
-"""The type of a route's first parameter where everybody who may look may ask."""
+"""The same, where everybody who may look may ask."""
 
 Operator = Annotated[Access, Depends(_operator)]
 """The same, where something is changed."""

@@ -142,7 +142,7 @@ def _complete(operation: dict[str, Any], route: APIRoute) -> None:
     has_body = "requestBody" in operation
     has_path = any(parameter["in"] == "path" for parameter in parameters)
     found = {414, 422, 431, 503} if role is None else {401, 414, 422, 429, 431, 503}
-    found |= {403} if role is not None and role > Role.VIEWER else set()
+    found |= {403} if role is not None and role > Role.METRICS else set()
     found |= {400, 408, 413, 415} if has_body else set()
     found |= {404} if has_path else set()
     found |= {404, 409} if has_body else set()

@@ -18,7 +18,7 @@ from perdure.engine.app import Perdure
 from perdure.engine.worker.status import WorkerStatus
 from perdure.model.errors import StoreError
 from perdure.model.run import RunStatus
-from perdure.server.access import Viewer
+from perdure.server.access import Metrics
 from perdure.server.routing import router as routes
 from perdure.server.sampling import Sample
 from perdure.server.server import Server
@@ -86,7 +86,7 @@ class Measured:
     response_class=Response,
     responses={200: {"description": "Metrics in Prometheus's own format.", "content": {"text/plain": {}}}},
 )
-async def get_metrics(access: Viewer, request: Request) -> Response:
+async def get_metrics(access: Metrics, request: Request) -> Response:
     """Return the server's metrics, and counts of the namespaces that the caller may see, for Prometheus."""
     found = _Counts()
     for name in access.principal.namespaces:

@@ -10,9 +10,10 @@ from typing import Literal
 class Role(IntEnum):
     """What somebody may do; each may do what those below it may."""
 
-    VIEWER = 1
-    OPERATOR = 2
-    ADMIN = 3
+    METRICS = 1
+    VIEWER = 2
+    OPERATOR = 3
+    ADMIN = 4
 
     def __str__(self) -> str:
         return self.name.lower()

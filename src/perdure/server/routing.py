@@ -1,5 +1,7 @@
 """Routes that read what they are sent strictly: bodies within bounds, no unknown query parameters, ids with any sign.
 
+Who may not ask is refused before the body is read.
+
 An id in a path may hold `/` and `%` if it is percent-encoded: routes are matched by the path as it was sent, and each
 part is decoded afterwards, once.
 """
@@ -19,6 +21,7 @@ from starlette.convertors import StringConvertor, register_url_convertor
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from perdure.server.access import require_role, role_of
 from perdure.server.bodies import parse_json, read_body
 from perdure.server.errors import Problem, ProblemError, invalid
 from perdure.server.server import Server
@@ -102,11 +105,14 @@ class StrictRoute(APIRoute):
         handle = super().get_route_handler()
         known = _query_names(self.dependant)
         has_body = self.body_field is not None
+        role = role_of(self)
 
         async def strictly(request: Request) -> Response:
             scope = request.scope
             if scope["path_params"]:
                 scope["path_params"] = {name: _decoded(name, text) for name, text in scope["path_params"].items()}
+            if role is not None:
+                require_role(scope, role)
             if scope["query_string"]:
                 _check_query(scope["query_string"], known)
             strict = StrictRequest(scope, request.receive)

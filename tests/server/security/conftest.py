@@ -17,7 +17,7 @@ PAGE = {"Origin": "http://localhost:8000", "Sec-Fetch-Site": "same-origin"}
 
 @dataclass
 class Keyed:
-    """A server that has keys: `viewer`, `operator` and `admin` of the default namespace, or of `namespaces`."""
+    """A server that has a key for each role, `metrics`, `viewer`, `operator` and `admin`, of the default namespace."""
 
     served: Served
     keys: dict[str, NewKey]
@@ -76,7 +76,7 @@ async def keyed(serve: Serve) -> Any:
     async def keyed(worker: Any = None, **settings: Any) -> Keyed:
         served = await serve(worker, **settings)
         keys = served.server.authenticator.keys
-        made = {role: await keys.create(role, role, ["default"]) for role in ("viewer", "operator", "admin")}
+        made = {role: await keys.create(role, role, ["default"]) for role in ("metrics", "viewer", "operator", "admin")}
         served.app.world.ahead += 2_001  # the server looks for keys every two seconds
         return Keyed(served, made)
 

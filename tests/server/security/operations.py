@@ -108,3 +108,12 @@ def operations() -> list[Operation]:
         for path, methods in document["paths"].items()
         for method, spec in methods.items()
     ]
+
+
+EVERY = operations()
+ASKED = [each for each in EVERY if each.role is not None]
+"""Those that are for somebody in particular."""
+
+
+def named(operation: Operation) -> str:
+    return operation.id

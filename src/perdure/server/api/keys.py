@@ -26,6 +26,7 @@ NAMESPACES_MOST = 100
 
 router = routes("keys")
 
+RoleName = Literal["metrics", "viewer", "operator", "admin"]
 KeyId = Annotated[str, StringConstraints(min_length=1, max_length=100)]
 
 
@@ -33,7 +34,7 @@ class KeyBody(ReasonBody):
     """A key to make."""
 
     name: Text = Field(description="Whose it is, or what for.")
-    role: Literal["viewer", "operator", "admin"]
+    role: RoleName
     namespaces: Annotated[list[Name], Field(min_length=1, max_length=NAMESPACES_MOST)] = Field(
         default=["default"], description="Where it may be used; `*` stands for all there are, and will be."
     )
@@ -51,7 +52,7 @@ class KeyDocument(Told):
 
     id: str
     name: str
-    role: Literal["viewer", "operator", "admin"]
+    role: RoleName
     namespaces: list[str]
     state: Literal["active", "expired", "revoked"]
     created_at: Moment

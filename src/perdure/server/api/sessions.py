@@ -44,7 +44,7 @@ class Who(Told):
 
     name: str
     kind: str = Field(description="How they proved it: key, token, session, or local.")
-    role: str = Field(description="viewer, operator or admin.")
+    role: str = Field(description="metrics, viewer, operator or admin.")
     namespaces: list[str] = Field(description="Where they may ask.")
     namespace: str = Field(description="The one that this request is about.")
 
@@ -57,7 +57,7 @@ async def log_in(request: Request, body: LoginBody) -> Response:
     if done is None:
         details = {"address": server.authenticator.address_of(request.scope)}
         await server.auditor.record(_NOBODY, DEFAULT, "sessions.begin", "", "", details, "refused (401)")
-        raise Problem(401, "Not authenticated", "this is no API key, or one that has ended")
+        raise Problem(401, "Not authenticated", "this is no API key, or one that has ended, or is for metrics alone")
     principal, token = done
     await server.auditor.record(principal, DEFAULT, "sessions.begin", principal.id, "", {})
     return reply({"name": principal.name}, headers={"Set-Cookie": _cookie(request.scope, token, LONGEST // 1000)})

@@ -96,7 +96,7 @@ class Authenticator:
         return found
 
     async def log_in(self, scope: Scope, token: str) -> tuple[Principal, str] | None:
-        """Return who an API key says it is, and what the cookie of a new session is to hold; None where it is none.
+        """Return whose key a text is, and what the cookie of a new session is to hold; None for no key to do that with.
 
         A session that the request had is ended, so that nobody can be given one that somebody else knows.
 
@@ -109,11 +109,11 @@ class Authenticator:
         if wait := self._logins.count(self.address_of(scope)) or self._logins_all.count(""):
             raise too_often(wait)
         key = await self.keys.verify(token)
-        if key is None:
+        if key is None or (principal := self._principal_of(key)).role < Role.VIEWER:
             return None
         if (before := cookie_of(scope, headers)) is not None:
             await self.sessions.end(before)
-        return self._principal_of(key), await self.sessions.begin(key.id)
+        return principal, await self.sessions.begin(key.id)
 
     def address_of(self, scope: Scope) -> str:
         """Return the address that a request comes from, or of IPv6 the network, which one host may fill.

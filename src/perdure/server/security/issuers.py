@@ -30,7 +30,7 @@ class Issuer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             not send it.
         name: the claim that the audit log calls them by.
         role: the claim with the role, or a list; `a.b` for the `b` in `a`.
-        roles: what a value of it stands for: viewer, operator or admin; without it, these words themselves.
+        roles: what a value of it stands for: metrics, viewer, operator or admin; without it, these words themselves.
         namespace: the claim with the namespaces; none for all that the issuer may give.
         namespaces: those that the issuer may give at most; `*` for all.
         allow: addresses that are not public, and where its keys may be fetched all the same (`10.1.0.0/16`).
@@ -60,7 +60,7 @@ class Issuer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         if self.since not in ("nbf", "iat"):
             raise UsageError(f"issuers: since: {self.since!r} must be nbf or iat")
         if wrong := set(self.roles.values()) - {str(role) for role in Role}:
-            raise UsageError(f"issuers: roles: {', '.join(sorted(wrong))} is none of viewer, operator, admin")
+            raise UsageError(f"issuers: roles: {', '.join(sorted(wrong))} is none of {', '.join(map(str, Role))}")
         if not self.namespaces:
             raise UsageError("issuers: namespaces: name one at least, or * for all")
 

@@ -53,7 +53,7 @@ class ApiKey(msgspec.Struct, frozen=True):
     Attributes:
         id: the part of it that is no secret.
         name: whose it is, or what for.
-        role: what it may do: viewer, operator or admin.
+        role: what it may do: metrics, viewer, operator or admin.
         namespaces: where; `*` stands for all.
         digest: the SHA-256 of its secret.
         created_at, expires_at, revoked_at: in milliseconds since the epoch; None for never.
@@ -117,7 +117,7 @@ class Keys:
 
         Args:
             name: whose it is, or what for.
-            role: viewer, operator or admin.
+            role: metrics, viewer, operator or admin.
             namespaces: where it may be used; `*` for everywhere.
             expires_in: after what duration it ends; None for never.
             replaces: the id of the key in whose place it comes.
