@@ -70,7 +70,7 @@ from perdure.model.errors import (
     WebhookVerificationError,
 )
 from perdure.model.limits import Limits
-from perdure.model.queue import QueueLimits, Rate
+from perdure.model.queue import KeyLimits, QueueLimits, Rate
 from perdure.model.record import Record
 from perdure.model.retry import Retry
 from perdure.model.run import Retention, Run, RunStatus
@@ -95,6 +95,7 @@ __all__ = [
     "InboxFullError",
     "ItemFailure",
     "JournalTooLongError",
+    "KeyLimits",
     "LifecycleEvent",
     "LimitError",
     "Limits",

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from perdure.core.admission import admit, allowed_at
-from perdure.model.queue import Candidate, QueueLimits, QueueState, QueueView, Rate
+from perdure.model.queue import Candidate, KeyLimits, QueueLimits, QueueState, QueueView, Rate
 
 NOW = 1_700_000_000_000
 
@@ -216,3 +216,33 @@ def test_a_fair_queue_gives_no_key_more_than_one_above_another_that_waits(counts
     for number, count in enumerate(counts):
         if taken[KEYS[number]] < count:
             assert max(taken.values()) - taken[KEYS[number]] <= 1
+
+
+def test_a_key_with_bounds_of_its_own_has_none_of_the_queues():
+    seen = view(
+        candidate("a", "t"), candidate("b", "t"), candidate("c", "u"), candidate("d", "u"),
+        per_key=1, rate=Rate(1, 1000), own={"t": KeyLimits(concurrency=2)},
+    )  # fmt: skip
+    assert chosen(seen) == ["a", "b", "c"]
+
+
+def test_a_key_is_bounded_by_itself_where_the_queue_bounds_nothing():
+    seen = view(candidate("a", "t"), candidate("b", "t"), candidate("c", "u"), own={"t": KeyLimits(concurrency=1)})
+    choice = admit(seen, 9, NOW)
+    assert (choice.admission.run_ids, choice.is_full) == (("a", "c"), True)
+
+
+def test_a_key_that_is_paused_holds_up_no_other():
+    choice = admit(view(candidate("a", "t"), candidate("b"), own={"t": KeyLimits(is_paused=True)}), 9, NOW)
+    assert (choice.admission.run_ids, choice.is_full, choice.again_at) == (("b",), False, None)
+
+
+def test_a_key_has_a_rate_of_its_own():
+    runs = [candidate(name, "t") for name in "ab"] + [candidate(name, "u") for name in "cd"]
+    seen = view(*runs, paces={"t": NOW + 500}, rate=Rate(2, 1000), own={"t": KeyLimits(rate=Rate(1, 2000))})
+    choice = admit(seen, 9, NOW)
+    assert choice.admission.run_ids == ("c", "d")
+    assert choice.again_at == NOW + 500
+    later = admit(seen, 9, NOW + 500)
+    assert later.admission.run_ids == ("a", "c", "d")
+    assert later.admission.paces == {"t": NOW + 2500, "u": NOW + 1500}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from perdure import Rate, flow
+from perdure import KeyLimits, Rate, flow
 
 
 def blocked(app):
@@ -54,6 +54,22 @@ async def test_a_key_at_its_limit_says_so(make, world):
         _, last = await work.enqueue_many([("a",), ("a",)])
         await world.settle()
         assert "limit key 'a' is at its limit in queue 'default': 1 runs, of 1" in await why(last)
+        await done(app)
+
+
+async def test_a_key_that_is_paused_says_so_and_goes_on_when_it_is_resumed(make, world):
+    app = make()
+    work = blocked(app)
+    async with app:
+        await app.queue("default").set_key_limits({"a": KeyLimits(is_paused=True)})
+        run = await work.enqueue("a")
+        await work.enqueue("b")
+        await world.settle()
+        assert "limit key 'a' is paused in queue 'default': resume it to go on" in await why(run)
+        assert (await app.queue("default").stats()).leased == 1
+        await app.queue("default").set_key_limits({"a": None})
+        await world.advance(2)
+        assert (await app.queue("default").stats()).leased == 2
         await done(app)
 
 

@@ -6,6 +6,7 @@ import pytest
 
 from perdure import (
     DefinitionError,
+    KeyLimits,
     QueueLimits,
     Rate,
     Retry,
@@ -77,6 +78,36 @@ async def test_one_bound_of_a_queue_is_changed_and_the_others_stay(make):
         with pytest.raises(UsageError, match="per_key: 0 must be a whole number"):
             await queue.change_limits(per_key=0)
         assert await queue.limits() == QueueLimits(None, 1, Rate(2, 1000))
+
+
+async def test_limit_keys_have_bounds_of_their_own(make):
+    app = make(mode="client")
+    async with app:
+        queue = app.queue("mail")
+        slow, fast = KeyLimits(1, Rate(1, 60_000)), KeyLimits(20)
+        await queue.set_key_limits({"acme": slow, "globex": fast})
+        await queue.set_limits(concurrency=5)
+        await queue.change_limits(per_key=1)
+        assert await queue.limits() == QueueLimits(5, 1, own={"acme": slow, "globex": fast})
+        await queue.set_key_limits({"acme": None, "nobody": None})
+        assert (await queue.limits()).own == {"globex": fast}
+
+
+@pytest.mark.parametrize(
+    ("limits", "told"),
+    [
+        ({"": KeyLimits(1)}, "queue 'mail', limit key: it is empty"),
+        ({"a\n": KeyLimits(1)}, "queue 'mail', limit key: 'a\\\\n' must be printable text"),
+        ({"a": KeyLimits(0)}, "queue 'mail, limit key a', concurrency: 0 must be a whole number"),
+        ({str(n): KeyLimits(1) for n in range(10_001)}, "10,001 limit keys have bounds of their own, over 10,000"),
+    ],
+)
+async def test_bounds_of_a_limit_key_that_make_no_sense_are_refused(make, limits, told):
+    app = make(mode="client")
+    async with app:
+        with pytest.raises(UsageError, match=told):
+            await app.queue("mail").set_key_limits(limits)
+        assert await app.queue("mail").limits() == QueueLimits()
 
 
 # Schedules.

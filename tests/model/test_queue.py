@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from perdure.model.errors import UsageError
-from perdure.model.queue import QueueLimits, QueueState, Rate
+from perdure.model.queue import KeyLimits, QueueLimits, QueueState, Rate
 
 
 def test_a_rate_is_a_count_per_duration():
@@ -35,3 +35,12 @@ def test_the_end_of_a_run_lets_another_in_where_places_are_bounded():
     assert QueueLimits(concurrency=1).bounds_places
     assert QueueLimits(per_key=1).bounds_places
     assert not QueueLimits(rate=Rate(1, 1), is_fair=True).bounds_places
+    assert QueueLimits(own={"t": KeyLimits(concurrency=1)}).bounds_places
+    assert not QueueLimits(own={"t": KeyLimits(is_paused=True)}).bounds_places
+
+
+def test_a_key_bounds_what_its_queue_does_unless_it_has_bounds_of_its_own():
+    limits = QueueLimits(per_key=2, rate=Rate(1, 1), own={"t": KeyLimits(is_paused=True)})
+    assert limits.of("u") == KeyLimits(2, Rate(1, 1))
+    assert limits.of("") == KeyLimits(None, Rate(1, 1))
+    assert limits.of("t") == KeyLimits(is_paused=True)

@@ -9,14 +9,14 @@ import pytest
 from msgspec.structs import replace
 
 from perdure.model.decision import Action, Control, Lease
-from perdure.model.queue import Admission, Candidate, QueueLimits, QueueState, QueueView, Rate
+from perdure.model.queue import Admission, Candidate, KeyLimits, QueueLimits, QueueState, QueueView, Rate
 from perdure.model.run import Run, RunStatus
 from perdure.store import Store
 from tests.store.making import CAPACITY, DAY, NOW, decide, event, held, leased, new, one, record
 
 LIMITED = QueueState("default", limits=QueueLimits(concurrency=3))
 PAUSED = QueueState("default", is_paused=True)
-WHOLE = QueueLimits(7, 2, Rate(100, 60_000), is_fair=True)
+WHOLE = QueueLimits(7, 2, Rate(100, 60_000), is_fair=True, own={"t:{1}": KeyLimits(3, Rate(1, 2), is_paused=True)})
 UNTIL = NOW + 60_000
 
 
@@ -125,6 +125,7 @@ class TestGate:
             QueueState("default", limits=QueueLimits(per_key=1)),
             QueueState("default", limits=QueueLimits(rate=Rate(1, 1000))),
             QueueState("default", limits=QueueLimits(is_fair=True)),
+            QueueState("default", limits=QueueLimits(own={"k": KeyLimits(1)})),
         ],
     )
     async def test_a_claim_leaves_a_gated_queue_alone(self, store: Store, state: QueueState) -> None:

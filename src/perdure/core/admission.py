@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from perdure.model.queue import Admission, Candidate, QueueView, Rate
+from perdure.model.queue import Admission, Candidate, KeyLimits, QueueView, Rate
 
 CLOCKS_DIFFER_MS = 60_000
 """By how much the clocks of two workers may differ before one of them takes the other's pace for none of this rate."""
@@ -74,26 +74,30 @@ class _Gate:
         self.is_full = False
         self._limits = limits
         self._now = now
-        rate = limits.rate
-        self._paces = {} if rate is None else {key: _own(pace, rate, now) for key, pace in view.paces.items()}
+        self._of: dict[str, KeyLimits] = {}
+        rates = ((key, pace, self._bounds(key).rate) for key, pace in view.paces.items())
+        self._paces = {key: _own(pace, rate, now) for key, pace, rate in rates if rate is not None}
         self._room = room
         self._free = None if limits.concurrency is None else limits.concurrency - sum(view.admitted.values())
         self._held = dict(view.admitted)
         self._begun: dict[str, int] = {}
+        self._rates: dict[str, Rate] = {}
         self._late: set[str] = set()
 
     def lets_in(self, candidate: Candidate) -> bool:
         """Let a run in, if no limit keeps it back."""
-        key, limits = candidate.limit_key, self._limits
-        if self._room <= 0:
+        key = candidate.limit_key
+        limits = self._bounds(key)
+        if self._room <= 0 or limits.is_paused:
             return False
         if self._free is not None and self._free <= 0:
             self.is_full = True
             return False
-        if limits.per_key is not None and key and self._held.get(key, 0) >= limits.per_key:
+        if limits.concurrency is not None and self._held.get(key, 0) >= limits.concurrency:
             self.is_full = True
             return False
         if candidate.is_first and limits.rate is not None:
+            self._rates[key] = limits.rate
             if self._begun.get(key, 0) >= self._may_begin(key, limits.rate):
                 self._late.add(key)
                 return False
@@ -105,18 +109,19 @@ class _Gate:
 
     def paces(self) -> dict[str, int]:
         """Return the new pace of each key of which runs are begun."""
-        rate = self._limits.rate
-        if rate is None:
-            return {}
-        return {key: self._from(key) + _per(rate, count) for key, count in self._begun.items()}
+        return {key: self._from(key) + _per(self._rates[key], count) for key, count in self._begun.items()}
 
     def again_at(self) -> int | None:
         """Return when the first of the keys that a rate keeps back may have one more."""
-        rate = self._limits.rate
-        if rate is None or not self._late:
-            return None
         paces = {**self._paces, **self.paces()}
-        return min(allowed_at(paces.get(key), rate, self._now) for key in self._late)
+        allowed = (allowed_at(paces.get(key), self._rates[key], self._now) for key in self._late)
+        return min(allowed, default=None)
+
+    def _bounds(self, key: str) -> KeyLimits:
+        found = self._of.get(key)
+        if found is None:
+            found = self._of[key] = self._limits.of(key)
+        return found
 
     def _from(self, key: str) -> int:
         return max(self._now, self._paces.get(key, self._now))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ParamSpec, TypedDict, TypeVar, Unpack
 
 import msgspec
@@ -12,12 +12,13 @@ from perdure.core.wait import crashes_of
 from perdure.engine.client.client import Client
 from perdure.engine.client.handle import RunHandle
 from perdure.engine.client.listing import find_those
+from perdure.engine.limiting import change_queue, checked_key_limits, checked_limits, state_of, with_keys, with_own
 from perdure.engine.verbs import Verbs
 from perdure.model.decision import Action, QueueStats, RunFilter, RunPage
-from perdure.model.errors import StoreConflictError, UsageError
+from perdure.model.errors import UsageError
 from perdure.model.limits import START_BATCH
 from perdure.model.name import check_name
-from perdure.model.queue import QueueLimits, QueueState, Rate
+from perdure.model.queue import KeyLimits, QueueLimits, QueueState, Rate
 from perdure.model.run import Run, RunStatus
 from perdure.store.contract import Store
 
@@ -32,9 +33,6 @@ DEAD_MOST = 10_000
 
 DEAD_PAGE = 500
 """How many failed runs are looked up and moved in one store operation."""
-
-TRIES = 20
-"""How often in a row others may change a queue while this process wants to."""
 
 
 class QueueOverview(msgspec.Struct, frozen=True):
@@ -86,7 +84,7 @@ class Queue:
 
     async def limits(self) -> QueueLimits:
         """Return what it bounds."""
-        return (await _state(self._client().store, self.name)).limits
+        return (await state_of(self._client().store, self.name)).limits
 
     async def set_limits(
         self,
@@ -110,7 +108,7 @@ class Queue:
             UsageError: a bound is no whole number, or below 1.
         """
         limits = checked_limits(self.name, concurrency, per_key, rate, fair)
-        await self._change(lambda state: msgspec.structs.replace(state, limits=limits))
+        await self._change(lambda state: msgspec.structs.replace(state, limits=with_keys(limits, state)))
         return limits
 
     async def change_limits(self, **changes: Unpack[LimitChanges]) -> QueueLimits:
@@ -127,17 +125,32 @@ class Queue:
         def change(state: QueueState) -> QueueState:
             was = state.limits
             given = {"concurrency": was.concurrency, "per_key": was.per_key, "rate": was.rate, "fair": was.is_fair}
-            found.append(checked_limits(self.name, **{**given, **changes}))  # type: ignore[arg-type]  # by their names
+            limits = checked_limits(self.name, **{**given, **changes})  # type: ignore[arg-type]  # by their names
+            found.append(with_keys(limits, state))
             return msgspec.structs.replace(state, limits=found[-1])
 
         await self._change(change)
         return found[-1]
 
+    async def set_key_limits(self, limits: Mapping[str, KeyLimits | None]) -> None:
+        """Set what some limit keys bound, in place of what the queue bounds per key; other keys are left alone.
+
+        Args:
+            limits: by limit key; None takes away what a key bounds of its own.
+
+        Raises:
+            UsageError: a key is empty or too long, a bound is no whole number or below 1, or more than 10,000 keys of
+                the queue have bounds of their own.
+        """
+        for key, one in limits.items():
+            checked_key_limits(self.name, key, one or KeyLimits())
+        await self._change(lambda state: with_own(state, limits))
+
     async def stats(self) -> QueueOverview:
         """Return how it is set, and how many runs are in it."""
         client = self._client()
         counts = (await client.store.stats(client.env.now())).queues
-        state = await _state(client.store, self.name)
+        state = await state_of(client.store, self.name)
         return _overview(state, next((count for count in counts if count.queue == self.name), None))
 
     async def dead(self, limit: int = 100, cursor: str | None = None) -> RunPage:
@@ -295,7 +308,7 @@ class Queues(Verbs):
                 lambda state, limits=limits: (  # type: ignore[misc]  # mypy knows no type for a default
                     state
                     if state.declared == limits and state.version
-                    else msgspec.structs.replace(state, limits=limits, declared=limits)
+                    else msgspec.structs.replace(state, limits=with_keys(limits, state), declared=limits)
                 ),
             )
 
@@ -334,48 +347,6 @@ class Queues(Verbs):
         for first in range(0, len(calls), START_BATCH):
             handles += await self.start_each(calls[first : first + START_BATCH])
         return handles
-
-
-async def change_queue(store: Store, name: str, change: Callable[[QueueState], QueueState]) -> None:
-    """Change how a queue is set; whoever changes it at the same time is not overwritten.
-
-    Args:
-        store: where the queue is.
-        name: of the queue.
-        change: from what it is (version 0 if it was never set) to what it is to be; asked again if others were faster.
-
-    Raises:
-        StoreConflictError: others changed it all the time.
-    """
-    for _ in range(TRIES):
-        state = await _state(store, name)
-        wanted = change(state)
-        if wanted == state:
-            return
-        if await store.set_queue(msgspec.structs.replace(wanted, version=state.version + 1)):
-            return
-    raise StoreConflictError(f"queue {name!r} could not be changed: others changed it {TRIES} times meanwhile")
-
-
-def checked_limits(
-    queue: str, concurrency: int | None, per_key: int | None, rate: Rate | None, fair: bool
-) -> QueueLimits:
-    """Return limits that make sense.
-
-    Raises:
-        UsageError: a bound is no whole number, or below 1.
-    """
-    for name, bound in (("concurrency", concurrency), ("per_key", per_key)):
-        if bound is not None and (isinstance(bound, bool) or not isinstance(bound, int) or bound < 1):
-            raise UsageError(f"queue {queue!r}, {name}: {bound!r} must be a whole number, at least 1; pause it instead")
-    if rate is not None and not isinstance(rate, Rate):
-        raise UsageError(f'queue {queue!r}, rate: {rate!r} is no rate; write Rate.of(100, per="1m")')
-    return QueueLimits(concurrency, per_key, rate, bool(fair))
-
-
-async def _state(store: Store, name: str) -> QueueState:
-    states: Sequence[QueueState] = await store.queues()
-    return next((state for state in states if state.name == name), QueueState(name, version=0))
 
 
 def _overview(state: QueueState, count: QueueStats | None) -> QueueOverview:

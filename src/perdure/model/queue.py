@@ -32,6 +32,20 @@ class Rate(msgspec.Struct, frozen=True, gc=False):
         return cls(count, period)
 
 
+class KeyLimits(msgspec.Struct, frozen=True, gc=False):
+    """What one limit key bounds.
+
+    Attributes:
+        concurrency: how many of its runs are leased at once, on all workers; None for any number.
+        rate: how fast its runs are begun; None for any rate.
+        is_paused: none of its runs is begun.
+    """
+
+    concurrency: int | None = None
+    rate: Rate | None = None
+    is_paused: bool = False
+
+
 class QueueLimits(msgspec.Struct, frozen=True, gc=False):
     """What a queue bounds.
 
@@ -40,17 +54,26 @@ class QueueLimits(msgspec.Struct, frozen=True, gc=False):
         per_key: how many of each `Run.limit_key` that is not empty; None for any number.
         rate: how fast runs of each `limit_key`, the empty one too, are begun; None for any rate.
         is_fair: runs of the same priority are taken from the keys in turn.
+        own: for limit keys that have bounds of their own, what holds for them in place of `per_key` and `rate`.
     """
 
     concurrency: int | None = None
     per_key: int | None = None
     rate: Rate | None = None
     is_fair: bool = False
+    own: dict[str, KeyLimits] = {}
+
+    def of(self, key: str) -> KeyLimits:
+        """Return what a limit key bounds."""
+        own = self.own.get(key)
+        return own if own is not None else KeyLimits(self.per_key if key else None, self.rate)
 
     @property
     def bounds_places(self) -> bool:
         """Whether the end of a run may let another one in."""
-        return self.concurrency is not None or self.per_key is not None
+        if self.concurrency is not None or self.per_key is not None:
+            return True
+        return any(limits.concurrency is not None for limits in self.own.values())
 
     @property
     def are_any(self) -> bool:

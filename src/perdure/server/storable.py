@@ -15,8 +15,9 @@ from perdure.authoring.graphs.definition import Definition
 from perdure.core.saga import CANCEL, DECISION, RESERVED
 from perdure.engine.client.controlling import TOLD_AT_ONCE
 from perdure.engine.definitions import check
-from perdure.engine.queues import checked_limits
+from perdure.engine.limiting import LIMITED_KEYS, checked_key_limits, checked_limits
 from perdure.engine.settings import Settings, whose_workers
+from perdure.engine.telemetry import TRACEPARENT
 from perdure.model import codec
 from perdure.model.decision import Action, Control, Message, RunFilter, StoredDefinition
 from perdure.model.document import require_puttable
@@ -257,8 +258,10 @@ def _message(message: Message, path: str, now: int, settings: Settings) -> None:
     _text(message.id, f"{path}.id")
     _text(message.type, f"{path}.type")
     _present(message.at, f"{path}.at", now)
-    if message.kind != "event" or message.state != "ok" or message.ref is not None or message.seq:
+    if message.kind != "event" or message.state != "ok" or message.seq:
         raise UsageError(f"{path}.kind: clients send events; how children end, workers tell")
+    if message.ref is not None and not TRACEPARENT.fullmatch(message.ref):
+        raise UsageError(f"{path}.ref: {message.ref[:NAME_LENGTH]!r} must be a traceparent, as in W3C Trace Context")
     _payload(message.payload, f"{path}.payload", settings)
     if message.type.startswith(RESERVED) and message.type not in (CANCEL, DECISION):
         raise UsageError(f"{path}.type: {message.type!r} begins with {RESERVED!r}, which is kept for Perdure")
@@ -326,10 +329,18 @@ def _limits(queue: str, limits: QueueLimits, path: str) -> None:
     checked_limits(queue, limits.concurrency, limits.per_key, limits.rate, limits.is_fair)
     for field in ("concurrency", "per_key"):
         _between(getattr(limits, field) or 1, f"{path}.{field}", 1, _GREATEST)
-    rate: Rate | None = limits.rate
+    _rate(limits.rate, f"{path}.rate")
+    _between(len(limits.own), f"{path}.own", 0, LIMITED_KEYS)
+    for key, own in limits.own.items():
+        checked_key_limits(queue, key, own)
+        _between(own.concurrency or 1, f"{path}.own.{key}.concurrency", 1, _GREATEST)
+        _rate(own.rate, f"{path}.own.{key}.rate")
+
+
+def _rate(rate: Rate | None, path: str) -> None:
     if rate is not None:
-        _between(rate.count, f"{path}.rate.count", 1, MOST_PER_PERIOD)
-        _between(rate.period_ms, f"{path}.rate.period_ms", 1, FURTHEST_MS)
+        _between(rate.count, f"{path}.count", 1, MOST_PER_PERIOD)
+        _between(rate.period_ms, f"{path}.period_ms", 1, FURTHEST_MS)
 
 
 def _payload(payload: str | None, path: str, settings: Settings) -> None:

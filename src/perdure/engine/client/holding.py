@@ -43,14 +43,16 @@ def reasons(run: Run, view: QueueView, now: int) -> tuple[str, ...]:
     admitted = sum(view.admitted.values())
     if limits.concurrency is not None and admitted >= limits.concurrency:
         found.append(f"queue {name!r} is at its limit: workers have {admitted} of its runs, of {limits.concurrency}")
-    held = view.admitted.get(key, 0)
-    if limits.per_key is not None and key and held >= limits.per_key:
-        found.append(f"limit key {key!r} is at its limit in queue {name!r}: {held} runs, of {limits.per_key}")
-    if limits.rate is not None and run.started_at is None:
-        at = allowed_at(view.paces.get(key), limits.rate, now)
+    own, held = limits.of(key), view.admitted.get(key, 0)
+    if own.is_paused:
+        found.append(f"limit key {key!r} is paused in queue {name!r}: resume it to go on")
+    if own.concurrency is not None and held >= own.concurrency:
+        found.append(f"limit key {key!r} is at its limit in queue {name!r}: {held} runs, of {own.concurrency}")
+    if own.rate is not None and run.started_at is None:
+        at = allowed_at(view.paces.get(key), own.rate, now)
         if at > now:
             of = f" for limit key {key!r}" if key else ""
-            rate = f"{limits.rate.count:,} per {_span(limits.rate.period_ms)}"
+            rate = f"{own.rate.count:,} per {_span(own.rate.period_ms)}"
             found.append(f"queue {name!r} begins {rate}{of}, and the next one in {_span(at - now)}")
     return tuple(found)
 

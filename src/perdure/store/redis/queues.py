@@ -164,7 +164,7 @@ async def _is_over(shards: Shards, home: Shard, state: QueueState, hold: bytes) 
 
 def _counts_runs(state: QueueState) -> bool:
     """Return whether it is to be known of every shard how many runs are leased."""
-    return state.limits.concurrency is not None or state.limits.per_key is not None
+    return state.limits.bounds_places
 
 
 def _gathered(
