@@ -17,10 +17,13 @@ from perdure.model.errors import (
     RunFinishedError,
     RunNotFoundError,
     RunTerminatedError,
+    StoreCorruptError,
     UsageError,
 )
 from perdure.model.queue import Rate
 from perdure.model.run import RunStatus
+from perdure.server import portions
+from perdure.server.api import store
 from tests.cli.conftest import Said, Shell
 from tests.server.conftest import memory
 
@@ -70,6 +73,42 @@ async def test_a_run_is_started_and_its_result_told(remote):
     again = await remote.start("doubled", input={"n": 21}, id="a/b %ü")
     assert not again.is_new
     assert [record.key for record in await run.journal()] == ["input", "double", "output"]
+
+
+async def test_large_values_come_in_several_answers(remote, monkeypatch):
+    monkeypatch.setattr(portions, "CHARACTERS", 1_000)
+    monkeypatch.setattr(portions, "AT_ONCE", 3)
+    asked: list[str] = []
+    ask = remote.store._connections.ask
+
+    async def counting(name: str, *args: Any, **more: Any) -> bytes:
+        asked.append(name)
+        return bytes(await ask(name, *args, **more))
+
+    runs = [await remote.start("paid", input={"order": {"x" * 600: n}}, id=f"r{n}") for n in range(5)]
+    for run in runs:
+        await run.result(timeout=10)
+    monkeypatch.setattr(remote.store._connections, "ask", counting)
+    ids = [*(run.id for run in runs), "nobody"]
+    assert await remote.store.get(ids) == await remote.served.app.store.get(ids)
+    assert asked == ["get"] * 5, "the last run, and none, go into one"
+    asked.clear()
+    whole = await remote.served.app.store.journal("r0")
+    assert len(whole) == 2
+    assert await remote.store.journal("r0") == whole
+    assert asked == ["journal"] * 2
+    assert await remote.store.journal("r0", limit=1) == whole[:1]
+    assert await remote.store.journal("r0", whole[-1].position) == []
+    assert await remote.store.get([]) == []
+
+
+async def test_an_answer_that_ends_before_it_begins_is_none(remote, monkeypatch):
+    async def nothing(*_: object) -> list[object]:
+        return []
+
+    monkeypatch.setattr(store, "first_runs", nothing)
+    with pytest.raises(StoreCorruptError, match="ends before it begins"):
+        await remote.store.get(["r"])
 
 
 async def test_many_runs_are_started_in_one_go(remote):

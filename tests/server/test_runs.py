@@ -8,7 +8,7 @@ from urllib.parse import quote
 import pytest
 
 from perdure import NonRetryableError, Perdure, flow
-from perdure.server.api import runs
+from perdure.server import portions
 from perdure.server.live import Live
 from tests.server.conftest import Serve, Served, memory
 
@@ -208,8 +208,8 @@ async def test_a_wrong_filter_is_named(serve: Serve, query, path):
 
 @pytest.mark.parametrize("limit", [1, 2, 4, 100])
 async def test_a_page_of_large_records_ends_early(serve: Serve, monkeypatch, limit):
-    monkeypatch.setattr(runs, "RECORDS_CHARACTERS", 1_000)
-    monkeypatch.setattr(runs, "RECORDS_AT_ONCE", 2)
+    monkeypatch.setattr(portions, "CHARACTERS", 1_000)
+    monkeypatch.setattr(portions, "AT_ONCE", 2)
     app = Perdure(memory())
 
     @app.step

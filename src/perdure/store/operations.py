@@ -1,8 +1,9 @@
 """What of the contract a Perdure server does for its clients, and how that is spelt in JSON.
 
 Both sides take it from the contract itself: the arguments of an operation are the fields of an object, and its answer
-is the body of the response. `wait` alone is another one over HTTP: who asks says what was heard last, since there is
-nobody on the other side who would remember it.
+is the body of the response. `wait` is another one over HTTP: who asks says what was heard last, since there is nobody
+on the other side who would remember it. Where values are large, `journal` and `get` answer with the first of what was
+asked for, and are asked again for the rest: an answer has a bound, and nothing is cut without a word.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import Any, get_type_hints
 
 import msgspec
 
+from perdure.model.record import Record
 from perdure.store.contract import Store
 
 PATH = "/api/v1/store/"
@@ -21,7 +23,7 @@ MOST = 1_000
 """How many items one request may hold; longer lists are cut."""
 
 RECORDS = 500
-"""How many records of a journal one answer may hold."""
+"""How many records of a journal one answer may hold; it holds fewer, and says so, where their values are large."""
 
 DOCUMENTS = 100
 """How many documents one answer may hold."""
@@ -61,8 +63,23 @@ class Operation:
         self.name = name
         self.arguments: Any = msgspec.defstruct(name, fields, forbid_unknown_fields=True, frozen=True, kw_only=True)
         self.read: Any = msgspec.json.Decoder(self.arguments).decode
-        self.read_answer: Any = msgspec.json.Decoder(hints["return"]).decode
+        self.read_answer: Any = msgspec.json.Decoder(_ANSWERS.get(name, hints["return"])).decode
 
+
+class Records(msgspec.Struct, frozen=True):
+    """The answer to `journal`.
+
+    Attributes:
+        records: the first of those that were asked for.
+        is_last: whether there are none behind them; else they are asked for one answer after the other.
+    """
+
+    records: list[Record]
+    is_last: bool
+
+
+_ANSWERS = {"journal": Records}
+"""What an operation answers that is not what the contract returns."""
 
 OPERATIONS = {name: Operation(name) for name in (*READING, *CHANGING)}
 

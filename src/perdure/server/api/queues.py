@@ -22,6 +22,7 @@ from perdure.server.api.models import ACTED_ON, Duration, Name, ReasonBody, RunI
 from perdure.server.api.runs import PAGE as RUNS
 from perdure.server.api.runs import Cursor as RunsCursor
 from perdure.server.errors import Problem, ProblemError, invalid
+from perdure.server.portions import with_errors
 from perdure.server.routing import reply
 from perdure.server.routing import router as routes
 from perdure.server.sampling import overviews
@@ -204,8 +205,8 @@ async def list_dead(access: Viewer, name: Name, limit: Limit = RUNS, cursor: Run
     """List the runs of a queue that failed for good, or took one worker after the other down, latest created first."""
     with told_of("query"):
         page = await access.app.queue(name).dead(limit, cursor)
-    whole = {run.id: run for run in await access.app.store.get([run.id for run in page.runs]) if run is not None}
-    return reply({"items": [listed_run(whole.get(run.id, run)) for run in page.runs], "next": page.cursor})
+    runs = await with_errors(access.app.store, page.runs)
+    return reply({"items": [listed_run(run) for run in runs], "next": page.cursor})
 
 
 @router.post("/api/v1/queues/{name}/dead/retry", operation_id="retry_dead", response_model=DeadMoved)

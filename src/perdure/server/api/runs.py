@@ -16,7 +16,6 @@ from perdure.model.decision import RunFilter
 from perdure.model.duration import milliseconds
 from perdure.model.errors import RunNotFoundError, UsageError
 from perdure.model.limits import NAME_LENGTH
-from perdure.model.record import Record
 from perdure.model.run import Run
 from perdure.server.access import Access, Viewer
 from perdure.server.api.answers import (
@@ -31,9 +30,11 @@ from perdure.server.api.models import FilterBody, Name, RunId, Status
 from perdure.server.errors import ProblemError, invalid
 from perdure.server.live import until_gone
 from perdure.server.masking import masked
+from perdure.server.portions import records_behind, with_errors
 from perdure.server.routing import reply
 from perdure.server.routing import router as routes
-from perdure.server.shown import FAILED, listed_run, record_document, run_document, undo_document
+from perdure.server.shown import listed_run, record_document, run_document, undo_document
+from perdure.server.undo_list import find_undos
 
 PAGE = 100
 """How many runs a page has where nothing else is asked for."""
@@ -44,12 +45,6 @@ RECORDS = 500
 """How many records a page of a journal has where nothing else is asked for."""
 
 RECORDS_MOST = 5_000
-
-RECORDS_AT_ONCE = 100
-"""How many records are asked of the store in one go."""
-
-RECORDS_CHARACTERS = 16_777_216
-"""How many characters of values a page of a journal may hold before it ends early; one record is always there."""
 
 WAIT_MOST = 60
 """For how many seconds one request may wait for a result."""
@@ -137,7 +132,7 @@ async def list_runs(
         created_until=_instant(created_until),
     )
     runs, following = await page(access, where, limit, cursor, "query.cursor")
-    return reply({"items": [listed_run(run) for run in await _with_errors(access, runs)], "next": following})
+    return reply({"items": [listed_run(run) for run in await with_errors(access.app.store, runs)], "next": following})
 
 
 @router.get("/api/v1/runs/{id:run}", operation_id="get_run", response_model=RunDocument)
@@ -157,28 +152,12 @@ async def get_journal(
 
     A page has fewer than `limit` where their values are large.
     """
-    records, has_more = await _records(access, id, after, limit)
+    records, has_more = await records_behind(access.app.store, id, after, limit)
     if not records:
         await access.app.client.get(id)
     shown = masked(records, access.redaction)
     following = records[-1].position if has_more else None
     return reply({"items": [record_document(record) for record in shown], "next": following})
-
-
-async def _records(access: Access, id: str, after: int, limit: int) -> tuple[list[Record], bool]:
-    """Return the records of a page, and whether there are more behind it."""
-    found: list[Record] = []
-    size = 0
-    while True:
-        wanted = min(RECORDS_AT_ONCE, limit + 1 - len(found))
-        part = await access.app.store.journal(id, found[-1].position if found else after, wanted)
-        for record in part:
-            size += len(record.payload or "")
-            if len(found) == limit or (found and size > RECORDS_CHARACTERS):
-                return found, True
-            found.append(record)
-        if len(part) < wanted:
-            return found, False
 
 
 @router.get("/api/v1/runs/{id}/explain", operation_id="explain_run", response_model=ExplanationDocument)
@@ -190,7 +169,10 @@ async def explain_run(access: Viewer, id: RunId) -> Response:
 @router.get("/api/v1/runs/{id}/undos", operation_id="list_undos_of_run", response_model=UndosDocument)
 async def list_undos(access: Viewer, id: RunId) -> Response:
     """List what of a run can be undone, or was."""
-    return reply({"items": [undo_document(info) for info in await access.app.run(id).undos()]})
+    undos = await find_undos(access.app.store, id)
+    if not undos.read:
+        await access.app.client.get(id)
+    return reply({"items": [undo_document(info) for info in undos.found]})
 
 
 @router.get(
@@ -249,13 +231,6 @@ async def page(
         message = str(error).partition(": ")[2]
         raise invalid(str(error), [ProblemError(field, message)]) from None
     return found.runs, found.cursor
-
-
-async def _with_errors(access: Access, runs: list[Run]) -> list[Run]:
-    """Return runs, those that failed with their error."""
-    failed = [run.id for run in runs if run.status in FAILED]
-    whole = {run.id: run for run in await access.app.store.get(failed) if run is not None} if failed else {}
-    return [whole.get(run.id, run) for run in runs]
 
 
 def filter_of(access: Access, body: FilterBody) -> RunFilter:

@@ -25,12 +25,13 @@ from perdure.server.access import Access, Operator, Viewer
 from perdure.server.errors import Problem, ProblemError, invalid
 from perdure.server.live import until_gone
 from perdure.server.masking import masked
+from perdure.server.portions import first_runs, records_behind
 from perdure.server.principal import Role
 from perdure.server.routing import reply
 from perdure.server.routing import router as routes
 from perdure.server.security.audit import COLLECTION as AUDIT
 from perdure.server.storable import require_storable
-from perdure.store.operations import OPERATIONS, PATH, READING, WAIT, Heard, Operation, Wait
+from perdure.store.operations import OPERATIONS, PATH, READING, WAIT, Heard, Operation, Records, Wait
 
 APPLICATION = "app."
 """What the names of collections begin with that are an application's own; the others are the server's."""
@@ -182,6 +183,16 @@ async def _collections(access: Access, given: Any) -> object:
     return [name for name in await access.app.store.collections() if _is_shown(access, name)]
 
 
+async def _get(access: Access, given: Any) -> object:
+    """Return the runs, or the first of them where their values are large: the list's length says so."""
+    return await first_runs(access.app.store, given.run_ids)
+
+
+async def _journal(access: Access, given: Any) -> object:
+    found, has_more = await records_behind(access.app.store, given.run_id, given.after, given.limit)
+    return Records(masked(found, access.redaction), not has_more)
+
+
 async def _describe(access: Access, given: Any) -> object:
     """Say what the store is; where it is, and how it is set, is the operators' affair."""
     info = await access.app.store.describe()
@@ -204,6 +215,8 @@ _OWN: Mapping[str, Callable[[Access, Any], Awaitable[object]]] = {
     "read": _read,
     "documents": _documents,
     "collections": _collections,
+    "get": _get,
+    "journal": _journal,
     "describe": _describe,
     "clock": _clock,
 }

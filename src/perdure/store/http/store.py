@@ -37,7 +37,7 @@ from perdure.store.contract import Transaction
 from perdure.store.http.connections import Connections
 from perdure.store.http.errors import RequestTooLargeError, unreadable
 from perdure.store.http.settings import Settings
-from perdure.store.operations import DOCUMENTS, MOST, OPERATIONS, RECORDS, WAIT, Heard, Wait
+from perdure.store.operations import DOCUMENTS, MOST, OPERATIONS, RECORDS, WAIT, Heard, Records, Wait
 
 T = TypeVar("T")
 
@@ -105,18 +105,25 @@ class HttpStore:
 
     async def get(self, run_ids: Sequence[str]) -> list[Run | None]:
         """See the contract."""
-        return await _in_parts(run_ids, lambda part: self._ask("get", run_ids=part))
+        return await _in_parts(run_ids, self._get)
+
+    async def _get(self, run_ids: Sequence[str]) -> list[Run | None]:
+        """Ask for runs, and again for those that no longer went into an answer."""
+        found: list[Run | None] = []
+        while len(found) < len(run_ids):
+            found += self._part(await self._ask("get", run_ids=run_ids[len(found) :]))
+        return found
 
     async def journal(self, run_id: str, after: int = -1, limit: int | None = None) -> list[Record]:
         """See the contract."""
         found: list[Record] = []
         while limit is None or len(found) < limit:
             wanted = RECORDS if limit is None else min(RECORDS, limit - len(found))
-            page: list[Record] = await self._ask("journal", run_id=run_id, after=after, limit=wanted)
-            found += page
-            if len(page) < wanted:
-                break
-            after = page[-1].position
+            page: Records = await self._ask("journal", run_id=run_id, after=after, limit=wanted)
+            if page.is_last:
+                return [*found, *page.records]
+            found += self._part(page.records)
+            after = found[-1].position
         return found
 
     async def inbox(self, run_id: str) -> list[Message]:
@@ -306,6 +313,12 @@ class HttpStore:
 
     def _no_move(self) -> UsageError:
         return UsageError(f"{self._settings.shown} is a server: runs are moved between stores, so give the store's URL")
+
+    def _part(self, part: list[T]) -> list[T]:
+        """Return a part of an answer, behind which there is more."""
+        if not part:
+            raise unreadable(self._settings.shown, ValueError("an answer that ends before it begins"))
+        return part
 
     async def _ask(self, name: str, may_repeat: bool = True, /, *, is_first: bool = False, **arguments: Any) -> Any:
         answer = await self._connections.ask(name, _encode(arguments), may_repeat=may_repeat, is_first=is_first)

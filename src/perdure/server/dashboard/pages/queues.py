@@ -13,8 +13,9 @@ from perdure.engine.settings import whose_workers
 from perdure.server.access import Viewer
 from perdure.server.api.models import Name
 from perdure.server.dashboard.charts import chart
-from perdure.server.dashboard.pages.runs import remark, with_errors
+from perdure.server.dashboard.pages.runs import remark
 from perdure.server.dashboard.rendering import COUNTED_WITHIN, page, routes
+from perdure.server.portions import with_errors
 from perdure.server.sampling import depth, overviews, throughput
 
 DEAD = 50
@@ -65,6 +66,6 @@ async def show_queue(
         whose=whose_workers(name),
         queue=next((queue for queue in queues if queue.name == name), QueueOverview(name)),
         line=chart(depth(sampler.samples, name)),
-        dead=[(run, remark(run, now)) for run in await with_errors(access, dead.runs)],
+        dead=[(run, remark(run, now)) for run in await with_errors(access.app.store, dead.runs)],
         next=dead.cursor,
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 from fastapi import Query, Request
@@ -24,11 +24,14 @@ from perdure.server.dashboard.graphs import draw, states_of
 from perdure.server.dashboard.payloads import error_of, is_error, line, record_line, shown
 from perdure.server.dashboard.rendering import page, routes
 from perdure.server.dashboard.timeline import timeline
-from perdure.server.dashboard.undo_list import Undos, find_undos
 from perdure.server.errors import Problem
+from perdure.server.undo_list import Undos, find_undos
 
 RECORDS = 200
 """How many records are shown at once: the latest, where nothing else is asked for."""
+
+UNDOS_IN = 5_000
+"""How many records are looked at for undos, the first ones, unless all are asked for."""
 
 CHILDREN = 30
 ANCESTORS = 10
@@ -48,7 +51,11 @@ class Event(msgspec.Struct, frozen=True):
 
 @router.get("/runs/{id}")
 async def show_run(
-    access: Viewer, request: Request, id: RunId, after: Annotated[int | None, Query(ge=-1, le=2**31)] = None
+    access: Viewer,
+    request: Request,
+    id: RunId,
+    after: Annotated[int | None, Query(ge=-1, le=2**31)] = None,
+    undos: Annotated[Literal["all"] | None, Query()] = None,
 ) -> Response:
     """Show a run."""
     app, hidden = access.app, access.redaction
@@ -65,7 +72,7 @@ async def show_run(
         request,
         access,
         "run.html",
-        live=f"/api/v1/runs/{plain_part(id)}/watch" if is_latest else None,
+        live=f"/api/v1/runs/{plain_part(id)}/watch" if is_latest and undos is None else None,
         run=run,
         actions=_actions(run),
         reasons=(await app.run(id).explain()).reasons,
@@ -76,7 +83,7 @@ async def show_run(
         failed=failed,
         state=shown(run.state, hidden),
         progress=shown(run.progress, hidden),
-        undos=await _undos(access, run, records) if is_latest else Undos(),
+        undos=await _undos(access, run, records, None if undos else UNDOS_IN) if is_latest else Undos(),
         events=await _events(access, id, journal),
         awaited=[wait.detail for wait in decode_waits(run.wait).waits if wait.kind == "event"],
         ancestors=await _ancestors(access, run),
@@ -152,11 +159,11 @@ async def _ancestors(access: Access, run: Run) -> list[Run]:
     return found
 
 
-async def _undos(access: Access, run: Run, records: Sequence[Record]) -> Undos:
-    """Return the undos of a run, of which these records are shown."""
+async def _undos(access: Access, run: Run, records: Sequence[Record], most: int | None) -> Undos:
+    """Return the undos of a run, of which these records are shown; else by so many of its records."""
     if run.journal_length <= RECORDS:
         return Undos(undos_of(records), len(records))
-    return await find_undos(access.app.store, run.id)
+    return await find_undos(access.app.store, run.id, most)
 
 
 def _actions(run: Run) -> set[str]:

@@ -22,6 +22,7 @@ from perdure.server.dashboard.formats import ago
 from perdure.server.dashboard.payloads import error_of
 from perdure.server.dashboard.rendering import page, routes
 from perdure.server.dashboard.views import NAME, QUERY, remove_view, save_view, views_of
+from perdure.server.portions import with_errors
 from perdure.server.routing import reply
 
 PAGE = 50
@@ -119,17 +120,8 @@ def remark(run: Run, now: int) -> str:
     return ""
 
 
-async def with_errors(access: Access, runs: list[Run]) -> list[Run]:
-    """Return runs, those that failed with their errors."""
-    ids = [run.id for run in runs if run.status in FAILED]
-    if not ids:
-        return runs
-    whole = {run.id: run for run in await access.app.store.get(ids) if run is not None}
-    return [whole.get(run.id, run) for run in runs]
-
-
 async def _told(access: Access, runs: list[Run], now: int) -> list[tuple[Run, str, str]]:
-    return [(run, remark(run, now), _duration(run, now)) for run in await with_errors(access, runs)]
+    return [(run, remark(run, now), _duration(run, now)) for run in await with_errors(access.app.store, runs)]
 
 
 async def _announced(access: Access) -> list[Any]:

@@ -5,8 +5,9 @@ from typing import Any
 import pytest
 
 from perdure import Perdure, Retry, flow
-from perdure.server.dashboard import undo_list
-from perdure.server.dashboard.undo_list import find_undos
+from perdure.server import undo_list
+from perdure.server.dashboard.pages import run as run_page
+from perdure.server.undo_list import find_undos
 from tests.server.conftest import memory
 from tests.server.dashboard.conftest import settled
 from tests.server.dashboard.test_pages import text
@@ -55,11 +56,11 @@ async def test_undos_of_a_long_journal_are_all_listed(serve: Any):
 
 @pytest.mark.parametrize(("most", "told"), [(3, {"book": "completed"}), (10_000, None)])
 async def test_where_only_the_beginning_was_read_that_is_said(serve: Any, monkeypatch: Any, most: int, told: Any):
-    monkeypatch.setattr(undo_list, "MOST", most)
+    monkeypatch.setattr(run_page, "UNDOS_IN", most)
     app = an_app(450)
     served = await serve(app)
     await fail(app)
-    found = await find_undos(app.store, "trip")
+    found = await find_undos(app.store, "trip", most)
     assert found.is_cut is (told is not None)
     assert found.read == min(most, (await app.client.get("trip")).journal_length)
     if told is not None:
@@ -67,6 +68,30 @@ async def test_where_only_the_beginning_was_read_that_is_said(serve: Any, monkey
         page = text(await served.http.get("/runs/trip", headers={"Accept": "text/html"}))
         assert "by the first 3 records" in page
         assert "what it says further on of undos is not counted in here" in page
+        assert "Read all of it" in page
+        whole = await served.http.get("/runs/trip", params={"undos": "all"}, headers={"Accept": "text/html"})
+        assert "it cannot be undone" in text(whole)
+        assert "further on" not in text(whole)
+        assert "/watch" not in whole.text, "it is not read again and again"
+
+
+async def test_a_beginning_without_undos_is_no_journal_without_them(serve: Any, monkeypatch: Any):
+    monkeypatch.setattr(run_page, "UNDOS_IN", 1)
+    app = an_app(450)
+    served = await serve(app)
+    await fail(app)
+    page = text(await served.http.get("/runs/trip", headers={"Accept": "text/html"}))
+    assert "None so far" in page
+    assert "what it says further on of undos is not counted in here" in page
+
+
+async def test_the_api_lists_all_undos_of_a_long_journal(serve: Any):
+    app = an_app(450)
+    served = await serve(app)
+    await fail(app)
+    found = (await served.http.get("/api/v1/runs/trip/undos")).json()["items"]
+    assert [(undo["key"], undo["state"]) for undo in found] == [("book", "undone"), ("book#2", "failed")]
+    assert (await served.http.get("/api/v1/runs/nobody/undos")).status_code == 404
 
 
 async def test_an_end_at_the_edge_of_a_page_is_found(serve: Any, monkeypatch: Any):
@@ -76,7 +101,7 @@ async def test_an_end_at_the_edge_of_a_page_is_found(serve: Any, monkeypatch: An
     length = (await app.client.get("trip")).journal_length
     for size in (1, length - 1, length, length + 1):
         monkeypatch.setattr(undo_list, "PAGE", size)
-        monkeypatch.setattr(undo_list, "MOST", length)
-        found = await find_undos(app.store, "trip")
-        assert (found.read, found.is_cut) == (length, False), size
-        assert [info.state for info in found.found] == ["undone", "failed"], size
+        for most in (length, None):
+            found = await find_undos(app.store, "trip", most)
+            assert (found.read, found.is_cut) == (length, False), size
+            assert [info.state for info in found.found] == ["undone", "failed"], size

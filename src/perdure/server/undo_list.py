@@ -1,4 +1,4 @@
-"""The undos of a run whose journal is too long to be shown at once."""
+"""The undos of a run, whose journal may be too long to be read at once."""
 
 from __future__ import annotations
 
@@ -12,9 +12,6 @@ from perdure.store.contract import Store
 
 PAGE = 200
 """How many records are read at once."""
-
-MOST = 5_000
-"""How many records are looked at for undos: the first ones."""
 
 
 class Undos(msgspec.Struct, frozen=True):
@@ -31,17 +28,18 @@ class Undos(msgspec.Struct, frozen=True):
     is_cut: bool = False
 
 
-async def find_undos(store: Store, run_id: str) -> Undos:
+async def find_undos(store: Store, run_id: str, most: int | None = None) -> Undos:
     """Return the undos of a run, as its journal tells of them.
 
     Args:
         store: where the run is.
         run_id: its id.
+        most: how many records are looked at, the first ones; None for all.
     """
     kept: list[Record] = []
     read = 0
-    while read < MOST:
-        asked = min(PAGE, MOST - read)
+    while most is None or read < most:
+        asked = PAGE if most is None else min(PAGE, most - read)
         records = await store.journal(run_id, read - 1, asked)
         read += len(records)
         kept += [_without_result(record) for record in records if record.kind in ("undo", "step", "child", "event")]

@@ -1,0 +1,74 @@
+"""What may be large, read from a store in portions: an answer ends early, and says so, rather than carry too much."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from msgspec.structs import replace
+
+from perdure.model.record import Record
+from perdure.model.run import Run
+from perdure.server.shown import FAILED
+from perdure.store.contract import Store
+
+CHARACTERS = 16_777_216
+"""How many characters of values one answer may hold before it ends early; one item is always there."""
+
+AT_ONCE = 100
+"""How many records or runs are asked of a store in one go: each may hold values of a megabyte."""
+
+
+async def records_behind(store: Store, run_id: str, after: int, limit: int) -> tuple[list[Record], bool]:
+    """Return records of a run, and whether there are more behind them.
+
+    Args:
+        store: where the run is.
+        run_id: its id.
+        after: the position of the record ahead of the first one; -1 for none.
+        limit: how many at most; where their values are large, there are fewer.
+    """
+    found: list[Record] = []
+    size = 0
+    while True:
+        wanted = min(AT_ONCE, limit + 1 - len(found))
+        part = await store.journal(run_id, found[-1].position if found else after, wanted)
+        for record in part:
+            size += len(record.payload or "")
+            if len(found) == limit or (found and size > CHARACTERS):
+                return found, True
+            found.append(record)
+        if len(part) < wanted:
+            return found, False
+
+
+async def first_runs(store: Store, ids: Sequence[str]) -> list[Run | None]:
+    """Return runs as `Store.get` does, the first of them alone where their values are large.
+
+    Args:
+        store: where they are.
+        ids: which.
+    """
+    found: list[Run | None] = []
+    size = 0
+    while len(found) < len(ids):
+        for run in await store.get(ids[len(found) : len(found) + AT_ONCE]):
+            size += 0 if run is None else sum(len(text or "") for text in (run.output, run.state, run.progress))
+            if found and size > CHARACTERS:
+                return found
+            found.append(run)
+    return found
+
+
+async def with_errors(store: Store, runs: Sequence[Run]) -> list[Run]:
+    """Return runs of a list, those that failed with their errors.
+
+    Args:
+        store: where they are.
+        runs: as `Store.find` returns them.
+    """
+    failed = [run.id for run in runs if run.status in FAILED]
+    whole: dict[str, Run] = {}
+    for first in range(0, len(failed), AT_ONCE):
+        part = await store.get(failed[first : first + AT_ONCE])
+        whole |= {run.id: replace(run, state=None, progress=None) for run in part if run is not None}
+    return [whole.get(run.id, run) for run in runs]
