@@ -69,6 +69,17 @@ class Access:
         """What is masked for whoever asks: for viewers, the fields that the settings name."""
         return Redaction(self.server.settings.redact if self.principal.role < Role.OPERATOR else ())
 
+    async def require_held(self, scope: Scope) -> None:
+        """Refuse a request that was let in a while ago, if its credentials do not hold any longer.
+
+        Raises:
+            Problem: its key was revoked, its session or its token has ended.
+            StoreError: that cannot be found out.
+        """
+        principal = await self.server.authenticator.authenticate(scope)
+        if principal is None or self.namespace not in principal.namespaces:
+            raise _nobody()
+
     async def audit(self, action: str, target: str, reason: str = "", **details: Any) -> None:
         """Write down what is about to be done; where this raises, it must not be done.
 
@@ -122,17 +133,21 @@ class Authentication:
         if principal is None:
             if _wants_page(scope):
                 raise Problem(303, "Log in", "log in first", headers={"Location": "/login"})
-            raise Problem(
-                401,
-                "Not authenticated",
-                "give an API key, as in `Authorization: Bearer pdk_…`",
-                headers={"WWW-Authenticate": "Bearer"},
-            )
+            raise _nobody()
         name = _namespace(scope, principal)
         app = self._server.namespaces.engine(name) if name in principal.namespaces else None
         if app is None:
             raise Problem(404, "No such namespace", f"there is no namespace {name!r}")
         return Access(principal, name, app, self._server)
+
+
+def _nobody() -> Problem:
+    return Problem(
+        401,
+        "Not authenticated",
+        "give an API key, as in `Authorization: Bearer pdk_…`",
+        headers={"WWW-Authenticate": "Bearer"},
+    )
 
 
 def _namespace(scope: Scope, principal: Principal) -> str:

@@ -11,6 +11,7 @@ import asyncio
 import hashlib
 import logging
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import Any, Self
 
@@ -260,23 +261,31 @@ class EventStream(Response):
         watch: the place it watches from.
         last: the id of the last event that the client has had; None for none.
         may_watch: says whether it still may.
+        place: is held meanwhile.
     """
 
     media_type = "text/event-stream"
 
-    def __init__(self, watch: Watch, last: str | None, may_watch: Callable[[], Awaitable[bool]]) -> None:
+    def __init__(
+        self,
+        watch: Watch,
+        last: str | None,
+        may_watch: Callable[[], Awaitable[bool]],
+        place: AbstractContextManager[None],
+    ) -> None:
         super().__init__(None, 200, {"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
         del self.headers["content-length"]
         self._watch = watch
         self._last = last
         self._may_watch = may_watch
+        self._place = place
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send events until there is a reason to stop."""
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
         gone = asyncio.get_running_loop().create_task(self._until_gone(receive))
         try:
-            with self._watch:
+            with self._place, self._watch:
                 await self._stream(send)
         except TimeoutError:
             _log.info("a watcher takes nothing and is dropped")

@@ -14,6 +14,7 @@ from perdure.server.namespaces import Namespaces
 from perdure.server.sampling import Sampler
 from perdure.server.security.audit import Auditor
 from perdure.server.security.authentication import Authenticator
+from perdure.server.security.streams import Streams
 from perdure.server.settings import ServerSettings
 
 
@@ -28,6 +29,7 @@ class Server:
         settings, namespaces: see there.
         authenticator: who finds out who asks.
         auditor: who writes down what operators do.
+        streams: who has how many streams open.
         stopping: set when it stops: whatever waits or streams ends then.
     """
 
@@ -36,6 +38,7 @@ class Server:
         self.namespaces = Namespaces(settings, engines)
         self.authenticator = Authenticator(settings, self.namespaces)
         self.auditor = Auditor(self.namespaces)
+        self.streams = Streams(settings.streams_per_key)
         self.stopping = asyncio.Event()
         self._hearings: dict[str, Hearing] = {}
         self._live: dict[str, Live] = {}

@@ -39,6 +39,7 @@ class ServerSettings:
         body_tokens: how many brackets, commas and colons it may hold.
         connections: how many connections may be open at once.
         watchers: how many live streams may be open at once, in one namespace.
+        streams_per_key: how many live streams and long polls one key may have open at once.
         keep_alive: how long (in seconds) a connection may be idle.
         drain: how long (in seconds) requests may take when the server stops.
 
@@ -64,6 +65,7 @@ class ServerSettings:
     body_tokens: int = 200_000
     connections: int = 4_000
     watchers: int = 2_000
+    streams_per_key: int = 500
     keep_alive: int = 15
     drain: int = 10
 
@@ -121,6 +123,7 @@ _LEAST = {
     "body_tokens": 100,
     "connections": 1,
     "watchers": 1,
+    "streams_per_key": 1,
     "keep_alive": 1,
     "drain": 0,
 }

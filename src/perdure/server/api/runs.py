@@ -193,7 +193,9 @@ async def get_result(
     """
     run = await access.app.client.get(id)
     if wait and end_of(run) is None:
-        run = await _ended_within(access, request, id, wait)
+        with access.server.streams.place(access.principal):
+            run = await _ended_within(access, request, id, wait)
+        await access.require_held(request.scope)
     document = run_document(masked(run, access.redaction))
     found = {name: document[name] for name in ("id", "status", "output", "error")}
     is_over = end_of(run) is not None

@@ -229,11 +229,19 @@ async def wait(access: Viewer, request: Request) -> Response:
     given: Wait = await _read_body(request, _read_wait)
     if not 0 <= given.timeout <= WAIT:
         raise UsageError(f"timeout: {given.timeout} must be from 0 to {WAIT:g} seconds")
+    with access.server.streams.place(access.principal):
+        number = await _heard(access, request, given)
+    await access.require_held(request.scope)
+    return reply(Heard(number))
+
+
+async def _heard(access: Access, request: Request, given: Wait) -> str:
+    """Return the number of the last change, as soon as it is another one, or nobody waits for it any longer."""
     heard = asyncio.ensure_future(access.server.hearing(access.namespace).wait(given.last, given.timeout))
     gone = asyncio.ensure_future(until_gone(request.receive))
     try:
         await asyncio.wait([heard, gone], return_when=asyncio.FIRST_COMPLETED)
-        return reply(Heard(heard.result() if heard.done() else given.last))
+        return heard.result() if heard.done() else given.last
     finally:
         for each in (heard, gone):
             each.cancel()

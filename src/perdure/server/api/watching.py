@@ -63,9 +63,10 @@ async def watch_run(access: Viewer, request: Request, id: RunId, last_event_id: 
 def _stream(access: Access, request: Request, id: str | None, last: str | None) -> Response:
     async def may_watch() -> bool:
         try:
-            principal = await access.server.authenticator.authenticate(request.scope)
+            await access.require_held(request.scope)
         except (Problem, StoreError):
             return False  # who still may comes back
-        return principal is not None and access.namespace in principal.namespaces
+        return True
 
-    return EventStream(access.server.live(access.namespace).watch(id), last, may_watch)
+    place = access.server.streams.place(access.principal)
+    return EventStream(access.server.live(access.namespace).watch(id), last, may_watch, place)
