@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 
 class Receiver:
-    """What arrived, and the statuses to answer with, 200 once they are used up; where redirects lead, and more."""
+    """What arrived, and the statuses to answer with, what `judge` says, once they are used up."""
 
     def __init__(self) -> None:
         self.got: list[tuple[dict[str, str], bytes]] = []
         self.statuses: list[int] = []
+        self.judge: Callable[[dict[str, str], bytes], int] = lambda headers, body: 200
         self.is_endless = False
         self.url = ""
         self.location = "/elsewhere"
@@ -27,13 +28,14 @@ def receiving() -> Iterator[Receiver]:
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["content-length"]))
-            status = receiver.statuses.pop(0) if receiver.statuses else 200
+            headers = {name.lower(): value for name, value in self.headers.items()}
+            status = receiver.statuses.pop(0) if receiver.statuses else receiver.judge(headers, body)
             self.send_response(status)
             if status == 302:
                 self.send_header("location", receiver.location)
             self.send_header("content-length", str(10**12 if receiver.is_endless else 0))
             self.end_headers()
-            receiver.got.append(({name.lower(): value for name, value in self.headers.items()}, body))
+            receiver.got.append((headers, body))
             try:
                 while receiver.is_endless:
                     self.wfile.write(bytes(65_536))

@@ -23,8 +23,6 @@ from tests.engine.world import NOW, until
 
 SECRET = "whsec_" + base64.b64encode(bytes(range(32))).decode()
 OTHER = "whsec_" + base64.b64encode(bytes(range(1, 33))).decode()
-
-
 LOCAL = ["127.0.0.1"]
 
 

@@ -54,3 +54,4 @@ async def main() -> None:
     await app.schedules.resume("x")
     await app.schedules.delete("x")
     webhooks.verify(b"{}", {"webhook-id": "1"}, "whsec_x", tolerance="5 minutes")
+    webhooks.verify(b"{}", [("webhook-id", "1")], ["whsec_x"], replays=webhooks.Replays(most=1_000))

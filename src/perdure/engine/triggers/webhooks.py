@@ -11,9 +11,11 @@ from __future__ import annotations
 import base64
 import functools
 import hashlib
+import heapq
 import hmac
 import ssl
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -42,6 +44,11 @@ TOLERANCE: Duration = "5 minutes"
 STAMP_DIGITS = 15
 """How long a timestamp is at most."""
 
+REPLAYS = 100_000
+"""How many deliveries `Replays` remembers at once."""
+
+_HEADERS = ("webhook-id", "webhook-timestamp", "webhook-signature")
+
 GONE = 410
 """The status code by which a receiver says that it wants no more: the delivery is not tried again."""
 
@@ -50,7 +57,7 @@ class DeliveryError(StepError):
     """A delivery was not taken: there was no answer, or not one that says so."""
 
 
-def signature(secrets: Sequence[bytes], delivery_id: str, timestamp: int, body: bytes) -> str:
+def signature(secrets: Sequence[bytes], delivery_id: str, timestamp: int | str, body: bytes) -> str:
     """Return the `webhook-signature` header of a delivery: one signature for each secret."""
     content = _raw(f"{delivery_id}.{timestamp}.") + body
     digests = (hmac.new(secret, content, hashlib.sha256).digest() for secret in secrets)
@@ -66,46 +73,97 @@ def signed_headers(secrets: Sequence[bytes], delivery_id: str, timestamp: int, b
     }
 
 
+class Replays:
+    """Knows which deliveries were taken lately in this process, so that nobody can send one of them once more.
+
+    A delivery that its sender tries again has the same id, and another timestamp: that is no replay, but who acts on
+    deliveries should do so once for an id. From several threads at once.
+
+    Args:
+        most: how many are remembered at once, each for as long as its timestamp is within the tolerance.
+    """
+
+    def __init__(self, most: int = REPLAYS) -> None:
+        self._most = most
+        self._lock = threading.Lock()
+        self._taken: set[tuple[str, int]] = set()
+        self._ends: list[tuple[float, str, int]] = []
+
+    def take(self, delivery_id: str, timestamp: int, until: float, present: float) -> None:
+        """Remember a delivery until a time, in seconds since the epoch.
+
+        Raises:
+            WebhookVerificationError: it was taken before, or too many are remembered.
+        """
+        with self._lock:
+            while self._ends and self._ends[0][0] < present:
+                _, *gone = heapq.heappop(self._ends)
+                self._taken.discard((gone[0], gone[1]))
+            if (delivery_id, timestamp) in self._taken:
+                raise WebhookVerificationError(f"{delivery_id!r} of {timestamp} was taken before: somebody repeats it")
+            if len(self._ends) >= self._most:
+                raise WebhookVerificationError(
+                    f"more than {self._most:,} deliveries came within the tolerance: allow more, Replays(most=...)"
+                )
+            self._taken.add((delivery_id, timestamp))
+            heapq.heappush(self._ends, (until, delivery_id, timestamp))
+
+
 def verify(
     body: bytes | str,
-    headers: Mapping[str, str],
+    headers: Mapping[str, str] | Iterable[tuple[str, str]],
     secret: str | Sequence[str],
     *,
     tolerance: Duration = TOLERANCE,
+    replays: Replays | None = None,
     now: float | None = None,
 ) -> Any:
     """Return what a delivery says, as plain JSON data, if it was signed with the secret, and lately.
 
     Args:
         body: as it arrived, byte for byte.
-        headers: of the request; upper and lower case make no difference.
+        headers: of the request, or pairs of their names and values; upper and lower case make no difference.
         secret: the secret, or several of which one is enough while they are changed.
         tolerance: how far the timestamp may be from the present, either way (a duration).
+        replays: remembers what was taken, so that the same is not taken again within the tolerance; None takes it.
         now: the present, in seconds since the epoch; this machine's clock by default.
 
     Raises:
-        WebhookVerificationError: it was not, or a header is missing.
+        WebhookVerificationError: it was not, a header is missing or there twice, or it was taken before.
         UsageError: a secret is none.
     """
     secrets = secrets_of(secret)
-    given = {name.lower(): value for name, value in headers.items()}
-    names = ("webhook-id", "webhook-timestamp", "webhook-signature")
-    if missing := [name for name in names if not given.get(name)]:
-        raise WebhookVerificationError(f"the header {missing[0]} is missing")
-    delivery_id, stamp, signatures = (given[name] for name in names)
+    delivery_id, stamp, signatures = _given(headers)
     if not (stamp.isascii() and stamp.isdigit() and len(stamp) <= STAMP_DIGITS):
         raise WebhookVerificationError(f"webhook-timestamp: {stamp!r} is no number of seconds")
     raw = body.encode() if isinstance(body, str) else body
-    expected = signature(secrets, delivery_id, int(stamp), raw).split()
+    expected = signature(secrets, delivery_id, stamp, raw).split()
     if not any(hmac.compare_digest(_raw(one), _raw(other)) for one in signatures.split() for other in expected):
         raise WebhookVerificationError("no signature is one of this body, id and timestamp with this secret")
-    present = SystemEnv().local() / 1000 if now is None else now
-    if abs(present - int(stamp)) > seconds(tolerance, field="tolerance"):
+    present, near = SystemEnv().local() / 1000 if now is None else now, seconds(tolerance, field="tolerance")
+    if abs(present - int(stamp)) > near:
         raise WebhookVerificationError(
-            f"webhook-timestamp: {stamp} is more than {seconds(tolerance):g} s from {present:.0f}: an old delivery "
+            f"webhook-timestamp: {stamp} is more than {near:g} s from {present:.0f}: an old delivery "
             "that is sent again, or a clock that is off"
         )
-    return codec.decode_any(raw.decode(errors="replace"))
+    said = codec.decode_any(raw.decode(errors="replace"))
+    if replays is not None:
+        replays.take(delivery_id, int(stamp), int(stamp) + near, present)
+    return said
+
+
+def _given(headers: Mapping[str, str] | Iterable[tuple[str, str]]) -> list[str]:
+    """Return the values of the three headers, each of which is there once."""
+    values: dict[str, list[str]] = {name: [] for name in _HEADERS}
+    for name, value in headers.items() if isinstance(headers, Mapping) else headers:
+        if (lower := name.lower()) in values:
+            values[lower].append(value)
+    for name, found in values.items():
+        if not any(found):
+            raise WebhookVerificationError(f"the header {name} is missing")
+        if len(found) > 1:
+            raise WebhookVerificationError(f"the header {name} is there {len(found)} times")
+    return [found[0] for found in values.values()]
 
 
 def _raw(text: str) -> bytes:
