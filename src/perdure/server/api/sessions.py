@@ -56,7 +56,7 @@ async def log_in(request: Request, body: LoginBody) -> Response:
     done = await server.authenticator.log_in(request.scope, body.key)
     if done is None:
         details = {"address": server.authenticator.address_of(request.scope)}
-        await server.auditor.record(_NOBODY, DEFAULT, "sessions.begin", "", "", details, "refused (401)")
+        await server.auditor.refuse(_NOBODY, DEFAULT, "sessions.begin", "", "refused (401)", details)
         raise Problem(401, "Not authenticated", "this is no API key, or one that has ended, or is for metrics alone")
     principal, token = done
     await server.auditor.record(principal, DEFAULT, "sessions.begin", principal.id, "", {})

@@ -20,6 +20,7 @@ from perdure.model.document import Document
 from perdure.model.errors import StoreConflictError
 from perdure.server.namespaces import Namespaces
 from perdure.server.principal import Principal
+from perdure.server.security.refusals import Refusals
 from perdure.store.contract import Store
 
 COLLECTION = "audit"
@@ -200,6 +201,7 @@ class Auditor:
     def __init__(self, namespaces: Namespaces) -> None:
         self._namespaces = namespaces
         self._logs: dict[str, Log] = {}
+        self._refusals = Refusals(self._refuse, namespaces.default.world)
 
     def log(self, namespace: str) -> Log:
         """Return the log of a namespace that is there."""
@@ -228,8 +230,36 @@ class Auditor:
             principal.name, principal.kind, action, target, reason, details, key=principal.id, outcome=outcome
         )
 
+    async def refuse(
+        self,
+        principal: Principal,
+        namespace: str,
+        action: str,
+        target: str,
+        outcome: str,
+        details: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Write down that somebody was refused something: by itself, or later, in a count of many.
+
+        Raises:
+            StoreError: it could not be written.
+        """
+        await self._refusals.add(principal, namespace, action, target, outcome, details or {})
+
+    async def _refuse(
+        self,
+        principal: Principal,
+        namespace: str,
+        action: str,
+        target: str,
+        details: Mapping[str, Any],
+        outcome: str,
+    ) -> None:
+        await self.record(principal, namespace, action, target, "", details, outcome)
+
     async def close(self) -> None:
-        """Wait for what is being written."""
+        """Write down what is not yet, and wait for what is being written."""
+        await self._refusals.close()
         for log in self._logs.values():
             await log.close()
 

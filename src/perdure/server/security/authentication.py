@@ -32,7 +32,10 @@ LOGINS = Rate(10, 60_000)
 """How often an address may try to log in."""
 
 LOGINS_ALL = Rate(600, 60_000)
-"""How often all of them together may."""
+"""How often all of them together may, with keys that are not in use."""
+
+LOGINS_OF_KEY = Rate(100, 3_600_000)
+"""How many sessions may be made of one key: each is a document, and an entry of the audit log."""
 
 CONFIGURED_EVERY = 2_000
 """Milliseconds between two looks whether there are keys by now."""
@@ -62,6 +65,7 @@ class Authenticator:
         self._failures = Rates(FAILURES, self._world)
         self._logins = Rates(LOGINS, self._world)
         self._logins_all = Rates(LOGINS_ALL, self._world, 1)
+        self._logins_of_key = Rates(LOGINS_OF_KEY, self._world)
         self._local = Principal("local", Role.ADMIN, "local", self._names, csrf=self._world.entropy(32).hex())
         self._is_configured = bool(settings.issuers)
         self._looked_at: int | None = None
@@ -83,8 +87,7 @@ class Authenticator:
             StoreError: that cannot be found out.
         """
         headers = sent(scope)
-        if self._settings.hosts and not self._is_our_host(host_of(headers)):
-            raise Problem(421, "Not this server's name", "the Host that is asked is none of this server's (hosts)")
+        self._require_our_host(headers)
         if "authorization" in headers:
             return await self._by_token(scope, headers["authorization"])
         if not await self.is_configured():
@@ -105,12 +108,18 @@ class Authenticator:
             StoreError: that cannot be found out.
         """
         headers = sent(scope)
+        self._require_our_host(headers)
         require_our_origin(headers)
-        if wait := self._logins.count(self.address_of(scope)) or self._logins_all.count(""):
+        wait = self._logins.count(self.address_of(scope))
+        if not wait and not self.keys.is_known(token):
+            wait = self._logins_all.count("")
+        if wait:
             raise too_often(wait)
         key = await self.keys.verify(token)
         if key is None or (principal := self._principal_of(key)).role < Role.VIEWER:
             return None
+        if wait := self._logins_of_key.count(key.id):
+            raise too_often(wait)
         if (before := cookie_of(scope, headers)) is not None:
             await self.sessions.end(before)
         return principal, await self.sessions.begin(key.id)
@@ -181,6 +190,10 @@ class Authenticator:
     def _principal_of(self, key: ApiKey) -> Principal:
         namespaces = self._names if ALL in key.namespaces else key.namespaces
         return Principal(key.name, Role[key.role.upper()], "key", namespaces, id=key.id)
+
+    def _require_our_host(self, headers: Mapping[str, str]) -> None:
+        if self._settings.hosts and not self._is_our_host(host_of(headers)):
+            raise Problem(421, "Not this server's name", "the Host that is asked is none of this server's (hosts)")
 
     def _is_our_host(self, host: str) -> bool:
         return any(host == name.casefold() for name in self._settings.hosts)

@@ -209,9 +209,9 @@ class Keys:
     # Those who use keys.
 
     def is_known(self, token: str) -> bool:
-        """Return whether a token's key need not be looked up."""
+        """Return whether a token's key need not be looked up, or was in use here before: asking for it is no guess."""
         parts = _TOKEN.fullmatch(token)
-        return parts is not None and self._remembered.has(parts[1])
+        return parts is not None and (self._remembered.has(parts[1]) or parts[1] in self._noted)
 
     async def verify(self, token: str) -> ApiKey | None:
         """Return the key that a text is, if it can be used now.

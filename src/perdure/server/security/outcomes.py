@@ -43,16 +43,13 @@ class Outcomes:
 
 
 async def _tell(access: Access, scope: Mapping[str, Any], status: int) -> None:
-    done = list(access.recorded)
-    if not done and status == 403:
-        route = scope.get("route")
-        action = getattr(route, "operation_id", None) or "unknown"
-        done = [(action, ", ".join(map(str, scope.get("path_params", {}).values())))]
+    auditor, who = access.server.auditor, (access.principal, access.namespace)
     outcome = "refused (403)" if status == 403 else f"failed ({status})"
-    for action, target in done:
-        try:
-            await access.server.auditor.record(
-                access.principal, access.namespace, action, target, "", {}, outcome=outcome
-            )
-        except Exception:  # whatever it is, what became of the request is told as it is
-            _log.exception("the audit log does not know that %s of %r %s", action, target, outcome)
+    try:
+        for action, target in access.recorded:
+            await auditor.record(*who, action, target, "", {}, outcome=outcome)
+        if not access.recorded and status == 403:
+            action = getattr(scope.get("route"), "operation_id", None) or "unknown"
+            await auditor.refuse(*who, action, ", ".join(map(str, scope.get("path_params", {}).values())), outcome)
+    except Exception:  # whatever it is, what became of the request is told as it is
+        _log.exception("the audit log does not know of everything that %s", outcome)
