@@ -9,7 +9,7 @@ import threading
 
 import pytest
 
-from perdure import UsageError, flow
+from perdure import Retry, UsageError, flow
 from perdure.engine.moving import move
 from perdure.engine.worker.status import EVERY, GONE_AFTER, SILENT_AFTER, SWEEP_EVERY, WORKERS, _fitting
 from perdure.model.document import Document
@@ -75,6 +75,30 @@ async def test_runs_in_hand_are_told(make, world):
         await world.advance(EVERY)
         (status,) = await app.workers()
         assert status.in_hand == 0
+
+
+async def test_runs_that_ended_are_told_by_queue(make, world):
+    app = make(queues=("default", "mail"))
+
+    @app.task(queue="mail", retry=Retry(attempts=1))
+    async def send(n: int) -> None:
+        if n == 2:
+            raise ValueError(n)
+
+    @app.workflow
+    async def w() -> None:
+        await asyncio.gather(*(send(n) for n in range(3)), return_exceptions=True)
+        await flow.wait_for_event("go", type="go")
+
+    async with app:
+        await world.settle()
+        assert [status.ended for status in await app.workers()] == [{}]
+        run = await app.start(w)
+        await world.advance(EVERY)
+        assert [status.ended for status in await app.workers()] == [{"mail": 3}], "what waits has not ended"
+        await run.send_event("go")
+        await world.advance(EVERY)
+        assert [status.ended for status in await app.workers()] == [{"mail": 3, "default": 1}]
 
 
 async def test_all_versions_of_a_definition_are_told(make, world):

@@ -191,6 +191,23 @@ async def test_what_needs_help(serve: Serve, worker):
     assert (await served.http.get("/api/v1/undos", params={"cursor": "x"})).status_code == 422
 
 
+async def test_how_many_runs_of_a_queue_end_per_second_is_told(serve: Serve, worker, monkeypatch):
+    monkeypatch.setattr(sampling, "EVERY", 0.01)
+    served = await serve(worker)
+    assert (await served.http.get(f"{QUEUES}/mail")).json()["ended_per_second"] is None
+    await fail(served, "ada", "bob")
+    await worker.worker.reporting.tell()
+    async with asyncio.timeout(10):
+        while not (told := (await served.http.get(f"{QUEUES}/mail")).json())["ended_per_second"]:
+            await asyncio.sleep(0.005)
+    assert (told["name"], told["due"]) == ("mail", 0)
+    (listed,) = (await served.http.get(QUEUES)).json()["items"]
+    assert listed["name"] == "mail", "a queue that is worked at once is listed"
+    assert listed["ended_per_second"] > 0
+    (counted,) = (await served.http.get("/api/v1/stats")).json()["queues"]
+    assert (counted["queue"], counted["ended"]) == ("mail", 2)
+
+
 async def test_counts(serve: Serve, worker):
     served = await serve(worker)
     await fail(served, "ada")

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 from perdure import Perdure
+from perdure.engine.worker.status import WorkerStatus
 from perdure.model.decision import QueueStats, Stats
 from perdure.model.run import RunStatus
-from perdure.server.sampling import Sample, Sampler, depth, throughput
+from perdure.server.sampling import RATE_OVER, Sample, Sampler, Tally, depths, overviews, rates, throughput
 
 
 async def test_the_first_who_ask_wait_for_one_sample(serve):
@@ -37,8 +39,52 @@ def test_how_many_runs_ended_per_second_is_told_and_never_less_than_none():
 
 
 def test_how_deep_a_queue_was_is_told():
-    assert depth([sample(0, 0, 3), sample(5, 0, 4)], "mail") == [(0, 3), (5, 4)]
-    assert depth([sample(0, 0, 3)], "other") == [(0, 0)]
+    samples = [sample(0, 0, 3), sample(5, 0, 4)]
+    assert depths(samples, ["mail", "other"]) == {"mail": [(0, 3), (5, 4)], "other": [(0, 0), (5, 0)]}
+    assert depths([], ["mail"]) == {"mail": []}
+
+
+def said(worker: str, started_at: int, **ended: int) -> WorkerStatus:
+    about: dict[str, Any] = dict.fromkeys(("host", "python", "perdure"), "")
+    about |= dict.fromkeys(("pid", "seen_at", "concurrency", "in_hand", "lag_ms"), 0)
+    return WorkerStatus(worker, started_at=started_at, workflows={}, queues=(), ended=ended, **about)
+
+
+def test_what_workers_ended_adds_up_while_they_come_and_go():
+    tally = Tally()
+    assert tally.take([said("a", 10, mail=7)], 100) == {}, "when it ended those, nobody knows"
+    assert tally.take([said("a", 10, mail=9, pdf=1)], 200) == {"mail": 2, "pdf": 1}
+    assert tally.take([said("a", 10, mail=9, pdf=1), said("b", 210, mail=4)], 300) == {"mail": 6, "pdf": 1}
+    assert tally.take([said("b", 210, mail=5)], 400) == {"mail": 7, "pdf": 1}, "one has gone"
+    assert tally.take([said("a", 10, mail=9), said("b", 210, mail=5)], 500) == {"mail": 7, "pdf": 1}, "and is back"
+    assert tally.take([said("b", 210, mail=1)], 600) == {"mail": 7, "pdf": 1}
+
+
+def test_the_first_workers_of_all_are_counted_from_the_next_sample_on():
+    tally = Tally()
+    assert tally.take([], 100) == {}
+    assert tally.take([said("a", 150, mail=3)], 200) == {"mail": 3}
+
+
+def test_how_many_runs_of_a_queue_end_per_second_is_told_over_half_a_minute():
+    samples = [Sample(at, {}, [], {"mail": ended}) for at, ended in ((0, 0), (5_000, 0), (10_000, 60), (40_000, 90))]
+    told = rates(samples, ["mail", "other"])
+    assert told["mail"] == [(5_000, 0), (10_000, 6), (40_000, 1)]
+    assert told["other"] == [(5_000, 0), (10_000, 0), (40_000, 0)]
+    assert 40_000 - RATE_OVER == 10_000
+    assert rates(samples[:1], ["mail"]) == {"mail": []}
+
+
+async def test_a_queue_that_is_worked_at_once_stays_on_the_board():
+    async with Perdure("memory://", mode="client") as app:
+        await app.queue("pdf").pause()
+        found = await overviews(app, Sample(0, {}, [QueueStats("mail", 3, 0, 0, None)], {"default": 5}))
+        assert [(queue.name, queue.due, queue.is_paused) for queue in found] == [
+            ("default", 0, False),
+            ("mail", 3, False),
+            ("pdf", 0, True),
+        ]
+        assert [queue.name for queue in await overviews(app, None)] == ["pdf"]
 
 
 class SlowApp:
@@ -52,6 +98,9 @@ class SlowApp:
     async def stats(self) -> Stats:
         await self.let_go.wait()
         return await self._app.stats()
+
+    async def workers(self) -> list[WorkerStatus]:
+        return []
 
 
 async def test_who_cannot_wait_is_told_so_and_the_count_goes_on():

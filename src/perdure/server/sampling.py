@@ -9,13 +9,14 @@ import asyncio
 import itertools
 import logging
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import msgspec
 
 from perdure.engine.app import Perdure
 from perdure.engine.env import pause
 from perdure.engine.queues import QueueOverview
+from perdure.engine.worker.status import WorkerStatus
 from perdure.model.decision import QueueStats, Stats
 from perdure.model.errors import StoreError
 from perdure.model.queue import QueueState
@@ -23,6 +24,9 @@ from perdure.model.run import FINISHED, RunStatus
 
 EVERY = 5.0
 """Seconds from one sample to the next."""
+
+RATE_OVER = 30_000
+"""Milliseconds over which it is told how many runs of a queue end per second: workers speak every ten seconds."""
 
 COST = 20
 """How many times longer than a sample took the next one is put off at least."""
@@ -39,16 +43,49 @@ class Sample(msgspec.Struct, frozen=True):
     Attributes:
         at: when, in milliseconds since the epoch.
         status, queues: see `perdure.model.decision.Stats`.
+        ended_by_queue: how many runs workers have ended since the first sample, by queue (see `Tally`).
     """
 
     at: int
     status: dict[RunStatus, int]
     queues: list[QueueStats]
+    ended_by_queue: dict[str, int] = {}
 
     @property
     def ended(self) -> int:
         """How many ended runs there are: retention takes some away, so this may also fall."""
         return sum(self.status.get(status, 0) for status in FINISHED)
+
+
+class Tally:
+    """Adds up what workers say that they ended, while they come and go.
+
+    What a worker ended after it spoke last is not counted: it is ten seconds of its work.
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[str, dict[str, int]] = {}
+        self._ended: dict[str, int] = {}
+        self._at = 0
+
+    def take(self, workers: Sequence[WorkerStatus], at: int) -> dict[str, int]:
+        """Return how many runs have ended since this was asked for the first time, by queue.
+
+        Args:
+            workers: what they say of themselves now.
+            at: the present, in milliseconds since the epoch.
+        """
+        new: dict[str, int] = {}
+        for worker in workers:
+            is_new = self._at and worker.started_at >= self._at  # else nobody knows when it ended what it says
+            before = self._known.get(worker.id, {} if is_new else worker.ended)
+            for queue, count in worker.ended.items():
+                if more := max(0, count - before.get(queue, 0)):
+                    new[queue] = new.get(queue, 0) + more
+        if new:
+            self._ended = {**self._ended, **{queue: self._ended.get(queue, 0) + more for queue, more in new.items()}}
+        self._known, self._at = {worker.id: worker.ended for worker in workers}, at
+        return self._ended
 
 
 class Sampler:
@@ -63,6 +100,7 @@ class Sampler:
         self._samples: deque[Sample] = deque(maxlen=KEPT)
         self._first: asyncio.Future[Sample] | None = None
         self._task: asyncio.Task[None] | None = None
+        self._tally = Tally()
 
     async def latest(self) -> Sample:
         """Return the latest sample; the first who asks waits for the first one.
@@ -105,7 +143,9 @@ class Sampler:
 
     async def _take(self) -> Sample:
         found: Stats = await self._app.stats()
-        sample = Sample(self._app.world.now(), found.status, found.queues)
+        workers = await self._app.workers()
+        now = self._app.world.now()
+        sample = Sample(now, found.status, found.queues, self._tally.take(workers, now))
         self._samples.append(sample)
         return sample
 
@@ -125,6 +165,8 @@ class Sampler:
 async def overviews(app: Perdure, sample: Sample | None) -> list[QueueOverview]:
     """Return the queues of a namespace by name: as they are set now, and as full as they were in a sample.
 
+    They are those that were ever paused or limited, that have runs which can become due, and that were worked lately.
+
     Args:
         app: its engine.
         sample: the counts; None for none yet.
@@ -132,7 +174,7 @@ async def overviews(app: Perdure, sample: Sample | None) -> list[QueueOverview]:
     states = {state.name: state for state in await app.store.queues()}
     counts = {count.queue: count for count in (sample.queues if sample else ())}
     found = []
-    for name in sorted({*states, *counts}):
+    for name in sorted({*states, *counts, *(sample.ended_by_queue if sample else ())}):
         state, count = states.get(name) or QueueState(name), counts.get(name)
         numbers = () if count is None else (count.due, count.later, count.leased, count.oldest_due_at)
         found.append(QueueOverview(name, state.is_paused, state.limits, *numbers))
@@ -147,6 +189,28 @@ def throughput(samples: Sequence[Sample]) -> list[tuple[int, float]]:
     ]
 
 
-def depth(samples: Sequence[Sample], queue: str) -> list[tuple[int, float]]:
-    """Return how many runs of a queue were due, with the time of each sample."""
-    return [(sample.at, sum(each.due for each in sample.queues if each.queue == queue)) for sample in samples]
+def depths(samples: Sequence[Sample], queues: Iterable[str]) -> dict[str, list[tuple[int, float]]]:
+    """Return how many runs of each queue were due, with the time of each sample."""
+    found = {queue: [0.0] * len(samples) for queue in queues}
+    for number, sample in enumerate(samples):
+        for each in sample.queues:
+            if each.queue in found:
+                found[each.queue][number] = each.due
+    return {queue: list(zip([sample.at for sample in samples], each, strict=True)) for queue, each in found.items()}
+
+
+def rates(samples: Sequence[Sample], queues: Iterable[str]) -> dict[str, list[tuple[int, float]]]:
+    """Return how many runs of each queue workers ended per second, with the time of each sample but the first.
+
+    That is over the `RATE_OVER` milliseconds ahead of a sample, as far as there are earlier ones.
+    """
+    found: dict[str, list[tuple[int, float]]] = {queue: [] for queue in queues}
+    first = 0
+    for number, sample in enumerate(samples[1:], 1):
+        while first + 1 < number and samples[first].at < sample.at - RATE_OVER:
+            first += 1
+        earlier, now = samples[first].ended_by_queue, sample.ended_by_queue
+        seconds = max(1, sample.at - samples[first].at) / 1000
+        for queue, each in found.items():
+            each.append((sample.at, (now.get(queue, 0) - earlier.get(queue, 0)) / seconds))
+    return found

@@ -3,7 +3,7 @@ from __future__ import annotations
 from perdure.model.failure import encode_error
 from perdure.model.record import ErrorInfo, Record
 from perdure.model.redaction import Redaction
-from perdure.server.dashboard.charts import HEIGHT, chart
+from perdure.server.dashboard.charts import HEIGHT, POINTS, chart
 from perdure.server.dashboard.formats import ago, moment, number, plain_part, size
 from perdure.server.dashboard.payloads import SHOWN, error_of, line, record_line, shown
 
@@ -66,4 +66,15 @@ def test_a_chart_fits_its_box():
     assert drawn.area.endswith(f"V{HEIGHT}H0Z")
     assert (drawn.most, drawn.last, drawn.span) == (10, 5, 10)
     assert chart([(0, 1)]) is None
+
+
+def test_a_chart_of_many_points_keeps_its_peaks_and_few_of_the_rest():
+    drawn = chart([(at, 7 if at == 301 else 1) for at in range(720)])
+    assert drawn.line.count("L") == POINTS
+    assert drawn.line.count(" 6.0") == 1
+    assert drawn.line.endswith("L600.0 86.6")
+    assert (drawn.most, drawn.last, drawn.span) == (7, 1, 719)
+
+
+def test_a_chart_of_nothing_lies_at_the_bottom():
     assert chart([(0, 0), (5, 0)]).line == "M0.0 100.0L600.0 100.0"

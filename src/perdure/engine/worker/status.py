@@ -63,6 +63,7 @@ class WorkerStatus(msgspec.Struct, frozen=True):
         python, perdure: the versions that it runs on.
         is_stopping: it claims nothing more.
         unlisted: how many workflows are not in the list, because it would be too long.
+        ended: how many runs it has ended since it started, by their queue.
     """
 
     id: str
@@ -79,6 +80,7 @@ class WorkerStatus(msgspec.Struct, frozen=True):
     perdure: str
     is_stopping: bool = False
     unlisted: int = 0
+    ended: dict[str, int] = {}
 
     def is_silent(self, now: int) -> bool:
         """Return whether it has not been heard of for so long that it may be dead."""
@@ -97,11 +99,16 @@ class Reporting:
         self._started_at = worker.env.now()
         self._revision = 0
         self._lag = 0.0
+        self._ended: dict[str, int] = {}
 
     @property
     def lag(self) -> float:
         """How many seconds the worker's loop took to answer, at worst, in the last `EVERY` seconds or two of them."""
         return max(self._lag, self._worker.keeper.lag)
+
+    def ended(self, queue: str) -> None:
+        """Count a run of a queue that has ended here."""
+        self._ended[queue] = self._ended.get(queue, 0) + 1
 
     async def keep_telling(self) -> None:
         """Write the document every `EVERY` seconds, for as long as the worker lives."""
@@ -158,6 +165,7 @@ class Reporting:
             python=platform.python_version(),
             perdure=our_version(),
             is_stopping=worker.is_stopping,
+            ended=dict(self._ended),
         )
 
 

@@ -216,6 +216,7 @@ class Worker:
         """A turn's last decision is durable."""
         status = decision.status
         if status.is_finished:
+            self.reporting.ended(runner.turn.run.queue)
             self.endings.ended(runner.run_id, status, decision.records[-1].payload)
         elif status is RunStatus.PAUSED:
             run = Run(runner.run_id, "", status, 0, 0, wait=decision.wait)

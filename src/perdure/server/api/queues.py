@@ -5,6 +5,7 @@ How full they are is counted now and then (`perdure.server.sampling`); how they 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, ConfigDict, Field, WithJsonSchema, model_validator
@@ -25,7 +26,7 @@ from perdure.server.errors import Problem, ProblemError, invalid
 from perdure.server.portions import with_errors
 from perdure.server.routing import reply
 from perdure.server.routing import router as routes
-from perdure.server.sampling import overviews
+from perdure.server.sampling import RATE_OVER, Sample, overviews, rates
 from perdure.server.shown import listed_run, moment
 
 MOST_PLACES = 2**31
@@ -135,6 +136,10 @@ class QueueDocument(Told):
     later: int
     leased: int = Field(description="How many workers had.")
     oldest_due_at: Moment | None = Field(description="Since when the oldest due one had waited.")
+    ended_per_second: float | None = Field(
+        description="How many of its runs workers ended per second, in the half minute before; null where that is not "
+        "known yet. Workers tell of it every ten seconds."
+    )
 
 
 class QueuesPage(Told):
@@ -157,10 +162,11 @@ _NO_REASON = ReasonBody()
 
 @router.get("/api/v1/queues", operation_id="list_queues", response_model=QueuesPage)
 async def list_queues(access: Viewer, limit: Limit = PAGE, cursor: Cursor = None) -> Response:
-    """List every queue that has runs which can become due, or that was ever paused or limited, by name."""
-    sample = await access.server.sampler(access.namespace).latest()
+    """List every queue that has runs which can become due, had some lately, or was ever paused or limited, by name."""
+    sampler = access.server.sampler(access.namespace)
+    sample = await sampler.latest()
     found, following = part(await overviews(access.app, sample), lambda each: each.name, limit, cursor)
-    return reply({"items": [_document(each, sample.at) for each in found], "next": following})
+    return reply({"items": _documents(found, sampler.samples), "next": following})
 
 
 @router.get("/api/v1/queues/{name}", operation_id="get_queue", response_model=QueueDocument)
@@ -236,9 +242,9 @@ async def _move(access: Access, name: str, body: DeadBody, verb: str) -> Respons
 
 
 async def _told(access: Access, name: str) -> Response:
-    sample = await access.server.sampler(access.namespace).latest()
-    queues = {queue.name: queue for queue in await overviews(access.app, sample)}
-    return reply(_document(queues.get(name) or QueueOverview(name), sample.at))
+    sampler = access.server.sampler(access.namespace)
+    queues = {queue.name: queue for queue in await overviews(access.app, await sampler.latest())}
+    return reply(_documents([queues.get(name) or QueueOverview(name)], sampler.samples)[0])
 
 
 def _nothing_given() -> Problem:
@@ -246,15 +252,23 @@ def _nothing_given() -> Problem:
     return invalid(f"body: {message}", [ProblemError("body", message)])
 
 
-def _document(queue: QueueOverview, counted_at: int) -> dict[str, Any]:
-    limits, rate = queue.limits, queue.limits.rate
+def _documents(queues: Sequence[QueueOverview], samples: Sequence[Sample]) -> list[dict[str, Any]]:
+    """Return what is told of queues, of which the last of these samples is the latest."""
+    latest = samples[-1]
+    lately = [sample for sample in samples if sample.at >= latest.at - RATE_OVER]
+    ended = rates(lately, [queue.name for queue in queues])
+    return [_document(queue, latest.at, next((rate for _, rate in ended[queue.name][-1:]), None)) for queue in queues]
+
+
+def _document(queue: QueueOverview, counted_at: int, rate: float | None) -> dict[str, Any]:
+    limits, begun = queue.limits, queue.limits.rate
     return {
         "name": queue.name,
         "is_paused": queue.is_paused,
         "limits": {
             "concurrency": limits.concurrency,
             "per_key": limits.per_key,
-            "rate": None if rate is None else {"count": rate.count, "per": rate.period_ms / 1000},
+            "rate": None if begun is None else {"count": begun.count, "per": begun.period_ms / 1000},
             "fair": limits.is_fair,
         },
         "counted_at": moment(counted_at),
@@ -262,4 +276,5 @@ def _document(queue: QueueOverview, counted_at: int) -> dict[str, Any]:
         "later": queue.later,
         "leased": queue.leased,
         "oldest_due_at": moment(queue.oldest_due_at),
+        "ended_per_second": None if rate is None else round(rate, 3),
     }

@@ -8,6 +8,7 @@ from fastapi import Query
 from pydantic import Field
 from starlette.responses import Response
 
+from perdure.model.decision import QueueStats
 from perdure.model.run import RunStatus
 from perdure.server.access import Viewer
 from perdure.server.api.answers import Moment, Told
@@ -20,13 +21,14 @@ router = routes("stats")
 
 
 class QueueCounts(Told):
-    """Runs of a queue that can become due."""
+    """Runs of a queue that can become due, and those that ended."""
 
     queue: str
     due: int
     later: int
     leased: int
     oldest_due_at: Moment | None
+    ended: int = Field(description="How many workers have ended since this server began to count, as they told.")
 
 
 class Counts(Told):
@@ -56,17 +58,23 @@ async def get_stats(
 
 
 def _document(sample: Sample) -> dict[str, Any]:
+    counts = {each.queue: each for each in sample.queues}
     return {
         "at": moment(sample.at),
         "status": {status.value: sample.status.get(status, 0) for status in RunStatus},
         "queues": [
-            {
-                "queue": each.queue,
-                "due": each.due,
-                "later": each.later,
-                "leased": each.leased,
-                "oldest_due_at": moment(each.oldest_due_at),
-            }
-            for each in sample.queues
+            _queue(counts.get(name) or QueueStats(name, 0, 0, 0, None), sample.ended_by_queue.get(name, 0))
+            for name in sorted({*counts, *sample.ended_by_queue})
         ],
+    }
+
+
+def _queue(count: QueueStats, ended: int) -> dict[str, Any]:
+    return {
+        "queue": count.queue,
+        "due": count.due,
+        "later": count.later,
+        "leased": count.leased,
+        "oldest_due_at": moment(count.oldest_due_at),
+        "ended": ended,
     }

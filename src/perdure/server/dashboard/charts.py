@@ -7,6 +7,9 @@ from dataclasses import dataclass
 
 WIDTH = 600
 HEIGHT = 100
+POINTS = 120
+"""How many points a line has at most; of more, the greatest of those beside each other stands for them."""
+
 _HEAD = 6
 
 
@@ -40,7 +43,16 @@ def chart(points: Sequence[tuple[int, float]]) -> Chart | None:
     most = max(value for _, value in points)
     high = most or 1.0
     places = [
-        (WIDTH * (at - start) / max(1, end - start), HEIGHT - (HEIGHT - _HEAD) * value / high) for at, value in points
+        (WIDTH * (at - start) / max(1, end - start), HEIGHT - (HEIGHT - _HEAD) * value / high)
+        for at, value in _thinned(points)
     ]
     line = "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in places)
     return Chart(line, f"{line}V{HEIGHT}H0Z", most, points[-1][1], end - start)
+
+
+def _thinned(points: Sequence[tuple[int, float]]) -> Sequence[tuple[int, float]]:
+    size = -(-len(points) // POINTS)
+    if size == 1:
+        return points
+    groups = [points[first : first + size] for first in range(0, len(points), size)]
+    return [points[0], *((group[-1][0], max(value for _, value in group)) for group in groups)]

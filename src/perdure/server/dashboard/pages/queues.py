@@ -16,7 +16,7 @@ from perdure.server.dashboard.charts import chart
 from perdure.server.dashboard.pages.runs import remark
 from perdure.server.dashboard.rendering import COUNTED_WITHIN, page, routes
 from perdure.server.portions import with_errors
-from perdure.server.sampling import depth, overviews, throughput
+from perdure.server.sampling import depths, overviews, rates, throughput
 
 DEAD = 50
 BOARD = 200
@@ -32,7 +32,9 @@ async def show_board(access: Viewer, request: Request) -> Response:
     sample = await sampler.latest_within(COUNTED_WITHIN)
     queues = await overviews(access.app, sample)
     samples = sampler.samples
-    board = [(queue, chart(depth(samples, queue.name))) for queue in queues[:BOARD]]
+    names = [queue.name for queue in queues[:BOARD]]
+    due, ended = depths(samples, names), rates(samples, names)
+    board = [(queue, chart(due[queue.name]), chart(ended[queue.name])) for queue in queues[:BOARD]]
     return page(
         request,
         access,
@@ -65,7 +67,8 @@ async def show_queue(
         sample=sample,
         whose=whose_workers(name),
         queue=next((queue for queue in queues if queue.name == name), QueueOverview(name)),
-        line=chart(depth(sampler.samples, name)),
+        due=chart(depths(sampler.samples, [name])[name]),
+        ended=chart(rates(sampler.samples, [name])[name]),
         dead=[(run, remark(run, now)) for run in await with_errors(access.app.store, dead.runs)],
         next=dead.cursor,
     )
