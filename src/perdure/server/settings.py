@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
@@ -102,7 +103,7 @@ class ServerSettings:
         """Return the settings that were given, and from the environment those that were not.
 
         Args:
-            environment: its variables; `PERDURE_STORE`, `PERDURE_NAMESPACES` (`a,b=URL`), `PERDURE_PORT` and so on.
+            environment: its variables; `PERDURE_STORE`, `PERDURE_NAMESPACES` (`a b=URL`), `PERDURE_PORT` and so on.
             given: fields; None for one that was not given.
 
         Raises:
@@ -155,9 +156,15 @@ def read_namespaces(texts: list[str]) -> dict[str, str | None]:
     return found
 
 
+_JOINED = re.compile(r"(?:^|\s)[\w-]+,|,[\w-]+=\w[\w+]*://")
+"""Namespaces with commas between them. In a URL a comma is between the servers of one store."""
+
+
 def _parsed(field_name: str, variable: str, text: str) -> Any:
     if field_name == "namespaces":
-        return read_namespaces([part.strip() for part in text.split(",")])
+        if _JOINED.search(text):
+            raise UsageError(f"{variable}: put spaces between namespaces, not commas")
+        return read_namespaces(text.split())
     if field_name == "issuers":
         return read_issuers(text)
     if field_name in ("cors", "hosts", "proxies", "redact"):

@@ -135,3 +135,38 @@ async def test_many_who_ask_at_once_are_one_look_at_the_store(keys, app, monkeyp
 async def test_what_is_wrong_with_a_key_is_named(keys, given, message):
     with pytest.raises(UsageError, match=message):
         await keys.create(**{"name": "ci", "role": "viewer", "namespaces": ["default"], **given})
+
+
+async def test_what_is_wrong_with_a_request_for_a_key_is_told_under_its_place(keyed):
+    keyed = await keyed()
+    for path, body, place in (
+        ("/api/v1/keys", {"name": "x", "role": "viewer", "expires_in": 0}, "body.expires_in"),
+        ("/api/v1/keys", {"name": "x", "role": "owner"}, "body.role"),
+        (f"/api/v1/keys/{keyed.keys['viewer'].key.id}/rotate", {"overlap": "soon"}, "body.overlap"),
+    ):
+        answer = await keyed.ask("admin", "POST", path, json=body)
+        assert answer.status_code == 422
+        assert [each["path"] for each in answer.json()["errors"]] == [place]
+
+
+@pytest.mark.parametrize("names", [{}, {"acme": None}])
+async def test_who_is_admin_of_what_there_is_does_not_become_admin_of_what_will_be(keyed, names):
+    keyed = await keyed(namespaces=names)
+    keys = keyed.served.server.authenticator.keys
+    everywhere = await keys.create("root", "admin", ["*"])
+    here = await keys.create("here", "admin", ["default", *names])
+    by_here = {"Authorization": f"Bearer {here.token}"}
+    by_root = {"Authorization": f"Bearer {everywhere.token}"}
+    body = {"name": "eve", "role": "admin", "namespaces": ["*"]}
+    http = keyed.http
+    assert (await http.post("/api/v1/keys", json=body, headers=by_here)).status_code == 404
+    for verb in ("rotate", "revoke"):
+        answer = await http.post(f"/api/v1/keys/{everywhere.key.id}/{verb}", json={}, headers=by_here)
+        assert answer.status_code == 404
+    assert "root" not in {key["name"] for key in (await http.get("/api/v1/keys", headers=by_here)).json()["items"]}
+    page = await http.get("/keys", headers=by_here)
+    assert "here" in page.text
+    assert "root" not in page.text
+    assert (await http.post("/api/v1/keys", json=body, headers=by_root)).status_code == 201
+    body["namespaces"] = ["nowhere"]
+    assert (await http.post("/api/v1/keys", json=body, headers=by_root)).status_code == 404

@@ -10,11 +10,13 @@ from starlette.responses import Response
 
 from perdure.server.access import Access, Admin
 from perdure.server.api.answers import Moment, Told
+from perdure.server.api.mistakes import told_of
 from perdure.server.api.models import Duration, Name, ReasonBody, Text
 from perdure.server.errors import Problem
+from perdure.server.principal import ALL
 from perdure.server.routing import reply
 from perdure.server.routing import router as routes
-from perdure.server.security.keys import ALL, OVERLAP, ApiKey
+from perdure.server.security.keys import OVERLAP, ApiKey
 from perdure.server.shown import moment
 
 PAGE = 100
@@ -36,7 +38,8 @@ class KeyBody(ReasonBody):
     name: Text = Field(description="Whose it is, or what for.")
     role: RoleName
     namespaces: Annotated[list[Name], Field(min_length=1, max_length=NAMESPACES_MOST)] = Field(
-        default=["default"], description="Where it may be used; `*` stands for all there are, and will be."
+        default=["default"],
+        description="Where it may be used; `*`, which only those give who have it, for all there are and will be.",
     )
     expires_in: Duration | None = Field(default=None, description="After how long it ends; never by default.")
 
@@ -90,7 +93,7 @@ async def list_keys(
     found: list[ApiKey] = []
     while len(found) <= limit:
         page = await keys.page(PAGE_MOST, cursor)
-        found += [key for key in page if _is_theirs(access, key)]
+        found += [key for key in page if access.principal.has(key.namespaces)]
         if len(page) < PAGE_MOST:
             break
         cursor = page[-1].id
@@ -102,10 +105,11 @@ async def list_keys(
 @router.post("/api/v1/keys", operation_id="create_key", status_code=201, response_model=NewKeyDocument)
 async def create_key(access: Admin, body: KeyBody) -> Response:
     """Make a key. What it is made of is shown in this answer and never again."""
-    if not _has(access, body.namespaces):
+    if not access.principal.has(body.namespaces) or not {ALL, *access.server.namespaces.names} >= {*body.namespaces}:
         raise Problem(404, "No such namespace", "one of the namespaces is not there, or not yours")
     await access.audit("keys.create", body.name, body.reason, role=body.role, namespaces=body.namespaces)
-    made = await access.server.authenticator.keys.create(body.name, body.role, body.namespaces, body.expires_in)
+    with told_of("body"):
+        made = await access.server.authenticator.keys.create(body.name, body.role, body.namespaces, body.expires_in)
     return reply({**_document(access, made.key, None), "token": made.token}, 201)
 
 
@@ -114,7 +118,8 @@ async def rotate_key(access: Admin, id: KeyId, body: RotateBody = _ROTATE) -> Re
     """Make a key that takes another one's place; for a while both can be used."""
     await access.audit("keys.rotate", id, body.reason, overlap=body.overlap)
     await _find(access, id)
-    made = await access.server.authenticator.keys.rotate(id, body.overlap)
+    with told_of("body"):
+        made = await access.server.authenticator.keys.rotate(id, body.overlap)
     if made is None:
         raise _missing(id)
     return reply({**_document(access, made.key, None), "token": made.token}, 201)
@@ -134,23 +139,13 @@ async def revoke_key(access: Admin, id: KeyId, body: ReasonBody = _NO_REASON) ->
 
 async def _find(access: Access, id: str) -> ApiKey:
     key = await access.server.authenticator.keys.get(id) if id.isprintable() else None
-    if key is None or not _is_theirs(access, key):
+    if key is None or not access.principal.has(key.namespaces):
         raise _missing(id)
     return key
 
 
 def _missing(id: str) -> Problem:
     return Problem(404, "Key not found", f"there is no key {id!r}")
-
-
-def _is_theirs(access: Access, key: ApiKey) -> bool:
-    return _has(access, key.namespaces)
-
-
-def _has(access: Access, namespaces: list[str] | tuple[str, ...]) -> bool:
-    """Return whether whoever asks is admin of all these namespaces, and so may have others ask in them."""
-    own = set(access.principal.namespaces)
-    return own.issuperset(access.server.namespaces.names if ALL in namespaces else namespaces)
 
 
 def _document(access: Access, key: ApiKey, used_at: int | None) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Mapping
+from dataclasses import replace
 
 from starlette.types import Scope
 
@@ -14,8 +15,8 @@ from perdure.engine.env import Env
 from perdure.model.queue import Rate
 from perdure.server.errors import Problem
 from perdure.server.namespaces import Namespaces
-from perdure.server.principal import Principal, Role
-from perdure.server.security.keys import ALL, KEY, ApiKey, Keys
+from perdure.server.principal import ALL, Principal, Role
+from perdure.server.security.keys import KEY, ApiKey, Keys
 from perdure.server.security.rates import Rates, too_often
 from perdure.server.security.sent import host_of, is_from_here, is_proxied, require_our_origin, require_our_page, sent
 from perdure.server.security.sessions import Sessions, csrf_token
@@ -66,7 +67,9 @@ class Authenticator:
         self._logins = Rates(LOGINS, self._world)
         self._logins_all = Rates(LOGINS_ALL, self._world, 1)
         self._logins_of_key = Rates(LOGINS_OF_KEY, self._world)
-        self._local = Principal("local", Role.ADMIN, "local", self._names, csrf=self._world.entropy(32).hex())
+        self._local = Principal(
+            "local", Role.ADMIN, "local", self._names, csrf=self._world.entropy(32).hex(), is_everywhere=True
+        )
         self._is_configured = bool(settings.issuers)
         self._looked_at: int | None = None
 
@@ -165,10 +168,7 @@ class Authenticator:
         key = None if session is None else await self.keys.usable(session.key)
         if session is None or key is None:
             return None
-        by_key = self._principal_of(key)
-        return Principal(
-            by_key.name, by_key.role, "session", by_key.namespaces, session.namespace, key.id, csrf_token(token)
-        )
+        return replace(self._principal_of(key), kind="session", chosen=session.namespace, csrf=csrf_token(token))
 
     def _by_place(self, scope: Scope, headers: Mapping[str, str]) -> Principal:
         """Return the local admin.
@@ -188,8 +188,9 @@ class Authenticator:
         return self._local
 
     def _principal_of(self, key: ApiKey) -> Principal:
-        namespaces = self._names if ALL in key.namespaces else key.namespaces
-        return Principal(key.name, Role[key.role.upper()], "key", namespaces, id=key.id)
+        is_everywhere = ALL in key.namespaces
+        namespaces = self._names if is_everywhere else key.namespaces
+        return Principal(key.name, Role[key.role.upper()], "key", namespaces, id=key.id, is_everywhere=is_everywhere)
 
     def _require_our_host(self, headers: Mapping[str, str]) -> None:
         if self._settings.hosts and not self._is_our_host(host_of(headers)):

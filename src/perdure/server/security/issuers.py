@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from perdure.model.errors import UsageError
-from perdure.server.principal import Role
+from perdure.server.principal import ALL, Role
 
 ALGORITHMS = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA")
 """Those whose keys are public. None with a shared secret is among them: whoever can check such a token can make one."""
@@ -71,11 +71,15 @@ class Issuer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def namespaces_of(self, claims: Mapping[str, Any], known: tuple[str, ...]) -> tuple[str, ...]:
         """Return the namespaces that claims give, of those that there are."""
-        most = known if "*" in self.namespaces else self.namespaces
+        most = known if ALL in self.namespaces else self.namespaces
         if self.namespace is None:
             return tuple(name for name in known if name in most)
         given = _texts(claims, self.namespace)
-        return tuple(name for name in known if name in most and (name in given or "*" in given))
+        return tuple(name for name in known if name in most and (name in given or ALL in given))
+
+    def is_everywhere(self, claims: Mapping[str, Any]) -> bool:
+        """Return whether claims give every namespace, also those that are yet to come."""
+        return ALL in self.namespaces and (self.namespace is None or ALL in _texts(claims, self.namespace))
 
 
 def read_issuers(text: str) -> tuple[Issuer, ...]:

@@ -18,7 +18,7 @@ from perdure.model.duration import Duration, milliseconds
 from perdure.model.errors import StoreConflictError, StoreError, UsageError
 from perdure.model.limits import NAME_LENGTH
 from perdure.model.name import check_name
-from perdure.server.principal import Role
+from perdure.server.principal import ALL, Role
 from perdure.server.security.remembered import Remembered
 from perdure.store.contract import Store
 
@@ -27,9 +27,6 @@ COLLECTION = "keys"
 
 USED = "keys.used"
 """Where it is noted when each was last used."""
-
-ALL = "*"
-"""Stands for every namespace that the server has."""
 
 USED_EVERY = 600_000
 """Milliseconds between two notes that a key is in use."""

@@ -71,7 +71,14 @@ class Tokens:
         name, subject = claims.get(issuer.name), claims["sub"]
         if role is None or not namespaces or not _is_name(name) or not _is_name(subject):
             return None
-        return Principal(str(name), role, "token", namespaces, id=f"{issuer.issuer} {subject}")
+        return Principal(
+            str(name),
+            role,
+            "token",
+            namespaces,
+            id=f"{issuer.issuer} {subject}",
+            is_everywhere=issuer.is_everywhere(claims),
+        )
 
 
 def _is_plain(header: dict[str, Any], issuer: Issuer) -> bool:

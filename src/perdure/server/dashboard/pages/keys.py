@@ -10,7 +10,6 @@ from starlette.responses import Response
 
 from perdure.server.access import Admin
 from perdure.server.dashboard.rendering import page, routes
-from perdure.server.security.keys import ALL, ApiKey
 
 PAGE = 100
 
@@ -24,12 +23,7 @@ async def list_keys(
     """Show the keys for namespaces that are the admin's."""
     keys = access.server.authenticator.keys
     found = await keys.page(PAGE, cursor or None)
-    own = set(access.principal.namespaces)
-
-    def is_theirs(key: ApiKey) -> bool:
-        return own.issuperset(access.server.namespaces.names if ALL in key.namespaces else key.namespaces)
-
-    theirs = [key for key in found if is_theirs(key)]
+    theirs = [key for key in found if access.principal.has(key.namespaces)]
     used = await keys.last_used([key.id for key in theirs])
     now = access.app.world.now()
     return page(
