@@ -6,7 +6,7 @@ import datetime as dt
 from collections.abc import Sequence
 from typing import Any, assert_type
 
-from perdure import LifecycleEvent, Perdure, RunHandle, ScheduleSummary, Task, Workflow, flow, webhooks
+from perdure import LifecycleEvent, Perdure, RunHandle, ScheduleSummary, Task, Workflow, flow, inbound, webhooks
 
 app = Perdure("memory://")
 
@@ -37,6 +37,20 @@ async def hear(event: LifecycleEvent) -> None:
 
 @app.observe("workflow:completed")
 def hear_too(event: LifecycleEvent) -> None: ...
+
+
+verify = inbound.stripe(["whsec_new", "whsec_old"], tolerance="5 minutes")
+
+
+@app.webhook("/hooks/stripe", verify=verify, key=lambda event: event["id"], only=["invoice.paid"])
+@app.webhook("/hooks/own", verify=lambda body, headers: body.decode(), within="7 days")
+@app.workflow
+async def paid(event: dict[str, Any]) -> str:
+    return str(event["id"])
+
+
+paid_too: Workflow[[dict[str, Any]], str] = paid
+served = inbound.asgi(app, body_bytes=65_536, body_within="10 s")
 
 
 app.webhook("https://example.com", events=["workflow:failed"], secret=["whsec_new", "whsec_old"], workflows=["report"])

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from perdure.authoring.chunks import CHUNKS
+from perdure.authoring.hooks import Hook
 from perdure.authoring.step import Step
 from perdure.authoring.triggers import Triggers
 from perdure.authoring.workflow import Workflow
@@ -22,6 +23,7 @@ class Registry:
         built_in: workflows that every application has, by name; they are worked, but not announced.
         announced: what workers have announced, by name, as far as it was looked up for definitions.
         triggers: what starts workflows, and who hears what becomes of them.
+        hooks: the webhooks that come in, by path.
     """
 
     def __init__(self) -> None:
@@ -29,6 +31,7 @@ class Registry:
         self.steps: dict[str, Step[..., Any]] = {}
         self.built_in: dict[str, Workflow[..., Any]] = {CHUNKS.name: CHUNKS}
         self.triggers = Triggers()
+        self.hooks: dict[str, list[Hook]] = {}
         self.announced: Mapping[str, CatalogEntry] = {}
         self._definitions: dict[tuple[str, str], Workflow[..., Any]] = {}
         self._newest: dict[str, int] = {}

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar, Unpack
+from typing import Any, TypeVar, Unpack, overload
 
+from perdure.authoring.hooks import HookOptions, Verifier, add_hook, hook_of
 from perdure.authoring.registry import Registry
 from perdure.authoring.triggers import (
     LifecycleEventType,
@@ -128,6 +129,7 @@ class Triggers(Verbs):
 
         return observe
 
+    @overload
     def webhook(
         self,
         url: str,
@@ -135,15 +137,23 @@ class Triggers(Verbs):
         events: Sequence[LifecycleEventType],
         secret: str | Sequence[str],
         **options: Unpack[WebhookOptions],
-    ) -> None:
-        """Have a URL told whenever something becomes of a run.
+    ) -> None: ...
+    @overload
+    def webhook(self, path: str, /, *, verify: Verifier, **options: Unpack[HookOptions]) -> Callable[[W], W]: ...
+    def webhook(self, url: str, **options: Any) -> Any:
+        """Have a URL told of what becomes of runs; or, with `verify`, have what comes in at a path start a workflow.
 
-        The delivery is a run of its own, created in the very transaction that changes the run, signed (see
+        **To a URL** the delivery is a run of its own, created in the very transaction that changes the run, signed (see
         `perdure.webhooks`), and tried again until the URL answers with a status of 200 to 299, or 410. It may arrive
         more than once; its `webhook-id` is the same each time.
 
+        **At a path** it stands above `@app.workflow` or `@app.task`. A request there that is really from whom it should
+        be starts one run, whose one argument is the event; `perdure.inbound` has verifiers, and serves the paths.
+
         Args:
             url: where, `https://` or `http://`.
+            path: where, as in `/hooks/stripe`; several workflows may share one, with the same verifier.
+            options: those below, first for a URL, and then for a path.
             events: of what, as in `["workflow:failed"]`.
             secret: what it is signed with, `whsec_` and 24 to 64 bytes in base64; two of them while it is changed.
             workflows: of whose runs; None for all.
@@ -154,10 +164,40 @@ class Triggers(Verbs):
             retry: when a delivery is tried again; for about a day, by default.
             guard: whether addresses that are not on the public internet are refused, as `http.request` does.
             allow: what the guard lets pass beside these: addresses, networks (`"10.1.0.0/16"`), names, `"*.internal"`.
+            verify: called with the body and the headers, it returns the event, or raises.
+            key: a function of the argument, which returns what tells events apart; by default the id that the verifier
+                finds. An event of the same key starts nothing.
+            only: the types of event that start the workflow; others are answered, and dropped.
+            where: which events do: a JMESPath expression over the event, or a plain function of the argument.
+            within: for how long (a duration) an event of the same key starts nothing; 4 days by default.
 
         Raises:
-            DefinitionError: httpx is not installed, or the name is taken. UsageError: an argument is wrong.
+            DefinitionError: httpx is not installed, the name or the path is taken, or the workflow needs more than one
+                argument. UsageError: an argument is wrong.
         """
+        if "verify" in options:
+            return self._hook(url, **options)
+        if not {"events", "secret"} <= options.keys():
+            raise UsageError("webhook: give events= and secret= for a URL that is told of runs, or verify= for a path")
+        self._tell(url, **options)
+        return None
+
+    def _hook(self, path: str, *, verify: Verifier, **options: Unpack[HookOptions]) -> Callable[[W], W]:
+        def declare(workflow: W) -> W:
+            self._require_registered(workflow, "@app.webhook")
+            add_hook(self.registry.hooks, hook_of(path, workflow, verify, **options))
+            return workflow
+
+        return declare
+
+    def _tell(
+        self,
+        url: str,
+        *,
+        events: Sequence[LifecycleEventType],
+        secret: str | Sequence[str],
+        **options: Unpack[WebhookOptions],
+    ) -> None:
         require_http()
         webhook = webhook_of(url, events, secret, **options)
         if webhook.name in self.registry.triggers.webhooks:
