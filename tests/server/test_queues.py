@@ -194,7 +194,7 @@ async def test_what_needs_help(serve: Serve, worker):
 async def test_how_many_runs_of_a_queue_end_per_second_is_told(serve: Serve, worker, monkeypatch):
     monkeypatch.setattr(sampling, "EVERY", 0.01)
     served = await serve(worker)
-    assert (await served.http.get(f"{QUEUES}/mail")).json()["ended_per_second"] is None
+    assert (await served.http.get(f"{QUEUES}/mail")).json()["ended_per_second"] == 0
     await fail(served, "ada", "bob")
     await worker.worker.reporting.tell()
     async with asyncio.timeout(10):

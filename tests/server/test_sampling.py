@@ -7,7 +7,7 @@ from perdure import Perdure
 from perdure.engine.worker.status import WorkerStatus
 from perdure.model.decision import QueueStats, Stats
 from perdure.model.run import RunStatus
-from perdure.server.sampling import RATE_OVER, Sample, Sampler, Tally, depths, overviews, rates, throughput
+from perdure.server.sampling import Sample, Sampler, Tally, depths, overviews, rates, throughput
 
 
 async def test_the_first_who_ask_wait_for_one_sample(serve):
@@ -44,35 +44,41 @@ def test_how_deep_a_queue_was_is_told():
     assert depths([], ["mail"]) == {"mail": []}
 
 
-def said(worker: str, started_at: int, **ended: int) -> WorkerStatus:
+def said(worker: str, started_at: int, seen_at: int, **ended: int) -> WorkerStatus:
     about: dict[str, Any] = dict.fromkeys(("host", "python", "perdure"), "")
-    about |= dict.fromkeys(("pid", "seen_at", "concurrency", "in_hand", "lag_ms"), 0)
-    return WorkerStatus(worker, started_at=started_at, workflows={}, queues=(), ended=ended, **about)
+    about |= dict.fromkeys(("pid", "concurrency", "in_hand", "lag_ms"), 0)
+    return WorkerStatus(worker, started_at=started_at, seen_at=seen_at, workflows={}, queues=(), ended=ended, **about)
 
 
 def test_what_workers_ended_adds_up_while_they_come_and_go():
     tally = Tally()
-    assert tally.take([said("a", 10, mail=7)], 100) == {}, "when it ended those, nobody knows"
-    assert tally.take([said("a", 10, mail=9, pdf=1)], 200) == {"mail": 2, "pdf": 1}
-    assert tally.take([said("a", 10, mail=9, pdf=1), said("b", 210, mail=4)], 300) == {"mail": 6, "pdf": 1}
-    assert tally.take([said("b", 210, mail=5)], 400) == {"mail": 7, "pdf": 1}, "one has gone"
-    assert tally.take([said("a", 10, mail=9), said("b", 210, mail=5)], 500) == {"mail": 7, "pdf": 1}, "and is back"
-    assert tally.take([said("b", 210, mail=1)], 600) == {"mail": 7, "pdf": 1}
+
+    def after(at: int, *workers: WorkerStatus) -> tuple[dict[str, int], dict[str, float]]:
+        tally.take(workers, at)
+        return tally.ended, tally.rates
+
+    assert after(20_000, said("a", 10, 19_000, mail=7)) == ({}, {}), "when it ended those, nobody knows"
+    first = said("a", 10, 29_000, mail=27, pdf=1)
+    assert after(30_000, first) == ({"mail": 20, "pdf": 1}, {"mail": 2.0, "pdf": 0.1})
+    assert after(35_000, first) == ({"mail": 20, "pdf": 1}, {"mail": 2.0, "pdf": 0.1}), "it has not spoken since"
+    second = said("b", 36_000, 38_000, mail=4)
+    assert after(40_000, first, second) == ({"mail": 24, "pdf": 1}, {"mail": 4.0, "pdf": 0.1})
+    assert after(70_000, first, second) == ({"mail": 24, "pdf": 1}, {"mail": 2.0}), "one is silent"
+    assert after(80_000) == ({"mail": 24, "pdf": 1}, {}), "they have gone"
+    assert after(90_000, said("a", 10, 89_000, mail=30)) == ({"mail": 24, "pdf": 1}, {}), "one is back"
+    assert after(100_000, said("a", 10, 99_000, mail=30)) == ({"mail": 24, "pdf": 1}, {}), "and ends nothing"
 
 
-def test_the_first_workers_of_all_are_counted_from_the_next_sample_on():
+def test_a_worker_that_comes_after_the_first_look_is_counted_from_its_start():
     tally = Tally()
-    assert tally.take([], 100) == {}
-    assert tally.take([said("a", 150, mail=3)], 200) == {"mail": 3}
+    tally.take([], 100)
+    tally.take([said("a", 150, 2_150, mail=3)], 2_200)
+    assert (tally.ended, tally.rates) == ({"mail": 3}, {"mail": 1.5})
 
 
-def test_how_many_runs_of_a_queue_end_per_second_is_told_over_half_a_minute():
-    samples = [Sample(at, {}, [], {"mail": ended}) for at, ended in ((0, 0), (5_000, 0), (10_000, 60), (40_000, 90))]
-    told = rates(samples, ["mail", "other"])
-    assert told["mail"] == [(5_000, 0), (10_000, 6), (40_000, 1)]
-    assert told["other"] == [(5_000, 0), (10_000, 0), (40_000, 0)]
-    assert 40_000 - RATE_OVER == 10_000
-    assert rates(samples[:1], ["mail"]) == {"mail": []}
+def test_how_many_runs_of_a_queue_end_per_second_is_told():
+    samples = [Sample(at, {}, [], rates=each) for at, each in ((0, {}), (5_000, {"mail": 2.5}))]
+    assert rates(samples, ["mail", "other"]) == {"mail": [(0, 0), (5_000, 2.5)], "other": [(0, 0), (5_000, 0)]}
 
 
 async def test_a_queue_that_is_worked_at_once_stays_on_the_board():

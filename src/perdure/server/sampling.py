@@ -25,9 +25,6 @@ from perdure.model.run import FINISHED, RunStatus
 EVERY = 5.0
 """Seconds from one sample to the next."""
 
-RATE_OVER = 30_000
-"""Milliseconds over which it is told how many runs of a queue end per second: workers speak every ten seconds."""
-
 COST = 20
 """How many times longer than a sample took the next one is put off at least."""
 
@@ -43,13 +40,15 @@ class Sample(msgspec.Struct, frozen=True):
     Attributes:
         at: when, in milliseconds since the epoch.
         status, queues: see `perdure.model.decision.Stats`.
-        ended_by_queue: how many runs workers have ended since the first sample, by queue (see `Tally`).
+        ended_by_queue, rates: how many runs workers have ended since the first sample, by queue, and how many they
+            end per second (see `Tally`).
     """
 
     at: int
     status: dict[RunStatus, int]
     queues: list[QueueStats]
     ended_by_queue: dict[str, int] = {}
+    rates: dict[str, float] = {}
 
     @property
     def ended(self) -> int:
@@ -57,35 +56,64 @@ class Sample(msgspec.Struct, frozen=True):
         return sum(self.status.get(status, 0) for status in FINISHED)
 
 
-class Tally:
-    """Adds up what workers say that they ended, while they come and go.
+class _Spoken(msgspec.Struct, frozen=True):
+    """What a worker said last: when, how many runs it had ended, and how many it ended per second just before."""
 
-    What a worker ended after it spoke last is not counted: it is ten seconds of its work.
+    at: int
+    ended: dict[str, int]
+    rates: dict[str, float]
+
+
+class Tally:
+    """Adds up what workers say that they ended, by queue, while they come and go.
+
+    What a worker ends after it has spoken for the last time is not counted: that is at most ten seconds of its work.
+
+    Attributes:
+        ended: how many runs they have ended since the first look.
+        rates: how many they ended per second, each in the time before it spoke last.
     """
 
     def __init__(self) -> None:
-        self._known: dict[str, dict[str, int]] = {}
-        self._ended: dict[str, int] = {}
-        self._at = 0
+        self.ended: dict[str, int] = {}
+        self.rates: dict[str, float] = {}
+        self._known: dict[str, _Spoken] = {}
+        self._at: int | None = None
 
-    def take(self, workers: Sequence[WorkerStatus], at: int) -> dict[str, int]:
-        """Return how many runs have ended since this was asked for the first time, by queue.
+    def take(self, workers: Sequence[WorkerStatus], at: int) -> None:
+        """Take in what workers say of themselves.
 
         Args:
-            workers: what they say of themselves now.
+            workers: all that there are.
             at: the present, in milliseconds since the epoch.
         """
-        new: dict[str, int] = {}
+        ended, rates = dict(self.ended), dict[str, float]()
+        known = {}
         for worker in workers:
-            is_new = self._at and worker.started_at >= self._at  # else nobody knows when it ended what it says
-            before = self._known.get(worker.id, {} if is_new else worker.ended)
-            for queue, count in worker.ended.items():
-                if more := max(0, count - before.get(queue, 0)):
-                    new[queue] = new.get(queue, 0) + more
-        if new:
-            self._ended = {**self._ended, **{queue: self._ended.get(queue, 0) + more for queue, more in new.items()}}
-        self._known, self._at = {worker.id: worker.ended for worker in workers}, at
-        return self._ended
+            before = self._known.get(worker.id)
+            if before is None:
+                is_new = self._at is not None and worker.started_at >= self._at
+                # Of one that was there before, nobody knows when it ended what it says.
+                before = _Spoken(worker.started_at, {}, {}) if is_new else _Spoken(worker.seen_at, worker.ended, {})
+            known[worker.id] = spoken = _heard(worker, before)
+            for queue, count in spoken.ended.items():
+                ended[queue] = ended.get(queue, 0) + max(0, count - before.ended.get(queue, 0))
+            for queue, rate in spoken.rates.items() if not worker.is_silent(at) else ():
+                rates[queue] = rates.get(queue, 0.0) + rate
+        ended = {queue: count for queue, count in ended.items() if count}
+        if ended != self.ended:  # many samples keep it
+            self.ended = ended
+        self.rates, self._known, self._at = rates, known, at
+
+
+def _heard(worker: WorkerStatus, before: _Spoken) -> _Spoken:
+    """Return what a worker said last, as it follows on what it said before that."""
+    apart = worker.seen_at - before.at
+    if apart <= 0:
+        return before
+    more = {queue: count - before.ended.get(queue, 0) for queue, count in worker.ended.items()}
+    rates = {queue: number * 1000 / apart for queue, number in more.items() if number > 0}
+    return _Spoken(worker.seen_at, worker.ended, rates)
 
 
 class Sampler:
@@ -145,7 +173,8 @@ class Sampler:
         found: Stats = await self._app.stats()
         workers = await self._app.workers()
         now = self._app.world.now()
-        sample = Sample(now, found.status, found.queues, self._tally.take(workers, now))
+        self._tally.take(workers, now)
+        sample = Sample(now, found.status, found.queues, self._tally.ended, self._tally.rates)
         self._samples.append(sample)
         return sample
 
@@ -200,17 +229,5 @@ def depths(samples: Sequence[Sample], queues: Iterable[str]) -> dict[str, list[t
 
 
 def rates(samples: Sequence[Sample], queues: Iterable[str]) -> dict[str, list[tuple[int, float]]]:
-    """Return how many runs of each queue workers ended per second, with the time of each sample but the first.
-
-    That is over the `RATE_OVER` milliseconds ahead of a sample, as far as there are earlier ones.
-    """
-    found: dict[str, list[tuple[int, float]]] = {queue: [] for queue in queues}
-    first = 0
-    for number, sample in enumerate(samples[1:], 1):
-        while first + 1 < number and samples[first].at < sample.at - RATE_OVER:
-            first += 1
-        earlier, now = samples[first].ended_by_queue, sample.ended_by_queue
-        seconds = max(1, sample.at - samples[first].at) / 1000
-        for queue, each in found.items():
-            each.append((sample.at, (now.get(queue, 0) - earlier.get(queue, 0)) / seconds))
-    return found
+    """Return how many runs of each queue workers ended per second, with the time of each sample."""
+    return {queue: [(sample.at, sample.rates.get(queue, 0.0)) for sample in samples] for queue in queues}

@@ -5,7 +5,6 @@ How full they are is counted now and then (`perdure.server.sampling`); how they 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, ConfigDict, Field, WithJsonSchema, model_validator
@@ -26,7 +25,7 @@ from perdure.server.errors import Problem, ProblemError, invalid
 from perdure.server.portions import with_errors
 from perdure.server.routing import reply
 from perdure.server.routing import router as routes
-from perdure.server.sampling import RATE_OVER, Sample, overviews, rates
+from perdure.server.sampling import Sample, overviews
 from perdure.server.shown import listed_run, moment
 
 MOST_PLACES = 2**31
@@ -136,9 +135,8 @@ class QueueDocument(Told):
     later: int
     leased: int = Field(description="How many workers had.")
     oldest_due_at: Moment | None = Field(description="Since when the oldest due one had waited.")
-    ended_per_second: float | None = Field(
-        description="How many of its runs workers ended per second, in the half minute before; null where that is not "
-        "known yet. Workers tell of it every ten seconds."
+    ended_per_second: float = Field(
+        description="How many of its runs workers ended, by what they say every ten seconds."
     )
 
 
@@ -163,10 +161,9 @@ _NO_REASON = ReasonBody()
 @router.get("/api/v1/queues", operation_id="list_queues", response_model=QueuesPage)
 async def list_queues(access: Viewer, limit: Limit = PAGE, cursor: Cursor = None) -> Response:
     """List every queue that has runs which can become due, had some lately, or was ever paused or limited, by name."""
-    sampler = access.server.sampler(access.namespace)
-    sample = await sampler.latest()
+    sample = await access.server.sampler(access.namespace).latest()
     found, following = part(await overviews(access.app, sample), lambda each: each.name, limit, cursor)
-    return reply({"items": _documents(found, sampler.samples), "next": following})
+    return reply({"items": [_document(each, sample) for each in found], "next": following})
 
 
 @router.get("/api/v1/queues/{name}", operation_id="get_queue", response_model=QueueDocument)
@@ -242,9 +239,9 @@ async def _move(access: Access, name: str, body: DeadBody, verb: str) -> Respons
 
 
 async def _told(access: Access, name: str) -> Response:
-    sampler = access.server.sampler(access.namespace)
-    queues = {queue.name: queue for queue in await overviews(access.app, await sampler.latest())}
-    return reply(_documents([queues.get(name) or QueueOverview(name)], sampler.samples)[0])
+    sample = await access.server.sampler(access.namespace).latest()
+    queues = {queue.name: queue for queue in await overviews(access.app, sample)}
+    return reply(_document(queues.get(name) or QueueOverview(name), sample))
 
 
 def _nothing_given() -> Problem:
@@ -252,29 +249,21 @@ def _nothing_given() -> Problem:
     return invalid(f"body: {message}", [ProblemError("body", message)])
 
 
-def _documents(queues: Sequence[QueueOverview], samples: Sequence[Sample]) -> list[dict[str, Any]]:
-    """Return what is told of queues, of which the last of these samples is the latest."""
-    latest = samples[-1]
-    lately = [sample for sample in samples if sample.at >= latest.at - RATE_OVER]
-    ended = rates(lately, [queue.name for queue in queues])
-    return [_document(queue, latest.at, next((rate for _, rate in ended[queue.name][-1:]), None)) for queue in queues]
-
-
-def _document(queue: QueueOverview, counted_at: int, rate: float | None) -> dict[str, Any]:
-    limits, begun = queue.limits, queue.limits.rate
+def _document(queue: QueueOverview, sample: Sample) -> dict[str, Any]:
+    limits, rate = queue.limits, queue.limits.rate
     return {
         "name": queue.name,
         "is_paused": queue.is_paused,
         "limits": {
             "concurrency": limits.concurrency,
             "per_key": limits.per_key,
-            "rate": None if begun is None else {"count": begun.count, "per": begun.period_ms / 1000},
+            "rate": None if rate is None else {"count": rate.count, "per": rate.period_ms / 1000},
             "fair": limits.is_fair,
         },
-        "counted_at": moment(counted_at),
+        "counted_at": moment(sample.at),
         "due": queue.due,
         "later": queue.later,
         "leased": queue.leased,
         "oldest_due_at": moment(queue.oldest_due_at),
-        "ended_per_second": None if rate is None else round(rate, 3),
+        "ended_per_second": round(sample.rates.get(queue.name, 0.0), 3),
     }
