@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,6 +25,15 @@ def schema_of(function: Any) -> dict[str, Any]:
 
 def fits(schema: dict[str, Any], value: object) -> bool:
     return Draft202012Validator(schema).is_valid(value)
+
+
+class Color(enum.Enum):
+    RED = "red"
+
+
+class Flags(enum.Flag):
+    READ = 1
+    WRITE = 2
 
 
 @dataclass
@@ -185,3 +195,15 @@ def test_what_looks_like_a_schema_in_data_is_data():
         "$ref": "#/elsewhere",
         "discriminator": "odd",
     }
+
+
+def test_an_enumeration_that_takes_further_values_says_which_it_knows_of():
+    def f(color: Color, flags: Flags, many: list[Flags] | None = None) -> None: ...
+
+    schema = schema_of(f)
+    assert schema["$defs"] == {
+        "Color": {"title": "Color", "enum": ["red"]},
+        "Flags": {"title": "Flags", "examples": [1, 2]},
+    }
+    assert fits(schema, {"color": "red", "flags": 3, "many": [3]})
+    assert not fits(schema, {"color": "blue", "flags": 3})

@@ -136,7 +136,7 @@ async def test_a_batch_with_mistakes_starts_nothing_and_names_each(serve: Serve,
     assert answer.status_code == 422
     paths = [error["path"] for error in answer.json()["errors"]]
     assert paths == ["body.runs[1].workflow", "body.runs[2].delay", "body.runs[3].workflow"]
-    unknown = await served.http.post(f"{RUNS}/batch", json={"runs": [{"workflow": "order"}, {"workflow": "ordr"}]})
+    unknown = await served.http.post(f"{RUNS}/batch", json={"runs": [{"workflow": "waits"}, {"workflow": "ordr"}]})
     assert unknown.status_code == 404
     assert unknown.json()["errors"][0]["path"] == "body.runs[1].workflow"
     assert "did you mean 'order'?" in unknown.json()["detail"]
@@ -419,7 +419,7 @@ async def test_delays_priorities_and_queues(serve: Serve, worker):
     assert (await served.http.get(f"{RUNS}/{quote(bounced, safe='')}/journal")).json()["items"][0]["payload"] == {
         "customer": 2
     }
-    both = await served.http.post(RUNS, json={"workflow": "order", "id": "x", "dedup": {"key": "k"}})
+    both = await served.http.post(RUNS, json={"workflow": "waits", "id": "x", "dedup": {"key": "k"}})
     assert (both.status_code, both.json()["errors"][0]["path"]) == (422, "body.id")
     kept = await start(
         served, "order", input={"customer": 1}, delay=60, retention={"complete": None, "errored": "1 day"}

@@ -80,6 +80,29 @@ def flaws(schema: Schema, known: Mapping[str, Any], given: Collection[str]) -> I
             yield from _misfits(value, properties[name], definitions, name)
 
 
+def misfits(schema: Schema, given: Any, *, is_value: bool) -> list[str]:
+    """Return what is wrong with an input, each with its path, from `input`.
+
+    Args:
+        schema: of the input.
+        given: plain JSON data: an object of the arguments by name, or what `as_arguments` makes one of.
+        is_value: the input is one value, as that of a graph is.
+    """
+    definitions = schema.get("$defs", {})
+    try:
+        if is_value:
+            return list(_misfits(given, schema, definitions, "input"))
+        wanted = input_of(schema)
+        taken = as_arguments(whole(schema), given, is_optional=not wanted.get("required"))
+        if not isinstance(taken, Mapping):
+            return [f"input: {_shown(taken)} must be an object of the arguments by name"]
+        found = _in_object(taken, wanted, definitions, "input")
+        prefix = "input" if taken is given else f"input.{whole(schema)}"
+        return ["input" + flaw.removeprefix(prefix) for flaw in found]
+    except RecursionError:  # it is nested very deep: whoever reads it will say so, or not
+        return []
+
+
 def _misfits(value: Any, schema: Schema, definitions: Schema, path: str) -> Iterator[str]:
     if "title" in schema:  # a model of another library; what a reference leads to has one, too
         return
@@ -104,15 +127,20 @@ def _misfits(value: Any, schema: Schema, definitions: Schema, path: str) -> Iter
 def _in_object(value: Mapping[str, Any], schema: Schema, definitions: Schema, path: str) -> Iterator[str]:
     properties, more = schema.get("properties", {}), schema.get("additionalProperties", True)
     for name in schema.get("required", []):
-        if name not in value:
+        if name not in value and not _is_tag(properties.get(name, {})):
             yield f"{path}.{name}: it is not given"
     for name, part in value.items():
         if name in properties:
             yield from _misfits(part, properties[name], definitions, f"{path}.{name}")
         elif more is False:
-            yield f"{path}.{name}: there is no such field; there is {', '.join(properties)}"
+            yield f"{path}.{name}: there is no such field; there is {', '.join(properties) or 'none'}"
         elif isinstance(more, Mapping):
             yield from _misfits(part, more, definitions, f"{path}.{name}")
+
+
+def _is_tag(schema: Schema) -> bool:
+    """Return whether a field says of which kind its object is, which need not be said where there is one kind alone."""
+    return len(schema.get("enum", ())) == 1
 
 
 def _is(value: Any, schema: Schema) -> bool:

@@ -70,7 +70,9 @@ async def start(
     queue: Annotated[
         str | None, typer.Option("--queue", "-q", metavar="NAME", help="The workflow's own by default.")
     ] = None,
-    anyway: Annotated[bool, typer.Option("--anyway", help="Even if no worker has ever announced it.")] = False,
+    anyway: Annotated[
+        bool, typer.Option("--anyway", help="Even if no worker has announced it, or another input.")
+    ] = False,
 ) -> int:
     """Start a run of a workflow, and print its id; workers do the rest."""
     arguments = typed_json(given, "--input")

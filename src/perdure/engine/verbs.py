@@ -100,7 +100,7 @@ class Verbs:
             retention: how long it is kept after it ended; the workflow's, or the engine's, by default.
             queue: where it goes; the workflow's by default.
             expires, limit_key, dedup, debounce: see `Task.options`.
-            anyway: with a name, even if workers have announced others and not this one.
+            anyway: with a name, whatever workers have announced: even others and not this one, or another input.
             tx: a connection to the store's database, in a transaction: the run is created in that transaction, and
                 exists once it is committed.
 
@@ -110,11 +110,14 @@ class Verbs:
 
         Raises:
             RunExistsError: the id belongs to a run that was started with something else.
-            SerializationError, PayloadTooLargeError: the arguments cannot be stored.
+            SerializationError, PayloadTooLargeError: the arguments cannot be stored, or do not fit the workflow.
             UnknownWorkflowError: workers have announced other names than this one.
             UsageError: an option is wrong; the store cannot use `tx`.
         """
-        announced = await self.client.announced.look(workflow, options)
+        known, limit = self.client.announced, self.settings.limits.payload_bytes
+        announced = await known.look(workflow, options)
+        if not args:
+            announced = await known.fitting(announced, options.get("input"), options, limit)
         found, new = new_run(self.registry, self.settings, self.world, workflow, args, options, announced)
         begun = await self.client.create(new, options.get("tx"))
         return self._handle(None if found is None else found.result, new, begun, options)

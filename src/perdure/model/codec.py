@@ -11,14 +11,14 @@ import json
 import sys
 import typing
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
 
 from perdure.model.encryption import refuse_unreadable
 from perdure.model.errors import DefinitionError, PayloadTooLargeError, SerializationError, UsageError
-from perdure.model.schema import Bundle, schema_of
+from perdure.model.schema import Bundle, classes_in, schema_of
 
 DEFAULT_BYTES = 1_000
 """The length of a default that a JSON Schema tells, in bytes of JSON."""
@@ -188,7 +188,7 @@ class Shape:
             return f"{error} in the scope that its own annotations are read in"
         except (TypeError, ValueError):
             return _NO_FORM
-        custom = _custom_types(info, set())
+        custom = classes_in(info, msgspec.inspect.CustomType, set())
         return "" if all(kind is object or hasattr(kind, "model_validate") for kind in custom) else _NO_FORM
 
     def _name(self) -> str:
@@ -209,21 +209,6 @@ def _is_constrained(annotation: object) -> bool:
     metadata = getattr(annotation, "__metadata__", ()) if typing.get_origin(annotation) is typing.Annotated else ()
     foreign = any(type(about).__module__.partition(".")[0] in _CONSTRAINERS for about in metadata)
     return foreign or any(_is_constrained(part) for part in typing.get_args(annotation))
-
-
-def _custom_types(info: object, seen: set[int]) -> Iterator[type]:
-    """Walk a type's description and yield the classes that msgspec knows nothing of."""
-    if id(info) in seen:
-        return
-    seen.add(id(info))
-    if isinstance(info, msgspec.inspect.CustomType):
-        yield info.cls
-    elif isinstance(info, msgspec.inspect.Type | msgspec.inspect.Field):
-        for name in info.__struct_fields__:
-            yield from _custom_types(getattr(info, name), seen)
-    elif isinstance(info, tuple):
-        for part in info:
-            yield from _custom_types(part, seen)
 
 
 def _pydantic_adapter(annotation: object, what: str, reason: str) -> Any:

@@ -63,7 +63,11 @@ class ScheduleExistsError(UsageError):
 
 
 class SerializationError(UsageError):
-    """A value cannot be stored as JSON, or a stored value does not fit the annotated type."""
+    """A value cannot be stored as JSON, or does not fit its type; `found` has what is wrong inside it, by path."""
+
+    def __init__(self, message: str, found: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.found = tuple(found)
 
 
 class NotDurableError(UsageError):

@@ -9,7 +9,8 @@ so that a value which its schema does not allow may be taken all the same.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import enum
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import msgspec
@@ -88,7 +89,43 @@ def schema_of(annotation: object, adapter: Any = None, *, is_output: bool = Fals
     """
     if adapter is not None:
         return _said(lambda: adapter.json_schema(**_mode(is_output)))
-    return _said(lambda: msgspec.json.schema(annotation, schema_hook=lambda kind: _of_model(kind, is_output=is_output)))
+    schema = _said(
+        lambda: msgspec.json.schema(annotation, schema_hook=lambda kind: _of_model(kind, is_output=is_output))
+    )
+    named = [each for each in schema.get("$defs", {}).values() if "enum" in each]
+    known = _open_enums(annotation) if named else set()
+    for each in named:
+        if each.get("title") in known:
+            each["examples"] = each.pop("enum")
+    return schema
+
+
+def classes_in(info: object, what: type[msgspec.inspect.Type], seen: set[int]) -> Iterator[type]:
+    """Walk a type's description and yield the classes of one kind in it.
+
+    Args:
+        info: what msgspec says of the type.
+        what: the kind, as msgspec describes it.
+        seen: what was walked before.
+    """
+    if id(info) in seen:
+        return
+    seen.add(id(info))
+    if isinstance(info, what):
+        yield info.cls  # type: ignore[attr-defined]  # the kinds that are asked for have it
+    elif isinstance(info, msgspec.inspect.Type | msgspec.inspect.Field):
+        for name in info.__struct_fields__:
+            yield from classes_in(getattr(info, name), what, seen)
+    elif isinstance(info, tuple):
+        for part in info:
+            yield from classes_in(part, what, seen)
+
+
+def _open_enums(annotation: object) -> set[str]:
+    """Return the names of the enumerations in a type that take further values than they list, as one of flags does."""
+    every: Iterator[Any] = classes_in(msgspec.inspect.type_info(annotation), msgspec.inspect.EnumType, set())
+    closed: Any = enum.Enum._missing_
+    return {each.__name__ for each in every if each._missing_.__func__ is not closed.__func__}
 
 
 def _of_model(kind: type, *, is_output: bool) -> Schema:

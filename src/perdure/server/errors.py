@@ -116,6 +116,9 @@ def problem_of(error: PerdureError) -> Problem:
     words = re.findall(r"[A-Z][a-z]*", type(error).__name__.removesuffix("Error"))
     field = _FIELD.match(str(error))
     found = [ProblemError(field.group(1), str(error)[field.end() :])] if field and status == 422 else []
+    if isinstance(error, errors.SerializationError) and error.found:
+        told = (each.partition(": ") for each in error.found[:ERRORS_TOLD])
+        found = [ProblemError(path, message) for path, _, message in told]
     headers = {"Retry-After": RETRY_AFTER} if status in (429, 503) else {}
     if words == ["Usage"]:
         return invalid(str(error), found)

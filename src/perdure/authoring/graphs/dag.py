@@ -142,6 +142,8 @@ class Dag(Workflow[..., Any]):
     def details(self) -> dict[str, Any]:
         """Return what workers announce of it beside its name, version, queue and input, as JSON data."""
         told: dict[str, Any] = {"kind": self.kind, "steps": [node.name for node in self.nodes][:STEPS_TOLD]}
+        if self.kind == "dag" and isinstance(self._input, InputSchema):
+            told["is_asked_of_schema"] = True
         if len(self.nodes) <= STEPS_TOLD:
             told["after"] = [list(earlier) for earlier in self.graph.after]
         return told

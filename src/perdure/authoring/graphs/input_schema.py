@@ -95,7 +95,7 @@ class InputSchema:
             value = self._filled(self.data, value)
             found += self._misfits(self._validator, value)
         if found:
-            raise SerializationError(f"the input of {what} does not fit its schema: {'; '.join(found)}")
+            raise SerializationError(f"the input of {what} does not fit its schema: {'; '.join(found)}", found)
         return value
 
     def excludes(self, names: list[str]) -> str:

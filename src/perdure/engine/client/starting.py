@@ -5,6 +5,7 @@ A workflow that is given by name and not registered here is looked up among what
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import logging
 from collections.abc import Mapping, Sequence
@@ -17,14 +18,15 @@ from perdure.authoring.announcing import GRAPHS
 from perdure.authoring.enqueuing import check_limit_key, check_priority, check_tags, check_text
 from perdure.authoring.graphs.input_schema import InputSchema
 from perdure.authoring.registry import Registry
-from perdure.authoring.schemas import as_arguments, input_of, whole
+from perdure.authoring.schemas import as_arguments, input_of, misfits, whole
 from perdure.authoring.workflow import Workflow, fingerprint
+from perdure.engine.client.explain import WORKER_GONE_AFTER
 from perdure.engine.env import Env, new_id
 from perdure.engine.settings import Settings
 from perdure.model import codec
 from perdure.model.decision import CatalogEntry
 from perdure.model.duration import Duration, milliseconds
-from perdure.model.errors import UnknownWorkflowError, UsageError
+from perdure.model.errors import SerializationError, UnknownWorkflowError, UsageError
 from perdure.model.name import check_name
 from perdure.model.record import Record
 from perdure.model.run import Dedup, NewRun, Retention
@@ -41,6 +43,9 @@ DEDUP_SHOWN = 60
 CATALOG_KEPT_MS = 5_000
 """How long the store's catalog is believed, in milliseconds, for what it has."""
 
+READ_KEPT = 1_000
+"""How many texts of the catalog are kept as they were read."""
+
 NAMES_TOLD = 10
 
 _log = logging.getLogger("perdure.engine")
@@ -53,7 +58,7 @@ class Announced:
         self._store = store
         self._registry = registry
         self._env = env
-        self._catalog: Sequence[CatalogEntry] = ()
+        self._catalog: dict[str, list[CatalogEntry]] = {}
         self._read_at: int | None = None
 
     async def look(self, workflow: object, options: Mapping[str, Any]) -> CatalogEntry | None:
@@ -70,6 +75,48 @@ class Announced:
             if options.get("anyway"):
                 return None
             raise UnknownWorkflowError(f"{error} (anyway=True starts it)") from None
+
+    async def fitting(
+        self, announced: CatalogEntry | None, given: Any, options: Mapping[str, Any], limit: int
+    ) -> CatalogEntry | None:
+        """Return the version of a workflow that takes an input, of those that are at work: the one announced last.
+
+        In doubt it does. Without a worker that has the workflow, or with the option `anyway`, it is not looked at.
+
+        Args:
+            announced: what was found of the workflow; None for nothing.
+            given: the input.
+            options: of the start.
+            limit: the greatest length of an input, in bytes.
+
+        Raises:
+            SerializationError: it fits none of them; what is wrong for the one announced last, each with its path.
+        """
+        if announced is None or options.get("anyway"):
+            return announced
+        name = announced.workflow
+        plain = codec.decode_any(codec.encode({} if given is None else given, f"the input of workflow {name!r}", limit))
+        entry, found = self._choose(announced, plain)
+        if found:  # another version may have come since
+            await self._read()
+            entry, found = self._choose(announced, plain)
+        if found:
+            told = "; ".join(found)
+            raise SerializationError(
+                f"the input of workflow {name!r} does not fit what its workers take: {told}", found
+            )
+        return entry
+
+    def _choose(self, announced: CatalogEntry, given: Any) -> tuple[CatalogEntry, Sequence[str]]:
+        wrong: Sequence[str] = ()
+        for entry in self._catalog.get(announced.workflow, ()):
+            if not entry.worker or self._env.now() - entry.seen_at > WORKER_GONE_AFTER:
+                continue
+            found = _misfits(entry, given)
+            if not found:
+                return entry, ()
+            wrong = wrong or found
+        return announced, wrong
 
     async def entry(self, workflow: str) -> CatalogEntry | None:
         """Return what was last announced of a workflow; None where nothing was.
@@ -89,7 +136,7 @@ class Announced:
             await self._read()
             entry = self._latest(workflow)
         if entry is None:
-            known = sorted({entry.workflow for entry in self._catalog} | self._registry.workflows.keys())
+            known = sorted(self._catalog.keys() | self._registry.workflows.keys())
             close = get_close_matches(workflow, known, 1)
             advice = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known[:NAMES_TOLD])}"
             raise UnknownWorkflowError(f"no worker has announced workflow {workflow!r}; {advice}")
@@ -99,18 +146,20 @@ class Announced:
         """Return the catalog as it was a few seconds ago at most, what was announced last first."""
         if not self._is_fresh():
             await self._read()
-        return sorted(self._catalog, key=lambda entry: entry.seen_at, reverse=True)
+        every = (entry for entries in self._catalog.values() for entry in entries)
+        return sorted(every, key=lambda entry: entry.seen_at, reverse=True)
 
     def _is_fresh(self) -> bool:
         return self._read_at is not None and 0 <= self._env.now() - self._read_at < CATALOG_KEPT_MS
 
     async def _read(self) -> None:
-        self._catalog = await self._store.catalog()
-        self._read_at = self._env.now()
+        catalog: dict[str, list[CatalogEntry]] = {}
+        for entry in sorted(await self._store.catalog(), key=lambda entry: entry.seen_at, reverse=True):
+            catalog.setdefault(entry.workflow, []).append(entry)
+        self._catalog, self._read_at = catalog, self._env.now()
 
     def _latest(self, workflow: str) -> CatalogEntry | None:
-        entries = (entry for entry in self._catalog if entry.workflow == workflow)
-        return max(entries, key=lambda entry: entry.seen_at, default=None)
+        return next(iter(self._catalog.get(workflow, ())), None)
 
 
 def warn_of_queues(registry: Registry, settings: Settings) -> None:
@@ -147,7 +196,7 @@ def new_run(
         raise UsageError(f"start: unknown option {min(unknown)!r}; known: {', '.join(sorted(_OPTIONS))}")
     given = {} if options.get("input") is None else options["input"]
     if isinstance(workflow, str):
-        given = _by_name(registry, workflow, given, announced, settings.limits.payload_bytes)
+        given = by_name(registry, workflow, given, announced, settings.limits.payload_bytes)
     name, found, payload = _what(registry, settings.limits.payload_bytes, workflow, args, given)
     about = found or announced
     now = env.now()
@@ -207,8 +256,29 @@ def _expiry(
     return None if age is None else due_at + age
 
 
-def _told(announced: CatalogEntry | None) -> dict[str, Any]:
-    return {} if announced is None else msgspec.json.decode(announced.details, type=dict[str, Any])
+def _misfits(entry: CatalogEntry, given: Any) -> Sequence[str]:
+    """Return what is wrong with an input by what was announced; see `by_name` for definitions."""
+    told, schema = _told(entry), _read(entry.input_schema)
+    kind = told.get("kind")
+    if kind == "definition":
+        return ()
+    if not told.get("is_asked_of_schema"):
+        return misfits(schema, given, is_value=kind in GRAPHS)
+    try:
+        InputSchema(schema, is_stored=True).taken(given, "it")
+    except SerializationError as error:
+        return error.found
+    return ()
+
+
+def _told(announced: CatalogEntry | None) -> Mapping[str, Any]:
+    return {} if announced is None else _read(announced.details)
+
+
+@functools.lru_cache(READ_KEPT)
+def _read(text: str) -> Mapping[str, Any]:
+    read: dict[str, Any] = msgspec.json.decode(text)
+    return read
 
 
 def _limit_key(
@@ -255,14 +325,18 @@ def _what(
         raise
 
 
-def _by_name(registry: Registry, workflow: str, given: Any, announced: CatalogEntry | None, limit: int) -> Any:
-    """Return the arguments of a workflow that is given by name; those of a graph are one value."""
+def by_name(registry: Registry, workflow: str, given: Any, announced: CatalogEntry | None, limit: int) -> Any:
+    """Return the arguments of a workflow that is given by name; those of a graph are one value.
+
+    Raises:
+        SerializationError: it is a definition, and they do not fit its schema.
+    """
     found = registry.workflows.get(workflow)
     if found is not None:
         return as_arguments(found.whole, given, is_optional=not found.is_required)
     if announced is None:
         return given
-    kind, schema = _told(announced).get("kind"), msgspec.json.decode(announced.input_schema)
+    kind, schema = _told(announced).get("kind"), _read(announced.input_schema)
     if kind == "definition":  # whose workers ask the same of it
         plain = codec.decode_any(codec.encode(given, f"the input of workflow {workflow!r}", limit))
         return InputSchema(schema, is_stored=True).taken(plain, f"workflow {workflow!r}")

@@ -17,6 +17,7 @@ from perdure.authoring.workflow import Workflow, fingerprint
 from perdure.core.schedule import Change, Progress, Schedule, changed, next_fire
 from perdure.engine.client.client import Client
 from perdure.engine.client.handle import RunHandle
+from perdure.engine.client.starting import by_name
 from perdure.engine.settings import queue_of_schedules
 from perdure.engine.triggers.events import start_by_name
 from perdure.engine.triggers.schedule_summary import ScheduleSummary, summary_of
@@ -295,7 +296,8 @@ class Schedules:
                 if isinstance(workflow, str):
                     raise UsageError(f"schedule input does not fit: {error}") from None
                 raise
-        entry = await client.announced.entry(name)
+        entry = await client.announced.fitting(await client.announced.entry(name), given, {}, limit)
+        by_name(client.registry, name, given, entry, limit)  # which asks the schema of a definition
         payload = codec.encode(given, f"the input of workflow {name!r}", limit)
         return name, payload, "default" if entry is None else entry.queue
 

@@ -195,7 +195,10 @@ class StartBody(Strict):
     dedup: DedupBody | None = None
     debounce: DebounceBody | None = None
     retention: RetentionBody | None = None
-    anyway: bool = Field(default=False, description="Start it even if workers have announced others, and not this one.")
+    anyway: bool = Field(
+        default=False,
+        description="Start it whatever workers have announced: even others, and not this one, or another input.",
+    )
 
 
 class BatchBody(Strict):

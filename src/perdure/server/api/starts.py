@@ -12,6 +12,7 @@ from starlette.responses import Response
 from perdure.authoring.enqueuing import Debounce, Dedup
 from perdure.engine.client.starting import new_run
 from perdure.engine.lifecycle import OURS
+from perdure.model.decision import CatalogEntry
 from perdure.model.errors import RunExistsError, UsageError
 from perdure.model.run import Created, NewRun, Retention
 from perdure.server.access import Access, Operator
@@ -64,7 +65,7 @@ async def begin(access: Access, body: StartBody, idempotency_key: str | None) ->
         Problem: it cannot be started, or was with something else.
     """
     try:
-        announced = await access.app.client.announced.look(body.workflow, {"anyway": body.anyway})
+        announced = await _announced(access, body)
         new = _new_run(access, body, announced, idempotency_key)
     except UsageError as error:
         raise problem_at(error, "body") from error
@@ -84,14 +85,10 @@ async def start_runs(access: Operator, body: BatchBody) -> Response:
     key belongs to another one is refused alone.
     """
     app = access.app
-    announced: dict[tuple[str, bool], Any] = {}
     news: list[NewRun] = []
     for index, each in enumerate(body.runs):
         try:
-            asked = each.workflow, each.anyway
-            if asked not in announced:
-                announced[asked] = await app.client.announced.look(each.workflow, {"anyway": each.anyway})
-            news.append(_new_run(access, each, announced[asked], None))
+            news.append(_new_run(access, each, await _announced(access, each), None))
         except UsageError as error:
             raise problem_at(error, f"body.runs[{index}]") from error
     created = await app.store.create(news)
@@ -110,7 +107,18 @@ def _outcomes(news: Sequence[NewRun], created: Sequence[Created]) -> list[dict[s
     return found
 
 
-def _new_run(access: Access, body: StartBody, announced: Any, idempotency_key: str | None) -> NewRun:
+async def _announced(access: Access, body: StartBody) -> CatalogEntry | None:
+    """Return what workers have announced of what a body asks for, and take its input.
+
+    Raises:
+        UsageError: it is not among what they have announced, or not with this input.
+    """
+    app, options = access.app, {"anyway": body.anyway}
+    found = await app.client.announced.look(body.workflow, options)
+    return await app.client.announced.fitting(found, body.input, options, app.settings.limits.payload_bytes)
+
+
+def _new_run(access: Access, body: StartBody, announced: CatalogEntry | None, idempotency_key: str | None) -> NewRun:
     """Return the run that a body asks for.
 
     Raises:
