@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from perdure.authoring import flow
+from perdure.model.decision import Message
 from perdure.model.errors import EventTimeoutError, SerializationError
 from perdure.model.run import RunStatus
 from tests.core.driver import BEGAN, Driver, event, replayed, steps
@@ -224,3 +225,10 @@ def test_a_message_during_a_commit_that_keeps_the_run_reaches_its_code():
     run.acknowledge()
     assert run.pending is not None
     assert [record.key for record in run.pending.records] == ["payment"]
+
+
+def test_an_event_is_recorded_by_its_id_wherever_it_comes_from():
+    run = Driver(one)
+    run.post(Message("r", "e1", "event", "paid", "5", run.now, ref="00-" + "a" * 32 + "-" + "b" * 16 + "-01"))
+    assert run.result == 5
+    assert [record.ref for record in run.journal if record.kind == "event"] == ["e1"]

@@ -100,3 +100,27 @@ async def test_a_run_that_a_request_starts_joins_its_trace(serve, given, kept):
     answer = await served.http.post("/api/v1/runs", json={"workflow": "w", "id": "r"}, headers={"traceparent": given})
     assert answer.status_code == 201
     assert (await served.app.run("r").get()).tags.get("traceparent") == kept
+
+
+async def test_what_a_request_tells_a_run_names_its_trace(serve):
+    served = await serve()
+    await served.app.start("nothing", anyway=True, id="r")
+    for headers in ({"traceparent": GIVEN}, {}, {"traceparent": "nonsense"}):
+        answer = await served.http.post("/api/v1/runs/r/events", json={"type": "go"}, headers=headers)
+        assert answer.status_code == 200
+    assert [message.ref for message in await served.app.store.inbox("r")] == [GIVEN, None, None]
+
+
+async def test_what_a_request_has_an_event_start_names_its_trace_and_has_one_of_its_own(serve):
+    app = worker()
+
+    @app.on("placed")
+    @app.workflow(name="ship")
+    async def ship(order: int) -> None: ...
+
+    served = await serve(app)
+    answer = await served.http.post(
+        "/api/v1/events", json={"type": "placed", "payload": 1, "id": "e"}, headers={"traceparent": GIVEN}
+    )
+    assert answer.status_code in {200, 201}, answer.text
+    assert (await served.app.run("event:placed:e:ship").get()).tags == {"event": "placed", "tracelink": GIVEN}

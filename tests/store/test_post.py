@@ -8,6 +8,7 @@ from perdure.store import Store
 from tests.store.making import CAPACITY, NOW, decide, event, finish, held, new, one
 
 FAR = NOW + 1_000_000
+TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
 
 async def test_a_message_is_in_the_inbox_as_it_was_sent_with_the_next_seq(store: Store) -> None:
@@ -15,13 +16,15 @@ async def test_a_message_is_in_the_inbox_as_it_was_sent_with_the_next_seq(store:
     sent = [
         Message("a", "m1", "event", "pay", '{"x": 1e400}', NOW - 3),
         Message("a", "ch'ild", "child", "k#2", None, NOW - 2, "error", ref="c1"),
+        Message("a", "m2", "event", "pay", "1", NOW - 1, ref=TRACE),
     ]
-    assert await store.post(sent, NOW, CAPACITY) == [Posted.NEW, Posted.NEW]
+    assert await store.post(sent, NOW, CAPACITY) == [Posted.NEW] * 3
     assert await store.inbox("a") == [
         Message("a", "m1", "event", "pay", '{"x": 1e400}', NOW - 3, seq=1),
         Message("a", "ch'ild", "child", "k#2", None, NOW - 2, "error", ref="c1", seq=2),
+        Message("a", "m2", "event", "pay", "1", NOW - 1, ref=TRACE, seq=3),
     ]
-    assert (await one(store, "a")).inbox_seq == 2
+    assert (await one(store, "a")).inbox_seq == 3
 
 
 @pytest.mark.parametrize("due_at", [FAR, NOW, NOW - 5])

@@ -319,7 +319,8 @@ class Turn:
             payload = message.payload
             if isinstance(ask, ChildAsk) and message.state == "error":
                 payload = child_failure(ask, payload)
-            self.replay.settle(ask.key, message.state, payload, now, ref=message.ref or message.id)
+            ref = message.ref if message.kind == "child" else message.id
+            self.replay.settle(ask.key, message.state, payload, now, ref=ref)
             return True
         due = self.next_due()
         if due is None or due > now:

@@ -7,6 +7,7 @@ could take back, and a replay tells nothing. A worker that nobody watches pays o
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,7 @@ from perdure.authoring.context import current_trace
 from perdure.core.turn import Turn
 from perdure.core.wait import decode_waits
 from perdure.engine.lifecycle import changes_nothing, has_begun
-from perdure.model.decision import Claim, Decision
+from perdure.model.decision import Claim, Decision, Message
 from perdure.model.record import Record
 from perdure.model.run import NewRun, Run, RunStatus
 
@@ -26,6 +27,12 @@ if TYPE_CHECKING:
 
 TRACE = "traceparent"
 """The tag that names the trace a run belongs to, as in W3C Trace Context."""
+
+LINK = "tracelink"
+"""The tag that names, in the same words, what a run was started because of, if its trace is one of its own."""
+
+TRACEPARENT = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
+"""What names a trace, and a place in it."""
 
 _log = logging.getLogger("perdure.engine")
 
@@ -74,6 +81,9 @@ class Telemetry:
     def taken(self, claim: Claim) -> None:
         """A worker has a run in its hands."""
 
+    def arrived(self, run: Run, messages: Sequence[Message]) -> None:
+        """Messages have come to a run since a worker has it; those that were there before are in its claim."""
+
     def left(self, run: Run) -> None:
         """A run has left the worker, in order or because it was lost."""
 
@@ -121,6 +131,11 @@ class Watchers:
         """See `Telemetry`."""
         self.tell(lambda watcher: watcher.wrote(decisions, seconds))
 
+    def arrived(self, run: Run, messages: Sequence[Message]) -> None:
+        """See `Telemetry`."""
+        if messages:
+            self.tell(lambda watcher: watcher.arrived(run, messages))
+
     def committed(self, turn: Turn, decision: Decision, under_way: dict[str, int]) -> None:
         """A decision of a turn is durable."""
         commit = Commit(turn.run, decision, _attempts(turn, decision), under_way)
@@ -148,14 +163,25 @@ def watchers_of(each: Sequence[Telemetry]) -> Watchers | None:
     return Watchers(each) if each else None
 
 
+def trace_here(watchers: Watchers | None) -> str | None:
+    """Return the trace that the running code belongs to, as a `traceparent`; None for none that is known."""
+    trace = None if watchers is None else watchers.trace()
+    return current_trace.get() if trace is None else trace
+
+
 def traced(new: NewRun, watchers: Watchers | None) -> NewRun:
     """Return a run that is about to be started, in the trace of the code that starts it."""
-    trace = None if watchers is None else watchers.trace()
-    return _stamped(new, current_trace.get() if trace is None else trace)
+    return _stamped(new, trace_here(watchers))
+
+
+def link_here(watchers: Watchers | None) -> dict[str, str]:
+    """Return the tags of a run that the running code has started, but which has a trace of its own."""
+    trace = trace_here(watchers)
+    return {} if trace is None else {LINK: trace}
 
 
 def _stamped(new: NewRun, trace: str | None) -> NewRun:
-    if trace is None or TRACE in new.tags:
+    if trace is None or TRACE in new.tags or LINK in new.tags:
         return new
     return msgspec.structs.replace(new, tags={**new.tags, TRACE: trace})
 

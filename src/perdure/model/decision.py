@@ -24,7 +24,8 @@ class Message(msgspec.Struct, frozen=True, gc=False):
         payload: JSON text; for a child, its output or its `ErrorInfo`.
         at: when it was sent, in milliseconds since the epoch.
         state: for a child, whether it completed (`ok`) or not (`error`).
-        ref: for a child, its run id.
+        ref: where it comes from, if that is known: for a child its run id, for an event the trace that it was sent in,
+            as a W3C `traceparent`.
         seq: 1, 2, 3, … within the run, given by the store.
     """
 

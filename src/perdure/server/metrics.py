@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import re
 from collections.abc import Iterable, Iterator
 
 from fastapi import Request
@@ -15,6 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from perdure.authoring.context import current_trace
 from perdure.engine.app import Perdure
+from perdure.engine.telemetry import TRACE, TRACEPARENT
 from perdure.engine.worker.status import WorkerStatus
 from perdure.model.errors import StoreError
 from perdure.model.run import RunStatus
@@ -31,8 +31,6 @@ NO_ROUTE = "(none)"
 
 METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"))
 """The methods that are told apart; the others are `other`."""
-
-_TRACE = re.compile(rb"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 
 router = routes("health")
 
@@ -159,5 +157,5 @@ class _Counts:
 
 def _trace(scope: Scope) -> str | None:
     """Return the trace that a request names; None for none, or for what is no name of one."""
-    found = next((value for name, value in scope["headers"] if name == b"traceparent"), b"")
-    return found.decode() if _TRACE.fullmatch(found) else None
+    found = next((value for name, value in scope["headers"] if name == TRACE.encode()), b"").decode("latin-1")
+    return found if TRACEPARENT.fullmatch(found) else None

@@ -27,6 +27,11 @@ def attempt_span_id(run_id: str, incarnation: int, key: str, attempt: int) -> in
     return int.from_bytes(_digest(8, "attempt", run_id, str(incarnation), key, str(attempt))) or 1
 
 
+def event_span_id(run_id: str, incarnation: int, message_id: str) -> int:
+    """Return the id of the span of an event on its way to a run."""
+    return int.from_bytes(_digest(8, "event", run_id, str(incarnation), message_id)) or 1
+
+
 def _digest(size: int, *parts: str) -> bytes:
     return blake2b("\0".join(parts).encode(errors="surrogatepass"), digest_size=size).digest()
 

@@ -3,11 +3,15 @@
 The span of an attempt of a step begins when the attempt does, and is what the step's body finds as its current span;
 it is ended, and so exported, once the decision that records the attempt is durable. A run's own span is made at its
 end: it reaches back to the run's creation. See `perdure.telemetry.ids` for how they find each other.
+
+What one run tells another does not put them into one trace, which might never end: an event that was sent in a trace
+has a span with the run that took it, with a link to where it was sent.
 """
 
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from opentelemetry import context as contexts
@@ -15,20 +19,32 @@ from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.sdk.trace import Tracer, TracerProvider
 from opentelemetry.sdk.trace.sampling import Decision as SamplingDecision
-from opentelemetry.trace import NonRecordingSpan, Span, SpanContext, SpanKind, Status, StatusCode, TraceFlags
+from opentelemetry.trace import (
+    INVALID_SPAN,
+    Link,
+    NonRecordingSpan,
+    Span,
+    SpanContext,
+    SpanKind,
+    Status,
+    StatusCode,
+    TraceFlags,
+)
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 from opentelemetry.util.types import AttributeValue
 
 from perdure.authoring.context import current_trace
-from perdure.engine.telemetry import TRACE, Commit, Telemetry
+from perdure.engine.telemetry import LINK, TRACE, Commit, Telemetry
+from perdure.engine.triggers.events import PREFIX as BY_EVENT
+from perdure.engine.triggers.scheduler import PREFIX as BY_SCHEDULE
 from perdure.engine.triggers.scheduler import WORKFLOW as SCHEDULE
 from perdure.engine.worker.attempt import StepRun
-from perdure.model.decision import Claim
+from perdure.model.decision import Claim, Message
 from perdure.model.errors import UsageError
 from perdure.model.record import Record
 from perdure.model.run import Run, RunStatus
 from perdure.telemetry.failures import error_of
-from perdure.telemetry.ids import GivenIds, attempt_span_id, run_span_id, trace_id
+from perdure.telemetry.ids import GivenIds, attempt_span_id, event_span_id, run_span_id, trace_id
 from perdure.telemetry.metrics import step_name
 
 if TYPE_CHECKING:
@@ -51,8 +67,18 @@ class _Held:
         self.own = own
         self.context = trace.set_span_in_context(NonRecordingSpan(own), Context())
         self.attempts: dict[tuple[str, int], Span] = {}
+        self.events: dict[str, Message] = {}
+        self.seen = 0
         self.happened: deque[Record] = deque((each for each in journal if _is_told(each)), EVENTS_KEPT)
         self.started_at = run.started_at if run.incarnation and run.started_at else run.created_at
+
+    def note(self, messages: Iterable[Message]) -> None:
+        """Take in the events among messages that come from a trace; those taken in before are passed over."""
+        for message in messages:
+            if message.seq > self.seen:
+                self.seen = message.seq
+                if message.kind == "event" and message.ref is not None:
+                    self.events[message.id] = message
 
 
 class Tracing(Telemetry):
@@ -83,7 +109,14 @@ class Tracing(Telemetry):
         if run.workflow == SCHEDULE:  # it lives for years, and no fire has to do with the one before
             return
         parent, own = self._contexts(run)
-        self._held[run.id, run.epoch] = _Held(run, claim.journal, parent, own)
+        held = self._held[run.id, run.epoch] = _Held(run, claim.journal, parent, own)
+        held.note(claim.inbox)
+
+    def arrived(self, run: Run, messages: Sequence[Message]) -> None:
+        """Note where events come from."""
+        held = self._held.get((run.id, run.epoch))
+        if held is not None:
+            held.note(messages)
 
     def left(self, run: Run) -> None:
         """Drop the spans of attempts that were not recorded: another worker makes them again."""
@@ -92,7 +125,9 @@ class Tracing(Telemetry):
     def attempt_begun(self, step: StepRun) -> None:
         """Begin the span of an attempt, and make it the current one where its body runs."""
         held = self._held.get((step.run.id, step.run.epoch))
-        if held is None:
+        if held is None:  # what a schedule starts has nothing to do with where the worker was started
+            contexts.attach(trace.set_span_in_context(INVALID_SPAN, contexts.get_current()))
+            current_trace.set(None)
             return
         above = step.key.rpartition("/")[0]
         outer = [span for (key, _), span in held.attempts.items() if key == above] if above else []
@@ -117,6 +152,10 @@ class Tracing(Telemetry):
                 within = self._under(run, held, commit, record.key)
                 span = self._begin(run, within, record.key, record.attempt, record.started_at or record.at)
             _end_attempt(span, record)
+        for message_id in decision.consumed:
+            message = held.events.pop(message_id, None)
+            if message is not None:
+                self._received(run, held, message, decision.at)
         held.happened.extend(record for record in decision.records if _is_told(record))
         if decision.status.is_finished or decision.renew is not None:
             self._end_run(commit, held)
@@ -133,11 +172,7 @@ class Tracing(Telemetry):
 
     def _contexts(self, run: Run) -> tuple[SpanContext | None, SpanContext]:
         """Return what a run's span stands under, if anything, and its own place."""
-        parent: SpanContext | None = None
-        given = run.tags.get(TRACE)
-        if given is not None:
-            found = trace.get_current_span(_propagator.extract({TRACE: given}, Context())).get_span_context()
-            parent = found if found.is_valid else None
+        parent = _place(run.tags.get(TRACE))
         if parent is not None:
             whole, flags = parent.trace_id, parent.trace_flags
         else:
@@ -172,6 +207,19 @@ class Tracing(Telemetry):
             step_name(key), within, attributes=attributes, start_time=_nanoseconds(started_at)
         )
 
+    def _received(self, run: Run, held: _Held, message: Message, at: int) -> None:
+        """Make the span of an event that a run took: from when it was sent, by somebody in another trace."""
+        self._ids.give(held.own.trace_id, event_span_id(run.id, run.incarnation, message.id))
+        span = self._tracer.start_span(
+            f"receive {message.type}",
+            held.context,
+            kind=SpanKind.CONSUMER,
+            attributes={**_about(run), "perdure.event.type": message.type, "perdure.event.id": message.id},
+            links=_links(message.ref),
+            start_time=_nanoseconds(min(message.at, at)),
+        )
+        span.end(_nanoseconds(at))
+
     def _end_run(self, commit: Commit, held: _Held) -> None:
         run, decision = commit.run, commit.decision
         self._ids.give(held.own.trace_id, held.own.span_id)
@@ -182,9 +230,14 @@ class Tracing(Telemetry):
         attributes["perdure.run.status"] = "continued" if decision.renew is not None else decision.status.value
         if run.parent_id is not None:
             attributes["perdure.run.parent_id"] = run.parent_id
-        start = _nanoseconds(held.started_at)
+        attributes |= _started_by(run)
         span = self._tracer.start_span(
-            run.workflow, within, kind=SpanKind.CONSUMER, attributes=attributes, start_time=start
+            run.workflow,
+            within,
+            kind=SpanKind.CONSUMER,
+            attributes=attributes,
+            links=[] if run.incarnation else _links(run.tags.get(LINK)),
+            start_time=_nanoseconds(held.started_at),
         )
         if run.started_at is not None:
             span.add_event("begun", timestamp=_nanoseconds(run.started_at))
@@ -233,6 +286,28 @@ def _about(run: Run) -> dict[str, AttributeValue]:
     if run.incarnation:
         about["perdure.run.incarnation"] = run.incarnation
     return about
+
+
+def _started_by(run: Run) -> dict[str, AttributeValue]:
+    """Return which schedule or event started a run, if one did."""
+    if run.id.startswith(BY_SCHEDULE):
+        return {f"perdure.{name}": run.tags[name] for name in ("schedule", "fire") if name in run.tags}
+    if run.id.startswith(BY_EVENT) and "event" in run.tags:
+        return {"perdure.event.type": run.tags["event"]}
+    return {}
+
+
+def _place(given: str | None) -> SpanContext | None:
+    """Return the place that a `traceparent` names; None for none."""
+    if given is None:
+        return None
+    found = trace.get_current_span(_propagator.extract({TRACE: given}, Context())).get_span_context()
+    return found if found.is_valid else None
+
+
+def _links(given: str | None) -> list[Link]:
+    place = _place(given)
+    return [] if place is None else [Link(place)]
 
 
 def _is_told(record: Record) -> bool:

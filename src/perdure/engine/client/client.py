@@ -19,7 +19,7 @@ from perdure.engine.ending import End, Ending, Endings, end_of, not_found
 from perdure.engine.env import Env, new_id
 from perdure.engine.lifecycle import lifecycle_of
 from perdure.engine.settings import Settings
-from perdure.engine.telemetry import Watchers, traced
+from perdure.engine.telemetry import Watchers, trace_here, traced
 from perdure.engine.triggers.events import Started, emit
 from perdure.engine.worker.worker import Worker
 from perdure.model import codec
@@ -285,7 +285,7 @@ class Client:
             RunNotFoundError, RunFinishedError, InboxFullError, SerializationError: it was not taken.
         """
         encoded = codec.encode(payload, f"the payload of event {kind!r}", self.settings.limits.payload_bytes)
-        message = Message(run_id, message_id, "event", kind, encoded, self.env.now())
+        message = Message(run_id, message_id, "event", kind, encoded, self.env.now(), ref=trace_here(self.watchers))
         posted = await self._posts.call(message)
         if posted is Posted.NO_RUN:
             raise not_found(run_id)

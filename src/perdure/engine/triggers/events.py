@@ -15,6 +15,7 @@ from perdure.authoring.triggers import Subscription, announced_subscription, che
 from perdure.authoring.workflow import Workflow
 from perdure.engine.client.starting import new_run
 from perdure.engine.ending import Ending
+from perdure.engine.telemetry import link_here
 from perdure.model.errors import RunExistsError, UsageError
 from perdure.model.limits import NAME_LENGTH
 from perdure.model.run import NewRun
@@ -27,6 +28,9 @@ Started: TypeAlias = tuple[Workflow[..., Any] | None, Ending]
 
 ANNOUNCED_FOR_MS = 86_400_000
 """How long, in milliseconds, a subscription counts after some worker has last announced it."""
+
+PREFIX = "event:"
+"""What the id of a run that an event starts begins with."""
 
 TOGETHER_MS = 90_000
 """Versions of a workflow announced within this time, in milliseconds, are at work together, and all of them count."""
@@ -53,7 +57,7 @@ async def start_by_name(client: Client, workflow: str, given: Any, run_id: str, 
 async def _new(
     client: Client, workflow: str, given: Any, run_id: str, tags: Mapping[str, str]
 ) -> tuple[Workflow[..., Any] | None, NewRun]:
-    options: dict[str, Any] = {"id": run_id, "tags": tags}
+    options: dict[str, Any] = {"id": run_id, "tags": {**tags, **link_here(client.watchers)}}
     announced = await client.announced.look(workflow, options)
     settings = dataclasses.replace(client.settings, mode="all")  # a worker starts what triggers ask for
     known = client.registry.workflows.get(workflow)
@@ -108,8 +112,8 @@ async def _subscribers(client: Client, event: str) -> list[tuple[str, Subscripti
 
 
 def _run_id(event: str, event_id: str, workflow: str) -> str:
-    readable = f"event:{event}:{event_id}:{workflow}"
+    readable = f"{PREFIX}{event}:{event_id}:{workflow}"
     if len(readable) <= NAME_LENGTH and readable.isprintable() and ":" not in event + workflow:
         return readable
     parts = f"{event}\0{workflow}\0{event_id}".encode(errors="surrogatepass")
-    return f"event:{hashlib.blake2b(parts, digest_size=20).hexdigest()}"
+    return f"{PREFIX}{hashlib.blake2b(parts, digest_size=20).hexdigest()}"

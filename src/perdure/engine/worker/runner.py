@@ -96,6 +96,8 @@ class Runner:
         """Messages came in."""
         now = self.worker.env.now()
         self.worker.lingering.heard(self, now)
+        if self.worker.watchers is not None:
+            self.worker.watchers.arrived(self.turn.run, messages)
         self.turn.arrive(messages, now)
         self.go_on()
 
@@ -190,6 +192,7 @@ class Runner:
             self._telling.committed(decision)
         if self.worker.watchers is not None and decision is not None:
             self.watched(self.worker.watchers, decision)
+            self.worker.watchers.arrived(self.turn.run, answer.arrived)
         acknowledged, self._acknowledging = self._acknowledging, []
         for future in acknowledged:
             if not future.done():
