@@ -55,6 +55,7 @@ from perdure.model.decision import (
 from perdure.model.document import Document
 from perdure.model.queue import Admission, QueueState, QueueView
 from perdure.model.record import Record
+from perdure.model.rewording import Rewording
 from perdure.model.run import Created, NewRun, Run
 from perdure.store.handing import Handing
 
@@ -375,3 +376,17 @@ class Store(Protocol):
 
     async def load(self, archives: Sequence[Archive]) -> int:
         """Keep runs as they were dumped, in this order, leaving those whose ids are here; say how many were new."""
+
+    # Another key for what is encrypted.
+
+    async def reword(self, rewordings: Sequence[Rewording]) -> int:
+        """Replace texts by others that say the same, wherever what is kept is still the old text; say how many were.
+
+        Of a run these are its fingerprint, `wait`, `state` and `progress`, the payloads and refs of its records, and
+        the payloads of unread messages; of a definition and of a document, the text. Nothing else about them changes,
+        not even when: nobody is told, leases hold, and whoever knows a document's revision still knows it. Each
+        rewording is a transaction of its own.
+
+        Raises:
+            UsageError: this store encrypts what it keeps, or is behind a server.
+        """

@@ -28,9 +28,10 @@ from perdure.model.decision import (
 )
 from perdure.model.document import Document, require_puttable
 from perdure.model.encryption import Encryption
-from perdure.model.errors import DecryptionError, StoreCorruptError
+from perdure.model.errors import DecryptionError, StoreCorruptError, UsageError
 from perdure.model.queue import Admission, QueueState, QueueView
 from perdure.model.record import Record
+from perdure.model.rewording import Rewording
 from perdure.model.run import Created, NewRun, Run
 from perdure.store.contract import Store, Transaction
 from perdure.store.handing import Handing
@@ -295,3 +296,7 @@ class EncryptedStore:
     async def load(self, archives: Sequence[Archive]) -> int:
         """See the contract."""
         return await self._store.load(list(map(self._values.archive, archives)))
+
+    async def reword(self, rewordings: Sequence[Rewording]) -> int:
+        """Refuse it: what is kept is not what anybody outside could name."""
+        raise UsageError("this store encrypts what it keeps: `perdure reencrypt` gives it another key")

@@ -29,6 +29,7 @@ from perdure.model.document import Document
 from perdure.model.errors import StoreUnavailableError
 from perdure.model.queue import Admission, QueueState, QueueView
 from perdure.model.record import Record
+from perdure.model.rewording import Rewording
 from perdure.model.run import Created, NewRun, Run
 from perdure.store.contract import Transaction
 from perdure.store.journal import no_transactions
@@ -238,6 +239,10 @@ class MemoryStore:
     async def load(self, archives: Sequence[Archive]) -> int:
         """See the contract."""
         return self._write(lambda rows: sum(rows.load(archive) for archive in archives))
+
+    async def reword(self, rewordings: Sequence[Rewording]) -> int:
+        """See the contract; nobody who waits for runs is told."""
+        return self._read(lambda rows: sum(rows.reword(rewording) for rewording in rewordings))
 
     def _read(self, work: Callable[[Reference], T]) -> T:
         with self._shared.lock:

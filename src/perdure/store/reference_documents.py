@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from msgspec.structs import replace
+
 from perdure.model.document import Document, require_puttable
 
 
@@ -31,6 +33,14 @@ class Documents:
         else:
             self._kept[place] = document.kept
         return True
+
+    def reword(self, collection: str, key: str, texts: dict[str, str]) -> int:
+        """Replace the text of a document, if it is one of these; return how many were replaced."""
+        there = self._kept.get((collection, key))
+        if there is None or there.text not in texts:
+            return 0
+        self._kept[collection, key] = replace(there, text=texts[there.text])
+        return 1
 
     def read(self, collection: str, keys: Sequence[str]) -> list[Document | None]:
         """Return documents by their keys."""

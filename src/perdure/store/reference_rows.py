@@ -4,15 +4,20 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from typing import TypeVar
 
+import msgspec
 from msgspec.structs import replace
 
 from perdure.model.archive import Archive, ArchivedMessage, ArchivePage
 from perdure.model.decision import CatalogEntry, Message, QueueStats, RunFilter, RunPage, Stats, StoredDefinition
 from perdure.model.record import Record
+from perdure.model.rewording import Rewording
 from perdure.model.run import Run, RunStatus
 from perdure.store.finding import matches, place
 from perdure.store.reference_documents import Documents
+
+T = TypeVar("T", bound=msgspec.Struct)
 
 
 class Rows:
@@ -109,6 +114,33 @@ class Rows:
         self._read[run.id] = {kept.message.id: kept.message for kept in archive.messages if kept.is_read}
         self._put(copied(run))
         return True
+
+    def reword(self, rewording: Rewording) -> int:
+        """Replace texts by others that say the same; return how many."""
+        name, part, texts = rewording.name, rewording.part, rewording.texts
+        if rewording.of == "document":
+            return self.documents.reword(name, part, texts)
+        if rewording.of == "definition":
+            definition = self._definitions.get((name, part))
+            if definition is None or definition.text not in texts:
+                return 0
+            self._definitions[name, part] = replace(definition, text=texts[definition.text])
+            return 1
+        return self._reword_run(name, texts) if name in self._runs else 0
+
+    def _reword_run(self, run_id: str, texts: dict[str, str]) -> int:
+        run, count = self._runs[run_id], 0
+
+        def reworded(value: T, *fields: str) -> T:
+            nonlocal count
+            new = {field: texts[old] for field in fields if (old := getattr(value, field)) in texts}
+            count += len(new)
+            return replace(value, **new)
+
+        self._put(reworded(run, "fingerprint", "wait", "state", "progress"))
+        self._journals[run_id] = [reworded(record, "payload", "ref") for record in self._journals[run_id]]
+        self._unread[run_id] = {key: reworded(kept, "payload") for key, kept in self._unread[run_id].items()}
+        return count
 
     def next_due(self, queues: Iterable[str], workflows: Iterable[str] | None) -> int | None:
         """Return when something becomes due."""

@@ -32,6 +32,7 @@ from perdure.model.document import Document, require_puttable
 from perdure.model.errors import PerdureError, UsageError
 from perdure.model.queue import Admission, QueueState, QueueView
 from perdure.model.record import Record
+from perdure.model.rewording import Rewording
 from perdure.model.run import Created, NewRun, Run
 from perdure.store.contract import Transaction
 from perdure.store.http.connections import Connections
@@ -304,6 +305,10 @@ class HttpStore:
     async def load(self, archives: Sequence[Archive]) -> int:
         """Refuse it."""
         raise self._no_move()
+
+    async def reword(self, rewordings: Sequence[Rewording]) -> int:
+        """Refuse it."""
+        raise UsageError(f"{self._settings.shown} is a server: give the URL of the store itself")
 
     def _no_work(self) -> UsageError:
         return UsageError(f"{self._settings.shown}: a server does not hand out work over HTTP; use mode='client'")

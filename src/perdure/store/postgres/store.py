@@ -30,6 +30,7 @@ from perdure.model.decision import (
 from perdure.model.document import Document, require_puttable
 from perdure.model.queue import Admission, QueueState, QueueView
 from perdure.model.record import Record
+from perdure.model.rewording import Rewording
 from perdure.model.run import Created, NewRun, Run
 from perdure.store.contract import Transaction
 from perdure.store.hints import Hints
@@ -50,6 +51,7 @@ from perdure.store.postgres.connections import Connections, Session
 from perdure.store.postgres.durability import described
 from perdure.store.postgres.joining import create_in
 from perdure.store.postgres.listener import Listener
+from perdure.store.postgres.rewording import reword
 from perdure.store.postgres.settings import Settings
 from perdure.store.postgres.transactions import StepTransaction
 
@@ -327,6 +329,13 @@ class PostgresStore:
         if loaded:
             self._hints.changed()
         return loaded
+
+    async def reword(self, rewordings: Sequence[Rewording]) -> int:
+        """See the contract."""
+        done = 0
+        for one in rewordings:
+            done += await self._connections.transact(functools.partial(reword, rewording=one))
+        return done
 
     async def _prepare(self, session: Session) -> tuple[str, str, schema.Server]:
         """Bring the tables up to date; return an id of this store object, one of its tables, and what the server is."""

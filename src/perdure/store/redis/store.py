@@ -30,6 +30,7 @@ from perdure.model.document import Document, require_puttable
 from perdure.model.errors import StoreUnavailableError
 from perdure.model.queue import Admission, QueueState, QueueView
 from perdure.model.record import Record
+from perdure.model.rewording import Rewording
 from perdure.model.run import Created, NewRun, Run
 from perdure.store.contract import Transaction
 from perdure.store.hints import Hints
@@ -40,6 +41,7 @@ from perdure.store.redis.calls import Calls
 from perdure.store.redis.handing import Handing
 from perdure.store.redis.keys import Shard
 from perdure.store.redis.listening import Listener
+from perdure.store.redis.rewording import reword
 from perdure.store.redis.schema import SCHEMA, opened
 from perdure.store.redis.server import durability_of
 from perdure.store.redis.settings import settings_of
@@ -283,6 +285,10 @@ class RedisStore:
         new = await archives.load(await self._opened(), archives_)
         self._tell_if(new > 0)
         return new
+
+    async def reword(self, rewordings: Sequence[Rewording]) -> int:
+        """See the contract."""
+        return await reword(await self._opened(), rewordings)
 
     async def _opened(self) -> Shards:
         return Shards(await self._calls.get(), self._shards, self._places)

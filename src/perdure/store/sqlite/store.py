@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
@@ -31,11 +32,13 @@ from perdure.model.duration import Duration
 from perdure.model.errors import StoreUnavailableError
 from perdure.model.queue import Admission, QueueState, QueueView
 from perdure.model.record import Record
+from perdure.model.rewording import Rewording
 from perdure.model.run import Created, NewRun, Run
 from perdure.store.sqlite import arrivals, catalog, control, documents, queues, reads, searches, turns
 from perdure.store.sqlite.archives import dump, load
 from perdure.store.sqlite.connection import Settings
 from perdure.store.sqlite.dedups import create
+from perdure.store.sqlite.rewording import reword
 from perdure.store.sqlite.threads import ConnectionThread
 from perdure.store.sqlite.transactions import SqliteTransaction, Transactions, create_in
 from perdure.store.sqlite.writer import Writer
@@ -279,6 +282,13 @@ class SqliteStore:
     async def load(self, archives: Sequence[Archive]) -> int:
         """See the contract."""
         return await self._write(lambda connection: load(connection, archives))
+
+    async def reword(self, rewordings: Sequence[Rewording]) -> int:
+        """See the contract."""
+        done = 0
+        for one in rewordings:
+            done += await self._write(functools.partial(reword, rewording=one))
+        return done
 
     async def _write(
         self, work: Callable[[apsw.Connection], T], peek: Callable[[apsw.Connection], T | None] | None = None

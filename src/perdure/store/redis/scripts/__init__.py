@@ -44,6 +44,8 @@ _PARTS: dict[str, tuple[str, ...]] = {
     "end_turns": (),
     "end_hold": (),
     "put": (),
+    "reword": ("inbox",),
+    "reword_document": (),
     "read": (),
     "documents": (),
     "collections": (),
