@@ -22,6 +22,7 @@ KUBERNETES = sorted((DEPLOY / "kubernetes").glob("*.yaml"))
 SERVERS = (
     *("perdure_store_up", "perdure_counted_seconds_ago", "perdure_runs", "perdure_workers", "perdure_requests_total"),
     *("perdure_queue_due", "perdure_queue_later", "perdure_queue_leased", "perdure_queue_oldest_due_seconds"),
+    "perdure_queue_ended_total",
     *(f"perdure_request_seconds{ending}" for ending in ("_bucket", "_count", "_sum")),
 )
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from perdure import Perdure
 from perdure.model.errors import StoreUnavailableError
+from perdure.server import sampling
 from perdure.store import namespaced
 from tests.server.conftest import memory
 
@@ -64,6 +67,19 @@ async def test_the_store_is_counted_now_and_then(serve):
     second = await samples(served)
     assert second["perdure_queue_due", "default", "mail"] == 1, "it was counted a moment ago"
     assert second["perdure_counted_seconds_ago", "default"] >= 0
+
+
+async def test_runs_that_workers_end_add_up(serve, monkeypatch):
+    monkeypatch.setattr(sampling, "EVERY", 0.01)
+    served = await serve(worker())
+    assert ("perdure_queue_ended_total", "default", "default") not in await samples(served)
+    for _ in range(3):
+        await (await served.worker.start("w")).result(timeout=10)
+    await served.worker.worker.reporting.tell()
+    async with asyncio.timeout(10):
+        while ("perdure_queue_ended_total", "default", "default") not in (found := await samples(served)):
+            await asyncio.sleep(0.005)
+    assert found["perdure_queue_ended_total", "default", "default"] == 3
 
 
 async def test_each_sees_the_namespaces_that_it_may_see(serve):

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 
 from fastapi import Request
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Histogram, ProcessCollector
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.exposition import generate_latest
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -119,10 +119,14 @@ class _Counts:
         self.oldest = GaugeMetricFamily(
             "perdure_queue_oldest_due_seconds", "For how long the first run in line has been due.", labels=queue
         )
+        self.ended = CounterMetricFamily(
+            "perdure_queue_ended", "Runs that workers ended since the first look at them.", labels=queue
+        )
         self.workers = GaugeMetricFamily("perdure_workers", "Workers of the store.", labels=("namespace", "state"))
 
     def collect(self) -> Iterator[Metric]:
-        yield from (self.is_up, self.age, self.runs, self.due, self.later, self.leased, self.oldest, self.workers)
+        yield from (self.is_up, self.age, self.runs, self.due, self.later, self.leased, self.oldest, self.ended)
+        yield self.workers
 
     async def look(self, server: Server, name: str) -> None:
         """Take in the counts of a namespace, which are taken now and then, however often somebody asks."""
@@ -150,6 +154,8 @@ class _Counts:
             self.leased.add_metric(place, queue.leased)
             late = 0 if queue.oldest_due_at is None else max(0, now - queue.oldest_due_at)
             self.oldest.add_metric(place, late / 1000)
+        for ended, count in sample.ended_by_queue.items():
+            self.ended.add_metric((name, ended), count)
         silent = sum(worker.is_silent(now) for worker in workers)
         self.workers.add_metric((name, "silent"), silent)
         self.workers.add_metric((name, "at_work"), len(workers) - silent)
