@@ -15,7 +15,7 @@ from urllib.parse import quote
 
 import httpx
 import uvloop
-from rich.table import Table
+from rich.table import Column, Table
 
 from bench import measure, server_mix
 from bench.large import settle
@@ -31,6 +31,9 @@ AT_MOST = 100.0
 """Milliseconds that 95 of a hundred answers may take."""
 
 WARM_UP = 3
+
+FEWEST = 3
+"""How often each page is asked for at least: of fewer there is no median."""
 
 FILTERS: Mapping[str, str] = {
     "": "",
@@ -199,7 +202,16 @@ def asking(http: httpx.AsyncClient) -> Ask:
 
 def table(title: str, found: Mapping[str, tuple[float, float, float, float]]) -> Table:
     """A row for each page."""
-    made = Table("page", "median", "p95", "p95 over a socket", "busy", "", title=title, title_justify="left")
+    made = Table(
+        Column("page", overflow="fold"),
+        "median",
+        "p95",
+        "p95 over a socket",
+        "busy",
+        "",
+        title=title,
+        title_justify="left",
+    )
     for name, figures in found.items():
         verdict = "met" if max(figures[1:3]) <= AT_MOST else "missed"
         made.add_row(name, *(measure.number(figure) for figure in figures), verdict)
@@ -212,6 +224,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command.add_argument("--runs", type=int, default=1_000_000, help="how many runs are in the store")
     command.add_argument("--turns", type=int, default=200, help="how often each page is asked for")
     asked = command.parse_args(arguments)
+    if asked.turns < FEWEST:
+        command.error(f"--turns: {asked.turns} are too few for a median; give at least {FEWEST}")
     end_on_sigterm()
     is_good = True
     for kind in asked.store:
