@@ -8,7 +8,7 @@ import dataclasses
 import socket
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -82,9 +82,9 @@ async def serve() -> AsyncIterator[Serve]:
         yield serve
 
 
-@pytest_asyncio.fixture
-async def serving() -> AsyncIterator[Serve]:
-    """`await serving(worker=None, **settings)`: the application on a port of this machine, behind uvicorn."""
+@asynccontextmanager
+async def servers() -> AsyncIterator[Serve]:
+    """See `serving`."""
     async with AsyncExitStack() as stack:
 
         async def serving(worker: Perdure | None = None, **settings: Any) -> Served:
@@ -107,4 +107,11 @@ async def serving() -> AsyncIterator[Serve]:
             await stack.enter_async_context(http)
             return Served(http, server, asgi, worker, url)
 
+        yield serving
+
+
+@pytest_asyncio.fixture
+async def serving() -> AsyncIterator[Serve]:
+    """`await serving(worker=None, **settings)`: the application on a port of this machine, behind uvicorn."""
+    async with servers() as serving:
         yield serving

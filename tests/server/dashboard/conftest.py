@@ -6,7 +6,7 @@ import asyncio
 import os
 import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from playwright.async_api import BrowserContext, Page, async_playwright
 
 from perdure import Perdure, Retry, flow
 from perdure.core.wait import decode_waits
-from tests.server.conftest import Serve, Served, memory
+from tests.server.conftest import Serve, Served, memory, servers
 
 SHOTS = Path(__file__).parent / "shots"
 """Where screenshots are left to look at; git leaves them alone."""
@@ -186,11 +186,21 @@ async def scene(serve: Serve) -> Scene:
     return Scene(served, app)
 
 
-@pytest_asyncio.fixture
-async def live_scene(serving: Serve) -> Scene:
+# What a browser looks at lives on the event loop of the whole session, as the browser itself does.
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def live_serving() -> AsyncIterator[Serve]:
+    """See `serving`."""
+    async with servers() as serving:
+        yield serving
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def live_scene(live_serving: Serve) -> Scene:
     """The same on a port of this machine, for a browser."""
     app = a_shop()
-    served = await serving(app, redact=("card_number",))
+    served = await live_serving(app, redact=("card_number",))
     await play(app)
     return Scene(served, app)
 
@@ -233,14 +243,22 @@ async def started_chromium() -> AsyncIterator[Chromium]:
         await chromium.close()
 
 
-@pytest_asyncio.fixture
-async def browse() -> AsyncIterator[Browse]:
-    """`await browse(scene, **options)`: a browser of its own, at a server."""
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def chromium() -> AsyncIterator[Chromium]:
+    """The one of all tests."""
     async with started_chromium() as chromium:
+        yield chromium
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def browse(chromium: Chromium) -> AsyncIterator[Browse]:
+    """`await browse(scene, **options)`: a browser without a memory of others, at a server."""
+    async with AsyncExitStack() as stack:
 
         async def browse(scene: Scene, **options: Any) -> Browser:
             given = {"viewport": {"width": 1280, "height": 900}, "locale": "en-US", **options}
             context = await chromium.new_context(**given)
+            stack.push_async_callback(context.close)
             browser = Browser(context, str(scene.served.http.base_url), [], [], [])
             await context.expose_function("violated", lambda told: browser.violations.append(told))
             await context.add_init_script(
@@ -257,4 +275,3 @@ async def browse() -> AsyncIterator[Browse]:
             return browser
 
         yield browse
-        await chromium.close()
