@@ -107,5 +107,10 @@ def key_of(sealed: str) -> str:
     return sealed.removeprefix(SEALED).partition(":")[0].removesuffix(_SHARED)
 
 
+def is_shared(sealed: str) -> bool:
+    """Return whether a text was sealed for a shared owner."""
+    return sealed.removeprefix(SEALED).partition(":")[0].endswith(_SHARED)
+
+
 def _told(owner: Owner, place: tuple[object, ...]) -> str:
     return f"{' '.join(str(part) for part in place[:3])} of {owner.id!r}"
