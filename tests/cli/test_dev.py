@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from typing import Any
 import httpx
 import pytest
 
+from perdure.authoring.triggers import secrets_of
+from perdure.engine.triggers.webhooks import signed_headers
 from tests.cli.working import SECONDS, is_there, wait_for
 
 APP = """
@@ -134,6 +137,45 @@ def test_an_application_that_is_broken_from_the_start(dev):
     both.file.write_text(APP)
     both.says("working")
     assert both.ends(signal.SIGINT) == 0
+
+
+SIGNED = """
+from perdure import Perdure, inbound
+
+app = Perdure("sqlite:///never.db")
+
+
+@app.webhook("/hooks/shop", verify=inbound.standard("whsec_AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="))
+@app.workflow
+async def greet(event: dict) -> str:
+    return f"hello {event['name']}"
+"""
+
+
+def test_webhooks_come_in_as_the_file_says(dev):
+    both = dev(app=SIGNED)
+    place = both.says("webhooks come in")["url"]
+    secret = secrets_of("whsec_AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=")
+    body = b'{"name": "ada"}'
+
+    def sent(key: str) -> int:
+        headers = signed_headers(secret, key, int(time.time()), body)
+        return both.http.post(place, content=body, headers=headers).status_code
+
+    def ended() -> list[str]:
+        runs = both.http.get("/api/v1/runs").json()["items"]
+        return [run["id"] for run in runs if run["status"] == "complete"]
+
+    assert [sent(key) for key in ("a", "a", "b")] == [200, 200, 200]
+    wait_for(lambda: len(ended()) == 2)
+    both.file.write_text(SIGNED.replace("whsec_AAE", "whsec_BBE"))
+    both.says("webhooks come in", 2)
+    assert sent("c") == 401
+    both.file.write_text(SIGNED.replace("/hooks/shop", "/login"))
+    assert "choose another" in both.says("the webhooks are as they were")["event"]
+    both.file.write_text(APP)
+    both.says("working", 4)
+    wait_for(lambda: sent("d") == 404)
 
 
 def test_what_it_refuses(shell, tmp_path, monkeypatch):

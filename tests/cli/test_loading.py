@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+import importlib
 import sys
 from pathlib import Path
 
 import pytest
 
+import perdure
 from perdure import Perdure, UsageError
-from perdure.cli.loading import load_app
+from perdure.cli.loading import load_app, load_app_anew
 
 APP = "from perdure import Perdure\napp = Perdure('memory://')\n"
 
@@ -92,3 +94,18 @@ def test_a_file_whose_name_is_taken(folder):
     write(folder / "json.py")
     with pytest.raises(UsageError, match="json.py would be module 'json', and .* is that already; rename the file"):
         load_app("json.py:app")
+
+
+def test_what_a_folder_holds_is_imported_anew_and_nothing_else(folder):
+    write(folder / "loading_n" / "__init__.py", "")
+    write(folder / "loading_n" / "other.py", "NUMBER = 1\n")
+    write(folder / "loading_n" / "engine.py", f"from loading_n.other import NUMBER\n{APP}app.env = NUMBER\n")
+    write(folder / "site-packages" / "loading_installed.py", "")
+    sys.path.insert(0, str(folder / "site-packages"))
+    before = load_app("loading_n.engine:app")
+    installed = importlib.import_module("loading_installed")
+    write(folder / "loading_n" / "other.py", "NUMBER = 2\n")
+    after = load_app_anew("loading_n.engine:app", folder)
+    assert (before.env, after.env) == (1, 2)
+    assert sys.modules["loading_installed"] is installed
+    assert sys.modules["perdure"] is perdure

@@ -1,7 +1,8 @@
 """`perdure dev`: an application's worker, its server and its dashboard, in one command.
 
 The server is in this process. The worker is in one of its own, which is told to stop and started anew when a file
-changes. One that cannot be started says why, and the next change is another chance.
+changes. One that cannot be started says why, and the next change is another chance. Where the application takes
+webhooks, this process imports it too, each time that a worker is at work with it.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import logging
 import os
 import signal
 import sys
+from collections.abc import Callable
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -23,6 +25,7 @@ from structlog.stdlib import BoundLogger
 
 from perdure.cli import logs
 from perdure.cli.command import OK, UNAVAILABLE, command
+from perdure.cli.dev_webhooks import Webhooks
 from perdure.cli.server import NEEDED
 from perdure.cli.session import DEFAULT_STORE, STORE, Session
 from perdure.cli.style import QUIET
@@ -60,8 +63,9 @@ def dev(
 ) -> int:
     """Work an application, and show it: worker, server and dashboard in one command, for this machine alone.
 
-    The worker is started anew when a file of the application changes. Without --store, runs are kept in perdure.db in
-    the current folder, whatever store the application names. The first Ctrl-C ends both in order, the second hurries.
+    The worker is started anew when a file of the application changes, and its webhooks come in here. Without --store,
+    runs are kept in perdure.db in the current folder, whatever store the application names. The first Ctrl-C ends both
+    in order, the second hurries.
 
     Exit codes: 0 stopped in order; 2 the command line is wrong, or the port is taken; 4 the store cannot be used.
     """
@@ -82,10 +86,13 @@ def dev(
         logging.getLogger(name).setLevel(logging.WARNING)
     log = structlog.get_logger("perdure.dev")
     words = ["worker", f"--drain={DRAIN}", *(["--log-json"] if session.as_json else []), "--", target]
-    reloading = Reloading([sys.executable, "-m", "perdure.cli", *words], folder, log)
+    asgi = server.create_server(settings)
+    webhooks = Webhooks(target, folder, asgi.state.hooks, log)
+    reloading = Reloading([sys.executable, "-m", "perdure.cli", *words], folder, log, webhooks.began)
 
     def listening(url: str) -> None:
         hello = {"dashboard": url, "api": f"{url}/api/docs", "store": redacted(store), "watching": str(folder)}
+        webhooks.url = url
         if as_json:
             log.info("serving", **hello)
             session.tell({**hello, "pid": os.getpid()})
@@ -93,7 +100,7 @@ def dev(
             _welcome(session, hello)
         reloading.begin()
 
-    listener = import_module("perdure.server.listening").Listener(server.create_server(settings), listening)
+    listener = import_module("perdure.server.listening").Listener(asgi, listening)
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         runner.run(_work(listener, reloading))
     log.info("stopped")
@@ -114,12 +121,14 @@ class Reloading:
         command: what is run.
         folder: where files are looked at.
         log: where to say what happens.
+        began: called when a worker is at work.
     """
 
-    def __init__(self, command: list[str], folder: Path, log: BoundLogger) -> None:
+    def __init__(self, command: list[str], folder: Path, log: BoundLogger, began: Callable[[Process], object]) -> None:
         self._command = command
         self._folder = folder
         self._log = log
+        self._began = began
         self._process: Process | None = None
         self._changed = asyncio.Event()
         self._stop = asyncio.Event()
@@ -172,7 +181,7 @@ class Reloading:
         while not self._stop.is_set():
             self._changed.clear()
             process = self._process = Process(0)
-            ended = asyncio.ensure_future(process.run(self._command, lambda process: None))
+            ended = asyncio.ensure_future(process.run(self._command, self._began))
             await self._either(ended)
             if not ended.done():
                 process.tell(signal.SIGTERM, 1)

@@ -32,6 +32,26 @@ def load_app(target: str) -> Perdure:
     return _engine(module, place, attribute)
 
 
+def load_app_anew(target: str, folder: Path) -> Perdure:
+    """Do as `load_app`, with the files of a folder as they are now.
+
+    Args:
+        target: see there.
+        folder: what was imported from it before is imported again; what is installed there is not.
+
+    Raises:
+        UsageError: see there.
+    """
+    installed = (OURS, Path(sys.prefix))
+    for name, module in list(sys.modules.items()):
+        path = Path(getattr(module, "__file__", None) or "/")
+        is_theirs = path.is_relative_to(folder) and not any(path.is_relative_to(each) for each in installed)
+        if is_theirs and name != "__main__" and "site-packages" not in path.parts:
+            del sys.modules[name]
+    importlib.invalidate_caches()
+    return load_app(target)
+
+
 def _load_file(place: str) -> ModuleType:
     """Import a file under its own dotted name, so that other processes can import it by that name too."""
     path = Path(place).resolve()

@@ -15,6 +15,7 @@ import typer
 
 from perdure.cli import logs
 from perdure.cli.command import OK, command
+from perdure.cli.loading import load_app
 from perdure.cli.session import DEFAULT_STORE, Session, file_of
 from perdure.cli.worker import LEVELS, _loop_factory
 from perdure.model.errors import StoreUnavailableError, UsageError
@@ -29,9 +30,9 @@ def register(app: typer.Typer) -> None:
     command(
         app,
         "server",
-        without=["app"],
         examples=[
             "perdure server --store sqlite:///orders.db",
+            "perdure server --app shop.app:app",
             "perdure server --store postgresql://db/shop --namespace acme --namespace beta=postgresql://db/beta",
             "perdure server --host 0.0.0.0 --port 443 --tls-cert shop.pem --tls-key shop.key",
         ],
@@ -68,7 +69,8 @@ def serve(
     """Serve the REST API, the dashboard and metrics until SIGTERM or SIGINT; requests finish first.
 
     It works no runs: that is what perdure worker is for. Where no API key is made and no issuer of tokens is trusted,
-    it serves this machine alone. Every option can be a variable too, as in PERDURE_PORT.
+    it serves this machine alone. Every option can be a variable too, as in PERDURE_PORT. With --app it takes the
+    webhooks that come in for that application, too, and without --store, its store.
 
     Exit codes: 0 stopped in order; 2 the command line is wrong, or it would listen to others without knowing who may
     do what; 4 the store cannot be used.
@@ -78,9 +80,10 @@ def serve(
     if log_level.lower() not in LEVELS:
         raise UsageError(f"--log-level: {log_level!r} is none of {', '.join(LEVELS)}")
     server: Any = import_module("perdure.server")
+    app = None if session.app is None else load_app(session.app)
     settings = server.ServerSettings.read(
         os.environ,
-        store=session.store or _nearby(),
+        store=session.store or (_nearby() if app is None else app.url),
         namespaces=None if namespace is None else import_module("perdure.server.settings").read_namespaces(namespace),
         host=host,
         port=port,
@@ -93,18 +96,25 @@ def serve(
     )
     logs.configure(as_json=settings.log_json or session.as_json or not sys.stderr.isatty(), level=log_level)
     logging.getLogger("uvicorn").setLevel(logging.WARNING)  # what it says of its start and end, we say
+    _listen(session, settings, server.create_server(settings, hooks=app))
+    return OK
+
+
+def _listen(session: Session, settings: Any, asgi: Any) -> None:
+    """Serve until a signal comes."""
     log = structlog.get_logger("perdure.server")
 
     def listening(url: str) -> None:
         hello = {"url": url, "store": redacted(settings.store), "namespaces": ["default", *settings.namespaces]}
         log.info("serving", **{**hello, "namespaces": ",".join(hello["namespaces"])})
+        for path in sorted(asgi.state.hooks.paths):
+            log.info("webhooks come in", url=f"{url}{path}")
         session.tell({**hello, "pid": os.getpid()})
 
-    listener = import_module("perdure.server.listening").Listener(server.create_server(settings), listening)
+    listener = import_module("perdure.server.listening").Listener(asgi, listening)
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         runner.run(listener.work())
     log.info("stopped")
-    return OK
 
 
 def _nearby() -> str | None:

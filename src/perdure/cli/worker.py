@@ -281,6 +281,7 @@ class ToldShift(Shift):
             "store": info.url,
             "durability": info.durability,
             "workflows": sorted(self.app.registry.workflows),
+            "webhooks": sorted(self.app.registry.hooks),
             "queues": [_bounded(queue, self.app.settings.per_queue) for queue in self.app.settings.queues],
             "concurrency": self.app.settings.concurrency,
             "pid": os.getpid(),

@@ -17,6 +17,7 @@ from perdure.server.api import ROUTERS
 from perdure.server.dashboard import ROUTERS as PAGES
 from perdure.server.errors import Failures
 from perdure.server.hearing import Telling
+from perdure.server.hooks import Hooked, Hooks
 from perdure.server.metrics import Measured
 from perdure.server.routing import RawPaths
 from perdure.server.security.headers import Headers
@@ -38,17 +39,28 @@ UNPACKED = ("text/event-stream", "text/html", "image/*", "font/*", "application/
 their length would tell of it (BREACH); and what would not become smaller."""
 
 
-def create_server(settings: ServerSettings | None = None, engines: Mapping[str, Perdure] | None = None) -> FastAPI:
+def create_server(
+    settings: ServerSettings | None = None,
+    engines: Mapping[str, Perdure] | None = None,
+    hooks: Perdure | None = None,
+) -> FastAPI:
     """Return a server as an ASGI application; its lifespan opens the stores and closes them.
 
     Args:
         settings: see there; those of the environment are the caller's to read.
         engines: open engines by namespace, which somebody else closes; the others are made from the settings.
+        hooks: an application whose webhooks that come in are served, too; it need not be open.
 
     Returns:
-        The application; `app.state.server` is the `Server` behind it, to open it where there is no lifespan.
+        The application; `app.state.server` is the `Server` behind it, to open it where there is no lifespan, and
+        `app.state.hooks` are the webhooks.
+
+    Raises:
+        UsageError: a setting is wrong, or a webhook has a path of the server's own.
     """
     server = Server(settings or ServerSettings(), engines)
+    routes = [route for router in (*ROUTERS, *PAGES) for route in router.routes]
+    incoming = Hooks(server, routes)
     app = FastAPI(
         title=TITLE,
         openapi_url=None,
@@ -56,16 +68,18 @@ def create_server(settings: ServerSettings | None = None, engines: Mapping[str, 
         redoc_url=None,
         redirect_slashes=False,
         lifespan=_lifespan,
-        middleware=_middleware(server),
+        middleware=_middleware(server, incoming),
     )
     app.state.server = server
+    app.state.hooks = incoming
     errors.install(app)
-    for router in (*ROUTERS, *PAGES):  # not by `include_router`, which has each route looked at twice
-        app.router.routes.extend(router.routes)
+    app.router.routes.extend(routes)  # not by `include_router`, which has each route looked at twice
+    if hooks is not None:
+        incoming.take(hooks)
     return app
 
 
-def _middleware(server: Server) -> list[Middleware]:
+def _middleware(server: Server, incoming: Hooks) -> list[Middleware]:
     """Return what every request passes, from the outside in."""
     settings = server.settings
     world = server.namespaces.default.world
@@ -76,6 +90,7 @@ def _middleware(server: Server) -> list[Middleware]:
         Middleware(Failures),
         Middleware(RawPaths),
         Middleware(GZipMiddleware, minimum_size=PACKED_FROM, compresslevel=PACKING, exclude_content_types=UNPACKED),
+        Middleware(Hooked, hooks=incoming),
     ]
     if settings.cors:
         passed.append(
