@@ -89,3 +89,37 @@ def test_no_secret_is_left_anywhere(value: Any) -> None:
     text = SECRETS.text(json.dumps(hidden(value)))
     assert "s3cret" not in str(text)
     assert json.loads(str(text)) == SECRETS.value(hidden(value))
+
+
+@pytest.mark.parametrize(
+    ("text", "masked"),
+    [
+        ("card_number=4111 1111", "card_number=*** 1111"),
+        ("no: Password: hunter2, try again", "no: Password: ***, try again"),
+        ('HTTP 400: {"cardNumber": "41 \\"11", "n": 1}', 'HTTP 400: {"cardNumber": ***, "n": 1}'),
+        ("{'card-number': '4111', 'n': 1}x", MASK),
+        ("error {'card-number': '4111', 'n': 1}", "error {'card-number': ***, 'n': 1}"),
+        ('said \\"password\\": \\"hunter2\\", \\"n\\": 1', 'said \\"password\\": ***, \\"n\\": 1'),
+        ('password="hunter2 without an end', "password=***"),
+        ("password='hunter2 without an end", "password=***"),
+        ("https://shop?a=1&password=hunter2&b=2", "https://shop?a=1&password=***&b=2"),
+        ("passwords=1, mypassword=2, password", "passwords=1, mypassword=2, password"),
+        ("password=", "password="),
+        ("nothing to hide", "nothing to hide"),
+    ],
+)
+def test_prose_is_masked_behind_a_name(text: str, masked: str) -> None:
+    secrets = Redaction(SECRETS.fields, in_prose=True)
+    assert secrets.value(text) in (masked, f'"{masked}"')
+    assert secrets.value({"message": text, "password": 1})["message"] in (masked, f'"{masked}"')
+    assert SECRETS.value({"message": text})["message"] == (text if text[:1] != "{" else f'"{MASK}"')
+
+
+def test_without_names_prose_stays() -> None:
+    assert Redaction((), in_prose=True).value("password=x") == "password=x"
+
+
+@given(st.text(alphabet="\\\"'= pasword:{}x", max_size=200))
+def test_no_prose_takes_long_or_keeps_a_plain_word(text: str) -> None:
+    shown = Redaction(("password",), in_prose=True).value(f"{text} password=hunter2")
+    assert "hunter2" not in shown

@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 
 from perdure import Perdure
+from perdure.model.redaction import Redaction
 from perdure.server.causes import find_causes, masked
 
 
@@ -39,7 +40,7 @@ async def test_failed_runs_are_put_together_by_what_they_failed_with():
         run = await app.start(other, 9)
         with pytest.raises(Exception, match="wrong"):
             await run.result()
-        found = await find_causes(app)
+        found = await find_causes(app, Redaction())
         assert found.looked_at == 4
         assert found.are_all
         first = found.causes[0]
@@ -51,5 +52,5 @@ async def test_failed_runs_are_put_together_by_what_they_failed_with():
             ("order", 2),
             ("other", 1),
         ]
-        assert (await find_causes(app, "other")).looked_at == 1
-        assert not (await find_causes(app, limit=2)).are_all
+        assert (await find_causes(app, Redaction(), "other")).looked_at == 1
+        assert not (await find_causes(app, Redaction(), limit=2)).are_all

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
@@ -16,6 +17,12 @@ MASK = "***"
 
 _MASKED = json.dumps(MASK)
 
+_TOLD = (
+    r"""((?<![a-z0-9])(?:NAMES)\\*["']?\s*[:=]\s*)"""
+    r"""(?:(\\+["']).*?\2|"(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*'|["'\\].*|[^\s,;&)}\]]+)"""
+)
+"""A name and what it stands for: a text in quotes, which may be escaped themselves, or not end; or one word."""
+
 
 @dataclass(frozen=True, slots=True)
 class Redaction:
@@ -25,17 +32,24 @@ class Redaction:
 
     Args:
         fields: their names, as in `("card_number", "password")`.
+        in_prose: whether texts that are no JSON, such as messages of errors, are gone through too: what stands behind a
+            name with `:` or `=` is masked there.
 
     Raises:
         UsageError: a name is empty.
     """
 
     fields: tuple[str, ...] = ()
+    in_prose: bool = False
+    _told: re.Pattern[str] | None = field(default=None, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if isinstance(self.fields, str) or not all(map(_plain, self.fields)):
             raise UsageError(f"redaction.fields: {self.fields!r} must be names of fields, as in ('password',)")
         object.__setattr__(self, "fields", tuple(dict.fromkeys(map(_plain, self.fields))))
+        if self.in_prose and self.fields:
+            names = "|".join("[_-]?".join(map(re.escape, name)) for name in self.fields)
+            object.__setattr__(self, "_told", re.compile(_TOLD.replace("NAMES", names), re.IGNORECASE | re.DOTALL))
 
     def value(self, value: Any) -> Any:
         """Return a value with the fields masked, at any depth, in texts that are JSON too; it stays as it is itself."""
@@ -43,9 +57,9 @@ class Redaction:
             return {name: MASK if _plain(name) in self.fields else self.value(held) for name, held in value.items()}
         if isinstance(value, list | tuple):
             return [self.value(held) for held in value]
-        if isinstance(value, str) and value[:1] in ("{", "["):
-            return self.text(value)
-        return value
+        if not isinstance(value, str):
+            return value
+        return self.text(value) if value[:1] in ("{", "[") else self._prose(value)
 
     def text(self, text: str | None) -> str | None:
         """Return a JSON text with the fields masked, and numbers letter by letter as they were.
@@ -59,6 +73,9 @@ class Redaction:
             return msgspec.json.encode(self.value(read)).decode()
         except (ValueError, RecursionError):
             return _MASKED
+
+    def _prose(self, text: str) -> str:
+        return text if self._told is None or not self._may_hold(text) else self._told.sub(rf"\1{MASK}", text)
 
     def _may_hold(self, text: str) -> bool:
         plain = _plain(text)

@@ -67,7 +67,7 @@ class Access:
     @property
     def redaction(self) -> Redaction:
         """What is masked for whoever asks: for viewers, the fields that the settings name."""
-        return Redaction(self.server.settings.redact if self.principal.role < Role.OPERATOR else ())
+        return self.server.redaction if self.principal.role < Role.OPERATOR else Redaction()
 
     async def require_held(self, scope: Scope) -> None:
         """Refuse a request that was let in a while ago, if its credentials do not hold any longer.

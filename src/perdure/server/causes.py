@@ -12,6 +12,7 @@ from perdure.model import failure
 from perdure.model.decision import RunFilter
 from perdure.model.errors import PerdureError
 from perdure.model.record import ErrorInfo
+from perdure.model.redaction import Redaction
 from perdure.model.run import Run, RunStatus
 
 LOOKED_AT = 500
@@ -72,11 +73,14 @@ class Causes(msgspec.Struct, frozen=True):
     since: int | None
 
 
-async def find_causes(app: Perdure, workflow: str | None = None, limit: int = LOOKED_AT) -> Causes:
+async def find_causes(
+    app: Perdure, redaction: Redaction, workflow: str | None = None, limit: int = LOOKED_AT
+) -> Causes:
     """Return what the latest failed runs failed with.
 
     Args:
         app: an engine on their store.
+        redaction: what is masked in errors.
         workflow: of this one alone; None for all.
         limit: how many runs are looked at.
     """
@@ -85,7 +89,7 @@ async def find_causes(app: Perdure, workflow: str | None = None, limit: int = LO
     groups: dict[tuple[str, str, str, str], list[tuple[Run, str]]] = {}
     for run in whole:
         if run is not None and run.status in FAILED:
-            step, error = _deepest(run.output)
+            step, error = _deepest(redaction.text(run.output))
             key = run.workflow, error.type.rpartition(":")[2], step, masked(error.message)
             groups.setdefault(key, []).append((run, error.message[:MESSAGE]))
     found = [_cause(key, members) for key, members in groups.items()]

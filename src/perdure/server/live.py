@@ -224,9 +224,10 @@ class Live:
                     and run_id in self._watches
                 ):
                     self._seen[run_id] = kept
+                    shown = masked(run, self._redaction)
                     self._tell(
                         run_id,
-                        _event("run", {**listed_run(run), "progress": progress_of(masked(run, self._redaction))}),
+                        _event("run", {**listed_run(shown), "progress": progress_of(shown)}),
                     )
 
     async def _look_at_all(self) -> None:

@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from msgspec.structs import replace
 
 from perdure.model.record import Record
+from perdure.model.redaction import Redaction
 from perdure.model.run import Run
+from perdure.server.masking import masked
 from perdure.server.shown import FAILED
 from perdure.store.contract import Store
 
@@ -59,16 +61,17 @@ async def first_runs(store: Store, ids: Sequence[str]) -> list[Run | None]:
     return found
 
 
-async def with_errors(store: Store, runs: Sequence[Run]) -> list[Run]:
+async def with_errors(store: Store, runs: Sequence[Run], redaction: Redaction) -> list[Run]:
     """Return runs of a list, those that failed with their errors.
 
     Args:
         store: where they are.
         runs: as `Store.find` returns them.
+        redaction: what is masked in errors.
     """
     failed = [run.id for run in runs if run.status in FAILED]
     whole: dict[str, Run] = {}
     for first in range(0, len(failed), AT_ONCE):
         part = await store.get(failed[first : first + AT_ONCE])
-        whole |= {run.id: replace(run, state=None, progress=None) for run in part if run is not None}
-    return [whole.get(run.id, run) for run in runs]
+        whole |= {run.id: masked(replace(run, state=None, progress=None), redaction) for run in part if run is not None}
+    return [whole.get(run.id) or masked(run, redaction) for run in runs]

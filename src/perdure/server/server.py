@@ -29,6 +29,7 @@ class Server:
         settings, namespaces: see there.
         authenticator: who finds out who asks.
         auditor: who writes down what operators do.
+        redaction: what viewers do not see.
         streams: who has how many streams open.
         stopping: set when it stops: whatever waits or streams ends then.
     """
@@ -38,6 +39,7 @@ class Server:
         self.namespaces = Namespaces(settings, engines)
         self.authenticator = Authenticator(settings, self.namespaces)
         self.auditor = Auditor(self.namespaces)
+        self.redaction = Redaction(settings.redact, in_prose=True)
         self.streams = Streams(settings.streams_per_key)
         self.stopping = asyncio.Event()
         self._hearings: dict[str, Hearing] = {}
@@ -58,9 +60,7 @@ class Server:
         if namespace not in self._live:
             app = self.namespaces.engine(namespace)
             assert app is not None
-            self._live[namespace] = Live(
-                app, self.hearing(namespace), self.settings.watchers, Redaction(self.settings.redact)
-            )
+            self._live[namespace] = Live(app, self.hearing(namespace), self.settings.watchers, self.redaction)
         return self._live[namespace]
 
     def sampler(self, namespace: str) -> Sampler:

@@ -51,7 +51,7 @@ async def list_failures(
     limit: Annotated[int, Query(ge=1, le=LOOKED_AT_MOST, description="How many runs are looked at.")] = LOOKED_AT,
 ) -> Response:
     """Group the latest failed runs by what they failed with: the error's class, the step, and the message."""
-    found = await find_causes(access.app, workflow, limit)
+    found = await find_causes(access.app, access.redaction, workflow, limit)
     items = [
         {
             "workflow": cause.workflow,

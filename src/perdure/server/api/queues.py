@@ -208,7 +208,7 @@ async def list_dead(access: Viewer, name: Name, limit: Limit = RUNS, cursor: Run
     """List the runs of a queue that failed for good, or took one worker after the other down, latest created first."""
     with told_of("query"):
         page = await access.app.queue(name).dead(limit, cursor)
-    runs = await with_errors(access.app.store, page.runs)
+    runs = await with_errors(access.app.store, page.runs, access.redaction)
     return reply({"items": [listed_run(run) for run in runs], "next": page.cursor})
 
 

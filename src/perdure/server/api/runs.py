@@ -7,6 +7,7 @@ import datetime as dt
 import re
 from typing import Annotated
 
+import msgspec
 from fastapi import Query, Request
 from pydantic import AfterValidator, Field
 from starlette.responses import Response
@@ -132,7 +133,8 @@ async def list_runs(
         created_until=_instant(created_until),
     )
     runs, following = await page(access, where, limit, cursor, "query.cursor")
-    return reply({"items": [listed_run(run) for run in await with_errors(access.app.store, runs)], "next": following})
+    told = await with_errors(access.app.store, runs, access.redaction)
+    return reply({"items": [listed_run(run) for run in told], "next": following})
 
 
 @router.get("/api/v1/runs/{id:run}", operation_id="get_run", response_model=RunDocument)
@@ -163,7 +165,8 @@ async def get_journal(
 @router.get("/api/v1/runs/{id}/explain", operation_id="explain_run", response_model=ExplanationDocument)
 async def explain_run(access: Viewer, id: RunId) -> Response:
     """Say, in sentences, why a run is where it is."""
-    return reply(await access.app.run(id).explain())
+    found = await access.app.run(id).explain()
+    return reply(access.redaction.value(msgspec.to_builtins(found)))
 
 
 @router.get("/api/v1/runs/{id}/undos", operation_id="list_undos_of_run", response_model=UndosDocument)
@@ -172,7 +175,7 @@ async def list_undos(access: Viewer, id: RunId) -> Response:
     undos = await find_undos(access.app.store, id)
     if not undos.read:
         await access.app.client.get(id)
-    return reply({"items": [undo_document(info) for info in undos.found]})
+    return reply({"items": access.redaction.value([undo_document(info) for info in undos.found])})
 
 
 @router.get(

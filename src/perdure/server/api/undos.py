@@ -15,6 +15,7 @@ from perdure.server.api.answers import Moment, Told
 from perdure.server.api.listing import PAGE, Limit
 from perdure.server.api.mistakes import told_of
 from perdure.server.api.runs import Cursor
+from perdure.server.masking import masked
 from perdure.server.routing import reply
 from perdure.server.routing import router as routes
 from perdure.server.shown import moment
@@ -59,7 +60,8 @@ async def list_in_need(access: Viewer, limit: Limit = PAGE, cursor: Cursor = Non
     """
     with told_of("query"):
         page = await access.app.in_need(limit=limit, cursor=cursor)
-    return reply({"items": [_document(run) for run in page.runs], "next": page.cursor})
+    runs = masked(page.runs, access.redaction)
+    return reply({"items": [_document(run) for run in runs], "next": page.cursor})
 
 
 def _document(run: Run) -> dict[str, Any]:

@@ -74,7 +74,7 @@ def is_error(record: Record) -> bool:
 
 def record_line(record: Record, redaction: Redaction) -> str:
     """Return the beginning of a record's value, or its error, on one line."""
-    if is_error(record) and (error := error_of(record.payload)) is not None:
+    if is_error(record) and (error := error_of(redaction.text(record.payload))) is not None:
         return error.told if len(error.told) <= LINE else f"{error.told[: LINE - 1]}…"
     return line(record.payload, redaction)
 

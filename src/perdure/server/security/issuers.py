@@ -53,6 +53,8 @@ class Issuer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             if not getattr(self, field):
                 raise UsageError(f"issuers: {field} must not be empty")
         url = urlsplit(self.jwks)
+        if "@" in url.netloc:  # which errors and logs would tell of
+            raise UsageError("issuers: jwks: public keys need no user and no password; take them out of the URL")
         if url.scheme != "https" and not (url.scheme == "http" and url.hostname in _HERE):
             raise UsageError(f"issuers: jwks: {self.jwks!r} must begin with https://")
         if not self.algorithms or not set(self.algorithms) <= set(ALGORITHMS):

@@ -15,4 +15,6 @@ router = routes()
 @router.get("/failures")
 async def failures(access: Viewer, request: Request) -> Response:
     """Show what the latest failed runs failed with."""
-    return page(request, access, "failures.html", live="/api/v1/watch", found=await find_causes(access.app))
+    return page(
+        request, access, "failures.html", live="/api/v1/watch", found=await find_causes(access.app, access.redaction)
+    )

@@ -69,6 +69,6 @@ async def show_queue(
         queue=next((queue for queue in queues if queue.name == name), QueueOverview(name)),
         due=chart(depths(sampler.samples, [name])[name]),
         ended=chart(rates(sampler.samples, [name])[name]),
-        dead=[(run, remark(run, now)) for run in await with_errors(access.app.store, dead.runs)],
+        dead=[(run, remark(run, now)) for run in await with_errors(access.app.store, dead.runs, access.redaction)],
         next=dead.cursor,
     )

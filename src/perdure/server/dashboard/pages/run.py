@@ -25,6 +25,7 @@ from perdure.server.dashboard.payloads import error_of, is_error, line, record_l
 from perdure.server.dashboard.rendering import page, routes
 from perdure.server.dashboard.timeline import timeline
 from perdure.server.errors import Problem
+from perdure.server.masking import masked
 from perdure.server.undo_list import Undos, find_undos
 
 RECORDS = 200
@@ -59,7 +60,7 @@ async def show_run(
 ) -> Response:
     """Show a run."""
     app, hidden = access.app, access.redaction
-    run = await app.client.get(id)
+    run = masked(await app.client.get(id), hidden)
     first, records, start = await _journal(access, run, after)
     is_latest = after is None
     now = app.world.now()
@@ -67,7 +68,7 @@ async def show_run(
     steps = await graph_of(app, run)
     journal = [first, *records] if first is not None and start > 0 else records
     states = states_of(steps, journal, run) if steps else {}
-    failed = error_of(run.output) if run.status in FAILED else None
+    failed = error_of(hidden.text(run.output)) if run.status in FAILED else None
     return page(
         request,
         access,
@@ -75,7 +76,7 @@ async def show_run(
         live=f"/api/v1/runs/{plain_part(id)}/watch" if is_latest and undos is None else None,
         run=run,
         actions=_actions(run),
-        reasons=(await app.run(id).explain()).reasons,
+        reasons=hidden.value((await app.run(id).explain()).reasons),
         picture=timeline(run, journal, now),
         graph=draw(steps, states) if steps else None,
         given=None if first is None else shown(first.payload, hidden),
@@ -122,11 +123,11 @@ async def _journal(access: Access, run: Run, after: int | None) -> tuple[Record 
     """Return the first record, those that are shown, and the position of the first of these."""
     store, whole = access.app.store, run.journal_length <= RECORDS
     behind = max(-1, run.journal_length - RECORDS - 1) if after is None else after
-    records = await store.journal(run.id, behind, RECORDS)
+    records = masked(await store.journal(run.id, behind, RECORDS), access.redaction)
     start = records[0].position if records else 0
     if whole or start == 0:
         return (records[0] if records else None), records, start
-    first = await store.journal(run.id, -1, 1)
+    first = masked(await store.journal(run.id, -1, 1), access.redaction)
     return (first[0] if first else None), records, start
 
 
@@ -163,7 +164,8 @@ async def _undos(access: Access, run: Run, records: Sequence[Record], most: int 
     """Return the undos of a run, of which these records are shown; else by so many of its records."""
     if run.journal_length <= RECORDS:
         return Undos(undos_of(records), len(records))
-    return await find_undos(access.app.store, run.id, most)
+    told = await find_undos(access.app.store, run.id, most)
+    return msgspec.structs.replace(told, found=masked(list(told.found), access.redaction))
 
 
 def _actions(run: Run) -> set[str]:

@@ -121,7 +121,8 @@ def remark(run: Run, now: int) -> str:
 
 
 async def _told(access: Access, runs: list[Run], now: int) -> list[tuple[Run, str, str]]:
-    return [(run, remark(run, now), _duration(run, now)) for run in await with_errors(access.app.store, runs)]
+    told = await with_errors(access.app.store, runs, access.redaction)
+    return [(run, remark(run, now), _duration(run, now)) for run in told]
 
 
 async def _announced(access: Access) -> list[Any]:

@@ -12,6 +12,7 @@ from perdure.core.wait import decode_waits
 from perdure.model.run import RunStatus
 from perdure.server.access import Viewer
 from perdure.server.dashboard.rendering import page, routes
+from perdure.server.masking import masked
 
 PAGE = 50
 
@@ -36,7 +37,7 @@ async def list_undos(
                 [w for w in waits.waits if w.kind != "timer"],
                 waits.more,
             )
-            for run, waits in ((run, decode_waits(run.wait)) for run in found.runs)
+            for run, waits in ((run, decode_waits(run.wait)) for run in masked(found.runs, access.redaction))
         ],
         next=found.cursor,
     )
