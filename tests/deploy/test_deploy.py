@@ -15,42 +15,9 @@ import yaml
 from typer.main import get_command
 
 from perdure.cli.main import app as command_line
-from perdure.telemetry.metrics import METRICS
 
 DEPLOY = Path(__file__).parent.parent.parent / "deploy"
 KUBERNETES = sorted((DEPLOY / "kubernetes").glob("*.yaml"))
-SERVERS = (
-    *("perdure_store_up", "perdure_counted_seconds_ago", "perdure_runs", "perdure_workers", "perdure_requests_total"),
-    *("perdure_queue_due", "perdure_queue_later", "perdure_queue_leased", "perdure_queue_oldest_due_seconds"),
-    "perdure_queue_ended_total",
-    *(f"perdure_request_seconds{ending}" for ending in ("_bucket", "_count", "_sum")),
-)
-
-
-def exported() -> set[str]:
-    """Every metric that is exported."""
-    names = {"process_resident_memory_bytes", *SERVERS}
-    for metric in METRICS:
-        endings = ("_bucket", "_count", "_sum") if metric.kind == "histogram" else ("",)
-        names |= {f"{metric.exported}{ending}" for ending in endings}
-    return names
-
-
-def metrics_in(expression: str) -> set[str]:
-    return set(re.findall(r"\b(?:perdure|process)_[a-z_]+", re.sub(r'"[^"]*"', '""', expression)))
-
-
-def labels_in(expression: str) -> set[str]:
-    return set(re.findall(r"[{,]\s*([a-z_]+)\s*=?[=~!]", expression))
-
-
-def dashboard() -> dict[str, Any]:
-    return json.loads((DEPLOY / "grafana" / "dashboards" / "perdure.json").read_text())
-
-
-def rules() -> list[dict[str, Any]]:
-    read = yaml.safe_load((DEPLOY / "prometheus" / "alerts.yml").read_text())
-    return [rule for group in read["groups"] for rule in group["rules"]]
 
 
 def documents() -> list[tuple[str, dict[str, Any]]]:
@@ -75,66 +42,6 @@ def options(words: list[str]) -> None:
     command = get_command(command_line).commands[words[0]]
     known = {name for parameter in command.params for name in (*parameter.opts, *parameter.secondary_opts)}
     assert {word for word in words if word.startswith("--")} <= known, words
-
-
-def test_the_servers_metrics_are_those_of_this_list():
-    source = (DEPLOY.parent / "src" / "perdure" / "server" / "metrics.py").read_text()
-    named = set(re.findall(r'"(perdure_[a-z_]+)"', source))
-    assert {
-        name.removesuffix("_total") for name in SERVERS if "_seconds_" not in name or "due" in name or "ago" in name
-    } | {"perdure_request_seconds"} == named
-
-
-def test_the_dashboard_asks_for_metrics_that_there_are():
-    panels = [panel for panel in dashboard()["panels"] if panel["type"] != "row"]
-    assert len({panel["id"] for panel in dashboard()["panels"]}) == len(dashboard()["panels"])
-    asked = [target["expr"] for panel in panels for target in panel["targets"]]
-    assert len(asked) > 20
-    for expression in asked:
-        assert metrics_in(expression), expression
-        assert metrics_in(expression) <= exported(), expression
-        assert expression.count("(") == expression.count(")")
-        assert expression.count("{") == expression.count("}")
-    missing = {metric.exported for metric in METRICS if metric.kind != "histogram"} - set().union(
-        *map(metrics_in, asked)
-    )
-    assert not missing, "a metric that nobody looks at"
-
-
-def test_panels_do_not_lie_on_each_other():
-    taken: dict[tuple[int, int], str] = {}
-    for panel in dashboard()["panels"]:
-        place = panel["gridPos"]
-        assert place["x"] + place["w"] <= 24
-        for x in range(place["x"], place["x"] + place["w"]):
-            for y in range(place["y"], place["y"] + place["h"]):
-                assert (x, y) not in taken, (panel["title"], taken[x, y])
-                taken[x, y] = panel["title"]
-
-
-def test_alerts_ask_for_metrics_and_labels_that_there_are():
-    known = {label for metric in METRICS for label in metric.labels} | {
-        "namespace",
-        "state",
-        "status",
-        "queue",
-        "instance",
-    }
-    for rule in rules():
-        assert metrics_in(rule["expr"]) <= exported(), rule["alert"]
-        assert labels_in(rule["expr"]) <= known, rule["alert"]
-        told = set(re.findall(r"\$labels\.([a-z_]+)", json.dumps(rule["annotations"])))
-        assert told <= known, rule["alert"]
-        assert rule["labels"]["severity"] in {"warning", "critical"}
-
-
-def test_commands_that_are_named_are_there():
-    texts = " ".join(json.dumps(rule["annotations"]) for rule in rules())
-    known = get_command(command_line).commands
-    for words in re.findall(r"`perdure ([a-z ]+)`", texts):
-        first, *rest = words.split()
-        assert first in known
-        assert not rest or rest[0] in known[first].commands
 
 
 def test_compose_is_what_compose_takes():

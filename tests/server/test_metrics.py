@@ -44,7 +44,7 @@ async def test_requests_are_measured_by_their_route(serve):
     await served.http.request("BREW", "/livez")
     found = await samples(served)
     assert found["perdure_requests_total", "GET", "/api/v1/runs/{id:run}", "404"] == 2
-    assert found["perdure_request_seconds_count", "GET", "/api/v1/runs/{id:run}"] == 2
+    assert found["perdure_request_duration_seconds_count", "GET", "/api/v1/runs/{id:run}"] == 2
     assert found["perdure_requests_total", "GET", "(none)", "404"] == 1
     assert any(name[1] == "other" for name in found if name[0] == "perdure_requests_total")
     assert ("process_resident_memory_bytes",) in found
@@ -140,3 +140,36 @@ async def test_what_a_request_has_an_event_start_names_its_trace_and_has_one_of_
     )
     assert answer.status_code in {200, 201}, answer.text
     assert (await served.app.run("event:placed:e:ship").get()).tags == {"event": "placed", "tracelink": GIVEN}
+
+
+async def test_queues_that_are_made_up_as_they_go_share_one(serve, monkeypatch):
+    monkeypatch.setattr("perdure.server.metrics.QUEUES_TOLD_APART", 3)
+    served = await serve()
+    for number in range(7):
+        await served.app.start("nothing", anyway=True, queue=f"q{number}", delay=60 if number == 6 else 0)
+    found = {name[-1]: count for name, count in (await samples(served)).items() if name[0] == "perdure_queue_due"}
+    assert found == {"q0": 1, "q1": 1, "q2": 1, "(other)": 3}
+    counts = await samples(served)
+    assert counts["perdure_queue_later", "default", "(other)"] == 1
+    assert counts["perdure_queue_oldest_due_seconds", "default", "(other)"] >= 0
+
+
+async def test_ends_in_queues_that_are_made_up_are_added_up(serve, monkeypatch):
+    monkeypatch.setattr("perdure.server.metrics.QUEUES_TOLD_APART", 1)
+    monkeypatch.setattr(sampling, "EVERY", 0.01)
+    app = Perdure(memory(), queues=["a", "b", "c"])
+
+    @app.workflow(name="w")
+    async def w() -> None: ...
+
+    served = await serve(app)
+    await samples(served)
+    for queue in ("a", "b", "c"):
+        await (await app.start("w", queue=queue)).result(timeout=10)
+    await app.worker.reporting.tell()
+    async with asyncio.timeout(10):
+        while not (
+            found := {n[-1]: c for n, c in (await samples(served)).items() if n[0] == "perdure_queue_ended_total"}
+        ):
+            await asyncio.sleep(0.005)
+    assert found == {"a": 1, "(other)": 2}

@@ -84,10 +84,23 @@ async def test_runs_and_steps_are_counted(world, url):
     assert value("perdure_attempts_total", workflow="good", step="work", outcome="retry") == 1
     assert value("perdure_attempts_total", workflow="bad", step="fails", outcome="error") == 1
     assert value("perdure_attempts_total", workflow="task", step="task", outcome="ok") == 1
-    assert value("perdure_step_seconds_count", workflow="good", step="work") == 3
-    assert value("perdure_commit_seconds_count") == value("perdure_commit_decisions_count") > 3
+    assert value("perdure_step_duration_seconds_count", workflow="good", step="work") == 3
+    assert value("perdure_commit_duration_seconds_count") == value("perdure_commit_decisions_count") > 3
     assert value("perdure_commit_decisions_sum") >= 6
     assert value("perdure_runs_claimed_total") is not None, "it stays counted when the worker has stopped"
+
+
+async def test_what_matters_is_there_as_zero_before_it_happens(world, memory):
+    """Else nobody sees the first one: an increase is one from a value that was there before."""
+    prometheus = Prometheus()
+    value = Samples(prometheus.registry)
+    app = world.app(memory, telemetry=[prometheus])
+    register(app)
+    async with app:
+        for name in ("good", "bad", "task", "parks"):
+            assert value("perdure_runs_stuck_total", workflow=name, why="parked") == 0
+            assert value("perdure_runs_stuck_total", workflow=name, why="compensation_failed") == 0
+            assert value("perdure_runs_ended_total", workflow=name, status="errored") == 0
 
 
 async def test_a_replayed_run_is_counted_once(world, memory):
@@ -132,6 +145,35 @@ async def test_names_that_are_made_up_share_one(world, memory):
     assert value("perdure_attempts_total", workflow="w", step=OTHER, outcome="ok") == 7
 
 
+async def test_workflows_that_are_published_by_the_thousand_share_one(world, memory, monkeypatch):
+    monkeypatch.setattr("perdure.telemetry.metrics.WORKFLOWS_TOLD_APART", 6)
+    prometheus = Prometheus()
+    app = world.app(memory, telemetry=[prometheus])
+    register(app)
+    names = [f"w{n}" for n in range(9)]
+    async with app:
+        for name in names:
+            await app.publish({"name": name, "steps": [{"name": "fails", "task": "task"}]})
+        for name in names:
+            await app.start(name)
+        await world.advance(2)
+    value = Samples(prometheus.registry)
+    begun = [value("perdure_runs_begun_total", workflow=name) for name in (*names, OTHER)]
+    assert [each for each in begun if each is not None] == [1, 1, 7]
+    assert value("perdure_runs_ended_total", workflow=OTHER, status="complete") == 7
+
+
+def test_prometheus_has_the_names_that_opentelemetrys_are_translated_to():
+    assert [metric.exported for metric in METRICS] == [
+        *("perdure_runs_begun_total", "perdure_runs_ended_total", "perdure_runs_stuck_total", "perdure_attempts_total"),
+        *("perdure_step_duration_seconds", "perdure_commit_duration_seconds", "perdure_commit_decisions"),
+        *("perdure_runs_claimed_total", "perdure_hints_total", "perdure_runs_in_hand", "perdure_concurrency"),
+        "perdure_loop_lag_seconds",
+    ]
+    for metric in METRICS:
+        assert metric.unit == "s" or metric.unit.startswith("{"), "a gauge of unit 1 would be called a ratio"
+
+
 @pytest.mark.parametrize(
     ("key", "name"), [("a", "a"), ("a#2", "a"), ("a/b#12", "b"), ("a#b", "a#b"), ("#1", "#1"), ("a/#", "#")]
 )
@@ -149,7 +191,7 @@ async def test_it_is_served_while_a_worker_works(memory):
             await (await app.start("task")).result(timeout=10)
             text = (await asyncio.to_thread(urllib.request.urlopen, url)).read().decode()
         families = {family.name for family in text_string_to_metric_families(text)}
-        assert {metric.name for metric in METRICS} <= families
+        assert {metric.exported.removesuffix("_total") for metric in METRICS} <= families
         assert "process_resident_memory_bytes" in families
         with pytest.raises(OSError, match="refused"):
             await asyncio.to_thread(urllib.request.urlopen, url)
@@ -172,19 +214,19 @@ async def test_opentelemetry_gets_the_same(world, memory):
         await app.start("good")
         await world.advance(2)
         found = {
-            metric.name: list(metric.data.data_points)
+            metric.name: (metric.unit, list(metric.data.data_points))
             for resource in reader.get_metrics_data().resource_metrics
             for scope in resource.scope_metrics
             for metric in scope.metrics
         }
-    assert {name.replace(".", "_") for name in found} >= {metric.name for metric in METRICS} - {"perdure_runs_stuck"}
-    (begun,) = found["perdure.runs.begun"]
+    assert {name: unit for name, (unit, _) in found.items()} == {metric.name: metric.unit for metric in METRICS}
+    (begun,) = found["perdure.runs.begun"][1]
     assert (begun.value, dict(begun.attributes)) == (1, {"workflow": "good"})
-    assert {(point.attributes["outcome"], point.value) for point in found["perdure.attempts"]} == {
+    assert {(point.attributes["outcome"], point.value) for point in found["perdure.attempts"][1]} == {
         ("ok", 2),
         ("retry", 1),
     }
-    assert found["perdure.runs.in_hand"][0].value == 0
+    assert found["perdure.runs.in_hand"][1][0].value == 0
 
 
 async def test_an_error_of_a_watcher_does_no_harm(world, memory, caplog):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from fastapi import Request
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Histogram, ProcessCollector
@@ -16,6 +16,7 @@ from perdure.authoring.context import current_trace
 from perdure.engine.app import Perdure
 from perdure.engine.telemetry import TRACE, TRACEPARENT
 from perdure.engine.worker.status import WorkerStatus
+from perdure.model.decision import QueueStats
 from perdure.model.errors import StoreError
 from perdure.model.run import RunStatus
 from perdure.server.access import Metrics
@@ -28,6 +29,12 @@ SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.
 
 NO_ROUTE = "(none)"
 """The route of a request for what there is not."""
+
+QUEUES_TOLD_APART = 1_000
+"""How many queues of a namespace have counts of their own, by name; those of further ones are added up."""
+
+OTHERS = "(other)"
+"""The name that they are added up under."""
 
 METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"))
 """The methods that are told apart; the others are `other`."""
@@ -47,7 +54,7 @@ class Measured:
             "perdure_requests", "Requests, by the status of the response.", (*labels, "status"), registry=self._registry
         )
         self._seconds = Histogram(
-            "perdure_request_seconds",
+            "perdure_request_duration_seconds",
             "How long it took until a response began.",
             labels,
             registry=self._registry,
@@ -147,18 +154,31 @@ class _Counts:
         self.age.add_metric((name,), max(0, now - sample.at) / 1000)
         for status in RunStatus:
             self.runs.add_metric((name, status.value), sample.status.get(status, 0))
-        for queue in sample.queues:
+        for queue in _told_apart(sample.queues):
             place = name, queue.queue
             self.due.add_metric(place, queue.due)
             self.later.add_metric(place, queue.later)
             self.leased.add_metric(place, queue.leased)
             late = 0 if queue.oldest_due_at is None else max(0, now - queue.oldest_due_at)
             self.oldest.add_metric(place, late / 1000)
-        for ended, count in sample.ended_by_queue.items():
-            self.ended.add_metric((name, ended), count)
+        ended = sorted(sample.ended_by_queue.items())
+        for each, count in ended[:QUEUES_TOLD_APART]:
+            self.ended.add_metric((name, each), count)
+        if others := ended[QUEUES_TOLD_APART:]:
+            self.ended.add_metric((name, OTHERS), sum(count for _, count in others))
         silent = sum(worker.is_silent(now) for worker in workers)
         self.workers.add_metric((name, "silent"), silent)
         self.workers.add_metric((name, "at_work"), len(workers) - silent)
+
+
+def _told_apart(queues: Sequence[QueueStats]) -> list[QueueStats]:
+    """Return the counts of queues, those of too many in one."""
+    told, others = list(queues[:QUEUES_TOLD_APART]), queues[QUEUES_TOLD_APART:]
+    if others:
+        due, later, leased = (sum(getattr(each, count) for each in others) for count in ("due", "later", "leased"))
+        oldest = min((each.oldest_due_at for each in others if each.oldest_due_at is not None), default=None)
+        told.append(QueueStats(OTHERS, due, later, leased, oldest))
+    return told
 
 
 def _trace(scope: Scope) -> str | None:

@@ -99,14 +99,14 @@ class _Sink:
     def __init__(self, provider: MeterProvider) -> None:
         self._meter = provider.get_meter("perdure")
         self._counters: dict[Metric, Counter] = {
-            metric: self._meter.create_counter(_dotted(metric), description=metric.text)
+            metric: self._meter.create_counter(metric.name, metric.unit, metric.text)
             for metric in METRICS
             if metric.kind == "counter" and metric.labels
         }
         self._histograms: dict[Metric, Histogram] = {
             metric: self._meter.create_histogram(
-                _dotted(metric),
-                _unit(metric),
+                metric.name,
+                metric.unit,
                 metric.text,
                 explicit_bucket_boundaries_advisory=metric.bounds,
             )
@@ -117,15 +117,15 @@ class _Sink:
     def read(self, measures: Measures) -> None:
         """Make the instruments of what is looked at when it is exported."""
         for metric in METRICS:
-            about = _dotted(metric), [_reading(measures, metric)], _unit(metric), metric.text
+            about = metric.name, [_reading(measures, metric)], metric.unit, metric.text
             if metric.kind == "gauge":
                 self._meter.create_observable_gauge(*about)
             elif metric.kind == "counter" and not metric.labels:
                 self._meter.create_observable_counter(*about)
 
-    def add(self, metric: Metric, labels: tuple[str, ...]) -> None:
-        """Count one more."""
-        self._counters[metric].add(1, dict(zip(metric.labels, labels, strict=True)))
+    def add(self, metric: Metric, labels: tuple[str, ...], amount: int = 1) -> None:
+        """Count so many more; with 0, have it told that there were none."""
+        self._counters[metric].add(amount, dict(zip(metric.labels, labels, strict=True)))
 
     def observe(self, metric: Metric, labels: tuple[str, ...], value: float) -> None:
         """Take in a value of a histogram."""
@@ -137,11 +137,3 @@ def _reading(measures: Measures, metric: Metric) -> Callable[[CallbackOptions], 
         return [Observation(value) for each, value in measures.read() if each is metric]
 
     return read
-
-
-def _dotted(metric: Metric) -> str:
-    return metric.name.replace("_", ".", 2)
-
-
-def _unit(metric: Metric) -> str:
-    return "s" if metric.name.endswith("_seconds") else "1"

@@ -39,12 +39,12 @@ class Prometheus(Measures):
             ProcessCollector(registry=registry)
         self.registry = registry
         self._counters = {
-            metric: Counter(metric.name, metric.text, metric.labels, registry=registry)
+            metric: Counter(metric.exported, metric.text, metric.labels, registry=registry)
             for metric in METRICS
             if metric.kind == "counter" and metric.labels
         }
         self._histograms = {
-            metric: Histogram(metric.name, metric.text, metric.labels, registry=registry, buckets=metric.bounds)
+            metric: Histogram(metric.exported, metric.text, metric.labels, registry=registry, buckets=metric.bounds)
             for metric in METRICS
             if metric.kind == "histogram"
         }
@@ -84,9 +84,9 @@ class Prometheus(Measures):
         if not self._workers:
             self.close()
 
-    def add(self, metric: Metric, labels: tuple[str, ...]) -> None:
-        """Count one more."""
-        self._counters[metric].labels(*labels).inc()
+    def add(self, metric: Metric, labels: tuple[str, ...], amount: int = 1) -> None:
+        """Count so many more; with 0, have it told that there were none."""
+        self._counters[metric].labels(*labels).inc(amount)
 
     def observe(self, metric: Metric, labels: tuple[str, ...], value: float) -> None:
         """Take in a value of a histogram."""
@@ -104,4 +104,4 @@ class _Read(Collector):
         """Yield it."""
         for metric, value in self._measures.read():
             family = CounterMetricFamily if metric.kind == "counter" else GaugeMetricFamily
-            yield family(metric.name, metric.text, value=value)
+            yield family(metric.exported, metric.text, value=value)
