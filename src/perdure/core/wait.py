@@ -20,19 +20,20 @@ DEADLOCK = (
 )
 """Why a run is parked that nothing can move."""
 
-WaitKind = Literal["timer", "event", "child", "retry", "parked", "undo"]
+WaitKind = Literal["timer", "event", "child", "retry", "parked", "undo", "push"]
 
 
 class Wait(msgspec.Struct, frozen=True, omit_defaults=True):
     """One thing a run waits for.
 
     Attributes:
-        kind: see `WaitKind`; `parked` needs somebody's help, and so does `undo`: one that failed.
+        kind: see `WaitKind`; `parked` needs somebody's help, and so does `undo`: one that failed. `push`: whoever
+            serves its workflow over HTTP did not take it.
         key: the record key; empty for the run as a whole.
         due_at: when the wait ends by itself, in milliseconds since the epoch; None for never.
         detail: the event's type, the child's run id, the last error, or why the run is parked.
-        attempt: for a retry, how many attempts failed; for an undo, how often it was begun; for a run that is parked
-            because it took its workers down, how many it did.
+        attempt: for a retry and a push, how many attempts failed; for an undo, how often it was begun; for a run that
+            is parked because it took its workers down, how many it did.
     """
 
     kind: WaitKind

@@ -51,7 +51,7 @@ class Perdure(Decorators, Triggers, Queues, Definitions):
         url: the store: `memory://`, `sqlite:///file.db`; or a server, `https://host`, which the API key of
             `PERDURE_API_KEY` is shown to.
         mode: `all` starts runs and works them, `client` only starts them, `worker` only works them; by default `all`,
-            and `client` on a server.
+            and `client` on a server. `serve` is for `perdure.serve`, on a server.
         env: what class entrypoints find as `self.env`.
         queues: which queues the worker serves; a mapping says how many runs of each it has in hand at once, None being
             no bound but `concurrency`.
@@ -155,10 +155,7 @@ class Perdure(Decorators, Triggers, Queues, Definitions):
         """Open the store and, unless this is a client, start the worker."""
         if self._client is not None:
             raise UsageError("this engine is open already")
-        if is_a_servers(self.url) and self.settings.mode != "client":
-            raise UsageError(
-                f"mode: a server hands out no work over HTTP, so it must be 'client', not {self.settings.mode!r}"
-            )
+        self._require_fitting_mode()
         await self.store.open()
         try:
             if self.encryption is None and not is_a_servers(self.url):
@@ -168,13 +165,23 @@ class Perdure(Decorators, Triggers, Queues, Definitions):
             await self.store.close()
             raise
 
+    def _require_fitting_mode(self) -> None:
+        mode, is_on_a_server = self.settings.mode, is_a_servers(self.url)
+        if is_on_a_server and mode not in ("client", "serve"):
+            raise UsageError(
+                f"mode: a server hands out no work over HTTP, so it must be 'client', not {mode!r}; "
+                "'serve' is for what perdure.serve serves"
+            )
+        if mode == "serve" and not is_on_a_server:
+            raise UsageError("mode: what is served gets its runs from a server, so the URL must be https://host")
+
     async def _open(self) -> None:
         if isinstance(self.world, SystemEnv):
             self._clock = await StoreClock.started(self.store, self.world)
         endings = Endings()
         client = Client(self.store, self.registry, self.settings, self.world, endings)
         client.watchers = watchers = watchers_of(self.telemetry)
-        if self.settings.mode != "client":
+        if self.settings.mode in ("all", "worker"):
             worker = self._make_worker(self.store, self.registry, self.settings, self.world, endings)
             try:
                 await self.declare_limits(self.store)
@@ -247,6 +254,11 @@ class Perdure(Decorators, Triggers, Queues, Definitions):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.close()
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it is open."""
+        return self._client is not None
 
     @property
     def worker(self) -> Worker | None:

@@ -12,7 +12,7 @@ from perdure.model.limits import Limits
 from perdure.model.name import check_name
 from perdure.model.run import Retention
 
-Mode = Literal["all", "client", "worker"]
+Mode = Literal["all", "client", "worker", "serve"]
 
 SCHEDULES = "perdure.schedules:"
 """What the name of the queue begins with that the schedules of a queue's runs wait in."""
@@ -45,8 +45,8 @@ class Settings:
     hold_ms: int = field(init=False)
 
     def __post_init__(self) -> None:
-        if self.mode not in ("all", "client", "worker"):
-            raise UsageError(f"mode: {self.mode!r} must be 'all', 'client' or 'worker'")
+        if self.mode not in ("all", "client", "worker", "serve"):
+            raise UsageError(f"mode: {self.mode!r} must be 'all', 'client', 'worker' or 'serve'")
         if not self.queues:
             raise UsageError("queues: name at least one")
         for queue in self.queues:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 
+from perdure.dispatch.dispatcher import Dispatcher
 from perdure.engine.app import Perdure
 from perdure.model.errors import UsageError
 from perdure.model.redaction import Redaction
@@ -31,6 +32,7 @@ class Server:
         auditor: who writes down what operators do.
         redaction: what viewers do not see.
         streams: who has how many streams open.
+        dispatchers: by namespace, what hands runs to those who serve workflows over HTTP.
         stopping: set when it stops: whatever waits or streams ends then.
     """
 
@@ -41,6 +43,11 @@ class Server:
         self.auditor = Auditor(self.namespaces)
         self.redaction = Redaction(settings.redact, in_prose=True)
         self.streams = Streams(settings.streams_per_key)
+        self.dispatchers = {
+            name: Dispatcher(engine, name, is_on=self.settings.dispatch)
+            for name in self.namespaces.names
+            if (engine := self.namespaces.engine(name)) is not None
+        }
         self.stopping = asyncio.Event()
         self._hearings: dict[str, Hearing] = {}
         self._live: dict[str, Live] = {}
@@ -100,6 +107,8 @@ class Server:
         except BaseException:
             await self.namespaces.close()
             raise
+        for dispatcher in self.dispatchers.values():
+            await dispatcher.open()
         self._is_open = True
 
     async def close(self) -> None:
@@ -107,6 +116,8 @@ class Server:
         await self.stop()
         if self._is_open:
             self._is_open = False
+            for dispatcher in self.dispatchers.values():
+                await dispatcher.close()
             await self.authenticator.close()
             await self.auditor.close()
             await self.namespaces.close()

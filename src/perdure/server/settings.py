@@ -34,6 +34,7 @@ class ServerSettings:
         rate: how many requests a principal may make, as `600/minute`; None for no bound.
         tls_cert, tls_key: files with the certificate and its key; both or none.
         log_json: logs are JSON lines.
+        dispatch: whether it hands runs to those who serve workflows over HTTP.
         redact: names of fields whose values viewers do not see, wherever they stand in inputs, results and events.
         body_bytes: the size of a request's body.
         body_depth: how deep arrays and objects may stand inside each other in it.
@@ -60,6 +61,7 @@ class ServerSettings:
     tls_cert: str | None = None
     tls_key: str | None = None
     log_json: bool = False
+    dispatch: bool = True
     redact: tuple[str, ...] = ()
     body_bytes: int = 1_048_576
     body_depth: int = 64
@@ -173,7 +175,7 @@ def _parsed(field_name: str, variable: str, text: str) -> Any:
         if not text.isdecimal():
             raise UsageError(f"{variable}: {text!r} must be a whole number")
         return int(text)
-    if field_name == "log_json":
+    if field_name in ("log_json", "dispatch"):
         if text.lower() not in _FLAGS:
             raise UsageError(f"{variable}: {text!r} must be one of {', '.join(_FLAGS)}")
         return _FLAGS[text.lower()]

@@ -19,6 +19,12 @@ from perdure.store.contract import Store
 PATH = "/api/v1/store/"
 """What the path of an operation begins with."""
 
+TURNS = "/api/v1/turns/"
+"""What the path begins with of what an endpoint asks in the middle of a turn."""
+
+TURN = "Perdure-Turn"
+"""The header that carries the token of that turn."""
+
 MOST = 1_000
 """How many items one request may hold; longer lists are cut."""
 

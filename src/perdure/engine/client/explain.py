@@ -129,6 +129,9 @@ def _wait(wait: Wait, now: int) -> str:
             return f"{wait.key!r} waits for child run {wait.detail!r}"
         case "retry":
             return f"step {wait.key!r} failed {wait.attempt} times ({wait.detail}) and is tried again{due}"
+        case "push":
+            often = f" {wait.attempt} times in a row" if wait.attempt > 1 else ""
+            return f"it could not be handed to whoever serves it{often} ({wait.detail}), and is pushed again{due}"
         case "undo":
             begun = f"{wait.attempt} times" if wait.attempt > 1 else "once"
             return f"the undo of {wait.key!r} was tried {begun} and failed ({wait.detail})"
@@ -140,7 +143,7 @@ def _when(moment: int | None, now: int) -> str:
     if moment is None:
         return "never"
     at = dt.datetime.fromtimestamp(moment / 1000, dt.UTC).isoformat(" ", "seconds").removesuffix("+00:00")
-    apart = in_words(abs(moment - now) // 1000 * 1000)
-    return f"{at} UTC (in {apart})" if moment > now else f"{at} UTC ({apart} ago)"
     if abs(moment - now) < 1_000:
         return f"{at} UTC (now)"
+    apart = in_words(abs(moment - now) // 1000 * 1000)
+    return f"{at} UTC (in {apart})" if moment > now else f"{at} UTC ({apart} ago)"

@@ -72,7 +72,6 @@ class Claiming:
         self._worker = worker
         self._env = worker.env
         self._store = worker.store
-        self._settings = worker.settings
         self.places = Places(worker.settings, worker.turns)
         self.offering = Offering(worker, self.places)
         self.gates: dict[str, QueueState] = {}
@@ -127,8 +126,8 @@ class Claiming:
 
     def created(self, queue: str) -> None:
         """Look for due runs of a queue, of which one was created here."""
-        if queue in self._settings.served:
-            self._ask(queue if queue in self.gates or queue in self._settings.per_queue else ORDINARY)
+        if queue in self._worker.settings.served:
+            self._ask(queue if queue in self.gates or queue in self._worker.settings.per_queue else ORDINARY)
 
     def forget_states(self) -> None:
         """Read anew which queues are gated, now: this process has changed one."""
@@ -166,7 +165,7 @@ class Claiming:
             self.places.room(queue) <= 0
             or worker.is_stopping
             or queue in self.gates
-            or queue not in self._settings.served
+            or queue not in self._worker.settings.served
         ):
             return False
         if worker.registry.program(new.workflow, new.version) is None:
@@ -193,16 +192,17 @@ class Claiming:
 
     def has_place(self, queue: str) -> None:
         """A run of a queue takes its place no more: there may be room for another."""
+        is_bounded = queue in self.gates and self.gates[queue].limits.bounds_places
         if self._is_starved:
             self._has_room()
-        elif queue in self._settings.per_queue or (queue in self.gates and self.gates[queue].limits.bounds_places):
+        elif is_bounded or queue in self._worker.settings.per_queue:
             self._ask(queue)
 
     def _has_room(self) -> None:
         """Look for due runs after a time without room for any: at once if there is much of it, soon if little."""
         if self._worker.is_stopping:
             return
-        if self.places.room() >= min(CLAIM_BATCH, self._settings.concurrency // 2):
+        if self.places.room() >= min(CLAIM_BATCH, self._worker.settings.concurrency // 2):
             self._is_starved = False
             self.wake()
         else:
@@ -287,7 +287,7 @@ class Claiming:
         is_for_all, self._is_asked_for_all = self._is_asked_for_all, False
         asked, self._asked = self._asked, set()
         ordinary = self._ordinary()
-        alone = [queue for queue in self._settings.served if queue not in ordinary]
+        alone = [queue for queue in self._worker.settings.served if queue not in ordinary]
         every = [*((queue, (queue,)) for queue in alone), (ORDINARY, ordinary)]
         wanted = [(source, queues) for source, queues in every if queues and (is_for_all or source in asked)]
         now = self._env.now()
@@ -297,8 +297,8 @@ class Claiming:
         return [(source, queues) for source, queues in wanted if source not in self._failed]
 
     def _ordinary(self) -> tuple[str, ...]:
-        alone = self.gates.keys() | self._settings.per_queue.keys()
-        return tuple(queue for queue in self._settings.served if queue not in alone)
+        alone = self.gates.keys() | self._worker.settings.per_queue.keys()
+        return tuple(queue for queue in self._worker.settings.served if queue not in alone)
 
     async def _read_states(self) -> None:
         now = self._env.now()
@@ -306,7 +306,7 @@ class Claiming:
             return
         self._read_at = now
         states = await self._store.queues()
-        gates = {state.name: state for state in states if state.is_gated and state.name in self._settings.served}
+        gates = {state.name: state for state in states if state.is_gated and state.name in self._worker.settings.served}
         if gates.keys() != self.gates.keys():  # a queue has become another source
             self._is_asked_for_all = True
         self.gates = gates
@@ -317,7 +317,7 @@ class Claiming:
         if limit <= 0:  # `left` looks again
             return True
         worker, now = self._worker, self._env.now()
-        claims = await self._store.claim(queues, limit, worker.id, now, now + self._settings.lease_ms, workflows)
+        claims = await self._store.claim(queues, limit, worker.id, now, now + self._worker.settings.lease_ms, workflows)
         await worker.definitions.require(claims)
         self.hand_over(claims)
         if len(claims) == limit:
@@ -380,7 +380,7 @@ class Claiming:
         """Begin what was chosen; return how many runs that were, None if others got ahead."""
         if choice.admission is None:
             return 0
-        claims = await self._store.admit(choice.admission, self._worker.id, now, now + self._settings.lease_ms)
+        claims = await self._store.admit(choice.admission, self._worker.id, now, now + self._worker.settings.lease_ms)
         if claims is None:
             return None
         await self._worker.definitions.require(claims)

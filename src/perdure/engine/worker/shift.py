@@ -30,8 +30,8 @@ class Shift:
     """
 
     def __init__(self, app: Perdure) -> None:
-        if app.settings.mode == "client":
-            raise UsageError("mode='client' works nothing, so there is nothing to run for ever")
+        if app.settings.mode not in ("all", "worker"):
+            raise UsageError(f"mode={app.settings.mode!r} claims nothing, so there is nothing to run for ever")
         self.app = app
         self.signals: list[signal.Signals] = []
         self._stop = asyncio.Event()

@@ -7,10 +7,12 @@ import functools
 import gc
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from perdure.authoring.announcing import entry_of
 from perdure.authoring.registry import Registry
+from perdure.authoring.workflow import Workflow
 from perdure.core import guard
 from perdure.core.loop import LATEST
 from perdure.engine.batch import Batch
@@ -170,6 +172,10 @@ class Worker:
         """Look for due runs now."""
         self.claiming.wake()
 
+    def serve(self, queues: Sequence[str]) -> None:
+        """Serve these queues from now on, and no others."""
+        self.settings = replace(self.settings, queues=tuple(queues))
+
     def _cancel_tasks(self) -> None:
         for task in self._tasks:
             task.cancel()
@@ -277,7 +283,7 @@ class Worker:
             _log.error("run %s is left to its lease: its workflow, version %r, is not here", run.id, run.version)
             self.claiming.left(run.queue)
             return
-        runner = Runner(self, claim, program)
+        runner = self._runner_of(claim, program)
         self.turns[run.id] = runner
         self.keeper.add(runner)
         if self.watchers is not None:
@@ -285,6 +291,10 @@ class Worker:
         if self.is_stopping:
             runner.turn.hand_back()
         runner.begin()
+
+    def _runner_of(self, claim: Claim, program: Workflow[..., Any]) -> Runner:
+        """Return what drives a turn; another kind of worker has another one."""
+        return Runner(self, claim, program)
 
     async def _listen(self) -> None:
         """Take the store's hints of what other processes did.

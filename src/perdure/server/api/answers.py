@@ -71,7 +71,7 @@ class ErrorDocument(Told):
 class WaitDocument(Told):
     """One thing that a run waits for."""
 
-    kind: Literal["timer", "event", "child", "retry", "parked", "undo"]
+    kind: Literal["timer", "event", "child", "retry", "parked", "undo", "push"]
     key: str
     due_at: Moment | None
     detail: str = Field(description="The event's type, the child's id, the last error, or why it is parked.")

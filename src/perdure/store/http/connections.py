@@ -6,7 +6,7 @@ import asyncio
 import os
 import ssl
 import time
-from typing import Any
+from typing import Any, NamedTuple
 
 import httpx
 
@@ -14,7 +14,7 @@ from perdure.model.errors import StoreUnavailableError
 from perdure.store.http.errors import RefusedError, has_done_nothing, is_passing, translated
 from perdure.store.http.settings import Settings
 from perdure.store.loops import PerLoop
-from perdure.store.operations import PATH
+from perdure.store.operations import PATH, TURN, TURNS
 
 FINISHING = 10.0
 """Seconds that `close` gives to what is under way."""
@@ -56,6 +56,17 @@ class Link:
         await self.http.aclose()
 
 
+class Question(NamedTuple):
+    """What a server is asked; see `Connections.ask`."""
+
+    path: str
+    body: bytes
+    may_repeat: bool
+    is_first: bool
+    waits: float
+    token: str | None
+
+
 class Connections:
     """The connections of every event loop that uses the store.
 
@@ -81,7 +92,14 @@ class Connections:
         await self._links.close()
 
     async def ask(
-        self, name: str, body: bytes, *, may_repeat: bool = True, is_first: bool = False, waits: float = 0.0
+        self,
+        name: str,
+        body: bytes,
+        *,
+        may_repeat: bool = True,
+        is_first: bool = False,
+        waits: float = 0.0,
+        token: str | None = None,
     ) -> bytes:
         """Return the answer to one operation.
 
@@ -91,14 +109,17 @@ class Connections:
             may_repeat: whether a second time has no second effect.
             is_first: whether nobody knows yet that there is a server: one that cannot be reached is not waited for.
             waits: how long (in seconds) the server may take its time, because it is asked to wait. It is asked once.
+            token: of the turn that it is asked about; None for an operation of the store.
 
         Raises:
             StoreError: it failed, and not for a reason that passed in time. UsageError: what was asked is wrong.
             RequestTooLargeError: the server takes no request of this size.
         """
+        path = f"{PATH if token is None else TURNS}{name}"
+        question = Question(path, body, may_repeat, is_first, waits, token)
         link = await self._links.get()
         tasks = link.waiting if waits else link.asked
-        task = asyncio.get_running_loop().create_task(self._patiently(link, name, body, may_repeat, is_first, waits))
+        task = asyncio.get_running_loop().create_task(self._patiently(link, question))
         tasks.add(task)
         task.add_done_callback(tasks.discard)
         task.add_done_callback(_noticed)
@@ -111,17 +132,15 @@ class Connections:
                 raise
             raise StoreUnavailableError(f"{self._settings.shown}: the store was closed meanwhile") from None
 
-    async def _patiently(
-        self, link: Link, name: str, body: bytes, may_repeat: bool, is_first: bool, waits: float
-    ) -> bytes:
-        patience = 0.0 if waits else self._settings.patience
+    async def _patiently(self, link: Link, question: Question) -> bytes:
+        patience = 0.0 if question.waits else self._settings.patience
         failures, first_at = 0, 0.0
         while True:
             try:
-                if waits:
-                    return await self._once(link, name, body, waits)
+                if question.waits:
+                    return await self._once(link, question)
                 async with link.places:
-                    return await self._once(link, name, body, waits)
+                    return await self._once(link, question)
             except (httpx.TransportError, RefusedError) as error:
                 failures += 1
                 now = time.monotonic()
@@ -130,14 +149,16 @@ class Connections:
                 if isinstance(error, RefusedError):
                     rest = max(rest, error.after)
                 is_over = now + rest - first_at > patience or not self._links.is_open
-                is_over = is_over or (is_first and isinstance(error, httpx.TransportError))
-                if is_over or not is_passing(error) or not (may_repeat or has_done_nothing(error)):
+                is_over = is_over or (question.is_first and isinstance(error, httpx.TransportError))
+                if is_over or not is_passing(error) or not (question.may_repeat or has_done_nothing(error)):
                     raise translated(error, self._settings.shown) from error
             await asyncio.sleep(rest)
 
-    async def _once(self, link: Link, name: str, body: bytes, waits: float) -> bytes:
-        timeout = httpx.Timeout(self._settings.timeout + waits, connect=self._settings.connect_timeout)
-        response = await link.http.post(f"{self._settings.url}{PATH}{name}", content=body, timeout=timeout)
+    async def _once(self, link: Link, question: Question) -> bytes:
+        timeout = httpx.Timeout(self._settings.timeout + question.waits, connect=self._settings.connect_timeout)
+        url = f"{self._settings.url}{question.path}"
+        headers = None if question.token is None else {TURN: question.token}
+        response = await link.http.post(url, content=question.body, timeout=timeout, headers=headers)
         if response.status_code != 200:
             raise RefusedError(response)
         return response.content

@@ -325,6 +325,16 @@ class HttpStore:
             raise unreadable(self._settings.shown, ValueError("an answer that ends before it begins"))
         return part
 
+    async def ask_of_turn(self, name: str, token: str, body: bytes) -> bytes:
+        """Return the answer to what an endpoint asks in the middle of a turn; see `perdure.dispatch.callbacks`.
+
+        Args:
+            name: what it asks: `commit`, `extend` or `inbox`.
+            token: of the turn.
+            body: as the protocol has it.
+        """
+        return await self._connections.ask(name, body, token=token)
+
     async def _ask(self, name: str, may_repeat: bool = True, /, *, is_first: bool = False, **arguments: Any) -> Any:
         answer = await self._connections.ask(name, _encode(arguments), may_repeat=may_repeat, is_first=is_first)
         try:

@@ -186,6 +186,8 @@ def _wait(wait: Wait, now: int) -> str:
             return f"{wait.key}: child run {wait.detail}"
         case "retry":
             return f"{wait.key}: failed {wait.attempt}×, again{due}: {wait.detail}"
+        case "push":
+            return f"not taken {wait.attempt}×, pushed again{due}: {wait.detail}"
         case "undo":
             return f"{wait.key}: its undo failed: {wait.detail}"
         case "parked":

@@ -1,0 +1,238 @@
+"""What of a server works: in each namespace a worker for the runs of workflows that endpoints serve.
+
+It begins with the first endpoint. Until then it costs a look at a collection now and then.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import logging
+from typing import Any
+
+import httpx
+
+from perdure.authoring.registry import Registry
+from perdure.authoring.workflow import Workflow
+from perdure.dispatch.asking import Asking
+from perdure.dispatch.breaker import Breaker
+from perdure.dispatch.endpoints import Endpoint, Endpoints, Keys, entries_of
+from perdure.dispatch.pushing import LeftAloneError, PushRunner
+from perdure.engine.app import Perdure
+from perdure.engine.ending import Endings
+from perdure.engine.env import Env, pause
+from perdure.engine.settings import Settings
+from perdure.engine.worker.runner import Runner
+from perdure.engine.worker.worker import Worker
+from perdure.model.decision import Claim
+from perdure.model.errors import PerdureError, UsageError
+from perdure.store.contract import Store
+
+REFRESH = 10.0
+"""Seconds between two looks at who serves what."""
+
+KEYS_KEPT_MS = 10_000
+"""For how many milliseconds keys are taken for those that are in the store."""
+
+ANSWER_WITHIN = 25.0
+"""Seconds within which an endpoint has to begin its answer: less than most proxies allow."""
+
+_log = logging.getLogger("perdure.engine")
+
+
+class Place:
+    """Where runs are pushed to."""
+
+    def __init__(self, url: str, breaker: Breaker) -> None:
+        self.url = url
+        self.breaker = breaker
+
+
+class Dispatcher:
+    """The dispatcher of one namespace.
+
+    Args:
+        app: the namespace's engine, which somebody else opens and closes.
+        namespace: what it is called.
+        is_on: whether it works runs; if not, it takes what endpoints commit, and nothing else.
+        answer_within: see `ANSWER_WITHIN`.
+        transport: what requests to endpoints go through; connections of its own by default.
+
+    Attributes:
+        app, namespace, answer_within: see above.
+        endpoints: who serves what, as it is kept.
+        asking: what speaks to them.
+        engine: what works; None as long as there is nothing to work.
+    """
+
+    def __init__(
+        self,
+        app: Perdure,
+        namespace: str,
+        *,
+        is_on: bool = True,
+        answer_within: float = ANSWER_WITHIN,
+        transport: httpx.AsyncBaseTransport | None = None,
+    ) -> None:
+        self.app = app
+        self.namespace = namespace
+        self.answer_within = answer_within
+        self.endpoints = Endpoints(app.store, app.world)
+        self.asking = Asking(app.world, transport)
+        self.engine: Perdure | None = None
+        self._is_on = is_on
+        self._places: dict[str, Place] = {}
+        self._serving: dict[str, list[Place]] = {}
+        self._known: list[Endpoint] = []
+        self._keys: Keys | None = None
+        self._keys_at = 0
+        self._refreshing = asyncio.Lock()
+        self._task: asyncio.Task[None] | None = None
+
+    async def open(self) -> None:
+        """Begin to look who serves what."""
+        if self._is_on and self._task is None:
+            self._task = asyncio.get_running_loop().create_task(self._look_for_ever())
+
+    async def close(self) -> None:
+        """Let the pushes that are under way finish, and work no more."""
+        task, self._task = self._task, None
+        if task is not None:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+        engine, self.engine = self.engine, None
+        if engine is not None:
+            await engine.close()
+        await self.asking.close()
+
+    async def keys(self) -> Keys:
+        """Return the keys of this namespace."""
+        now = self.app.world.now()
+        if self._keys is None or not 0 <= now - self._keys_at < KEYS_KEPT_MS:
+            self._keys, self._keys_at = await self.endpoints.keys(), now
+        return self._keys
+
+    async def add(self, url: str) -> Endpoint:
+        """Ask an endpoint what it serves, keep that, and begin to push runs to it.
+
+        Raises:
+            UsageError: it is none, or serves what nobody can. PushFailedError: it does not answer.
+        """
+        manifest = await self.asking.manifest(url, (await self.keys()).signing)
+        endpoint = await self.endpoints.add(url, manifest)
+        await self.refresh()
+        return endpoint
+
+    async def remove(self, url: str) -> bool:
+        """Push nothing more to an endpoint; return whether it was known."""
+        was_known = await self.endpoints.remove(url)
+        await self.refresh()
+        return was_known
+
+    async def refresh(self) -> None:
+        """Look who serves what, now."""
+        async with self._refreshing:
+            known = await self.endpoints.all()
+            if not self._is_on or (known == self._known and (self.engine is not None or not known)):
+                return
+            self._known = known
+            self._places = {
+                each.url: self._places.get(each.url) or Place(each.url, Breaker(self.app.world)) for each in known
+            }
+            self._serving = {}
+            for each in known:
+                for workflow in each.workflows:
+                    self._serving.setdefault(workflow.name, []).append(self._places[each.url])
+            queues = sorted({workflow.queue for each in known for workflow in each.workflows})
+            if queues and self.engine is None:
+                engine = Perdure(self.app.url, mode="worker", queues=queues, encryption=self.app.encryption)
+                engine._make_worker = functools.partial(PushingWorker, self)
+                self._register(engine.registry)
+                await engine.open()
+                self.engine = engine
+            elif self.engine is not None and self.engine.worker is not None:
+                self._register(self.engine.registry)
+                self.engine.worker.serve(queues or self.engine.settings.queues)
+                await self.engine.worker._announce()
+                self.engine.worker.wake()
+
+    def serves(self, workflow: str) -> bool:
+        """Return whether runs of a workflow are pushed."""
+        return workflow in self._serving
+
+    def place_of(self, workflow: str) -> Place:
+        """Return where a run is to be pushed to.
+
+        Raises:
+            LeftAloneError: there is nobody who can be asked now.
+        """
+        places = self._serving.get(workflow, [])
+        waits = []
+        for place in places:
+            if not (left := place.breaker.left()):
+                places.append(places.pop(places.index(place)))  # in turn, where there are several
+                return place
+            waits.append(left)
+        if not waits:
+            raise LeftAloneError(f"no endpoint serves {workflow!r} any more", after=REFRESH)
+        urls = ", ".join(place.url for place in places)
+        raise LeftAloneError(f"{urls} failed often and is left alone for now", after=min(waits) / 1000)
+
+    @property
+    def known(self) -> list[Endpoint]:
+        """Who serves what, as it was seen last."""
+        return self._known
+
+    def wake(self) -> None:
+        """Look for due runs now."""
+        if self.engine is not None and self.engine.worker is not None:
+            self.engine.worker.wake()
+
+    def _register(self, registry: Registry) -> None:
+        registry.workflows.clear()
+        for each in self._known:
+            for served in each.workflows:
+                registry.workflows[served.name] = Workflow(
+                    _elsewhere, name=served.name, version=served.version, queue=served.queue
+                )
+
+    async def _look_for_ever(self) -> None:
+        while True:
+            try:
+                await self.refresh()
+            except PerdureError as error:
+                _log.warning("namespace %s: who serves workflows cannot be told: %s", self.namespace, error)
+            await pause(self.app.world, REFRESH)
+
+
+class PushingWorker(Worker):
+    """The worker of a dispatcher."""
+
+    def __init__(
+        self,
+        dispatcher: Dispatcher,
+        store: Store,
+        registry: Registry,
+        settings: Settings,
+        env: Env,
+        endings: Endings,
+    ) -> None:
+        super().__init__(store, registry, settings, env, endings)
+        self.dispatcher = dispatcher
+
+    def _runner_of(self, claim: Claim, program: Workflow[..., Any]) -> Runner:
+        """Return what hands a run to an endpoint, if one serves its workflow."""
+        if self.dispatcher.serves(claim.run.workflow):
+            return PushRunner(self, claim, program)
+        return super()._runner_of(claim, program)
+
+    async def _announce(self) -> None:
+        """Announce what endpoints serve, in their words."""
+        now = self.env.now()
+        entries = [entry for each in self.dispatcher.known for entry in entries_of(each, self.id, now)]
+        if entries:
+            await self.store.publish(entries)
+
+
+async def _elsewhere() -> None:
+    raise UsageError("the code of this workflow is where it is served")

@@ -1,0 +1,1 @@
+"""Messages: requests that are delivered to URLs, each a run of its own."""

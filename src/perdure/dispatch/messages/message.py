@@ -1,0 +1,145 @@
+"""What a message is, and what became of an attempt to deliver it."""
+
+from __future__ import annotations
+
+import base64
+
+import msgspec
+
+DELIVERY = "perdure.delivery"
+"""The workflow whose runs are messages."""
+
+RETRIES = 3
+"""How often a message is tried again, unless it says otherwise."""
+
+Headers = list[tuple[str, str]]
+"""Names, as they were given, and values."""
+
+
+class FlowControl(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What a message says of its flow-control key.
+
+    Attributes:
+        key: which.
+        parallelism: how many messages of the key are under way at once; 0 for any number.
+        rate: how many are begun per period; 0 for any number.
+        period: in seconds.
+    """
+
+    key: str
+    parallelism: int = 0
+    rate: int = 0
+    period: int = 1
+
+
+class Callback(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Where the outcome of attempts goes.
+
+    Attributes:
+        url: where to.
+        options: the publishing headers of the message that carries it, such as `Upstash-Retries`.
+    """
+
+    url: str
+    options: Headers = []
+
+
+class Message(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A request that is to be delivered.
+
+    Attributes:
+        url: where to.
+        method: of the request.
+        headers: that are forwarded, the content type among them.
+        body: as text; None for none, or for one that is not UTF-8.
+        body_base64: one that is not UTF-8.
+        retries: how often it is tried again.
+        retry_delay: an expression for the time between attempts; empty for the usual back-off.
+        timeout: of one attempt, in seconds; None for the longest.
+        callback: who hears of each attempt; None for nobody.
+        failure_callback: who hears that it failed for good; None for nobody.
+        labels: to find it by.
+        flow_control: which bounds it counts under; None for none.
+        group, endpoint: the URL group that it was published to, and the name of the endpoint in it; empty for none.
+        queue: the queue it was enqueued to; empty for none.
+        schedule: the schedule that published it; empty for none.
+        caller_ip: the address of who published it.
+        redacted: which fields are not to be shown: `body`, `header`, `header[Name]`.
+        extra: headers of the workflow protocol, which go with it as they are.
+        published_at: when it was published, in milliseconds since the epoch.
+        not_before: when it is due, in milliseconds since the epoch.
+    """
+
+    url: str
+    method: str = "POST"
+    headers: Headers = []
+    body: str | None = None
+    body_base64: str | None = None
+    retries: int = RETRIES
+    retry_delay: str = ""
+    timeout: float | None = None
+    callback: Callback | None = None
+    failure_callback: Callback | None = None
+    labels: tuple[str, ...] = ()
+    flow_control: FlowControl | None = None
+    group: str = ""
+    endpoint: str = ""
+    queue: str = ""
+    schedule: str = ""
+    caller_ip: str = ""
+    redacted: tuple[str, ...] = ()
+    extra: Headers = []
+    published_at: int = 0
+    not_before: int = 0
+
+    @property
+    def content(self) -> bytes:
+        """The body's bytes."""
+        if self.body_base64 is not None:
+            return base64.b64decode(self.body_base64)
+        return b"" if self.body is None else self.body.encode()
+
+
+class Answer(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What came of an attempt.
+
+    Attributes:
+        status: the status code; 0 for no answer.
+        headers: of the answer.
+        body, body_base64: of the answer; the latter where it is not UTF-8.
+        error: why there was no answer.
+        retry_after: after how many milliseconds the destination wants to be tried again; None where it does not say.
+        is_final: it is not to be tried again.
+        is_cut: the body was longer than is kept.
+    """
+
+    status: int
+    headers: Headers = []
+    body: str | None = None
+    body_base64: str | None = None
+    error: str = ""
+    retry_after: int | None = None
+    is_final: bool = False
+    is_cut: bool = False
+
+    @property
+    def is_delivered(self) -> bool:
+        """Whether the destination took the message."""
+        return 200 <= self.status < 300
+
+    @property
+    def content(self) -> bytes:
+        """The body's bytes."""
+        if self.body_base64 is not None:
+            return base64.b64decode(self.body_base64)
+        return b"" if self.body is None else self.body.encode()
+
+
+def text_or_base64(content: bytes) -> tuple[str | None, str | None]:
+    """Return a body as text, or, where it is not UTF-8, as base64; the other one is None."""
+    if not content:
+        return None, None
+    try:
+        return content.decode(), None
+    except UnicodeDecodeError:
+        return None, base64.b64encode(content).decode()

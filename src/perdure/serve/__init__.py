@@ -1,0 +1,42 @@
+"""Serves an application's workflows over HTTP: a Perdure server pushes runs to it, and it works them.
+
+app = Perdure("https://perdure.example.com", mode="serve")
+...
+served = serve.asgi(app)          # an ASGI application, or mounted: api.mount("/workflows", served)
+"""
+
+from __future__ import annotations
+
+from perdure.engine.app import Perdure
+from perdure.model.duration import Duration
+from perdure.serve.asgi import AsgiServing
+from perdure.serve.serving import Serving
+from perdure.serve.wsgi import WsgiServing
+
+__all__ = ["asgi", "wsgi"]
+
+
+def asgi(
+    app: Perdure, *, keys: tuple[str, str] | None = None, url: str | None = None, stay: Duration = 0
+) -> AsgiServing:
+    """Return an application as an ASGI application, to run or to mount.
+
+    Args:
+        app: with `mode="serve"`, on the server's URL.
+        keys: the current signing key and the next one; those of `PERDURE_SIGNING_KEY` and `PERDURE_NEXT_SIGNING_KEY`
+            by default.
+        url: where the server asks it, if requests for any other URL are to be refused.
+        stay: for how long (a duration) one request goes on with further steps; by default it does those that can be
+            done at once.
+
+    Raises:
+        UsageError: there are no keys, or the application has another mode.
+    """
+    return AsgiServing(Serving(app, keys=keys, url=url, stay=stay))
+
+
+def wsgi(
+    app: Perdure, *, keys: tuple[str, str] | None = None, url: str | None = None, stay: Duration = 0
+) -> WsgiServing:
+    """Return an application as a WSGI application; see `asgi`."""
+    return WsgiServing(Serving(app, keys=keys, url=url, stay=stay))

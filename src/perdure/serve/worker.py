@@ -1,0 +1,96 @@
+"""A worker that claims nothing: its runs are pushed to it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from perdure.authoring.registry import Registry
+from perdure.authoring.workflow import Workflow
+from perdure.core import guard
+from perdure.engine.ending import Endings
+from perdure.engine.env import Env, Timer
+from perdure.engine.settings import Settings
+from perdure.engine.worker.runner import Runner
+from perdure.engine.worker.status import Reporting
+from perdure.engine.worker.worker import Worker
+from perdure.model.decision import Claim
+from perdure.model.run import NewRun
+from perdure.serve.turns import Turns
+
+
+class ServedWorker(Worker):
+    """See the module's text.
+
+    Args:
+        turns: where what it decides goes.
+        stay: for how many seconds a turn goes on with further steps, rather than be given back after the first.
+    """
+
+    def __init__(
+        self, turns: Turns, registry: Registry, settings: Settings, env: Env, endings: Endings, stay: float
+    ) -> None:
+        super().__init__(turns, registry, settings, env, endings)  # passes all else on
+        self.pushed = turns
+        self.stay = stay
+        self.reporting = _Unlisted(self)
+
+    async def start(self) -> None:
+        """Be ready for runs."""
+        guard.install()
+        self.keeper.start()
+
+    def reserve(self, new: NewRun) -> bool:
+        """Keep no place: what is started here, the server pushes to whom it likes."""
+        return False
+
+    def left(self, runner: Runner) -> None:
+        """A run has left this worker."""
+        super().left(runner)
+        turn = self.pushed.under_way.get(runner.run_id)
+        if turn is not None and turn.push.claim.run.epoch == runner.epoch:
+            del self.pushed.under_way[runner.run_id]
+            turn.end()
+
+    def _runner_of(self, claim: Claim, program: Workflow[..., Any]) -> Runner:
+        return ServedRunner(self, claim, program)
+
+
+class ServedRunner(Runner):
+    """One turn of a run that was pushed here: it does what can be done at once, and gives the run back."""
+
+    worker: ServedWorker
+    _staying: Timer | None = None
+
+    def begin(self) -> None:
+        """Replay the run and go on with it."""
+        worker = self.worker
+        if worker.stay > 0:
+            self._staying = worker.env.call_later(worker.loop, worker.stay, self.hand_back)
+            super().begin()
+            return
+        try:
+            self.turn.begin(worker.env.now())
+            if self.turn._has_news() or self.turn.is_idle:  # what there is to say, the answer says
+                self.turn.hand_back()
+        except Exception:
+            super().begin()  # which says so, and gives the run up
+            return
+        self.go_on()
+        self.hand_back()
+
+    def hand_back(self) -> None:
+        """Start nothing more; a run that has left is none of ours."""
+        if not self.is_over:
+            super().hand_back()
+
+    def _finish(self) -> None:
+        if self._staying is not None:
+            self._staying.cancel()
+        super()._finish()
+
+
+class _Unlisted(Reporting):
+    """Says nothing of a worker that is an endpoint, as the server lists those."""
+
+    async def end(self) -> None:
+        """Leave nothing behind, where nothing was written."""
