@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from perdure.model.errors import UsageError
@@ -150,3 +152,31 @@ async def test_who_asks_is_told_by_proxies_that_are_ours_alone(serve, scope, add
 async def test_what_is_no_proxy_is_named(serve):
     with pytest.raises(UsageError, match="proxies"):
         await serve(proxies=("nginx",))
+
+
+@pytest.mark.parametrize("is_fair", [True, False])
+async def test_ten_times_too_much_by_one_key_takes_nothing_from_another(keyed, monkeypatch, is_fair):
+    """All ask at once, the flood ahead. The clock stands still, so that nothing depends on how fast this machine is."""
+    keyed = await keyed(rate="60/minute" if is_fair else None)
+    began = keyed.served.app.world.now()
+    monkeypatch.setattr(type(keyed.served.app.world), "now", lambda self: began + self.ahead)
+    looks = 0
+    find = keyed.served.app.store.find
+
+    async def counted(*given, **named):
+        nonlocal looks
+        looks += 1
+        return await find(*given, **named)
+
+    monkeypatch.setattr(keyed.served.app.store, "find", counted)
+    asked = [keyed.ask("viewer", "GET", "/api/v1/runs") for _ in range(600)]
+    asked += [keyed.ask("operator", "GET", "/api/v1/runs") for _ in range(60)]
+    seen = [answer.status_code for answer in await asyncio.gather(*asked)]
+    if not is_fair:  # what the bound is for
+        assert (seen, looks) == ([200] * 660, 660)
+        return
+    assert sorted(seen[:600]) == [200] * 60 + [429] * 540
+    assert seen[600:] == [200] * 60
+    assert looks == 120  # what is refused does not reach the store
+    browser = await keyed.log_in("operator")
+    assert (await browser.ask("GET", "/api/v1/runs")).status_code == 429  # a session is one with its key

@@ -58,6 +58,7 @@ class Rates:
 class Paced:
     """Has nobody ask more often than the settings say, reading and changing counted apart (ASGI middleware).
 
+    A key and its sessions are counted as one.
     It stands behind the one that finds out who asks.
     """
 
@@ -70,8 +71,7 @@ class Paced:
         access = scope.get("state", {}).get("access")
         if access is not None:
             kind = "reads" if scope["method"] in SAFE else "writes"
-            wait = self._rates.count(f"{kind} {access.principal.kind} {access.principal.id or access.principal.name}")
-            if wait:
+            if wait := self._rates.count(f"{kind} {access.principal.id or access.principal.name}"):
                 await respond(too_often(wait))(scope, receive, send)
                 return
         await self._app(scope, receive, send)
