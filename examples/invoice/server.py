@@ -12,7 +12,6 @@ import tempfile
 from contextlib import ExitStack
 from typing import Annotated
 
-import uvicorn
 from fastapi import FastAPI, Header
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -22,6 +21,7 @@ from examples.invoice.outside import post_box, source
 from perdure import Dedup, Perdure
 from perdure.server import ServerSettings, create_server
 from perdure.server.access import Operator
+from perdure.server.listening import Listener
 from perdure.server.routing import router
 
 PORT = 3000
@@ -70,8 +70,7 @@ async def main() -> None:
                 await app.publish(DEFINITION)
                 for queue in QUEUES:
                     stack.enter_context(worker(queue, settings))
-                print(f"http://localhost:{PORT}")
-                await uvicorn.Server(uvicorn.Config(make_server(app), port=PORT, log_level="warning")).serve()
+                await Listener(make_server(app), print).work()  # until Ctrl-C
 
 
 if __name__ == "__main__":
