@@ -28,6 +28,7 @@ COMMANDS = {
     "runs fork": ["r", "--from-step", "charge"],
     "runs send-event": ["r", "approved"],
     "stats": [],
+    "reencrypt": [],
     "doctor": [],
     "definitions list": [],
     "definitions show": ["d"],

@@ -67,6 +67,7 @@ def test_there_are_these_commands():
         "queues pause",
         "queues resume",
         "queues retry",
+        "reencrypt",
         "runs explain",
         "runs fork",
         "runs journal",
@@ -121,7 +122,7 @@ def test_nothing_typed_shows_what_there_is(shell):
 def test_the_help_lists_commands_in_the_order_of_their_use(shell):
     names = re.findall(r"^│ (\w+) ", shell("--help", columns=100).out, re.MULTILINE)
     assert names[:5] == ["dev", "worker", "server", "start", "runs"]
-    assert names[-5:] == ["workers", "stats", "doctor", "migrate", "demo"]
+    assert names[-5:] == ["stats", "doctor", "migrate", "reencrypt", "demo"]
 
 
 def test_the_version(shell):

@@ -18,6 +18,7 @@ from perdure.cli import (
     keys,
     migrate,
     queues,
+    reencrypt,
     runs,
     schedules,
     server,
@@ -67,7 +68,7 @@ app.add_typer(queues.group, name="queues")
 app.add_typer(undos.group, name="undos")
 app.add_typer(keys.group, name="keys")
 app.add_typer(audit.group, name="audit")
-for part in (dev, worker, workers, server, starting, stats, doctor, migrate, schedules):
+for part in (dev, worker, workers, server, starting, stats, doctor, migrate, reencrypt, schedules):
     part.register(app)
 actions.register(runs.group)
 if find_spec("perdure.cli.demo") is not None:
