@@ -7,6 +7,7 @@ import json
 
 import pytest
 import sentry_sdk
+from sentry_sdk.integrations.logging import LoggingIntegration
 from sentry_sdk.transport import Transport
 
 from perdure import Retry, flow
@@ -35,8 +36,13 @@ def sent():
 
 
 def sentry(sent: Kept) -> Sentry:
+    """As it is by default, with what the application logs as an error, but for what reaches into the whole process."""
     return Sentry(
-        "http://key@localhost/1", transport=sent, default_integrations=False, auto_enabling_integrations=False
+        "http://key@localhost/1",
+        transport=sent,
+        default_integrations=False,
+        auto_enabling_integrations=False,
+        integrations=[LoggingIntegration()],
     )
 
 
@@ -69,11 +75,13 @@ async def test_a_step_that_fails_for_good_is_reported_once_and_not_with_its_run_
         "perdure.step": "charge",
     }
     assert event["contexts"]["perdure"]["attempts"] == 2
+    assert event["fingerprint"] == ["{{ default }}", "order", "charge"]
     cause, last = event["exception"]["values"]
     assert (cause["type"], cause["value"]) == ("ValueError", "no customer 7")
     assert last["type"] == "StepRetriesExceededError"
     frame = cause["stacktrace"]["frames"][-1]
     assert (frame["function"], frame["in_app"]) == ("deep", True)
+    assert not any(each["in_app"] for each in cause["stacktrace"]["frames"] if "/src/perdure/" in each["filename"])
     assert "raise ValueError" in frame["context_line"]
     assert "4111" not in json.dumps(event)
 
@@ -165,6 +173,7 @@ async def test_a_parked_run_is_a_warning(world, memory, sent):
     (event,) = sent.events
     assert event["level"] == "warning"
     assert event["exception"]["values"][0]["type"] == "Parked"
+    assert event["fingerprint"] == ["perdure.parked", "w"], "why it is parked may be told with other words each time"
 
 
 async def test_what_cannot_be_undone_is_reported(world, memory, sent):

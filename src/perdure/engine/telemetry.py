@@ -34,6 +34,9 @@ LINK = "tracelink"
 TRACEPARENT = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 """What names a trace, and a place in it."""
 
+STUCK_LOGGER = "perdure.engine.stuck"
+"""The logger of what watchers are told too: that a run needs an operator."""
+
 _log = logging.getLogger("perdure.engine")
 
 

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import re
+import sysconfig
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import sentry_sdk
+from sentry_sdk.integrations.logging import ignore_logger
 
-from perdure.engine.telemetry import Commit, Telemetry
+import perdure
+from perdure.engine.telemetry import STUCK_LOGGER, Commit, Telemetry
 from perdure.model.decision import Claim
 from perdure.model.record import ErrorInfo, Record
 from perdure.model.run import Run, RunStatus
@@ -19,6 +24,9 @@ if TYPE_CHECKING:
 
 FLUSH = 2.0
 """Seconds that a stopping worker gives to the reports that are left."""
+
+_OF_OTHERS = (f"{Path(perdure.__file__).parent}{os.sep}", f"{sysconfig.get_path('stdlib')}{os.sep}", "<frozen ")
+"""What the files of Python and of Perdure begin with."""
 
 _FRAME = re.compile(
     r'^\s*File "(?P<file>.+)", line (?P<line>\d+), in (?P<name>.+)\n(?:\s{4,}(?P<code>\S.*)\n)?', re.MULTILINE
@@ -38,6 +46,7 @@ class Sentry(Telemetry):
     def __init__(self, dsn: str | None = None, **options: Any) -> None:
         if dsn is not None:
             sentry_sdk.init(dsn, **options)
+        ignore_logger(STUCK_LOGGER)  # what it says is reported here, as part of its run
         self._failed: dict[
             tuple[str, int], list[str | None]
         ] = {}  # payloads of what has been reported, by run and epoch
@@ -71,7 +80,7 @@ class Sentry(Telemetry):
             if not any((each.type, each.message) in known for each in chain(error)):  # else it has been reported
                 _report(run, error, "error")
         elif (reason := commit.parked) is not None:
-            _report(run, ErrorInfo("Parked", reason), "warning")
+            _report(run, ErrorInfo("Parked", reason), "warning", group=("perdure.parked", run.workflow))
         elif decision.status is RunStatus.COMPENSATION_FAILED:
             _report(run, ErrorInfo("CompensationFailed", "what it did could not all be undone"), "error")
         if (reported := self._failed.get((run.id, run.epoch))) is not None:
@@ -83,7 +92,16 @@ def _has_failed(record: Record) -> bool:
     return record.state == "error" and record.kind not in {"event", "undo"}
 
 
-def _report(run: Run, error: ErrorInfo, level: str, step: str | None = None, attempts: int = 0) -> None:
+def _report(
+    run: Run,
+    error: ErrorInfo,
+    level: str,
+    step: str | None = None,
+    attempts: int = 0,
+    *,
+    group: tuple[str, ...] | None = None,
+) -> None:
+    """Report what became of a run; reports of one group are one issue, by default those alike of a workflow's step."""
     tags = {"perdure.run": run.id, "perdure.workflow": run.workflow, "perdure.queue": run.queue}
     about: dict[str, Any] = {"run": run.id, "workflow": run.workflow, "version": run.version, "queue": run.queue}
     if step is not None:
@@ -96,6 +114,7 @@ def _report(run: Run, error: ErrorInfo, level: str, step: str | None = None, att
             "logger": "perdure",
             "transaction": run.workflow if step is None else f"{run.workflow}/{step}",
             "exception": {"values": [_value(each) for each in reversed(causes)]},
+            "fingerprint": list(group or ("{{ default }}", run.workflow, step or "")),
             "tags": tags,
             "contexts": {"perdure": about},
         }
@@ -117,5 +136,5 @@ def _value(error: ErrorInfo) -> dict[str, Any]:
 def _frame(found: re.Match[str]) -> dict[str, Any]:
     file = found["file"]
     frame = {"filename": file, "abs_path": file, "lineno": int(found["line"]), "function": found["name"]}
-    frame["in_app"] = "site-packages" not in file and "/perdure/" not in file
+    frame["in_app"] = "site-packages" not in file and not file.startswith(_OF_OTHERS)
     return frame | ({"context_line": found["code"]} if found["code"] else {})

@@ -20,7 +20,7 @@ from perdure.engine.ending import Endings, parked_reason
 from perdure.engine.env import Env, new_id, pause
 from perdure.engine.lifecycle import lifecycle_of
 from perdure.engine.settings import Settings
-from perdure.engine.telemetry import Watchers
+from perdure.engine.telemetry import STUCK_LOGGER, Watchers
 from perdure.engine.worker.claiming import IDLE_CHECK, Claiming
 from perdure.engine.worker.executor import Executor
 from perdure.engine.worker.gathering import Gathering
@@ -50,6 +50,7 @@ PRUNE_BATCH = 500
 """How many expired runs one removal takes."""
 
 _log = logging.getLogger("perdure.engine")
+_stuck_log = logging.getLogger(STUCK_LOGGER)
 
 
 class Worker:
@@ -227,12 +228,13 @@ class Worker:
         elif status is RunStatus.PAUSED:
             run = Run(runner.run_id, "", status, 0, 0, wait=decision.wait)
             if (reason := parked_reason(run)) is not None:
-                _log.error("run %s is parked: %s", runner.run_id, reason)
+                _stuck_log.error("run %s is parked: %s", runner.run_id, reason, extra={"run_id": runner.run_id})
                 self.endings.ended(runner.run_id, status, reason)
         elif answer.arrived or status is RunStatus.QUEUED:
             self.wake()
         elif status is RunStatus.COMPENSATION_FAILED:
-            _log.error("run %s could not be undone and needs an operator: see `perdure undos list`", runner.run_id)
+            told = "run %s could not be undone and needs an operator: see `perdure undos list`"
+            _stuck_log.error(told, runner.run_id, extra={"run_id": runner.run_id})
             self.endings.ended(runner.run_id, status, None)
         elif decision.due_at is not None and decision.due_at < LATEST:
             self.claiming.look_at(decision.due_at)
