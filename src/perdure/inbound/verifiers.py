@@ -132,7 +132,9 @@ def slack(secret: str | Sequence[str], *, tolerance: Duration = TOLERANCE, clock
         event = _payload(body, headers)
         kind = _text(event, "type")
         if kind == "url_verification":
-            return Received(event, None, kind, _text(event, "challenge") or "")
+            if (challenge := _text(event, "challenge")) is None:
+                raise SerializationError("challenge: it is no text")
+            return Received(event, None, kind, challenge)
         inner = _text(event.get("event"), "type") if kind == "event_callback" else None
         return Received(event, _text(event, "event_id") or _text(event, "trigger_id"), inner or kind)
 
