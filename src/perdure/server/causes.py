@@ -13,7 +13,9 @@ from perdure.model.decision import RunFilter
 from perdure.model.errors import PerdureError
 from perdure.model.record import ErrorInfo
 from perdure.model.redaction import Redaction
-from perdure.model.run import Run, RunStatus
+from perdure.model.run import Run
+from perdure.server.portions import with_errors
+from perdure.server.shown import FAILED
 
 LOOKED_AT = 500
 """How many failed runs are looked at, latest created first."""
@@ -23,8 +25,6 @@ SAMPLES = 5
 
 MESSAGE = 300
 """How many characters of a message are compared, and told."""
-
-FAILED = (RunStatus.ERRORED, RunStatus.COMPENSATED)
 
 _IDS = re.compile(
     r"\b[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f-]{22,27}\b|\b(?=[a-f]*\d)[0-9a-f]{8,}\b|0x[0-9a-f]+", re.IGNORECASE
@@ -85,11 +85,10 @@ async def find_causes(
         limit: how many runs are looked at.
     """
     page = await app.client.find(RunFilter(FAILED, workflow), limit, None)
-    whole = await app.store.get([run.id for run in page.runs]) if page.runs else []
     groups: dict[tuple[str, str, str, str], list[tuple[Run, str]]] = {}
-    for run in whole:
-        if run is not None and run.status in FAILED:
-            step, error = _deepest(redaction.text(run.output))
+    for run in await with_errors(app.store, page.runs, redaction):
+        if run.output is not None and run.status in FAILED:
+            step, error = _deepest(run.output)
             key = run.workflow, error.type.rpartition(":")[2], step, masked(error.message)
             groups.setdefault(key, []).append((run, error.message[:MESSAGE]))
     found = [_cause(key, members) for key, members in groups.items()]
@@ -103,10 +102,10 @@ def masked(message: str) -> str:
     return _NUMBERS.sub("…", _IDS.sub("…", message[:MESSAGE]))
 
 
-def _deepest(output: str | None) -> tuple[str, ErrorInfo]:
+def _deepest(output: str) -> tuple[str, ErrorInfo]:
     """Return the step that failed, and the error that all others were raised from."""
     try:
-        error = failure.decode_error(output or "{}")
+        error = failure.decode_error(output)
     except (msgspec.DecodeError, PerdureError):
         return "", ErrorInfo("unreadable", "what it failed with cannot be read")
     step = error.step

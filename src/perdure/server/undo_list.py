@@ -10,7 +10,7 @@ from perdure.core.undos import UndoInfo, undos_of
 from perdure.model.record import Record
 from perdure.store.contract import Store
 
-PAGE = 200
+PAGE = 100
 """How many records are read at once."""
 
 

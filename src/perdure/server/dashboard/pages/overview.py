@@ -8,10 +8,10 @@ from starlette.responses import Response
 from perdure.model.decision import RunFilter
 from perdure.model.run import RunStatus
 from perdure.server.access import Viewer
-from perdure.server.causes import FAILED
 from perdure.server.dashboard.charts import chart
 from perdure.server.dashboard.rendering import COUNTED_WITHIN, login_page, page, routes
 from perdure.server.sampling import throughput
+from perdure.server.shown import FAILED
 
 LATEST = 10
 

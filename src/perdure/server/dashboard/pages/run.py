@@ -17,7 +17,6 @@ from perdure.model.record import Record
 from perdure.model.run import Run, RunStatus
 from perdure.server.access import Access, Viewer
 from perdure.server.api.models import Name, RunId
-from perdure.server.causes import FAILED
 from perdure.server.dashboard.definitions import graph_of
 from perdure.server.dashboard.formats import plain_part
 from perdure.server.dashboard.graphs import draw, states_of
@@ -26,10 +25,12 @@ from perdure.server.dashboard.rendering import page, routes
 from perdure.server.dashboard.timeline import timeline
 from perdure.server.errors import Problem
 from perdure.server.masking import masked
+from perdure.server.portions import last_records, records_behind
+from perdure.server.shown import FAILED
 from perdure.server.undo_list import Undos, find_undos
 
 RECORDS = 200
-"""How many records are shown at once: the latest, where nothing else is asked for."""
+"""How many records are shown at once, the latest where nothing else is asked for; fewer where they are large."""
 
 UNDOS_IN = 5_000
 """How many records are looked at for undos, the first ones, unless all are asked for."""
@@ -92,7 +93,7 @@ async def show_run(
         more_children=children.cursor is not None,
         records=[(record, record_line(record, hidden), is_error(record)) for record in records],
         earlier=max(-1, start - RECORDS - 1) if start > 0 else None,
-        later=start + RECORDS - 1 if start + RECORDS < run.journal_length else None,
+        later=records[-1].position if records and records[-1].position + 1 < run.journal_length else None,
     )
 
 
@@ -121,13 +122,14 @@ async def download(access: Viewer, id: RunId, what: Name) -> Response:
 
 async def _journal(access: Access, run: Run, after: int | None) -> tuple[Record | None, list[Record], int]:
     """Return the first record, those that are shown, and the position of the first of these."""
-    store, whole = access.app.store, run.journal_length <= RECORDS
-    behind = max(-1, run.journal_length - RECORDS - 1) if after is None else after
-    records = masked(await store.journal(run.id, behind, RECORDS), access.redaction)
+    store = access.app.store
+    if after is None:
+        records = await last_records(store, run.id, run.journal_length, RECORDS)
+    else:
+        records, _ = await records_behind(store, run.id, after, RECORDS)
+    records = masked(records, access.redaction)
     start = records[0].position if records else 0
-    if whole or start == 0:
-        return (records[0] if records else None), records, start
-    first = masked(await store.journal(run.id, -1, 1), access.redaction)
+    first = records[:1] if start == 0 else masked(await store.journal(run.id, -1, 1), access.redaction)
     return (first[0] if first else None), records, start
 
 
@@ -162,7 +164,7 @@ async def _ancestors(access: Access, run: Run) -> list[Run]:
 
 async def _undos(access: Access, run: Run, records: Sequence[Record], most: int | None) -> Undos:
     """Return the undos of a run, of which these records are shown; else by so many of its records."""
-    if run.journal_length <= RECORDS:
+    if len(records) == run.journal_length:
         return Undos(undos_of(records), len(records))
     told = await find_undos(access.app.store, run.id, most)
     return msgspec.structs.replace(told, found=masked(list(told.found), access.redaction))

@@ -17,13 +17,13 @@ from perdure.model.errors import UsageError
 from perdure.model.run import Run, RunStatus
 from perdure.server.access import Access, Viewer
 from perdure.server.api.models import Strict, Text
-from perdure.server.causes import FAILED
 from perdure.server.dashboard.formats import ago
 from perdure.server.dashboard.payloads import error_of
 from perdure.server.dashboard.rendering import page, routes
 from perdure.server.dashboard.views import NAME, QUERY, remove_view, save_view, views_of
 from perdure.server.portions import with_errors
 from perdure.server.routing import reply
+from perdure.server.shown import FAILED
 
 PAGE = 50
 REMARK = 160
