@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 
 import pytest
@@ -10,6 +11,7 @@ from fastapi.routing import APIRoute
 from perdure.model.errors import StoreCorruptError, StoreFullError, StoreUnavailableError
 from perdure.server import ServerSettings, create_server
 from perdure.server.access import PUBLIC, role_of
+from perdure.server.api import health
 from perdure.server.routing import StrictRoute
 from tests.server.conftest import memory
 
@@ -22,14 +24,23 @@ async def test_it_is_live_and_ready(serve):
     assert (await served.http.get("/readyz")).json() == {"status": "ok"}
 
 
-async def test_it_is_not_ready_without_its_store(serve, monkeypatch):
-    served = await serve()
+async def test_it_is_not_ready_without_each_of_its_stores(serve, monkeypatch, caplog):
+    served = await serve(namespaces={"beta": memory(), "slow": memory()})
 
     async def gone(run_ids):
         raise StoreUnavailableError("gone")
 
-    monkeypatch.setattr(served.app.store, "get", gone)
+    async def slow(run_ids):
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(health, "READY_WITHIN", 0.01)
+    monkeypatch.setattr(served.server.namespaces.engine("beta").store, "get", gone)
+    monkeypatch.setattr(served.server.namespaces.engine("slow").store, "get", slow)
     answer = await served.http.get("/readyz")
+    assert "beta" not in answer.text, "everybody may ask"
+    assert "the store of namespace 'beta' does not answer: gone" in caplog.text
+    assert "the store of namespace 'slow' has not answered within 0.01 s" in caplog.text
+    assert "'default'" not in caplog.text
     assert (answer.status_code, answer.headers["retry-after"]) == (503, "2")
     assert (await served.http.get("/livez")).status_code == 200
 

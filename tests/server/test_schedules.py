@@ -103,3 +103,31 @@ async def test_what_cannot_be_asked_of_a_schedule(serve: Serve, worker):
         assert (answer.status_code, answer.json()["title"]) == (404, "Schedule not found")
     assert (await served.http.delete(f"{SCHEDULES}/tock")).status_code == 404
     assert (await served.http.patch(f"{SCHEDULES}/tock", json={"every": 1})).status_code == 404
+
+
+async def test_they_are_listed_in_pages_made_last_first(serve: Serve, worker):
+    served = await serve(worker)
+    for name in ("a", "c", "b"):
+        await served.http.post(SCHEDULES, json={"name": name, "workflow": "report", "every": "1 day"})
+    first = (await served.http.get(SCHEDULES, params={"limit": 2})).json()
+    second = (await served.http.get(SCHEDULES, params={"limit": 2, "cursor": first["next"]})).json()
+    assert [each["name"] for page in (first, second) for each in page["items"]] == ["b", "c", "a"]
+    assert second["next"] is None
+    wrong = await served.http.get(SCHEDULES, params={"cursor": "soon"})
+    assert (wrong.status_code, wrong.json()["errors"][0]["path"]) == (422, "query.cursor")
+
+
+async def test_a_page_of_them_looks_at_no_more(serve: Serve, worker, monkeypatch):
+    served = await serve(worker)
+    for number in range(20):
+        await served.app.schedules.create(f"s{number}", "report", every="1 day")
+    looks = []
+    inbox = type(served.app.store).inbox
+
+    async def counted(self, run_id, *given):
+        looks.append(run_id)
+        return await inbox(self, run_id, *given)
+
+    monkeypatch.setattr(type(served.app.store), "inbox", counted)
+    assert len((await served.http.get(SCHEDULES, params={"limit": 3})).json()["items"]) == 3
+    assert len(looks) == 3

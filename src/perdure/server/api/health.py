@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 
 from fastapi import Request
 from starlette.responses import Response
@@ -18,6 +19,8 @@ READY_WITHIN = 2.0
 
 router = routes("health")
 
+_log = logging.getLogger("perdure.server")
+
 
 @router.get("/livez", operation_id="is_live")
 async def is_live() -> Response:
@@ -27,14 +30,24 @@ async def is_live() -> Response:
 
 @router.get("/readyz", operation_id="is_ready")
 async def is_ready(request: Request) -> Response:
-    """Say whether every store answers."""
+    """Say whether every store answers; the log says which does not."""
     server: Server = request.app.state.server
+    names = server.namespaces.names
+    if not all(await asyncio.gather(*(_answers(server, name) for name in names))):
+        raise Problem(503, "Not ready", "a store does not answer", headers={"Retry-After": "2"})
+    return reply({"status": "ok"})
+
+
+async def _answers(server: Server, name: str) -> bool:
+    app = server.namespaces.engine(name)
+    assert app is not None
     try:
         async with asyncio.timeout(READY_WITHIN):
-            for name in server.namespaces.names:
-                app = server.namespaces.engine(name)
-                assert app is not None
-                await app.store.get(["-"])
-    except (StoreError, TimeoutError):
-        raise Problem(503, "Not ready", "a store does not answer", headers={"Retry-After": "2"}) from None
-    return reply({"status": "ok"})
+            await app.store.get(["-"])
+    except StoreError as error:
+        _log.warning("not ready: the store of namespace %r does not answer: %s", name, error)
+    except TimeoutError:
+        _log.warning("not ready: the store of namespace %r has not answered within %s s", name, READY_WITHIN)
+    else:
+        return True
+    return False

@@ -15,9 +15,10 @@ from perdure.engine.triggers.schedule_summary import ScheduleSummary
 from perdure.model.run import RunStatus
 from perdure.server.access import Access, Operator, Viewer
 from perdure.server.api.answers import Moment, Started, Told
-from perdure.server.api.listing import PAGE, Cursor, Limit, part
+from perdure.server.api.listing import PAGE, Limit
 from perdure.server.api.mistakes import of_schedule, told_of
 from perdure.server.api.models import Duration, Json, Name, Reason, ReasonBody
+from perdure.server.api.runs import Cursor
 from perdure.server.errors import Problem, ProblemError
 from perdure.server.routing import path_of_run, reply
 from perdure.server.routing import router as routes
@@ -152,8 +153,12 @@ _NO_REASON = ReasonBody()
 
 @router.get("/api/v1/schedules", operation_id="list_schedules", response_model=SchedulesPage)
 async def list_schedules(access: Viewer, limit: Limit = PAGE, cursor: Cursor = None) -> Response:
-    """List the schedules that have not ended, by name."""
-    found, following = part(await access.app.schedules.list(), lambda each: each.name, limit, cursor)
+    """List the schedules that have not ended, made last first.
+
+    A page may have fewer than `limit`, though more follow: then `next` is there.
+    """
+    with told_of("query"):
+        found, following = await access.app.schedules.page(limit, cursor)
     return reply({"items": [_document(access, each) for each in found], "next": following})
 
 
