@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import re
 from typing import Any
 from urllib.parse import unquote_to_bytes
@@ -12,7 +14,7 @@ from perdure import Perdure
 from perdure.model.errors import StoreUnavailableError, UsageError
 from perdure.server.access import PUBLIC
 from perdure.server.security.keys import Keys
-from perdure.store.operations import CHANGING, READING
+from perdure.store.operations import CHANGING, READING, TURN, TURNS
 from tests.server.conftest import Serve
 from tests.server.security.conftest import PAGE
 from tests.server.security.operations import ASKED, EVERY, STARTS_BY_GET, named
@@ -298,3 +300,38 @@ class TestWhatIsWrittenDown:
         assert (await keyed.ask("admin", "POST", "/api/v1/keys", json=body)).status_code == 503
         keys = await keyed.served.server.authenticator.keys.page(10)
         assert "eve" not in {key.name for key in keys}
+
+
+def _token(header: Any, claims: Any, signature: str = "x") -> str:
+    parts = [each if isinstance(each, str) else json.dumps(each) for each in (header, claims)]
+    return ".".join([*(base64.urlsafe_b64encode(part.encode()).rstrip(b"=").decode() for part in parts), signature])
+
+
+NO_TURNS = {
+    "none": "",
+    "no token": "a.b.c",
+    "no algorithm": _token({"alg": "none"}, {"ns": "default"}, ""),
+    "another signature": _token({"alg": "HS256"}, {"ns": "default"}),
+    "another namespace": _token({"alg": "HS256"}, {"ns": "acme"}),
+    "a namespace that is no text": _token({"alg": "HS256"}, {"ns": ["default"]}),
+    "an algorithm that is no text": _token({"alg": ["HS256"]}, {"ns": "default"}),
+    "a key of its own": _token({"alg": "HS256", "kid": 5}, {"ns": "default"}),
+    "deep": _token({"alg": "HS256"}, "[" * 9_000),
+    "deep ahead": _token("[" * 9_000, {}),
+    "no time": _token({"alg": "HS256"}, '{"ns":"default","exp":1e400}'),
+    "no letters": "\xff.\xff.\xff",
+}
+
+
+@pytest.mark.parametrize("token", NO_TURNS)
+@pytest.mark.parametrize("path", ["commit", "extend", "inbox"])
+async def test_what_is_no_token_of_a_turn_is_refused_before_the_body(keyed, token, path):
+    keyed = await keyed()
+
+    async def endless():
+        raise AssertionError("the body was read")
+        yield b""
+
+    headers = {TURN: NO_TURNS[token].encode("latin-1"), **keyed.bearer("admin")}
+    answer = await keyed.http.post(f"{TURNS}{path}", content=endless(), headers=headers)
+    assert answer.status_code == 401
