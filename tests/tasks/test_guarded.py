@@ -8,13 +8,14 @@ import ssl
 from collections.abc import Iterator
 from typing import Any
 
+import httpx
 import pytest
 
 from perdure.model.errors import StepError
 from perdure.tasks import AddressRefusedError, HttpError, HttpRequestError, HttpTimeouts
 from perdure.tasks.addresses import Guard
-from perdure.tasks.door import Door, Request
-from tests.tasks.serving import Reply, in_turn, web
+from perdure.tasks.door import Door, GuardedTransport, Request
+from tests.tasks.serving import Reply, client_context, in_turn, web
 
 SOON = HttpTimeouts(2.0, 2.0, 5.0)
 
@@ -160,6 +161,30 @@ async def test_no_proxy_of_the_environment_is_asked(canary: Canary, monkeypatch:
     for door in doors(Guard()).values():
         await asked(door, "http://10.0.0.1/")
         await asked(door, "http://127.0.0.1:1/")
+    assert canary.heard() == 0
+
+
+async def test_connections_are_kept_by_name_and_each_name_shows_its_own_certificate(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    looked = names(monkeypatch, {"localhost": ["127.0.0.1"], "perdure.example": ["127.0.0.1"]})
+    transport = GuardedTransport(Guard(["127.0.0.1"]), client_context(), kept=4)
+    with web(in_turn(Reply(body=b"hello")), is_secure=True) as server:
+        async with httpx.AsyncClient(transport=transport) as http:
+            for _ in range(3):
+                assert (await http.get(f"https://localhost:{server.port}/")).text == "hello"
+            assert looked == ["localhost"]  # one connection, which was looked at
+            with pytest.raises(httpx.ConnectError, match="certificate verify failed"):
+                await http.get(f"https://perdure.example:{server.port}/")
+        assert len(server.asked) == 3
+
+
+async def test_what_is_built_on_the_transport_is_guarded_too(canary: Canary) -> None:
+    transport = GuardedTransport(Guard(), client_context(), kept=4)
+    async with httpx.AsyncClient(transport=transport, follow_redirects=True) as http:
+        for host in ("127.0.0.1", "[::1]", "localhost", "127.1"):
+            with pytest.raises((AddressRefusedError, httpx.InvalidURL, OSError)):
+                await http.get(f"http://{host}:{canary.port}/")
     assert canary.heard() == 0
 
 

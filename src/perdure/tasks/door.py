@@ -2,7 +2,8 @@
 
 A guarded request connects to the address that the guard has checked, under the name that the URL gave: the name is not
 resolved a second time. A redirect is a request like the first and goes the same way. Whatever asks somebody else's
-server over HTTP (tasks, deliveries of webhooks, keys of issuers) does it through a `Door`.
+server over HTTP does it through a `Door` (tasks, deliveries of webhooks, keys of issuers) or, where connections are to
+be kept, through a `GuardedTransport`.
 """
 
 from __future__ import annotations
@@ -10,12 +11,17 @@ from __future__ import annotations
 import asyncio
 import ssl
 import zlib
+from collections.abc import Iterable
 
+import httpcore
 import httpx
 import msgspec
 
 from perdure.tasks.addresses import AddressRefusedError, Guard
 from perdure.tasks.answers import HttpAnswer, HttpError, HttpRequestError, answer_of, shown
+
+KEPT_FOR = 5.0
+"""Seconds for which a connection waits for a further request, where any does."""
 
 
 class HttpTimeouts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -100,11 +106,11 @@ class Door:
     async def _exchange(self, request: Request, timeouts: HttpTimeouts) -> HttpAnswer:
         if self._tls is None:
             self._tls = await asyncio.to_thread(httpx.create_ssl_context)  # reads a long file, once
-        transport: httpx.AsyncBaseTransport = httpx.AsyncHTTPTransport(
-            verify=self._tls, limits=httpx.Limits(max_keepalive_connections=0)
+        transport = (
+            httpx.AsyncHTTPTransport(verify=self._tls)
+            if self._guard is None
+            else GuardedTransport(self._guard, self._tls)
         )
-        if self._guard is not None:
-            transport = _Pinned(self._guard, transport)
         client = httpx.AsyncClient(
             transport=transport,
             timeout=httpx.Timeout(timeouts.read, connect=timeouts.connect),
@@ -161,33 +167,51 @@ class Door:
             )
 
 
-class _Pinned(httpx.AsyncBaseTransport):
-    """Connects to addresses that a guard has checked, and still asks for, and checks, the name."""
+class GuardedTransport(httpx.AsyncHTTPTransport):
+    """What httpx sends through that connects to addresses a guard has checked, and to no others; it asks no proxy.
 
-    def __init__(self, guard: Guard, inner: httpx.AsyncBaseTransport) -> None:
+    A name is resolved once for each connection, which goes to an address that was looked at; what is sent, and whose
+    certificate is asked for, stays the name. Connections are kept by name, so that one made for a name serves no other.
+    How long an answer may be, and may take, is bounded by who reads it, as `Door` does.
+
+    Args:
+        guard: says which addresses may be connected to.
+        tls: how certificates are checked.
+        kept: how many connections wait for further requests.
+    """
+
+    def __init__(self, guard: Guard, tls: ssl.SSLContext, kept: int = 0) -> None:
+        super().__init__(verify=tls, trust_env=False)
+        self._pool = httpcore.AsyncConnectionPool(
+            ssl_context=tls,
+            max_connections=None,
+            max_keepalive_connections=kept,
+            keepalive_expiry=KEPT_FOR,
+            network_backend=_GuardedNetwork(guard),
+        )
+
+
+class _GuardedNetwork(httpcore.AnyIOBackend):
+    """Connects to addresses that a guard has checked."""
+
+    def __init__(self, guard: Guard) -> None:
         self._guard = guard
-        self._inner = inner
 
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        host = request.url.raw_host.decode("ascii").strip("[]")
-        port = request.url.port or (443 if request.url.scheme == "https" else 80)
-        refused: httpx.ConnectError | None = None
+    async def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,
+        local_address: str | None = None,
+        socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
+    ) -> httpcore.AsyncNetworkStream:
+        refused: httpcore.ConnectError | None = None
         for address in await self._guard.resolve(host, port):
-            pinned = httpx.Request(
-                request.method,
-                request.url.copy_with(host=address),
-                headers=request.headers,
-                stream=request.stream,
-                extensions={**request.extensions, "sni_hostname": host},
-            )
             try:
-                return await self._inner.handle_async_request(pinned)
-            except httpx.ConnectError as error:  # nothing was sent yet
+                return await super().connect_tcp(address, port, timeout, local_address, socket_options)
+            except httpcore.ConnectError as error:
                 refused = error
-        raise refused or httpx.ConnectError(f"{host} has no address")
-
-    async def aclose(self) -> None:
-        await self._inner.aclose()
+        raise refused or httpcore.ConnectError(f"{host} has no address")
 
 
 def _check(url: httpx.URL) -> None:
