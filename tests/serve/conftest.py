@@ -10,12 +10,14 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Any
 
+import pytest
 import pytest_asyncio
 import uvicorn
 
 from perdure import Perdure, serve
 from perdure.dispatch.dispatcher import Dispatcher
 from perdure.serve.asgi import AsgiServing
+from tests.serve.bodies import Body, everything
 from tests.server.conftest import Served, memory, serving
 
 __all__ = ["serving"]
@@ -29,6 +31,76 @@ class Unsignalled(uvicorn.Server):
         yield
 
 
+Fault = Callable[[Any, Any, Any, Any], Awaitable[None]]
+
+
+class Faulty:
+    """An ASGI application, ahead of which faults happen: one for each of the next pushes, None for none.
+
+    Attributes:
+        faults: those to come.
+        pushes: what was pushed so far, as headers.
+    """
+
+    def __init__(self, inner: Any) -> None:
+        self.inner = inner
+        self.faults: list[Fault | None] = []
+        self.pushes: list[dict[str, str]] = []
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "http" and scope["method"] == "POST":
+            self.pushes.append({name.decode(): value.decode() for name, value in scope["headers"]})
+            fault = self.faults.pop(0) if self.faults else None
+            if fault is not None:
+                await fault(self.inner, scope, receive, send)
+                return
+        await self.inner(scope, receive, send)
+
+
+def answering(status: int, body: bytes = b"{}", headers: dict[str, str] | None = None) -> Fault:
+    """A fault: the endpoint answers something else."""
+
+    async def fault(inner: Any, scope: Any, receive: Any, send: Any) -> None:
+        given = [(name.encode(), value.encode()) for name, value in (headers or {}).items()]
+        await send({"type": "http.response.start", "status": status, "headers": given})
+        await send({"type": "http.response.body", "body": body})
+
+    return fault
+
+
+async def losing_the_answer(inner: Any, scope: Any, receive: Any, send: Any) -> None:
+    """A fault: the work is done, and its answer is lost on its way."""
+
+    async def lost(message: Any) -> None:
+        if message["type"] == "http.response.start":
+            await send({**message, "status": 502, "headers": []})
+        else:
+            await send({**message, "body": b""})
+
+    await inner(scope, receive, lost)
+
+
+async def twice(inner: Any, scope: Any, receive: Any, send: Any) -> None:
+    """A fault: the push is delivered twice, at once."""
+    body, more = b"", True
+    while more:
+        message = await receive()
+        body, more = body + message["body"], message.get("more_body", False)
+
+    def again() -> Any:
+        parts = [{"type": "http.request", "body": body, "more_body": False}]
+
+        async def receive_again() -> Any:
+            return parts.pop() if parts else await receive()
+
+        return receive_again
+
+    async def unheard(message: Any) -> None:
+        pass
+
+    await asyncio.gather(inner(scope, again(), send), inner(scope, again(), unheard))
+
+
 @dataclass
 class Scene:
     """A server with an endpoint: `app` is the application that is served, and a client of the server."""
@@ -36,6 +108,7 @@ class Scene:
     served: Served
     app: Perdure
     asgi: AsgiServing
+    faulty: Faulty
     url: str
 
     @property
@@ -83,8 +156,24 @@ async def scene(serving: Any) -> AsyncIterator[Make]:
             dispatcher = served.server.dispatchers["default"]
             keys = (await dispatcher.keys()).signing
             asgi = serve.asgi(app, keys=(keys.current, keys.next), stay=stay)
-            url = await stack.enter_async_context(listening(asgi))
+            faulty = Faulty(asgi)
+            url = await stack.enter_async_context(listening(faulty))
             await dispatcher.add(url)
-            return Scene(served, app, asgi, url)
+            return Scene(served, app, asgi, faulty, url)
 
         yield make
+
+
+@pytest.fixture
+def body() -> Body:
+    return Body()
+
+
+@pytest.fixture
+def every(scene: Make, body: Body) -> Make:
+    """`await every(**options)`: the scene, with an application that has workflows of every kind."""
+
+    async def every(**options: Any) -> Scene:
+        return await scene(lambda app: everything(app, body), **options)
+
+    return every
