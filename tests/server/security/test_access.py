@@ -23,7 +23,8 @@ ROLES = {"metrics": 1, "viewer": 2, "operator": 3, "admin": 4}
 
 FOR_METRICS = {"get_metrics"}
 FOR_ADMINS = {"list_keys", "create_key", "rotate_key", "revoke_key"}
-FOR_OPERATORS_TO_READ = {"list_audit"}
+FOR_ADMINS |= {"add_endpoint", "remove_endpoint", "get_signing_keys", "rotate_signing_keys"}
+FOR_OPERATORS_TO_READ = {"list_audit", "list_endpoints"}
 CHANGES_NOTHING = {"validate_definition"}
 """What is asked by POST, and changes nothing."""
 
