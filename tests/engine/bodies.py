@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import threading
@@ -9,6 +10,7 @@ import time
 from pathlib import Path
 
 from perdure import Perdure, flow
+from perdure.authoring.context import current_trace
 
 
 def product(a: int, b: int) -> int:
@@ -69,3 +71,15 @@ _app = Perdure("memory://bodies")
 @_app.step
 def inner(n: int) -> int:
     return n
+
+
+def log_and_tell(text: str) -> list[str | None]:
+    """Log, also what cannot be sent as it is, and return which trace the body finds."""
+    log = logging.getLogger("shop.pictures")
+    log.debug("too little")
+    log.info("%s", text, extra={"size": 7, "lock": threading.Lock()})
+    try:
+        complain("as the test wishes")
+    except ValueError:
+        log.exception("it went wrong")
+    return [current_trace.get()]

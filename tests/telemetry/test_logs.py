@@ -11,6 +11,7 @@ import structlog
 from perdure import Perdure, Retry, flow
 from perdure.cli import logs
 from perdure.telemetry import RunContext, run_context
+from tests.engine.bodies import log_and_tell
 
 _log = logging.getLogger("shop")
 
@@ -181,3 +182,27 @@ async def test_a_workers_lines_are_not_repeated(world, memory, capsys, as_json):
     assert (text.count("by structlog"), text.count("by logging")) == (1, 1)
     assert "password" in text
     assert "***" in text
+
+
+async def test_what_a_step_in_a_process_logs_is_logged_here_and_says_where_it_is_from(memory, lines):
+    app = Perdure(memory)
+    draw = app.step(log_and_tell, name="draw", run_in="process")
+    logging.getLogger("shop.pictures").setLevel("INFO")
+    level, root = logging.root.level, logging.root
+    root.setLevel("DEBUG")
+
+    @app.workflow(name="pictures")
+    async def pictures() -> list[str | None]:
+        return await draw("drawn")
+
+    try:
+        async with app:
+            assert await (await app.start(pictures, id="p")).result(timeout=30) == [None]
+    finally:
+        root.setLevel(level)
+    assert said(lines)[0] == ("drawn", "p", "pictures", "draw", 1)
+    assert (lines[0].size, lines[0].levelname) == (7, "INFO")
+    assert "lock" in lines[0].lock
+    assert "it went wrong" in lines[1].getMessage()
+    assert "ValueError: as the test wishes" in lines[1].getMessage()
+    assert len(lines) == 2

@@ -18,6 +18,7 @@ from perdure import Perdure, Retry, flow
 from perdure.model.errors import StoreConflictError
 from perdure.tasks.http import http_request_task
 from perdure.telemetry import OpenTelemetry
+from tests.engine.bodies import log_and_tell
 from tests.engine.test_transactional_steps import interpose
 
 GIVEN = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
@@ -580,3 +581,17 @@ async def test_the_trace_goes_on_over_http(local, world):
         _, whole, parent, _ = request["traceparent"].split("-")
         assert f"{local.one('w').context.trace_id:032x}" == whole
         assert parent in {f"{span.context.span_id:016x}" for span in local.spans}
+
+
+async def test_a_step_in_a_process_knows_its_trace(local):
+    app = Perdure(local.url, telemetry=local.app().telemetry)
+    draw = app.step(log_and_tell, name="draw", run_in="process")
+
+    @app.workflow(name="pictures")
+    async def pictures() -> list[str | None]:
+        return await draw("drawn")
+
+    async with app:
+        (trace,) = await (await app.start(pictures)).result(timeout=30)
+    place = local.one("draw").context
+    assert trace == f"00-{place.trace_id:032x}-{place.span_id:016x}-01"

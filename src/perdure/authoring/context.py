@@ -16,7 +16,7 @@ class StepContext(Protocol):
     """A running step, as its body can see it; the engine provides it.
 
     Attributes:
-        run_id: the run.
+        run_id, workflow: the run, and what it is a run of.
         key: the step's key in the journal.
         attempt: the number of this attempt, from 1.
         idempotency_key: the same on every attempt of it, and in a restart of its run; no other step's.
@@ -25,6 +25,7 @@ class StepContext(Protocol):
     """
 
     run_id: str
+    workflow: str
     key: str
     attempt: int
     idempotency_key: str

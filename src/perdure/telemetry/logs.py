@@ -37,11 +37,7 @@ def run_context() -> dict[str, Any]:
     step = current_step.get()
     if step is None:
         return {}
-    about: dict[str, Any] = {"run_id": step.run_id}
-    its_run = getattr(step, "run", None)  # not known in a process of its own
-    if its_run is not None:
-        about["workflow"] = its_run.workflow
-    return about | {"step": step.key, "attempt": step.attempt}
+    return {"run_id": step.run_id, "workflow": step.workflow, "step": step.key, "attempt": step.attempt}
 
 
 def is_repeating() -> bool:

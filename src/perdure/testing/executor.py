@@ -91,12 +91,12 @@ class WatchedStep:
 
     def __init__(self, step: StepContext, executor: WatchedExecutor) -> None:
         self.run_id = step.run_id
+        self.workflow = step.workflow
         self.key = step.key
         self.attempt = step.attempt
         self.idempotency_key = step.idempotency_key
         self.last_progress = step.last_progress
         self.client = step.client
-        self.run = getattr(step, "run", None)
         self.waits = 0
         self._step = step
         self._executor = executor

@@ -32,12 +32,13 @@ class StepRun:
 
     __slots__ = (
         *("_uses", "attempt", "execution", "idempotency_key", "key", "last_progress", "opened", "run_id", "runner"),
-        "started_at",
+        *("started_at", "workflow"),
     )
 
     def __init__(self, runner: Runner, key: str, attempt: int, started_at: int) -> None:
         self.runner = runner
         self.run_id = runner.run_id
+        self.workflow = runner.turn.run.workflow
         self.key = key
         self.attempt = attempt
         self.started_at = started_at

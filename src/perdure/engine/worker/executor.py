@@ -11,7 +11,7 @@ import threading
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import Any
 
-from perdure.authoring.context import StepContext, current_step
+from perdure.authoring.context import StepContext, current_step, current_trace
 from perdure.core.ask import StepSpec
 from perdure.engine.env import Env, Timer
 from perdure.engine.telemetry import Watchers
@@ -227,7 +227,10 @@ class Executor:
         async with self._processes.slot() as slot:
             self._arm(execution)
             execution.stop_body = slot.kill
-            about = About(step.run_id, step.key, step.attempt, step.idempotency_key, step.last_progress)
+            about = About(
+                *(step.run_id, step.key, step.attempt, step.idempotency_key, step.last_progress),
+                *(step.workflow, current_trace.get()),
+            )
             result = await slot.run(execution.spec, args, kwargs, about, step.heartbeat)
             execution.stop_body = None
             return result

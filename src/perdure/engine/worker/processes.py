@@ -1,7 +1,7 @@
 """Processes of our own for `run_in="process"` steps, which end with the worker's process whatever ends that.
 
-What `flow` tells a step goes to the process with the call; what the step gives to `flow.heartbeat` comes back through
-a pipe, with an empty message at the end of each call.
+What `flow` tells a step goes to the process with the call; what the step gives to `flow.heartbeat` and what it logs
+comes back through a pipe, with an empty message at the end of each call.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import ctypes
 import functools
 import importlib
 import logging
+import logging.handlers
 import multiprocessing
 import os
 import pickle
@@ -24,7 +25,9 @@ from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.connection import Connection
 from typing import Any, NamedTuple
 
-from perdure.authoring.context import current_step, no_transaction
+import msgspec
+
+from perdure.authoring.context import current_step, current_trace, no_transaction
 from perdure.authoring.enqueuing import Batch
 from perdure.authoring.step import Step
 from perdure.authoring.task import Task
@@ -38,6 +41,9 @@ LOOKS_FOR_PARENT_EVERY = 1.0
 HEARTBEATS_WITHIN = 1.0
 """Seconds for the last heartbeats of a call to come through, once its result is there."""
 
+_LOG = b"\0"
+"""What the message of a line that was logged begins with; a heartbeat is JSON."""
+
 _log = logging.getLogger("perdure.engine")
 
 
@@ -49,6 +55,8 @@ class About(NamedTuple):
     attempt: int
     idempotency_key: str
     last_progress: Any
+    workflow: str
+    trace: str | None
 
 
 class Slot:
@@ -98,7 +106,9 @@ class Slot:
             return self._pool.submit(_run, call)
         context = multiprocessing.get_context("spawn")
         ours, theirs = context.Pipe(duplex=False)
-        self._pool = ProcessPoolExecutor(1, mp_context=context, initializer=_begin, initargs=(os.getpid(), theirs))
+        self._pool = ProcessPoolExecutor(
+            1, mp_context=context, initializer=_begin, initargs=(os.getpid(), theirs, logging.root.level)
+        )
         future = self._pool.submit(_run, call)  # starts the process
         theirs.close()  # so that the pipe ends with the process
         self._pipe = ours
@@ -122,6 +132,8 @@ class Slot:
                         loop.call_soon_threadsafe(_resolve, is_quiet)
                     except RuntimeError:  # the loop is closed
                         return
+                elif text.startswith(_LOG):
+                    _log_here(text)
                 elif heard is not None:
                     try:
                         heard(codec.decode_any(text.decode()))
@@ -176,6 +188,14 @@ def _resolve(future: asyncio.Future[None]) -> None:
         future.set_result(None)
 
 
+def _log_here(message: bytes) -> None:
+    """Log what was logged in a process of ours."""
+    record = logging.makeLogRecord(msgspec.json.decode(message.removeprefix(_LOG)))
+    logger = logging.getLogger(record.name)
+    if logger.isEnabledFor(record.levelno):
+        logger.handle(record)
+
+
 def _importable(spec: StepSpec) -> str:
     module, name = getattr(spec.function, "__module__", None), getattr(spec.function, "__qualname__", "")
     if module is None or "<" in name:
@@ -197,13 +217,14 @@ def contained(body: Callable[[], Any]) -> Any:
 # In the process itself.
 
 _pipes: list[Connection] = []
+_sending = threading.Lock()
 
 
 class ProcessStep:
     """A step in a process, as its body sees it (see `perdure.authoring.context.StepContext`)."""
 
     def __init__(self, about: About) -> None:
-        self.run_id, self.key, self.attempt, self.idempotency_key, self.last_progress = about
+        self.run_id, self.key, self.attempt, self.idempotency_key, self.last_progress, self.workflow, _ = about
 
     @property
     def client(self) -> Any:
@@ -212,8 +233,7 @@ class ProcessStep:
 
     def heartbeat(self, progress: object) -> None:
         """Keep the progress where a crash does not reach it."""
-        text = codec.encode(progress, f"the progress of step {self.key!r}", sys.maxsize)
-        _pipes[0].send_bytes(text.encode())
+        _send(codec.encode(progress, f"the progress of step {self.key!r}", sys.maxsize).encode())
 
     def event_id(self) -> str:
         """Refuse: no event comes out of a process."""
@@ -235,9 +255,28 @@ class ProcessStep:
         raise UsageError(f"step {spec.name!r} runs in a process, which gathers no items")
 
 
-def _begin(worker: int, pipe: Connection) -> None:
+def _send(message: bytes) -> None:
+    with _sending:
+        _pipes[0].send_bytes(message)
+
+
+class _Home(logging.handlers.QueueHandler):
+    """Has the worker log what is logged here, and say where it comes from."""
+
+    def enqueue(self, record: logging.LogRecord) -> None:
+        """Send a line that can be sent."""
+        step = current_step.get()
+        if isinstance(step, ProcessStep):
+            where = {"run_id": step.run_id, "workflow": step.workflow, "step": step.key, "attempt": step.attempt}
+            record.__dict__ = where | record.__dict__
+        _send(_LOG + msgspec.json.encode(record.__dict__, enc_hook=repr))
+
+
+def _begin(worker: int, pipe: Connection, level: int) -> None:
     """Make the process ready; it ends when its worker does."""
     _pipes[:] = [pipe]
+    logging.root.addHandler(_Home(None))  # type: ignore[arg-type]  # the pipe is its queue
+    logging.root.setLevel(level)
     if sys.platform == "linux":
         try:
             ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
@@ -256,6 +295,7 @@ def _run(call: bytes) -> Any:
     try:
         name, args, kwargs, about = pickle.loads(call)  # noqa: S301  # from our own worker
         current_step.set(ProcessStep(about))
+        current_trace.set(about.trace)
         module, _, qualname = name.partition(":")
         found: Any = importlib.import_module(module)
         for part in qualname.split("."):
@@ -265,4 +305,4 @@ def _run(call: bytes) -> Any:
         )
     finally:
         current_step.set(None)
-        _pipes[0].send_bytes(b"")
+        _send(b"")
