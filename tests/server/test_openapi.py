@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from perdure import Perdure
+from perdure import Perdure, workflow
 from perdure.model.queue import Rate
 from perdure.server import ServerSettings, create_server
 from perdure.server.description import describe
@@ -51,10 +51,7 @@ def address(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, str]]:
     monkeypatch.setattr(authentication, "FAILURES", Rate(1_000_000, 1_000))  # each operation is asked with wrong keys
     worker = Perdure(memory())
 
-    @worker.workflow
-    async def order(customer: int = 0) -> dict[str, int]:
-        return {"customer": customer}
-
+    worker.add(workflow("order").step("take", lambda ctx: ctx.input).build())  # a graph, which takes any input
     settings = ServerSettings(store=worker.url)
     asgi = create_server(settings)
     keys: list[str] = []
