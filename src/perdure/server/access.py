@@ -134,7 +134,7 @@ class Authentication:
             if _wants_page(scope):
                 raise Problem(303, "Log in", "log in first", headers={"Location": "/login"})
             raise _nobody()
-        name = _namespace(scope, principal)
+        name = _namespace(scope, principal, self._server.namespaces.names)
         app = self._server.namespaces.engine(name) if name in principal.namespaces else None
         if app is None:
             raise Problem(404, "No such namespace", f"there is no namespace {name!r}")
@@ -150,7 +150,7 @@ def _nobody() -> Problem:
     )
 
 
-def _namespace(scope: Scope, principal: Principal) -> str:
+def _namespace(scope: Scope, principal: Principal, known: tuple[str, ...]) -> str:
     for name, value in scope["headers"]:
         if name == NAMESPACE:
             return str(value, "latin-1")
@@ -158,6 +158,8 @@ def _namespace(scope: Scope, principal: Principal) -> str:
         return principal.chosen
     if principal.kind == "local" and (chosen := _chosen_here(scope)) in principal.namespaces:
         return chosen
+    if principal.role is Role.METRICS:  # which are of all namespaces that are theirs
+        return next((name for name in known if name in principal.namespaces), DEFAULT)
     return principal.namespaces[0] if len(principal.namespaces) == 1 else DEFAULT
 
 

@@ -161,11 +161,16 @@ async def _on_error(request: Request, error: Exception) -> Response:
     return respond(problem)
 
 
+def route_of(scope: Scope) -> str:
+    """Return the pattern of a request's route, which logs name: the address as it was sent may hold anything."""
+    return getattr(scope.get("route"), "path", "-")
+
+
 def note(scope: Scope, error: PerdureError) -> None:
     """Log the trouble of a store, which whoever asks is told little of."""
     if isinstance(error, StoreError):
         number = scope["state"]["request_id"]
-        _log.warning("request %s: %s %s failed: %s", number, scope["method"], scope["path"], error)
+        _log.warning("request %s: %s %s failed: %s", number, scope["method"], route_of(scope), error)
 
 
 async def _on_http(request: Request, error: Exception) -> Response:
@@ -238,7 +243,7 @@ class Failures:
             await self._app(scope, receive, watched)
         except Exception:
             number = scope["state"]["request_id"]
-            _log.exception("request %s: %s %s failed", number, scope["method"], scope["path"])
+            _log.exception("request %s: %s %s failed", number, scope["method"], route_of(scope))
             if has_begun:
                 raise  # half an answer is out: only the end of the connection tells that it is no whole one
             detail = f"something went wrong here; the server's log says more about {number}"

@@ -232,6 +232,19 @@ async def test_a_key_for_metrics_reads_them_and_nothing_else(keyed):
     assert "set-cookie" not in login.headers
 
 
+async def test_a_key_for_metrics_of_several_namespaces_need_not_choose(keyed):
+    keyed = await keyed(namespaces={"acme": None, "beta": None, "gamma": None})
+    made = await keyed.served.server.authenticator.keys.create("prometheus", "metrics", ["gone", "gamma", "acme"])
+    answer = await keyed.http.get("/metrics", headers={"Authorization": f"Bearer {made.token}"})
+    assert answer.status_code == 200
+    seen = {
+        name
+        for name in ("default", "acme", "beta", "gamma")
+        if f'perdure_store_up{{namespace="{name}"}}' in answer.text
+    }
+    assert seen == {"acme", "gamma"}
+
+
 async def test_while_the_store_does_not_answer_nobody_gets_in(keyed, monkeypatch):
     keyed = await keyed()
     assert (await keyed.ask("viewer", "GET", "/api/v1/session")).status_code == 200

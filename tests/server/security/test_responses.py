@@ -76,18 +76,20 @@ async def test_a_stream_has_them_too(serving: Serve):
         assert "content-encoding" not in answer.headers
 
 
-async def test_what_fails_has_them_too(serve: Serve, monkeypatch):
+async def test_what_fails_has_them_too(serve: Serve, monkeypatch, caplog):
     served = await serve()
 
     async def broken(ids):
         raise RuntimeError("hunter2 is the password")
 
     monkeypatch.setattr(served.app.client, "get", broken)
-    answer = await served.http.get("/api/v1/runs/x")
+    answer = await served.http.get("/api/v1/runs/hunter3")
     assert answer.status_code == 500
     check(answer, "500")
     assert "hunter2" not in answer.text
     assert answer.headers["x-request-id"] in answer.json()["detail"]
+    (line,) = [record for record in caplog.records if record.name == "perdure.server"]
+    assert line.getMessage().endswith("GET /api/v1/runs/{id:run} failed")
 
 
 async def test_only_a_server_that_speaks_tls_asks_for_it(serve: Serve):

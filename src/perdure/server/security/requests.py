@@ -9,6 +9,7 @@ import re
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from perdure.engine.env import Env, new_id
+from perdure.server.errors import route_of
 
 HEADER = "X-Request-Id"
 """The number of a request: the client's own, if it sends a plain one."""
@@ -55,7 +56,7 @@ class Requests:
                 access = state.get("access")
                 told = {
                     "method": scope["method"],
-                    "route": getattr(scope.get("route"), "path", "-"),
+                    "route": route_of(scope),
                     "status": status,
                     "ms": round((loop.time() - began) * 1000, 1),
                     "principal": None if access is None else access.principal.name,
