@@ -17,7 +17,7 @@ from opentelemetry.trace import StatusCode
 from perdure import Perdure, Retry, flow
 from perdure.model.errors import StoreConflictError
 from perdure.tasks.http import http_request_task
-from perdure.telemetry import OpenTelemetry
+from perdure.telemetry import OpenTelemetry, run_context
 from tests.engine.bodies import log_and_tell
 from tests.engine.test_transactional_steps import interpose
 
@@ -581,6 +581,25 @@ async def test_the_trace_goes_on_over_http(local, world):
         _, whole, parent, _ = request["traceparent"].split("-")
         assert f"{local.one('w').context.trace_id:032x}" == whole
         assert parent in {f"{span.context.span_id:016x}" for span in local.spans}
+
+
+async def test_what_a_step_logs_names_its_span(local):
+    app = Perdure(local.url, telemetry=local.app().telemetry)
+    found = []
+
+    @app.step(name="draw")
+    def draw() -> None:
+        found.append(run_context())
+
+    @app.workflow(name="pictures")
+    async def pictures() -> None:
+        await draw()
+
+    async with app:
+        await (await app.start(pictures)).result(timeout=30)
+    place = local.one("draw").context
+    (about,) = found
+    assert (about["trace_id"], about["span_id"]) == (f"{place.trace_id:032x}", f"{place.span_id:016x}")
 
 
 async def test_a_step_in_a_process_knows_its_trace(local):

@@ -57,6 +57,15 @@ current_trace: ContextVar[str | None] = ContextVar("perdure_trace", default=None
 """The trace that the running code belongs to, as a W3C `traceparent`; what it starts joins it."""
 
 
+def where_it_runs(step: StepContext) -> dict[str, Any]:
+    """Return where a running step stands, for logs; with its trace, if it has one."""
+    about = {"run_id": step.run_id, "workflow": step.workflow, "step": step.key, "attempt": step.attempt}
+    place = current_trace.get()
+    if place is not None:
+        _, about["trace_id"], about["span_id"], _ = place.split("-")
+    return about
+
+
 def replay_or_raise(call: str) -> Replay:
     """Return the replay of the running workflow code.
 

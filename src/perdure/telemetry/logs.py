@@ -12,7 +12,7 @@ from typing import Any
 import structlog
 from structlog.typing import EventDict
 
-from perdure.authoring.context import current_step
+from perdure.authoring.context import current_step, where_it_runs
 from perdure.core.loop import running
 from perdure.engine.lifecycle import has_begun
 from perdure.model.redaction import Redaction
@@ -25,19 +25,23 @@ SECRETS = Redaction(
 )
 """What is masked in every log, wherever it stands as a named field."""
 
+FIELDS = ("run_id", "workflow", "step", "attempt", "trace_id", "span_id")
+"""What a line may say of where it is from."""
+
 _KEPT = ("exc_info", "stack_info", "_record", "_from_structlog")
 
 
 def run_context() -> dict[str, Any]:
-    """Return where the running code stands, for logs: its `run_id`, and `workflow`, `step` and `attempt` if known."""
+    """Return where the running code stands, for logs: `run_id` and `workflow`, and in a step `step` and `attempt`.
+
+    In a step that OpenTelemetry watches there are `trace_id` and `span_id`, too, as its logs have them.
+    """
     loop = running()
     if loop is not None:
         run = loop.replay.run
         return {"run_id": run.id, "workflow": run.workflow}
     step = current_step.get()
-    if step is None:
-        return {}
-    return {"run_id": step.run_id, "workflow": step.workflow, "step": step.key, "attempt": step.attempt}
+    return {} if step is None else where_it_runs(step)
 
 
 def is_repeating() -> bool:
@@ -60,7 +64,7 @@ class RunContext(logging.Filter):
 
     def __init__(self, default: str | None = None) -> None:
         super().__init__()
-        self._default = {} if default is None else dict.fromkeys(("run_id", "workflow", "step", "attempt"), default)
+        self._default = {} if default is None else dict.fromkeys(FIELDS, default)
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Let a record through, unless it is repeated."""

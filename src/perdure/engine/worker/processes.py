@@ -7,6 +7,7 @@ comes back through a pipe, with an empty message at the end of each call.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ctypes
 import functools
 import importlib
@@ -27,7 +28,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from perdure.authoring.context import current_step, current_trace, no_transaction
+from perdure.authoring.context import current_step, current_trace, no_transaction, where_it_runs
 from perdure.authoring.enqueuing import Batch
 from perdure.authoring.step import Step
 from perdure.authoring.task import Task
@@ -192,8 +193,9 @@ def _log_here(message: bytes) -> None:
     """Log what was logged in a process of ours."""
     record = logging.makeLogRecord(msgspec.json.decode(message.removeprefix(_LOG)))
     logger = logging.getLogger(record.name)
-    if logger.isEnabledFor(record.levelno):
-        logger.handle(record)
+    with contextlib.suppress(Exception):  # what a filter of the application's own raises
+        if logger.isEnabledFor(record.levelno):
+            logger.handle(record)
 
 
 def _importable(spec: StepSpec) -> str:
@@ -266,9 +268,8 @@ class _Home(logging.handlers.QueueHandler):
     def enqueue(self, record: logging.LogRecord) -> None:
         """Send a line that can be sent."""
         step = current_step.get()
-        if isinstance(step, ProcessStep):
-            where = {"run_id": step.run_id, "workflow": step.workflow, "step": step.key, "attempt": step.attempt}
-            record.__dict__ = where | record.__dict__
+        if step is not None:
+            record.__dict__ = where_it_runs(step) | record.__dict__
         _send(_LOG + msgspec.json.encode(record.__dict__, enc_hook=repr))
 
 
