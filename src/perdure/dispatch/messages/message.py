@@ -3,11 +3,24 @@
 from __future__ import annotations
 
 import base64
+import hashlib
+from urllib.parse import urlsplit
 
 import msgspec
 
+from perdure.model.limits import NAME_LENGTH
+
 DELIVERY = "perdure.delivery"
 """The workflow whose runs are messages."""
+
+QUEUE = "dispatch"
+"""The queue of plain messages."""
+
+QUEUES = "dispatch.queue."
+"""What the queues of those begin with that were enqueued; their own names follow."""
+
+FLOWS = "dispatch.flow"
+"""The queue of those with a flow-control key, which is their limit key."""
 
 RETRIES = 3
 """How often a message is tried again, unless it says otherwise."""
@@ -95,9 +108,36 @@ class Message(msgspec.Struct, frozen=True, omit_defaults=True):
     @property
     def content(self) -> bytes:
         """The body's bytes."""
-        if self.body_base64 is not None:
-            return base64.b64decode(self.body_base64)
-        return b"" if self.body is None else self.body.encode()
+        return _bytes_of(self.body, self.body_base64)
+
+    @property
+    def place(self) -> str:
+        """The queue of its run."""
+        if self.queue:
+            return QUEUES + self.queue
+        return QUEUE if self.flow_control is None else FLOWS
+
+    @property
+    def limit_key(self) -> str:
+        """The limit key of its run."""
+        return "" if self.flow_control is None else self.flow_control.key
+
+    def tags(self) -> dict[str, str]:
+        """Return what its run is found by."""
+        host = urlsplit(self.url).hostname or ""
+        found = {
+            "url": digest(self.url),
+            "host": host[:NAME_LENGTH],
+            "group": self.group,
+            "queue": self.queue,
+            "schedule": self.schedule,
+            "flow": self.limit_key,
+            "caller": self.caller_ip[:NAME_LENGTH],
+        }
+        return {
+            **{name: value for name, value in found.items() if value},
+            **{f"label:{each}": "1" for each in self.labels},
+        }
 
 
 class Answer(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -110,7 +150,8 @@ class Answer(msgspec.Struct, frozen=True, omit_defaults=True):
         error: why there was no answer.
         retry_after: after how many milliseconds the destination wants to be tried again; None where it does not say.
         is_final: it is not to be tried again.
-        is_cut: the body was longer than is kept.
+        is_cut: the body, or the headers, were longer than is kept.
+        held_back: the destination was left alone, as it failed often: for how many milliseconds; 0 if it was tried.
     """
 
     status: int
@@ -121,6 +162,7 @@ class Answer(msgspec.Struct, frozen=True, omit_defaults=True):
     retry_after: int | None = None
     is_final: bool = False
     is_cut: bool = False
+    held_back: int = 0
 
     @property
     def is_delivered(self) -> bool:
@@ -130,9 +172,7 @@ class Answer(msgspec.Struct, frozen=True, omit_defaults=True):
     @property
     def content(self) -> bytes:
         """The body's bytes."""
-        if self.body_base64 is not None:
-            return base64.b64decode(self.body_base64)
-        return b"" if self.body is None else self.body.encode()
+        return _bytes_of(self.body, self.body_base64)
 
 
 def text_or_base64(content: bytes) -> tuple[str | None, str | None]:
@@ -143,3 +183,32 @@ def text_or_base64(content: bytes) -> tuple[str | None, str | None]:
         return content.decode(), None
     except UnicodeDecodeError:
         return None, base64.b64encode(content).decode()
+
+
+def digest(text: str) -> str:
+    """Return a text's digest, short enough for a tag or an id."""
+    return hashlib.blake2b(text.encode(), digest_size=12).hexdigest()
+
+
+def message_id_of(run_id: str) -> str:
+    """Return the id that a message has for those who publish: its run's, without what cannot stand in a path."""
+    return run_id.replace("/", ".", 1)
+
+
+def run_id_of(message_id: str) -> str:
+    """Return the id of a message's run."""
+    return message_id.replace(".", "/", 1)
+
+
+def canonical(headers: Headers) -> dict[str, list[str]]:
+    """Return headers as QStash shows them: names as in `Content-Type`, with all their values."""
+    found: dict[str, list[str]] = {}
+    for name, value in headers:
+        found.setdefault("-".join(part.capitalize() for part in name.split("-")), []).append(value)
+    return found
+
+
+def _bytes_of(text: str | None, encoded: str | None) -> bytes:
+    if encoded is not None:
+        return base64.b64decode(encoded)
+    return b"" if text is None else text.encode()

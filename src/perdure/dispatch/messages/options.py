@@ -39,6 +39,12 @@ URL_LENGTH = 4_096
 FORWARDED = 100
 """How many headers may be forwarded."""
 
+HEADERS_LENGTH = 65_536
+"""How many characters all publishing headers of a message may have together, names and values."""
+
+CALLBACKS = 4
+"""How deep callbacks of callbacks may stand."""
+
 LABELS = 20
 """How many labels a message may carry."""
 
@@ -58,8 +64,9 @@ _PREFIX, _FORWARD = "upstash-", "upstash-forward-"
 _CALLBACKS = (("failure-callback", "upstash-failure-callback"), ("callback", "upstash-callback"))
 _EXTRA = ("upstash-workflow-", "upstash-feature-set")
 _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
-_PART = re.compile(r"(\d+(?:\.\d+)?)([smhd])")
-_NUMBER = re.compile(r"\d{1,15}")
+_PART = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,15})?)([smhd])")
+_NUMBER = re.compile(r"[0-9]{1,15}")
+_REDACTED = re.compile(r"body|headers?|header\[[A-Za-z0-9!#$%&'*+.^_`|~-]{1,200}\]", re.IGNORECASE)
 
 
 class Options(msgspec.Struct, frozen=True):
@@ -82,18 +89,29 @@ class Options(msgspec.Struct, frozen=True):
     cron: str = ""
     schedule_id: str = ""
 
+    def due_at(self, now: int) -> int:
+        """Return when it is due, in milliseconds since the epoch, published at `now`."""
+        return now + round(self.delay * 1000) if self.not_before is None else max(now, self.not_before * 1000)
+
     def fingerprint(self, message: Message) -> str:
         """Return what a message of these options says, hashed; QStash takes the same parts."""
         parts = [message.url, message.group, message.body, message.body_base64, sorted(message.headers)]
         return hashlib.blake2b(msgspec.json.encode(parts), digest_size=16).hexdigest()
 
 
-def read(headers: Iterable[tuple[str, str]]) -> Options:
+def read(headers: Iterable[tuple[str, str]], depth: int = 0) -> Options:
     """Return what headers say of a message; names in upper and lower case are the same.
+
+    Args:
+        headers: names and values.
+        depth: how many callbacks stand above the message.
 
     Raises:
         UsageError: one of them says what cannot be; it is named.
     """
+    headers = list(headers)
+    if (length := sum(len(name) + len(value) for name, value in headers)) > HEADERS_LENGTH:
+        raise UsageError(f"headers: {length:,} characters, over {HEADERS_LENGTH:,} (HEADERS_LENGTH)")
     given: dict[str, str] = {}
     forwarded: dict[str, tuple[str, str]] = {}
     extra: Headers = []
@@ -102,11 +120,11 @@ def read(headers: Iterable[tuple[str, str]]) -> Options:
         lower = name.lower()
         if not lower.startswith(_PREFIX):
             if lower == "content-type":
-                forwarded.setdefault(lower, (name, value))
+                forwarded.setdefault(lower, (name, _value(name, value)))
         elif lower.startswith(_FORWARD):
             _forward(name[len(_FORWARD) :], value, forwarded)
         elif lower.startswith(_EXTRA):
-            extra.append((name, value))
+            extra.append((_name(name, ""), _value(name, value)))
         elif (callback := _callback_of(lower)) is not None:
             what, length = callback
             callbacks[what].append((f"Upstash-{name[length:]}", value))
@@ -114,7 +132,7 @@ def read(headers: Iterable[tuple[str, str]]) -> Options:
             given[lower] = value
     if len(forwarded) > FORWARDED:
         raise UsageError(f"Upstash-Forward-: {len(forwarded)} headers, over {FORWARDED}")
-    return _options(given, list(forwarded.values()), extra, callbacks)
+    return _options(given, list(forwarded.values()), extra, callbacks, depth)
 
 
 def destination(url: str) -> SplitResult:
@@ -178,7 +196,9 @@ def name(value: str, field: str) -> str:
     return value
 
 
-def _options(given: dict[str, str], forwarded: Headers, extra: Headers, callbacks: dict[str, Headers]) -> Options:
+def _options(
+    given: dict[str, str], forwarded: Headers, extra: Headers, callbacks: dict[str, Headers], depth: int
+) -> Options:
     retries = _whole(given.get("upstash-retries", str(RETRIES)), "Upstash-Retries")
     if retries > RETRIES_MOST:
         raise UsageError(f"Upstash-Retries: quota maxRetries exceeded: {retries} is over {RETRIES_MOST}")
@@ -196,12 +216,12 @@ def _options(given: dict[str, str], forwarded: Headers, extra: Headers, callback
         retries=retries,
         retry_delay=retry_delay,
         timeout=None if timeout is None else duration(timeout, "Upstash-Timeout", TIMEOUT_MOST) or None,
-        callback=_callback(given, "callback", callbacks["callback"]),
-        failure_callback=_callback(given, "failure-callback", callbacks["failure-callback"]),
+        callback=_callback(given, "callback", callbacks, depth),
+        failure_callback=_callback(given, "failure-callback", callbacks, depth),
         labels=_labels(given.get("upstash-label", "")),
         flow_control=flow_control(given.get("upstash-flow-control-key"), given.get("upstash-flow-control-value")),
         queue=name(given["upstash-queue-name"], "Upstash-Queue-Name") if given.get("upstash-queue-name") else "",
-        redacted=tuple(each.strip() for each in given.get("upstash-redact-fields", "").split(",") if each.strip()),
+        redacted=_redacted(given.get("upstash-redact-fields", "")),
         extra=extra,
     )
     not_before = given.get("upstash-not-before")
@@ -258,28 +278,47 @@ def _callback_of(lower: str) -> tuple[str, int] | None:
     return None
 
 
-def _callback(given: dict[str, str], what: str, options: Headers) -> Callback | None:
+def _callback(given: dict[str, str], what: str, callbacks: dict[str, Headers], depth: int) -> Callback | None:
     url = given.get(f"upstash-{what}", "").strip()
     if not url:
         return None
     field = "Upstash-Callback" if what == "callback" else "Upstash-Failure-Callback"
+    if depth == CALLBACKS:
+        raise UsageError(f"{field}: callbacks of callbacks may stand {CALLBACKS} deep (CALLBACKS)")
     try:
         destination(url)
-        read(options)
+        read(callbacks[what], depth + 1)
     except UsageError as error:
         raise UsageError(f"{field}: {error}") from None
-    return Callback(url, options)
+    return Callback(url, callbacks[what])
 
 
 def _forward(header: str, value: str, forwarded: dict[str, tuple[str, str]]) -> None:
     lower = header.lower()
     if lower in _HOP or lower.startswith("proxy-") or lower == "content-type":
         return
+    forwarded[lower] = (_name(header, "Upstash-Forward-"), _value(header, value))
+
+
+def _name(header: str, before: str) -> str:
     if not _HEADER_NAME.fullmatch(header):
-        raise UsageError(f"Upstash-Forward-{header[:80]!r}: that is no name of a header")
-    if any(sign in value for sign in "\r\n\0"):
-        raise UsageError(f"Upstash-Forward-{header[:80]}: its value holds a line break or a NUL")
-    forwarded[lower] = (header, value)
+        raise UsageError(f"{before}{header[:80]!r}: that is no name of a header")
+    return header
+
+
+def _value(header: str, value: str) -> str:
+    """Return a header's value as it can be sent."""
+    if any(sign < " " and sign != "\t" for sign in value) or "\x7f" in value:
+        raise UsageError(f"{header[:80]}: its value holds a line break or another control character")
+    return value.strip()
+
+
+def _redacted(value: str) -> tuple[str, ...]:
+    fields = tuple(dict.fromkeys(each.strip() for each in value.split(",") if each.strip()))
+    for field in fields:
+        if not _REDACTED.fullmatch(field):
+            raise UsageError(f"Upstash-Redact-Fields: {field[:80]!r} is unknown; there are body, header, header[Name]")
+    return fields
 
 
 def _labels(value: str) -> tuple[str, ...]:

@@ -10,7 +10,9 @@ from __future__ import annotations
 import ast
 import math
 import operator
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Iterable, Mapping
+from email.utils import parsedate_to_datetime
 
 from perdure.model.errors import UsageError
 
@@ -33,6 +35,12 @@ FUNCTIONS: Mapping[str, tuple[Callable[..., float], int]] = {
 }
 """What an expression may call, and with how many arguments."""
 
+ASKING = ("retry-after", "x-ratelimit-reset", "x-ratelimit-reset-requests", "x-ratelimit-reset-tokens")
+"""Headers by which an answer says when the destination wants to be tried again; the first that can be read counts."""
+
+_UNITS = {"ns": 1e-6, "us": 1e-3, "µs": 1e-3, "μs": 1e-3, "ms": 1.0, "s": 1e3, "m": 6e4, "h": 3.6e6}
+_PART = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,15})?)(ns|us|µs|μs|ms|s|m|h)")
+
 _OPERATORS: Mapping[type[ast.operator], Callable[[float, float], float]] = {
     ast.Add: operator.add,
     ast.Sub: operator.sub,
@@ -51,6 +59,23 @@ def backed_off(retried: int) -> int:
         retried: how many retries there have been.
     """
     return round(min(LONGEST_MS / 1000, math.exp(min(2.5 * (retried + 1), 100.0))) * 1000)
+
+
+def asked_for(headers: Iterable[tuple[str, str]], now: int) -> int | None:
+    """Return after how many milliseconds a destination wants to be tried again; None where it says nothing.
+
+    A time beyond a day says nothing, either: the usual back-off holds.
+
+    Args:
+        headers: of the answer.
+        now: the present, in milliseconds since the epoch.
+    """
+    found = {name.lower(): value.strip() for name, value in headers}
+    for name in ASKING:
+        wanted = _milliseconds(found.get(name, ""), now)
+        if wanted is not None and wanted <= LONGEST_MS:
+            return max(0, round(wanted))
+    return None
 
 
 class RetryDelay:
@@ -87,6 +112,21 @@ class RetryDelay:
         if math.isnan(found):
             return backed_off(retried)
         return round(max(0.0, min(found, float(LONGEST_MS))))
+
+
+def _milliseconds(text: str, now: int) -> float | None:
+    """Return what a text says: seconds, a date, or parts as in `6m5s`."""
+    if not text or len(text) > 100:
+        return None
+    if re.fullmatch(r"[0-9]{1,15}(\.[0-9]{1,15})?", text):
+        return float(text) * 1000
+    parts = _PART.findall(text)
+    if parts and "".join(number + unit for number, unit in parts) == text:
+        return sum(float(number) * _UNITS[unit] for number, unit in parts)
+    try:
+        return parsedate_to_datetime(text).timestamp() * 1000 - now
+    except (ValueError, OverflowError):
+        return None
 
 
 def _check(node: ast.expr, text: str) -> None:

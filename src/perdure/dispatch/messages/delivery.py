@@ -1,0 +1,223 @@
+"""The workflow whose runs are messages: attempts, what is waited for between them, and who is told.
+
+An attempt is a step whose result is what came of it, whatever that is: so the journal says what the destination
+answered each time, and the policy of retries is the message's, not that of steps.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import msgspec
+from msgspec.structs import replace
+
+from perdure.authoring import flow
+from perdure.authoring.context import replay_or_raise
+from perdure.authoring.workflow import Workflow
+from perdure.core.ask import ChildSpec
+from perdure.dispatch.messages.message import (
+    DELIVERY,
+    QUEUE,
+    Answer,
+    Callback,
+    Headers,
+    Message,
+    canonical,
+    digest,
+    message_id_of,
+    text_or_base64,
+)
+from perdure.dispatch.messages.options import read
+from perdure.dispatch.messages.retry_delay import RetryDelay, backed_off
+from perdure.engine.env import Env, pause
+from perdure.model.errors import PerdureError
+
+ATTEMPT = "attempt"
+"""The name of the steps that are attempts."""
+
+CALLBACK_LENGTH = 900_000
+"""How many characters a callback's body may have; where it had more, it is without the message's own body."""
+
+
+class Outcome(msgspec.Struct, frozen=True):
+    """What became of a message that was delivered.
+
+    Attributes:
+        status: what the destination answered.
+        retried: how many retries it took.
+    """
+
+    status: int
+    retried: int
+
+
+class DeliveryFailedError(PerdureError):
+    """A message was not delivered, and is not tried again; `status` is that of the last answer, 0 for none."""
+
+    def __init__(self, told: str, status: int = 0) -> None:
+        super().__init__(told, status)
+        self.status = status
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+class Send(Protocol):
+    """Makes one attempt."""
+
+    async def __call__(self, message: Message, message_id: str, retried: int, *, is_due: bool) -> Answer:
+        """Return what came of it, whatever that is; `is_due` says that it is not to be held back any more."""
+
+
+class DeliveryWorkflow(Workflow[..., Any]):
+    """The workflow of messages; as a child, each has the queue, limit key and tags that a published one has."""
+
+    def child(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], limit: int, **options: Any) -> ChildSpec:
+        """Return what starts a message as a child."""
+        message: Message = args[0]
+        spec = super().child(args, kwargs, limit, **{**options, "tags": message.tags()})
+        wait = max(0, message.not_before - message.published_at)
+        return dataclasses.replace(spec, queue=message.place, limit_key=message.limit_key, delay_ms=wait)
+
+
+def delivery_workflow(send: Send, env: Env) -> DeliveryWorkflow:
+    """Return the workflow of messages.
+
+    Args:
+        send: what makes attempts.
+        env: for the time between attempts that do not give up their place.
+    """
+
+    async def attempt(message: Message, message_id: str, retried: int, due_at: int, is_due: bool) -> Answer:
+        await pause(env, (due_at - env.now()) / 1000)
+        answer = await send(message, message_id, retried, is_due=is_due)
+        if answer.held_back and message.queue:
+            await pause(env, answer.held_back / 1000)
+            return await send(message, message_id, retried, is_due=True)
+        return answer
+
+    async def deliver(message: Message) -> Outcome:
+        message_id = message_id_of(flow.run_id())
+        due_at = retried = 0
+        while True:
+            answer = await flow.do(ATTEMPT, attempt, message, message_id, retried, due_at, False)
+            if answer.held_back:
+                await flow.sleep(answer.held_back / 1000, name="held back")
+                answer = await flow.do(ATTEMPT, attempt, message, message_id, retried, 0, True)
+            is_over = answer.is_delivered or answer.is_final or retried >= message.retries
+            if message.callback is not None:
+                await _tell(told, message.callback, message, answer, retried, "callback")
+            if answer.is_delivered:
+                return Outcome(answer.status, retried)
+            if is_over:
+                if message.failure_callback is not None:
+                    await _tell(told, message.failure_callback, message, answer, retried, "failure")
+                raise DeliveryFailedError(told_of(answer), answer.status)
+            wait = wait_before(message, answer, retried)
+            retried += 1
+            if message.queue:
+                # Its place in the queue is the worker's lease, which a timer would give up to the next message.
+                due_at = _now() + wait
+            else:
+                await flow.sleep(wait / 1000, name="retry")
+
+    told = DeliveryWorkflow(
+        deliver, name=DELIVERY, queue=QUEUE, local_names={"Message": Message, "Outcome": Outcome, "Answer": Answer}
+    )
+    return told
+
+
+def wait_before(message: Message, answer: Answer, retried: int) -> int:
+    """Return how many milliseconds after an attempt that failed the next one is due.
+
+    Args:
+        message: what is to be delivered.
+        answer: of the attempt.
+        retried: how many retries there have been.
+    """
+    if answer.retry_after is not None:
+        return answer.retry_after
+    return RetryDelay(message.retry_delay).after(retried) if message.retry_delay else backed_off(retried)
+
+
+def told_of(answer: Answer) -> str:
+    """Return what came of an attempt that failed, in words."""
+    return answer.error or f"the destination answered with status {answer.status}"
+
+
+def callback_of(
+    callback: Callback, message: Message, answer: Answer, *, message_id: str, retried: int, now: int, is_failure: bool
+) -> Message:
+    """Return the message that tells of an attempt.
+
+    Args:
+        callback: where it goes.
+        message: what was to be delivered.
+        answer: what came of the attempt.
+        message_id: of `message`.
+        retried: how many retries there had been.
+        now: the present, in milliseconds since the epoch.
+        is_failure: it tells that `message` failed for good.
+    """
+    options = read(callback.options)
+    body: dict[str, Any] = {
+        "status": answer.status,
+        "header": canonical(answer.headers),
+        "body": base64.b64encode(answer.content if answer.status else answer.error.encode()).decode(),
+        "retried": retried,
+        "maxRetries": message.retries,
+        "sourceMessageId": message_id,
+        "url": message.url,
+        "method": message.method,
+        "sourceHeader": canonical(message.headers),
+        "notBefore": message.not_before,
+        "createdAt": message.published_at,
+        "callerIP": message.caller_ip,
+    }
+    named = {"topicName": message.group, "endpointName": message.endpoint, "scheduleId": message.schedule}
+    body |= {name: value for name, value in named.items() if value}
+    if is_failure:
+        body["dlqId"] = message_id
+    source = base64.b64encode(message.content).decode()
+    if len(msgspec.json.encode(body)) + len(source) <= CALLBACK_LENGTH:
+        body["sourceBody"] = source
+    has_retries = any(name.lower() == "upstash-retries" for name, _ in callback.options)
+    headers: Headers = [each for each in options.message.headers if each[0].lower() != "content-type"]
+    text, encoded = text_or_base64(msgspec.json.encode(body))
+    return replace(
+        options.message,
+        url=callback.url,
+        headers=[("Content-Type", "application/json"), *headers],
+        body=text,
+        body_base64=encoded,
+        retries=options.message.retries if has_retries else message.retries,
+        caller_ip=message.caller_ip,
+        published_at=now,
+        not_before=options.due_at(now),
+    )
+
+
+async def _tell(
+    workflow: DeliveryWorkflow, callback: Callback, message: Message, answer: Answer, retried: int, what: str
+) -> None:
+    """Have a callback be delivered: its message is created by the decision that records the attempt."""
+    run = replay_or_raise("a callback").run
+    telling = callback_of(
+        callback,
+        message,
+        answer,
+        message_id=message_id_of(run.id),
+        retried=retried,
+        now=_now(),
+        is_failure=what == "failure",
+    )
+    run_id = f"msg_{digest(f'{run.id}/{run.incarnation}/{what}/{retried}')}"
+    await flow.start(workflow, telling, id=run_id, is_detached=True)
+
+
+def _now() -> int:
+    return round(asyncio.get_running_loop().time() * 1000)

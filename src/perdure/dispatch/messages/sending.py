@@ -1,0 +1,246 @@
+"""How attempts go out: signed, to addresses that were checked, over connections that are kept.
+
+Each origin (scheme, host and port) has connections of its own, so that a slow destination takes none from the rest.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable
+
+import httpx
+
+from perdure.dispatch.breaker import Breaker
+from perdure.dispatch.messages.message import Answer, Headers, Message, text_or_base64
+from perdure.dispatch.messages.options import TIMEOUT_MOST
+from perdure.dispatch.messages.retry_delay import asked_for
+from perdure.dispatch.signing import HEADER, SigningKeys, sign
+from perdure.engine.env import Env, new_id
+from perdure.tasks.addresses import AddressRefusedError, Guard
+from perdure.tasks.door import GuardedTransport
+
+CONNECTIONS = 50
+"""How many connections one origin has at most; further attempts wait for one."""
+
+ORIGINS = 500
+"""How many origins keep their connections; beyond, the one that was used least lately loses them."""
+
+CONNECT_WITHIN = 10.0
+"""Seconds within which a connection has to come about."""
+
+ANSWER_BYTES = 262_144
+"""How much of an answer's body is read and kept, in bytes."""
+
+ANSWER_HEADERS = 16_384
+"""How much of an answer's headers is kept, in characters."""
+
+TOLD = 500
+"""How many characters of an error are kept."""
+
+_TROUBLED = (502, 503, 504)
+_NON_RETRYABLE = "upstash-nonretryable-error"
+_OURS = {
+    "user-agent", "upstash-message-id", "upstash-retried", "upstash-signature", "upstash-caller-ip",
+    "upstash-topic-name", "upstash-schedule-id", "upstash-region", "upstash-label", "upstash-max-retries",
+    "upstash-retry-delay", "upstash-flow-control-key", "upstash-flow-control-value", "upstash-retries",
+    "accept-encoding",
+}  # fmt: skip
+
+
+class _Origin:
+    """The connections to one origin."""
+
+    def __init__(self, transport: httpx.AsyncBaseTransport, env: Env, connections: int) -> None:
+        self.transport = transport
+        self.breaker = Breaker(env)
+        self.places = asyncio.Semaphore(connections)
+        self.users = 0
+
+
+class Sender:
+    """Makes attempts to deliver messages.
+
+    Args:
+        env: for the present, and for chance.
+        keys: gives what is signed with.
+        guard: says which addresses may be connected to; None lets all pass.
+        connections: see `CONNECTIONS`.
+        origins: see `ORIGINS`.
+    """
+
+    def __init__(
+        self,
+        env: Env,
+        keys: Callable[[], Awaitable[SigningKeys]],
+        guard: Guard | None,
+        *,
+        connections: int = CONNECTIONS,
+        origins: int = ORIGINS,
+    ) -> None:
+        self._env = env
+        self._keys = keys
+        self._guard = guard
+        self._connections = connections
+        self._most = origins
+        self._origins: OrderedDict[tuple[str, str, int | None], _Origin] = OrderedDict()
+        self._tls: ssl.SSLContext | None = None
+
+    async def send(self, message: Message, message_id: str, retried: int, *, is_due: bool) -> Answer:
+        """Make one attempt.
+
+        Args:
+            message: what is delivered.
+            message_id: its id.
+            retried: how many retries there have been.
+            is_due: the destination is tried also where it failed often lately.
+
+        Returns:
+            What came of it, whatever that is.
+        """
+        try:
+            url = httpx.URL(message.url)
+            origin = await self._origin(url)
+        except (httpx.InvalidURL, UnicodeError) as error:
+            return Answer(0, error=f"invalid destination url: {error}"[:TOLD], is_final=True)
+        if (left := origin.breaker.left()) and not is_due:
+            return Answer(0, held_back=left)
+        body = message.content
+        signature = sign(
+            await self._keys(), message.url, body, id=f"jwt_{new_id(self._env)}", now=self._env.now(), is_past=True
+        )
+        headers = [*request_headers(message, message_id, retried), (HEADER, signature)]
+        request = httpx.Request(
+            message.method,
+            url,
+            headers=[(name.encode("ascii"), _encoded(value)) for name, value in headers],
+            content=body,
+            extensions={"timeout": {"connect": CONNECT_WITHIN}},
+        )
+        origin.users += 1
+        try:
+            async with origin.places:
+                answer = await self._exchange(origin, request, message.timeout or TIMEOUT_MOST)
+        finally:
+            origin.users -= 1
+        is_in_trouble = (answer.status == 0 and not answer.is_final) or answer.status in _TROUBLED
+        (origin.breaker.failed if is_in_trouble else origin.breaker.worked)()
+        return answer
+
+    async def close(self) -> None:
+        """Let go of all connections."""
+        origins, self._origins = self._origins, OrderedDict()
+        for each in origins.values():
+            await each.transport.aclose()
+
+    async def _exchange(self, origin: _Origin, request: httpx.Request, timeout: float) -> Answer:
+        try:
+            async with asyncio.timeout(timeout):
+                response = await origin.transport.handle_async_request(request)
+                try:
+                    return await self._read(response)
+                finally:
+                    await response.aclose()
+        except TimeoutError:
+            return Answer(0, error=f"no whole answer within {timeout:g} s")
+        except (httpx.LocalProtocolError, httpx.UnsupportedProtocol, UnicodeError, AddressRefusedError) as error:
+            return Answer(0, error=str(error)[:TOLD], is_final=True)
+        except (httpx.HTTPError, OSError) as error:
+            return Answer(0, error=(str(error) or type(error).__name__)[:TOLD])
+
+    async def _read(self, response: httpx.Response) -> Answer:
+        content, is_cut = bytearray(), False
+        assert isinstance(response.stream, httpx.AsyncByteStream)
+        async for part in response.stream:
+            content += part
+            if len(content) > ANSWER_BYTES:
+                del content[ANSWER_BYTES:]
+                is_cut = True
+                break
+        headers, length = [], 0
+        for name, value in response.headers.multi_items():
+            length += len(name) + len(value)
+            if length > ANSWER_HEADERS:
+                is_cut = True
+                break
+            headers.append((name, value))
+        text, encoded = text_or_base64(bytes(content))
+        status = response.status_code
+        is_final = not 200 <= status < 300 and response.headers.get(_NON_RETRYABLE, "").strip().lower() == "true"
+        return Answer(
+            status,
+            headers,
+            text,
+            encoded,
+            retry_after=None if 200 <= status < 300 else asked_for(headers, self._env.now()),
+            is_final=is_final,
+            is_cut=is_cut,
+        )
+
+    async def _origin(self, url: httpx.URL) -> _Origin:
+        if self._tls is None:
+            self._tls = await asyncio.to_thread(httpx.create_ssl_context)  # reads a long file, once
+        key = (url.scheme, url.host, url.port)
+        found = self._origins.get(key)
+        if found is None:
+            transport = (
+                httpx.AsyncHTTPTransport(
+                    verify=self._tls, trust_env=False, limits=httpx.Limits(max_keepalive_connections=self._connections)
+                )
+                if self._guard is None
+                else GuardedTransport(self._guard, self._tls, self._connections)
+            )
+            found = self._origins[key] = _Origin(transport, self._env, self._connections)
+            await self._let_go()
+        self._origins.move_to_end(key)
+        return found
+
+    async def _let_go(self) -> None:
+        """Close the connections of origins beyond `ORIGINS`; those that are in use stay."""
+        idle = [key for key, origin in list(self._origins.items())[:-1] if not origin.users]
+        for key in idle[: max(0, len(self._origins) - self._most)]:
+            await self._origins.pop(key).transport.aclose()
+
+
+def request_headers(message: Message, message_id: str, retried: int) -> Headers:
+    """Return the headers of an attempt but for its signature: what was to be forwarded, and ours, which win.
+
+    Args:
+        message: what is delivered.
+        message_id: its id.
+        retried: how many retries there have been.
+    """
+    own = _OURS | {name.lower() for name, _ in message.extra}
+    flow = message.flow_control
+    ours = {
+        "User-Agent": "Upstash-QStash",
+        "Accept-Encoding": "identity",
+        "Upstash-Message-Id": message_id,
+        "Upstash-Retried": str(retried),
+        "Upstash-Retries": str(retried),
+        "Upstash-Max-Retries": str(message.retries),
+        "Upstash-Retry-Delay": message.retry_delay,
+        "Upstash-Caller-IP": message.caller_ip,
+        "Upstash-Topic-Name": message.group,
+        "Upstash-Schedule-Id": message.schedule,
+        "Upstash-Label": ",".join(message.labels),
+        "Upstash-Flow-Control-Key": message.limit_key,
+        "Upstash-Flow-Control-Value": "" if flow is None else flow_value(flow.parallelism, flow.rate, flow.period),
+    }
+    forwarded = [each for each in message.headers if each[0].lower() not in own]
+    return [*forwarded, *message.extra, *((name, value) for name, value in ours.items() if value)]
+
+
+def flow_value(parallelism: int, rate: int, period: int) -> str:
+    """Return the bounds of a flow-control key as QStash writes them."""
+    parts = [f"parallelism={parallelism}"] * (parallelism > 0) + [f"rate={rate},period={period}"] * (rate > 0)
+    return ",".join(parts)
+
+
+def _encoded(value: str) -> bytes:
+    """Return a header's value as bytes: what fits into Latin-1 is read rightly by receivers in most languages."""
+    try:
+        return value.encode("latin-1")
+    except UnicodeEncodeError:
+        return value.encode(errors="replace")
