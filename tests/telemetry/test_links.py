@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import random
+from collections import Counter
 
 import pytest
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 
 from perdure import flow
-from tests.telemetry.test_tracing import GIVEN, Traces, events_of, run_result
+from tests.telemetry.test_tracing import GIVEN, Traces, events_of, hung, run_result
 
 SENDER = TracerProvider().get_tracer("somebody")
 
@@ -298,3 +300,46 @@ async def test_a_worker_that_nobody_watches_takes_such_events_too(world, memory)
         waiting = asyncio.create_task(run.result(timeout=20))
         await world.advance(5)
         assert await waiting == "there"
+
+
+@pytest.mark.parametrize("seed", range(8))
+async def test_whenever_workers_die_no_event_has_two_spans(world, memory, seed):
+    chance = random.Random(seed)
+    traces, nap = Traces(world, memory), chance.randint(0, 5)
+
+    def register(app):
+        @app.step(name="work")
+        async def work() -> None: ...
+
+        @app.workflow(name="w")
+        async def w() -> int:
+            for _ in range(4):
+                await asyncio.gather(work(), flow.wait_for_event("go", type="go"))
+                await flow.sleep(nap)
+            return 4
+
+        return app
+
+    app = register(traces.app())
+    await app.open()
+    for n in range(3):
+        await app.start("w", id=f"w{n}")
+    for event in range(4):
+        setattr(app.store, chance.choice(["before", "after"]), hung(app.store, chance.randint(1, 8)))
+        async with traces.app(mode="client") as client:
+            for n in range(3):
+                with SENDER.start_as_current_span("send"):
+                    await client.run(f"w{n}").send_event("go", id=f"e{event}")
+        await world.advance(chance.randint(1, 20))
+        await world.crash(app)
+        app = register(traces.app())
+        await app.open()
+    for _ in range(8):
+        await world.advance(60)
+    assert [run.status for run in (await app.runs()).runs] == ["complete"] * 3
+    await app.close()
+    ids = Counter(span.context.span_id for span in traces.spans)
+    assert set(ids.values()) == {1}
+    received = traces.named("receive go")
+    assert len(received) >= 6, "what a worker dies over telling may be missing"
+    assert all(len(span.links) == 1 for span in received)
