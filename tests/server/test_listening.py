@@ -193,6 +193,29 @@ async def test_past_its_connections_it_says_so():
             pass
 
 
+async def test_one_address_has_so_many_connections_and_others_have_theirs(monkeypatch):
+    monkeypatch.setattr(listening, "is_loopback", lambda host: host == "127.0.0.2")  # as if we were far away
+    async with listens(connections_per_address=2) as (listener, url, port):
+        kept = [await asyncio.open_connection("127.0.0.1", port) for _ in range(2)]
+        async with httpx.AsyncClient(base_url=url) as client:
+            refused = await client.get("/livez")
+        assert (refused.status_code, refused.json()["type"]) == (429, "urn:perdure:error:too-many-connections")
+        assert "connections_per_address" in refused.json()["detail"]
+        assert refused.headers["retry-after"]
+        far = httpx.AsyncHTTPTransport(local_address="127.0.0.3")
+        near = httpx.AsyncHTTPTransport(local_address="127.0.0.2")
+        for other in (far, near, near):
+            async with httpx.AsyncClient(base_url=url, transport=other) as client:
+                assert (await client.get("/livez")).status_code == 200
+        for _, writer in kept:
+            writer.close()
+        while not (await answer(port, b"GET /livez HTTP/1.1\r\n", CLOSE)).startswith(b"HTTP/1.1 200"):
+            pass
+        while listener.server_state.connections:
+            await asyncio.sleep(0.005)
+        assert not listener.config.places
+
+
 async def test_a_port_that_is_taken():
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]

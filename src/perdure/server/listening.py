@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import signal
 import socket
+from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -17,7 +18,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from perdure.model.errors import UsageError
 from perdure.server.errors import MEDIA_TYPE, RETRY_AFTER, Problem, respond
 from perdure.server.server import Server
-from perdure.server.settings import ServerSettings
+from perdure.server.settings import ServerSettings, is_loopback, network_of
 
 HEAD_BYTES = 32_768
 """The size of a request's line and headers together."""
@@ -52,7 +53,30 @@ _FULL = respond(
         headers={"Retry-After": RETRY_AFTER, "Connection": "close"},
     )
 )
+_FULL_OF_ONE = respond(
+    Problem(
+        429,
+        "Too many connections",
+        "as many connections are open from this address as the server takes (connections_per_address); try again",
+        headers={"Retry-After": RETRY_AFTER, "Connection": "close"},
+    )
+)
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+class Config(uvicorn.Config):
+    """What uvicorn is to know, and what its connections are to know of our settings and of each other.
+
+    Args:
+        app: what answers.
+        settings: see there.
+        known: see uvicorn.
+    """
+
+    def __init__(self, app: Any, settings: ServerSettings, **known: Any) -> None:
+        super().__init__(app, **known)
+        self.settings = settings
+        self.places: Counter[str] = Counter()
 
 
 class BoundedProtocol(HttpToolsProtocol):
@@ -64,6 +88,9 @@ class BoundedProtocol(HttpToolsProtocol):
         self._unparsed = 0
         self._refused = 400
         self._served = self.app
+        assert isinstance(self.config, Config)
+        self._settings, self._places = self.config.settings, self.config.places
+        self._place = ""
         self._most, self.limit_concurrency = self.limit_concurrency, None  # uvicorn's own answer is no problem document
         self._head_timer: asyncio.TimerHandle | None = None
         self._write_timer: asyncio.TimerHandle | None = None
@@ -72,6 +99,9 @@ class BoundedProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
         """Begin to wait for a request."""
         super().connection_made(transport)
+        if self.client is not None and not (is_loopback(self.client[0]) or self._settings.is_proxy(self.client[0])):
+            self._place = network_of(self.client[0])
+            self._places[self._place] += 1
         self._head_timer = self.loop.call_later(HEAD_WITHIN, self._late)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -79,6 +109,10 @@ class BoundedProtocol(HttpToolsProtocol):
         self._cancel_head_timer()
         self._cancel_rest_timer()
         self.resume_writing()
+        if self._place:
+            self._places[self._place] -= 1
+            if not self._places[self._place]:
+                del self._places[self._place]
         super().connection_lost(exc)
 
     def on_message_begin(self) -> None:
@@ -105,7 +139,8 @@ class BoundedProtocol(HttpToolsProtocol):
         """Begin with the request."""
         self._cancel_head_timer()
         is_full = self._most is not None and max(len(self.connections), len(self.tasks)) > self._most
-        self.app = _FULL if is_full else self._served
+        is_full_of_one = self._places[self._place] > self._settings.connections_per_address
+        self.app = _FULL if is_full else _FULL_OF_ONE if is_full_of_one else self._served
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
@@ -238,8 +273,9 @@ class Listener(uvicorn.Server):
 
 def uvicorn_config(app: FastAPI, settings: ServerSettings) -> uvicorn.Config:
     """Return how uvicorn is to run a server whose stores somebody else opens and closes."""
-    return uvicorn.Config(
+    return Config(
         app,
+        settings,
         http=BoundedProtocol,
         ws="none",
         lifespan="off",

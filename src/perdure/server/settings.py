@@ -40,6 +40,7 @@ class ServerSettings:
         body_depth: how deep arrays and objects may stand inside each other in it.
         body_tokens: how many brackets, commas and colons it may hold.
         connections: how many connections may be open at once.
+        connections_per_address: how many of them from one address that is none of the proxies and not this machine.
         watchers: how many live streams may be open at once, in one namespace.
         streams_per_key: how many live streams and long polls one key may have open at once.
         keep_alive: how long (in seconds) a connection may be idle.
@@ -67,6 +68,7 @@ class ServerSettings:
     body_depth: int = 64
     body_tokens: int = 200_000
     connections: int = 4_000
+    connections_per_address: int = 1_000
     watchers: int = 2_000
     streams_per_key: int = 500
     keep_alive: int = 15
@@ -100,6 +102,14 @@ class ServerSettings:
         """Whether only this machine can reach it."""
         return is_loopback(self.host)
 
+    def is_proxy(self, address: str) -> bool:
+        """Return whether an address is that of a proxy, behind which many may be."""
+        try:
+            found = ipaddress.ip_address(address)
+        except ValueError:
+            return False
+        return any(found in ipaddress.ip_network(text) for text in self.proxies)
+
     @classmethod
     def read(cls, environment: Mapping[str, str], **given: Any) -> ServerSettings:
         """Return the settings that were given, and from the environment those that were not.
@@ -125,6 +135,7 @@ _LEAST = {
     "body_depth": 4,
     "body_tokens": 100,
     "connections": 1,
+    "connections_per_address": 1,
     "watchers": 1,
     "streams_per_key": 1,
     "keep_alive": 1,
@@ -140,6 +151,15 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
         return False
+
+
+def network_of(address: str) -> str:
+    """Return an address, or of IPv6 the network, which one host may fill; `unknown` for what is none."""
+    try:
+        found = ipaddress.ip_address(address)
+    except ValueError:
+        return "unknown"
+    return str(found if found.version == 4 else ipaddress.ip_network((int(found) >> 64 << 64, 64)))
 
 
 def read_namespaces(texts: list[str]) -> dict[str, str | None]:

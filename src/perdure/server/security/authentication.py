@@ -5,7 +5,6 @@ Nothing of a request but its headers is looked at for it, and what is there and 
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -21,7 +20,7 @@ from perdure.server.security.rates import Rates, too_often
 from perdure.server.security.sent import host_of, is_from_here, is_proxied, require_our_origin, require_our_page, sent
 from perdure.server.security.sessions import Sessions, csrf_token
 from perdure.server.security.tokens import Tokens
-from perdure.server.settings import ServerSettings, is_loopback
+from perdure.server.settings import ServerSettings, is_loopback, network_of
 
 COOKIE = "__Host-perdure"
 """The cookie of a session; without the prefix where a browser speaks plain HTTP to its own machine."""
@@ -62,7 +61,6 @@ class Authenticator:
         self.keys = Keys(namespaces.default.store, self._world)
         self.sessions = Sessions(namespaces.default.store, self._world)
         self._tokens = Tokens(settings.issuers, namespaces.names, self._world)
-        self._proxies = [ipaddress.ip_network(text) for text in settings.proxies]
         self._failures = Rates(FAILURES, self._world)
         self._logins = Rates(LOGINS, self._world)
         self._logins_all = Rates(LOGINS_ALL, self._world, 1)
@@ -136,12 +134,10 @@ class Authenticator:
         if client is None:
             return "here"
         passed = [part.strip() for part in sent(scope).get("x-forwarded-for", "").split(",") if part.strip()]
-        address = _address(client[0])
-        while address is not None and passed and any(address in network for network in self._proxies):
-            address = _address(passed.pop())
-        if address is None:
-            return "unknown"
-        return str(address if address.version == 4 else ipaddress.ip_network((int(address) >> 64 << 64, 64)))
+        address = client[0]
+        while passed and self._settings.is_proxy(address):
+            address = passed.pop()
+        return network_of(address)
 
     async def close(self) -> None:
         """Wait for what is being noted, and ask nobody any longer."""
@@ -218,10 +214,3 @@ def cookie_of(scope: Scope, headers: Mapping[str, str]) -> str | None:
     pairs = [part.strip().partition("=") for part in headers.get("cookie", "").split(";")]
     found = [value for key, _, value in pairs if key == name]
     return found[0] if len(found) == 1 else None
-
-
-def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    try:
-        return ipaddress.ip_address(text)
-    except ValueError:
-        return None
