@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from perdure import Context, RunStatus, StoreUnavailableError, inbound, workflow
+from perdure import Context, RunStatus, StoreUnavailableError, flow, inbound, workflow
 from perdure.model.limits import NAME_LENGTH
 from tests.engine.world import until
 from tests.inbound.asking import SECRET, client, post, raw, signed, verifier
@@ -144,6 +144,25 @@ async def test_workflows_share_a_path(app):
         assert sorted(run.workflow for run in await runs(app)) == ["every", "paid"]
         await post(app, "/hooks/other", PAID)
         assert len(await runs(app)) == 3  # a path of its own has keys of its own
+
+
+async def test_a_task_gives_off_an_event_of_it(app):
+    @app.webhook("/hooks/stripe", verify=verifier())
+    @app.task
+    async def tell(event: dict) -> None:
+        await flow.emit(f"stripe.{event['type']}", event)
+
+    @app.on("stripe.invoice.paid")
+    @app.workflow
+    async def paid(event: dict) -> str:
+        return event["id"]
+
+    async with app:
+        await post(app, "/hooks/stripe", PAID)
+        (told,) = (await app.runs(workflow="tell")).runs
+        await app.run(told.id).result()
+        (run,) = (await app.runs(workflow="paid")).runs
+        assert await app.run(run.id).result() == "evt_1"
 
 
 async def test_a_verifier_of_ones_own(app):
