@@ -73,12 +73,23 @@ def test_what_is_no_place_to_listen_at(shell, place):
     assert "--metrics" in said.err
 
 
-def test_traces_are_exported_as_the_environment_says(shell, worker):
+@pytest.mark.parametrize(
+    ("place", "more", "paths"),
+    [
+        ("", {}, {"/v1/traces", "/v1/metrics"}),
+        ("", {"OTEL_METRICS_EXPORTER": "none"}, {"/v1/traces"}),
+        ("TRACES_", {}, {"/v1/traces"}),
+        ("METRICS_", {"OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}, {"/v1/metrics"}),
+    ],
+)
+def test_what_the_environment_says_is_exported(shell, worker, place, more, paths):
     names: list[str] = []
+    asked_for: set[str] = set()
 
     class Collector(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["content-length"]))
+            asked_for.add(self.path)
             if self.path == "/v1/traces":
                 asked = ExportTraceServiceRequest.FromString(body)
                 names.extend(s.name for r in asked.resource_spans for scope in r.scope_spans for s in scope.spans)
@@ -89,7 +100,8 @@ def test_traces_are_exported_as_the_environment_says(shell, worker):
 
     server = HTTPServer(("127.0.0.1", 0), Collector)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    process = worker(OTEL_EXPORTER_OTLP_ENDPOINT=f"http://127.0.0.1:{server.server_port}")
+    url = f"http://127.0.0.1:{server.server_port}" + (f"/v1/{place.lower()[:-1]}" if place else "")
+    process = worker(**{f"OTEL_EXPORTER_OTLP_{place}ENDPOINT": url}, **more)
     process.says("working")
     shell("start", "broken", "--id", "l")
     wait_for(lambda: run(shell, "l")["status"] == "errored")
@@ -97,4 +109,6 @@ def test_traces_are_exported_as_the_environment_says(shell, worker):
     assert process.ends() == 0
     server.shutdown()
     server.server_close()
-    assert sorted(names) == ["broken", "refuse"]
+    assert asked_for == paths
+    assert sorted(names) == (["broken", "refuse"] if "/v1/traces" in paths else [])
+    assert ("http/protobuf" in process.log.read_text()) == ("OTEL_EXPORTER_OTLP_PROTOCOL" in more)

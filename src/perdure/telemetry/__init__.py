@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from perdure.engine.telemetry import Commit, Telemetry
 from perdure.model.errors import UsageError
@@ -30,8 +30,8 @@ __all__ = [
     "telemetry_here",
 ]
 
-OTLP = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
-"""The variables one of which says where OpenTelemetry exports to."""
+OTLP = "OTEL_EXPORTER_OTLP_ENDPOINT"
+"""The variable that says where OpenTelemetry exports to; those for `TRACES` and for `METRICS` alone are named alike."""
 
 DSN = "SENTRY_DSN"
 """The variable that says where reports to Sentry go."""
@@ -54,6 +54,13 @@ def __getattr__(name: str) -> Any:
         raise UsageError(f"{name}: it needs the package {error.name}: pip install 'perdure[{extra}]'") from None
 
 
+def is_exported(what: Literal["trace", "metric"], environment: Mapping[str, str]) -> bool:
+    """Return whether the environment says where traces or metrics go, and does not switch them off."""
+    kind = f"{what.upper()}S"
+    is_placed = environment.get(OTLP) or environment.get(OTLP.replace("ENDPOINT", f"{kind}_ENDPOINT"))
+    return bool(is_placed) and environment.get(f"OTEL_{kind}_EXPORTER", "").strip().lower() != "none"
+
+
 def telemetry_here(
     metrics: tuple[str, int] | None = None,
     environment: Mapping[str, str] = os.environ,
@@ -63,8 +70,8 @@ def telemetry_here(
 
     Args:
         metrics: the address and port to serve metrics for Prometheus at; None for nowhere.
-        environment: the variables: with `OTEL_EXPORTER_OTLP_ENDPOINT` there is OpenTelemetry, unless
-            `OTEL_SDK_DISABLED` is `true`; with `SENTRY_DSN`, Sentry.
+        environment: the variables: with `OTEL_EXPORTER_OTLP_ENDPOINT`, or that of traces or metrics alone, there is
+            OpenTelemetry, unless `OTEL_SDK_DISABLED` is `true`; with `SENTRY_DSN`, Sentry.
         but: who watches it already: of OpenTelemetry and Sentry there is only one.
 
     Raises:
@@ -72,9 +79,10 @@ def telemetry_here(
     """
     found: list[Telemetry] = []
     there = {type(each).__name__ for each in but}
-    exports = any(environment.get(name) for name in OTLP) and environment.get("OTEL_SDK_DISABLED", "").lower() != "true"
-    if exports and "OpenTelemetry" not in there:
-        found.append(__getattr__("OpenTelemetry").exporting())
+    is_off = environment.get("OTEL_SDK_DISABLED", "").lower() == "true"
+    exported = {} if is_off else {f"{what}s": is_exported(what, environment) for what in ("trace", "metric")}
+    if any(exported.values()) and "OpenTelemetry" not in there:
+        found.append(__getattr__("OpenTelemetry").exporting(**exported))
     if metrics is not None:
         prometheus = __getattr__("Prometheus")(metrics[1], metrics[0])
         prometheus.listen()

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Iterable
 from typing import Self
 
-from opentelemetry import metrics, trace
+from opentelemetry import trace
 from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
-from opentelemetry.metrics import CallbackOptions, Counter, Histogram, MeterProvider, Observation
+from opentelemetry.metrics import (
+    CallbackOptions,
+    Counter,
+    Histogram,
+    MeterProvider,
+    Observation,
+    get_meter_provider,
+    set_meter_provider,
+)
 from opentelemetry.sdk.metrics import MeterProvider as SdkMeterProvider
 from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
 from opentelemetry.sdk.resources import SERVICE_NAME, Resource
@@ -21,6 +30,8 @@ from perdure.engine.worker.worker import Worker
 from perdure.model.errors import UsageError
 from perdure.telemetry.metrics import METRICS, Measures, Metric
 from perdure.telemetry.tracing import Tracing
+
+_log = logging.getLogger("perdure.telemetry")
 
 FLUSH_MS = 5_000
 """Milliseconds that a stopping worker gives to the export of what is left."""
@@ -50,23 +61,36 @@ class OpenTelemetry(Tracing):
                 "before, or use OpenTelemetry.exporting()"
             )
         super().__init__(provider)
-        self._sink = _Sink(meter_provider or metrics.get_meter_provider())
+        self._sink = _Sink(meter_provider or get_meter_provider())
         self._measures = Measures(self._sink)
         self._sink.read(self._measures)
         self._flushes: list[Callable[[int], object]] = []
 
     @classmethod
-    def exporting(cls) -> Self:
-        """Return one that exports by OTLP over HTTP as the variables `OTEL_…` say; its providers become the global."""
+    def exporting(cls, *, traces: bool = True, metrics: bool = True) -> Self:
+        """Return one that exports by OTLP over HTTP as the variables `OTEL_…` say; its providers become the global.
+
+        Args:
+            traces, metrics: what is exported.
+        """
+        protocol = os.environ.get("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf")
+        if protocol != "http/protobuf":
+            _log.warning(
+                "OTEL_EXPORTER_OTLP_PROTOCOL is %r, and Perdure exports by http/protobuf: name the collector's port "
+                "for that, mostly 4318",
+                protocol,
+            )
         has_name = "OTEL_SERVICE_NAME" in os.environ or "service.name=" in os.environ.get(
             "OTEL_RESOURCE_ATTRIBUTES", ""
         )
         resource = Resource.create({} if has_name else {SERVICE_NAME: SERVICE})
         tracers = TracerProvider(resource=resource)
-        tracers.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
-        meters = SdkMeterProvider([PeriodicExportingMetricReader(OTLPMetricExporter())], resource)
+        if traces:
+            tracers.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+        readers = [PeriodicExportingMetricReader(OTLPMetricExporter())] if metrics else []
+        meters = SdkMeterProvider(readers, resource)
         trace.set_tracer_provider(tracers)
-        metrics.set_meter_provider(meters)
+        set_meter_provider(meters)
         made = cls(tracers, meters)
         made._flushes = [tracers.force_flush, meters.force_flush]
         return made
