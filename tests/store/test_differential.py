@@ -28,6 +28,7 @@ from perdure.model.decision import (
 from perdure.model.document import Document
 from perdure.model.queue import Admission, QueueLimits, QueueState, QueueView, Rate
 from perdure.model.record import Record
+from perdure.model.rewording import Rewording
 from perdure.model.run import Dedup, NewRun, Retention, RunStatus
 from perdure.store import Store
 from tests.store.making import REOPENABLE, store_at
@@ -315,6 +316,15 @@ class Differential(RuleBasedStateMachine):
             text = data.draw(st.sampled_from([None, "{}", "1e400"]))
             documents.append(Document(collection, key, text, max(revision, 0), self.now))
         self.both(lambda store: store.put(documents))
+
+    @rule(run_id=ids, texts=st.dictionaries(payloads.map(str), payloads.map(str), max_size=4))
+    def reword(self, run_id: str, texts: dict[str, str]) -> None:
+        rewordings = [
+            Rewording("run", run_id, texts),
+            Rewording("document", "views", texts, "b%"),
+            Rewording("definition", "v'é", texts, "2"),
+        ]
+        self.both(lambda store: store.reword(rewordings))
 
     @rule(data=st.data())
     def set_queue(self, data: st.DataObject) -> None:
