@@ -138,6 +138,16 @@ async def test_other_workers_take_definitions_up(make, world):
             assert (await third.run("r").result(timeout=5))["mail"].startswith("Hi")
 
 
+async def test_a_worker_that_was_at_rest_takes_a_definition_up_at_once(make, world):
+    client, worker = make(mode="client"), with_tasks(make(mode="worker"))
+    async with worker, client:
+        await world.advance(10)
+        await client.publish(INVOICE)
+        run = await client.start("invoice", input={"customer": "a"})
+        await world.advance(0.5)
+        assert (await run.get()).status == "complete"
+
+
 async def test_reading_that_takes_long_is_done_less_often(make, world):
     app = with_tasks(make())
     reads = []

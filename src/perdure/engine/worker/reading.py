@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from perdure.engine.worker.worker import Worker
 
 READ_AGAIN = 2.0
-"""Seconds after which a worker reads the definitions again, if something happened in the store."""
+"""Seconds after which a worker reads the definitions again, if something more happened in the store."""
 
 READ_SHARE = 20
 """Where reading them takes long, how many times as long a worker then waits at least."""
@@ -74,11 +74,10 @@ class Reading:
         self._is_due.set()
 
     async def keep_reading(self) -> None:
-        """Read after hints, for as long as the worker lives."""
-        env, took = self._worker.env, 0
+        """Read at a hint, and then not again for a while, for as long as the worker lives."""
+        env = self._worker.env
         while self._is_on:
             await self._is_due.wait()
-            await pause(env, max(READ_AGAIN, READ_SHARE * took / 1000))
             self._is_due.clear()
             began = env.now()
             try:
@@ -86,7 +85,7 @@ class Reading:
                     self._worker.wake()
             except StoreError as error:
                 _log.warning("definitions are read later: %s", error)
-            took = env.now() - began
+            await pause(env, max(READ_AGAIN, READ_SHARE * (env.now() - began) / 1000))
 
 
 class _Absent(Dag):
