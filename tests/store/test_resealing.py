@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qsl
 
+import apsw
+import asyncpg
 import msgspec
 import pytest
+import redis.asyncio
 
 from perdure.model.archive import Archive
 from perdure.model.decision import StoredDefinition
@@ -99,6 +104,39 @@ async def test_every_text_gets_the_newest_key_and_says_the_same(raw: Store, url:
         assert told.is_whole
         assert await named(url) == {ids[0]: count}
         assert await everything(url, ids[0]) == before
+
+
+async def stored(url: str, tmp_path: Path) -> str:
+    """Everything that stands in a store's tables or keys, whoever can reach it."""
+    place, _, options = url.partition("?")
+    named = dict(parse_qsl(options))
+    if place.startswith("sqlite"):
+        whole = tmp_path / "whole.db"
+        with contextlib.closing(apsw.Connection(place.removeprefix("sqlite:///"))) as connection:
+            connection.execute("VACUUM INTO ?", (str(whole),))
+        return whole.read_bytes().decode(errors="replace")
+    if place.startswith("postgres"):
+        connection = await asyncpg.connect(place)
+        tables = await connection.fetch("SELECT tablename FROM pg_tables WHERE schemaname = $1", named["schema"])
+        rows = [await connection.fetch(f"SELECT t::text FROM {named['schema']}.{name} AS t") for (name,) in tables]
+        await connection.close()
+        return "\n".join(text for table in rows for (text,) in table)
+    client = redis.asyncio.Redis.from_url(place)
+    found = []
+    async for key in client.scan_iter(f"{{{named['prefix']}:*"):
+        is_hash = await client.type(key) == b"hash"
+        found.append(repr(await (client.hgetall(key) if is_hash else client.zrange(key, 0, -1))))
+    await client.aclose()
+    return "\n".join(found)
+
+
+@pytest.mark.parametrize("url", ["sqlite", "postgres", "redis"], indirect=True)
+async def test_nothing_of_the_old_key_is_left_in_any_place(raw: Store, url: str, tmp_path: Path) -> None:
+    assert "sealed:a:" in await stored(url, tmp_path)
+    await reseal(raw, keys("ba"))
+    (tmp_path / "whole.db").unlink(missing_ok=True)
+    left = await stored(url, tmp_path)
+    assert (left.count("sealed:b") > 100, left.count("sealed:a")) == (True, 0)
 
 
 async def test_what_is_shared_by_runs_of_one_key_stays_so(raw: Store, url: str) -> None:
