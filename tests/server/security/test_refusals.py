@@ -107,7 +107,7 @@ async def test_a_viewer_who_asks_a_thousand_times_leaves_a_few_entries(keyed):
     assert len(await log.page(100)) == ALONE
     await auditor._refusals.close()
     folded, *alone = await log.page(100)
-    assert (folded.who, folded.action, folded.outcome) == ("viewer", FOLDED, "refused (403)")
+    assert (folded.who, folded.action, folded.outcome) == ("viewer", FOLDED, "refused (403), 980 times")
     assert folded.details == {"count": 1_000 - ALONE, "of": {"pause_run": 1_000 - ALONE}}
     assert [entry.target for entry in alone] == [str(number) for number in reversed(range(ALONE))]
     assert (await log.verify()).broken is None

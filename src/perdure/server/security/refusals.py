@@ -104,8 +104,9 @@ class Refusals:
         if span is None or span.timer is None:
             return
         span.timer.cancel()
-        details = {"count": span.more.total(), "of": dict(span.more)}
+        count = span.more.total()
+        details = {"count": count, "of": dict(span.more)}
         try:
-            await self._write(span.principal, span.namespace, FOLDED, "", details, span.outcome)
+            await self._write(span.principal, span.namespace, FOLDED, "", details, f"{span.outcome}, {count:,} times")
         except Exception:  # it must not keep anything else from being told
-            _log.exception("the audit log does not know of %d refusals of %r", details["count"], span.principal.name)
+            _log.exception("the audit log does not know of %d refusals of %r", count, span.principal.name)
