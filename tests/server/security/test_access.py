@@ -12,7 +12,8 @@ import pytest
 
 from perdure import Perdure
 from perdure.model.errors import StoreUnavailableError, UsageError
-from perdure.server.access import PUBLIC
+from perdure.server.access import PUBLIC, role_of
+from perdure.server.routing import StrictRoute
 from perdure.server.security.keys import Keys
 from perdure.store.operations import CHANGING, READING, TURN, TURNS
 from tests.server.conftest import Serve
@@ -83,6 +84,9 @@ async def test_nothing_is_public_but_a_list(keyed):
     for operation in EVERY:
         if operation.role is None:
             assert operation.path in PUBLIC
+    for route in keyed.served.asgi.routes:
+        assert (role_of(route) is None) == (route.path in PUBLIC), route.path
+        assert role_of(route) is None or isinstance(route, StrictRoute), route.path  # which looks at it first
     turns = {f"/api/v1/turns/{name}" for name in ("commit", "extend", "inbox")}  # which take a token of their own
     assert {"/livez", "/readyz", "/login", *turns} == {path for path in PUBLIC if not path.startswith("/static/")}
 
