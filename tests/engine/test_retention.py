@@ -156,3 +156,23 @@ async def test_a_thousand_expired_runs_go_in_one_round(make, world):
 def test_a_bad_age_is_named(bad):
     with pytest.raises(UsageError, match="retention"):
         Retention.of(bad)
+
+
+async def test_what_is_no_retention_is_refused_before_anything_runs(make):
+    app = make()
+    with pytest.raises(UsageError, match="workflow 'kept', retention: '1 hour' is no Retention"):
+
+        @app.workflow(retention="1 hour")
+        async def kept(): ...
+
+    @app.task
+    async def work() -> None: ...
+
+    with pytest.raises(UsageError, match="task 'work', retention: 3 is no Retention"):
+        work.options(retention=3)
+    with pytest.raises(UsageError, match="retention: '1 hour' is no Retention"):
+        make(retention="1 hour")
+    async with app:
+        with pytest.raises(UsageError, match="retention: '1 hour' is no Retention"):
+            await app.start(work, retention="1 hour")
+        assert (await app.runs()).runs == []

@@ -5,7 +5,15 @@ from __future__ import annotations
 import pytest
 
 from perdure.model.errors import NonRetryableError, StepError
-from perdure.model.failure import TRACEBACK_CHARACTERS, decode_error, describe, encode_error, failed_at, rebuild
+from perdure.model.failure import (
+    MESSAGE_CHARACTERS,
+    TRACEBACK_CHARACTERS,
+    decode_error,
+    describe,
+    encode_error,
+    failed_at,
+    rebuild,
+)
 from perdure.model.record import ErrorInfo
 
 
@@ -102,6 +110,13 @@ def test_a_long_traceback_keeps_its_end():
     info = describe(caught(ValueError("x" * 2 * TRACEBACK_CHARACTERS + "the end")))
     assert len(info.traceback) == TRACEBACK_CHARACTERS
     assert info.traceback.rstrip().endswith("the end")
+
+
+def test_a_long_message_keeps_its_beginning_and_its_class_is_told():
+    info = describe(ValueError("x" * 2 * MESSAGE_CHARACTERS))
+    assert (len(info.message), info.args) == (MESSAGE_CHARACTERS, None)
+    again = stored(ValueError("y" * 2 * MESSAGE_CHARACTERS))
+    assert str(again).startswith("ValueError: yyy")
 
 
 def test_causes_come_back_too():

@@ -97,6 +97,12 @@ def test_a_bad_retention_is_refused_by_name():
         Retention.of(errored="a while")
 
 
+def test_what_is_no_retention_is_refused():
+    assert Retention.check(Retention(5), "retention") == Retention(5)
+    with pytest.raises(UsageError, match=r"^retention: '1 hour' is no Retention; write Retention.of"):
+        Retention.check("1 hour", "retention")
+
+
 def test_a_retention_of_at_least_an_age() -> None:
     assert Retention(5, None, 20).of_at_least(10) == Retention(10, None, 20)
 

@@ -44,6 +44,7 @@ _CHECKS: dict[str, Callable[[Any, str], object]] = {
     "priority": check_priority,
     "tags": check_tags,
     "limit_key": check_limit_key,
+    "retention": Retention.check,
 }
 """What an option has to be, where that does not depend on the moment."""
 

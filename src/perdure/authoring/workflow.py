@@ -76,7 +76,7 @@ class Workflow(Generic[P, R]):
         self.name = name
         self.version = version
         self.queue = check_name(queue, f"{what}, queue")
-        self.retention = retention
+        self.retention = None if retention is None else Retention.check(retention, f"{what}, retention")
         self.function = function
         self.doc = getattr(_innermost(function), "__doc__", None) or ""
         hints = annotations_of(function, what, local_names)

@@ -60,6 +60,7 @@ class Settings:
                 raise UsageError(f"{name}: {value!r} must be a whole number, at least 1")
         if seconds(self.lease, field="lease") < 1:
             raise UsageError(f"lease: {self.lease!r} must be at least one second")
+        Retention.check(self.retention, "retention")
         seconds(self.drain, field="drain")
         object.__setattr__(self, "served", (*self.queues, *map(queue_of_schedules, self.queues)))
         object.__setattr__(self, "lease_ms", milliseconds(self.lease))

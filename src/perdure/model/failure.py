@@ -14,17 +14,21 @@ from perdure.model.record import ErrorInfo
 TRACEBACK_CHARACTERS = 8_000
 """How much of a traceback is kept: its end, where the cause is."""
 
+MESSAGE_CHARACTERS = 16_000
+"""How much of an error's message is kept: its beginning. Arguments that take more are not kept at all."""
+
 _CAUSES = 5
 _STEP = "failed_step"
 _DECODER = msgspec.json.Decoder(ErrorInfo)
 
 
 def describe(error: BaseException, *, attempts: int = 0, depth: int = 0) -> ErrorInfo:
-    """Return an exception as a stored value, with its causes and a bounded traceback."""
+    """Return an exception as a stored value, with its causes; message, arguments and traceback are bounded."""
     kind = type(error)
     args: list[object] | None = list(error.args)
     try:
-        if msgspec.json.decode(msgspec.json.encode(args)) != args:
+        encoded = msgspec.json.encode(args)
+        if len(encoded) > MESSAGE_CHARACTERS or msgspec.json.decode(encoded) != args:
             args = None
     except (TypeError, ValueError, OverflowError, RecursionError, msgspec.MsgspecError):
         args = None
@@ -106,6 +110,6 @@ def _storable(text: str) -> str:
 
 def _message(error: BaseException) -> str:
     try:
-        return _storable(str(error))
+        return _storable(str(error)[:MESSAGE_CHARACTERS])
     except Exception:  # a broken __str__ of the user's own
         return "(its message cannot be shown)"

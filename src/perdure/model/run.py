@@ -7,6 +7,7 @@ from enum import Enum
 import msgspec
 
 from perdure.model.duration import Duration, milliseconds
+from perdure.model.errors import UsageError
 from perdure.model.record import Record
 
 
@@ -78,6 +79,17 @@ class Retention(msgspec.Struct, frozen=True, array_like=True, gc=False):
         return cls(
             *(None if age is None else milliseconds(age, field="retention") for age in (complete, errored, terminated))
         )
+
+    @staticmethod
+    def check(value: object, field: str) -> Retention:
+        """Return a retention.
+
+        Raises:
+            UsageError: the value is none.
+        """
+        if not isinstance(value, Retention):
+            raise UsageError(f'{field}: {value!r} is no Retention; write Retention.of("3 days", errored="90 days")')
+        return value
 
     def of_at_least(self, age: int) -> Retention:
         """Return a retention that keeps runs of no outcome for less than `age` milliseconds."""

@@ -213,7 +213,7 @@ def new_run(
         priority=_priority(options.get("priority"), found, announced),
         fingerprint=fingerprint(name, payload),
         tags=check_tags(options.get("tags") or {}, "tags"),
-        retention=_retention(options.get("retention") or (found and found.retention) or settings.retention, dedup, now),
+        retention=_retention(options.get("retention"), found, settings, dedup, now),
         limit_key=_limit_key(options.get("limit_key"), found, workflow, args, given, payload),
         dedup=dedup,
     )
@@ -241,8 +241,14 @@ def _dedup_key(name: str, key: str) -> str:
     return f"{name}/{key}"
 
 
-def _retention(wanted: Retention, dedup: Dedup | None, now: int) -> Retention:
+def _retention(
+    asked: object, found: Workflow[..., Any] | None, settings: Settings, dedup: Dedup | None, now: int
+) -> Retention:
     """Return how long a run is kept: as long as it is to stand for others, whatever is wanted."""
+    if asked is not None:
+        wanted = Retention.check(asked, "retention")
+    else:
+        wanted = (found and found.retention) or settings.retention
     return wanted if dedup is None or dedup.until is None else wanted.of_at_least(dedup.until - now)
 
 
