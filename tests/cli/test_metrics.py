@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import signal
 import socket
 import threading
@@ -79,12 +80,18 @@ def test_what_is_no_place_to_listen_at(shell, place):
         ("", {}, {"/v1/traces", "/v1/metrics"}),
         ("", {"OTEL_METRICS_EXPORTER": "none"}, {"/v1/traces"}),
         ("TRACES_", {}, {"/v1/traces"}),
+        (
+            "TRACES_",
+            {"OTEL_SERVICE_NAME": "shop", "OTEL_RESOURCE_ATTRIBUTES": "service.instance.id=one", "INSTANCE": "one"},
+            {"/v1/traces"},
+        ),
         ("METRICS_", {"OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}, {"/v1/metrics"}),
     ],
 )
 def test_what_the_environment_says_is_exported(shell, worker, place, more, paths):
     names: list[str] = []
     asked_for: set[str] = set()
+    services: dict[str, str] = {}
 
     class Collector(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
@@ -92,6 +99,9 @@ def test_what_the_environment_says_is_exported(shell, worker, place, more, paths
             asked_for.add(self.path)
             if self.path == "/v1/traces":
                 asked = ExportTraceServiceRequest.FromString(body)
+                services.update(
+                    (each.key, each.value.string_value) for r in asked.resource_spans for each in r.resource.attributes
+                )
                 names.extend(s.name for r in asked.resource_spans for scope in r.scope_spans for s in scope.spans)
             self.send_response(200)
             self.end_headers()
@@ -110,5 +120,8 @@ def test_what_the_environment_says_is_exported(shell, worker, place, more, paths
     server.shutdown()
     server.server_close()
     assert asked_for == paths
+    if "/v1/traces" in paths:
+        assert services["service.name"] == more.get("OTEL_SERVICE_NAME", "perdure-worker")
+        assert services["service.instance.id"] == more.get("INSTANCE", f"{platform.node()}:{process.process.pid}")
     assert sorted(names) == (["broken", "refuse"] if "/v1/traces" in paths else [])
     assert ("http/protobuf" in process.log.read_text()) == ("OTEL_EXPORTER_OTLP_PROTOCOL" in more)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import platform
 from collections.abc import Callable, Iterable
 from typing import Self
 
@@ -21,7 +22,7 @@ from opentelemetry.metrics import (
 )
 from opentelemetry.sdk.metrics import MeterProvider as SdkMeterProvider
 from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
-from opentelemetry.sdk.resources import SERVICE_NAME, Resource
+from opentelemetry.sdk.resources import SERVICE_INSTANCE_ID, SERVICE_NAME, OTELResourceDetector, Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
@@ -37,7 +38,7 @@ FLUSH_MS = 5_000
 """Milliseconds that a stopping worker gives to the export of what is left."""
 
 SERVICE = "perdure-worker"
-"""The service's name, where `OTEL_SERVICE_NAME` names none."""
+"""The service's name, where `OTEL_SERVICE_NAME` names none; its instance is the worker's host and process id."""
 
 
 class OpenTelemetry(Tracing):
@@ -80,10 +81,9 @@ class OpenTelemetry(Tracing):
                 "for that, mostly 4318",
                 protocol,
             )
-        has_name = "OTEL_SERVICE_NAME" in os.environ or "service.name=" in os.environ.get(
-            "OTEL_RESOURCE_ATTRIBUTES", ""
-        )
-        resource = Resource.create({} if has_name else {SERVICE_NAME: SERVICE})
+        known = OTELResourceDetector().detect().attributes
+        about = {SERVICE_NAME: SERVICE, SERVICE_INSTANCE_ID: f"{platform.node()}:{os.getpid()}"}
+        resource = Resource.create({name: value for name, value in about.items() if name not in known})
         tracers = TracerProvider(resource=resource)
         if traces:
             tracers.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
