@@ -15,6 +15,7 @@ class Body:
         self.began = asyncio.Event()
         self.may_end = asyncio.Event()
         self.path = ""
+        self.mark = ""
 
 
 def everything(app: Perdure, body: Body) -> None:
@@ -23,7 +24,7 @@ def everything(app: Perdure, body: Body) -> None:
     @app.step
     async def note(what: str) -> str:
         body.did.append(what)
-        return what
+        return what + body.mark
 
     @app.step
     async def undone(what: str) -> None:

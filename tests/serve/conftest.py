@@ -16,7 +16,7 @@ import uvicorn
 
 from perdure import Perdure, serve
 from perdure.dispatch.dispatcher import Dispatcher
-from perdure.serve.asgi import AsgiServing
+from perdure.serve.over_asgi import AsgiServing
 from tests.serve.bodies import Body, everything
 from tests.server.conftest import Served, memory, serving
 

@@ -9,6 +9,7 @@ import pytest
 
 from perdure.core.wait import decode_waits
 from perdure.dispatch import breaker, pushing
+from perdure.dispatch.endpoints import key_of
 from perdure.model.errors import RunTerminatedError
 from perdure.model.run import RunStatus
 from tests.engine.world import until
@@ -118,8 +119,8 @@ class TestPushesThatFail:
 
     async def test_an_endpoint_that_was_removed_is_asked_no_more(self, every):
         made = await every()
-        assert await made.dispatcher.remove(made.url)
-        assert not await made.dispatcher.remove(made.url)
+        assert await made.dispatcher.remove(key_of(made.url))
+        assert not await made.dispatcher.remove(key_of(made.url))
         run = await made.app.start("gathered")
         await made.dispatcher.add(made.url)
         assert await run.result(timeout=WITHIN) == ["0", "1", "2", "3"]

@@ -19,6 +19,7 @@ UNITS = st.sampled_from(["ms", "s", " seconds", "m", "h", " days"])
 
 schemathesis.openapi.format("printable", PRINTABLE)
 schemathesis.openapi.format("perdure-name", NAME)
+schemathesis.openapi.format("perdure-endpoint", st.just("http://127.0.0.1:9/"))
 schemathesis.openapi.format("perdure-tag", st.tuples(PRINTABLE.filter(lambda t: "=" not in t), PRINTABLE).map("=".join))
 schemathesis.openapi.format("perdure-duration", st.builds(lambda n, unit: f"{n}{unit}", st.integers(0, 999), UNITS))
 schemathesis.openapi.format("perdure-period", st.builds(lambda n, unit: f"{n}{unit}", st.integers(1, 999), UNITS))

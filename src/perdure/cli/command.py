@@ -173,7 +173,7 @@ class Group(TyperGroup):
 
     order = (
         *("dev", "worker", "server", "start", "runs", "undos", "queues", "schedules", "events", "definitions"),
-        *("keys", "audit", "workers", "stats", "doctor", "migrate", "reencrypt", "demo"),
+        *("endpoints", "keys", "audit", "workers", "stats", "doctor", "migrate", "reencrypt", "demo"),
     )
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:

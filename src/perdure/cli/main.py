@@ -15,6 +15,7 @@ from perdure.cli import (
     definitions,
     dev,
     doctor,
+    endpoints,
     keys,
     migrate,
     queues,
@@ -67,6 +68,7 @@ app.add_typer(definitions.group, name="definitions")
 app.add_typer(queues.group, name="queues")
 app.add_typer(undos.group, name="undos")
 app.add_typer(keys.group, name="keys")
+app.add_typer(endpoints.group, name="endpoints")
 app.add_typer(audit.group, name="audit")
 for part in (dev, worker, workers, server, starting, stats, doctor, migrate, reencrypt, schedules):
     part.register(app)

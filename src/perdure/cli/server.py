@@ -61,6 +61,9 @@ def serve(
     ] = None,
     tls_cert: Annotated[str | None, typer.Option("--tls-cert", metavar="FILE", help="The certificate.")] = None,
     tls_key: Annotated[str | None, typer.Option("--tls-key", metavar="FILE", help="Its key.")] = None,
+    dispatch: Annotated[
+        bool, typer.Option("--dispatch/--no-dispatch", help="Push runs to those who serve workflows over HTTP.")
+    ] = True,
     log_json: Annotated[
         bool, typer.Option("--log-json", help="Log JSON lines, as it does by itself where there is no terminal.")
     ] = False,
@@ -68,7 +71,7 @@ def serve(
 ) -> int:
     """Serve the REST API, the dashboard and metrics until SIGTERM or SIGINT; requests finish first.
 
-    It works no runs: that is what perdure worker is for. Where no API key is made and no issuer of tokens is trusted,
+    It works no runs: that is what perdure worker is for, and endpoints that it pushes them to. Where no API key is made and no issuer of tokens is trusted,
     it serves this machine alone. Every option can be a variable too, as in PERDURE_PORT. With --app it takes the
     webhooks that come in for that application, too, and without --store, its store.
 
@@ -92,6 +95,7 @@ def serve(
         rate=rate,
         tls_cert=tls_cert,
         tls_key=tls_key,
+        dispatch=None if dispatch else False,
         log_json=log_json or None,
     )
     logs.configure(as_json=settings.log_json or session.as_json or not sys.stderr.isatty(), level=log_level)

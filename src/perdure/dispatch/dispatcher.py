@@ -1,6 +1,6 @@
-"""What of a server works: in each namespace a worker for the runs of workflows that endpoints serve.
+"""What of a server works: in each namespace a worker for the runs of workflows that endpoints serve, and for messages.
 
-It begins with the first endpoint. Until then it costs a look at a collection now and then.
+It begins with the first endpoint, or message. Until then it costs a look at two collections now and then.
 """
 
 from __future__ import annotations
@@ -17,7 +17,9 @@ from perdure.authoring.workflow import Workflow
 from perdure.dispatch.asking import Asking
 from perdure.dispatch.breaker import Breaker
 from perdure.dispatch.endpoints import Endpoint, Endpoints, Keys, entries_of
+from perdure.dispatch.messages.messaging import Messaging
 from perdure.dispatch.pushing import LeftAloneError, PushRunner
+from perdure.dispatch.signing import SigningKeys
 from perdure.engine.app import Perdure
 from perdure.engine.ending import Endings
 from perdure.engine.env import Env, pause
@@ -27,6 +29,7 @@ from perdure.engine.worker.worker import Worker
 from perdure.model.decision import Claim
 from perdure.model.errors import PerdureError, UsageError
 from perdure.store.contract import Store
+from perdure.tasks.addresses import Guard
 
 REFRESH = 10.0
 """Seconds between two looks at who serves what."""
@@ -57,11 +60,13 @@ class Dispatcher:
         is_on: whether it works runs; if not, it takes what endpoints commit, and nothing else.
         answer_within: see `ANSWER_WITHIN`.
         transport: what requests to endpoints go through; connections of its own by default.
+        guard: says which addresses messages may be delivered to; None lets all pass.
 
     Attributes:
         app, namespace, answer_within: see above.
         endpoints: who serves what, as it is kept.
         asking: what speaks to them.
+        messages: what is published and delivered.
         engine: what works; None as long as there is nothing to work.
     """
 
@@ -73,17 +78,20 @@ class Dispatcher:
         is_on: bool = True,
         answer_within: float = ANSWER_WITHIN,
         transport: httpx.AsyncBaseTransport | None = None,
+        guard: Guard | None = None,
     ) -> None:
         self.app = app
         self.namespace = namespace
         self.answer_within = answer_within
         self.endpoints = Endpoints(app.store, app.world)
         self.asking = Asking(app.world, transport)
+        self.messages = Messaging(app, self._signing_keys, self.refresh, self.wake, guard)
         self.engine: Perdure | None = None
         self._is_on = is_on
         self._places: dict[str, Place] = {}
         self._serving: dict[str, list[Place]] = {}
         self._known: list[Endpoint] = []
+        self._queues: list[str] = []
         self._keys: Keys | None = None
         self._keys_at = 0
         self._refreshing = asyncio.Lock()
@@ -104,6 +112,7 @@ class Dispatcher:
         if engine is not None:
             await engine.close()
         await self.asking.close()
+        await self.messages.close()
 
     async def keys(self) -> Keys:
         """Return the keys of this namespace."""
@@ -111,6 +120,9 @@ class Dispatcher:
         if self._keys is None or not 0 <= now - self._keys_at < KEYS_KEPT_MS:
             self._keys, self._keys_at = await self.endpoints.keys(), now
         return self._keys
+
+    async def _signing_keys(self) -> SigningKeys:
+        return (await self.keys()).signing
 
     async def add(self, url: str) -> Endpoint:
         """Ask an endpoint what it serves, keep that, and begin to push runs to it.
@@ -123,19 +135,23 @@ class Dispatcher:
         await self.refresh()
         return endpoint
 
-    async def remove(self, url: str) -> bool:
-        """Push nothing more to an endpoint; return whether it was known."""
-        was_known = await self.endpoints.remove(url)
+    async def remove(self, key: str) -> bool:
+        """Push nothing more to the endpoint of a key; return whether it was known."""
+        was_known = await self.endpoints.remove(key)
         await self.refresh()
         return was_known
 
     async def refresh(self) -> None:
         """Look who serves what, now."""
         async with self._refreshing:
-            known = await self.endpoints.all()
-            if not self._is_on or (known == self._known and (self.engine is not None or not known)):
+            if not self._is_on:
                 return
-            self._known = known
+            known = await self.endpoints.all()
+            queues = await self.messages.queues()
+            queues = sorted({*queues, *(workflow.queue for each in known for workflow in each.workflows)})
+            if known == self._known and queues == self._queues and (self.engine is not None or not queues):
+                return
+            self._known, self._queues = known, queues
             self._places = {
                 each.url: self._places.get(each.url) or Place(each.url, Breaker(self.app.world)) for each in known
             }
@@ -143,7 +159,6 @@ class Dispatcher:
             for each in known:
                 for workflow in each.workflows:
                     self._serving.setdefault(workflow.name, []).append(self._places[each.url])
-            queues = sorted({workflow.queue for each in known for workflow in each.workflows})
             if queues and self.engine is None:
                 engine = Perdure(self.app.url, mode="worker", queues=queues, encryption=self.app.encryption)
                 engine._make_worker = functools.partial(PushingWorker, self)
@@ -190,6 +205,7 @@ class Dispatcher:
 
     def _register(self, registry: Registry) -> None:
         registry.workflows.clear()
+        registry.workflows[self.messages.workflow.name] = self.messages.workflow
         for each in self._known:
             for served in each.workflows:
                 registry.workflows[served.name] = Workflow(

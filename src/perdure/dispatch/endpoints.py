@@ -99,9 +99,9 @@ class Endpoints:
                 return endpoint
         raise StoreConflictError(f"{url} is being changed by others; try again")
 
-    async def remove(self, url: str) -> bool:
-        """Forget an endpoint; return whether it was there."""
-        (kept,) = await self._store.read(COLLECTION, [key_of(url)])
+    async def remove(self, key: str) -> bool:
+        """Forget the endpoint of a key; return whether it was there."""
+        (kept,) = await self._store.read(COLLECTION, [key])
         if kept is None:
             return False
         gone = Document(COLLECTION, kept.key, None, kept.revision, self._env.now())

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from perdure.engine.app import Perdure
 from perdure.model.duration import Duration
-from perdure.serve.asgi import AsgiServing
+from perdure.serve.over_asgi import AsgiServing
+from perdure.serve.over_wsgi import WsgiServing
 from perdure.serve.serving import Serving
-from perdure.serve.wsgi import WsgiServing
 
 __all__ = ["asgi", "wsgi"]
 
