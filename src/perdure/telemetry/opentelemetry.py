@@ -38,7 +38,7 @@ FLUSH_MS = 5_000
 """Milliseconds that a stopping worker gives to the export of what is left."""
 
 SERVICE = "perdure-worker"
-"""The service's name, where `OTEL_SERVICE_NAME` names none; its instance is the worker's host and process id."""
+"""The service's name, where `OTEL_SERVICE_NAME` names none."""
 
 
 class OpenTelemetry(Tracing):
