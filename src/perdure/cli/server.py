@@ -71,9 +71,10 @@ def serve(
 ) -> int:
     """Serve the REST API, the dashboard and metrics until SIGTERM or SIGINT; requests finish first.
 
-    It works no runs: that is what perdure worker is for, and endpoints that it pushes them to. Where no API key is made and no issuer of tokens is trusted,
-    it serves this machine alone. Every option can be a variable too, as in PERDURE_PORT. With --app it takes the
-    webhooks that come in for that application, too, and without --store, its store.
+    It works no runs: that is what perdure worker is for, and endpoints that it pushes them to. Where no API key is made
+    and no issuer of tokens is trusted, it serves this machine alone. Every option can be a variable too, as in
+    PERDURE_PORT. With --app it takes the webhooks that come in for that application, too, and without --store, its
+    store.
 
     Exit codes: 0 stopped in order; 2 the command line is wrong, or it would listen to others without knowing who may
     do what; 4 the store cannot be used.
