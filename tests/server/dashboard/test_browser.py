@@ -56,6 +56,19 @@ async def test_a_wrong_input_is_told_at_its_field(live_scene, browse):
     assert browser.is_clean()
 
 
+async def test_an_input_that_the_workflow_does_not_take_is_told_before_there_is_a_run(live_scene, browse):
+    browser = await browse(live_scene)
+    page = await browser.open("/definitions/order")
+    await page.get_by_text("Give the input as JSON").click()
+    await page.locator("#raw").fill('{"customer": "ada", "cents": "x"}')
+    await page.get_by_role("button", name="Start", exact=True).click()
+    message = page.locator("form .message", has_text="body.input.cents")
+    await message.wait_for()
+    assert await message.inner_text() == "body.input.cents: 'x' must be of type integer"
+    assert await page.get_by_label("cents").get_attribute("aria-invalid") == "true"
+    assert browser.is_clean()
+
+
 async def test_a_run_is_terminated_with_a_reason_by_keyboard_alone(live_scene, browse):
     browser = await browse(live_scene)
     page = await browser.open("/runs/order-1")

@@ -75,14 +75,14 @@ function complain(form, text, field = null) {
   }
 }
 
-// A problem names fields by their path in the body: the first that is here is shown.
+// A problem names fields by their path in the body: the first that is here, or that holds it, is shown.
 function fieldOf(form, error) {
   if (!(error instanceof Refused)) return null;
-  const prefix = form.dataset.workflow === undefined ? "body." : "body.input.";
   for (const { path } of error.problem.errors ?? []) {
     for (const field of form.querySelectorAll("[data-path]")) {
-      if (path === prefix + JSON.parse(field.dataset.path).join(".")) return field;
-      if ("option" in field.dataset && path === `body.${JSON.parse(field.dataset.path).join(".")}`) return field;
+      const isInput = form.dataset.workflow !== undefined && !("option" in field.dataset);
+      const own = [isInput ? "body.input" : "body", ...JSON.parse(field.dataset.path)].join(".");
+      if (path === own || path.startsWith(`${own}.`) || path.startsWith(`${own}[`)) return field;
     }
   }
   return null;
@@ -120,6 +120,11 @@ document.addEventListener("submit", (event) => {
   if (!form) return;
   event.preventDefault();
   submit(form, form.dataset.form, false);
+});
+
+// Where the input is given as JSON, its fields need not be filled in.
+document.addEventListener("input", (event) => {
+  if (event.target.matches("[data-raw]")) event.target.form.noValidate = event.target.value.trim() !== "";
 });
 
 document.addEventListener("click", (event) => {

@@ -29,8 +29,8 @@ export async function send(path, method, body) {
 
 export function told(error) {
   if (!(error instanceof Refused)) throw error;
-  const more = (error.problem.errors ?? []).map((each) => `${each.path}: ${each.message}`);
-  return [...new Set([error.message, ...more])].join("\n");
+  const every = (error.problem.errors ?? []).map((each) => (each.path ? `${each.path}: ${each.message}` : each.message));
+  return every.length ? every.join("\n") : error.message;
 }
 
 export function toast(text, isBad = false) {
