@@ -185,6 +185,22 @@ def text_or_base64(content: bytes) -> tuple[str | None, str | None]:
         return None, base64.b64encode(content).decode()
 
 
+class Input(msgspec.Struct, frozen=True):
+    """The input of a message's run."""
+
+    message: Message
+
+
+def payload_of(message: Message) -> str:
+    """Return the input payload of a message's run."""
+    return msgspec.json.encode(Input(message)).decode()
+
+
+def message_of(payload: str) -> Message:
+    """Return the message of an input payload."""
+    return _INPUT.decode(payload).message
+
+
 def digest(text: str) -> str:
     """Return a text's digest, short enough for a tag or an id."""
     return hashlib.blake2b(text.encode(), digest_size=12).hexdigest()
@@ -212,3 +228,6 @@ def _bytes_of(text: str | None, encoded: str | None) -> bytes:
     if encoded is not None:
         return base64.b64decode(encoded)
     return b"" if text is None else text.encode()
+
+
+_INPUT = msgspec.json.Decoder(Input)

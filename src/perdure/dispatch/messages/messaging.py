@@ -1,0 +1,100 @@
+"""The messages of one namespace, as its dispatcher has them: published, delivered, looked at and moved.
+
+Nothing of it costs anything until a message is published for the first time; from then on a document says so to every
+server of the namespace.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+from perdure.dispatch.messages.delivery import delivery_workflow
+from perdure.dispatch.messages.documents import Kept
+from perdure.dispatch.messages.message import FLOWS, QUEUE, QUEUES
+from perdure.dispatch.messages.outbox import Outbox, Publication
+from perdure.dispatch.messages.sending import Sender
+from perdure.dispatch.signing import SigningKeys
+from perdure.engine.app import Perdure
+from perdure.tasks.addresses import Guard
+
+COLLECTION = "messages"
+"""The collection of the one document that says that messages were published, under `began`."""
+
+
+class Messaging:
+    """The messages of one namespace.
+
+    Args:
+        app: the namespace's engine.
+        keys: gives what attempts are signed with.
+        changed: called when there may be more queues to serve.
+        wake: called when there may be due messages.
+        guard: says which addresses may be delivered to; None lets all pass.
+
+    Attributes:
+        outbox: publishes.
+        sender: makes attempts.
+        workflow: the runs of which are messages.
+    """
+
+    def __init__(
+        self,
+        app: Perdure,
+        keys: Callable[[], Awaitable[SigningKeys]],
+        changed: Callable[[], Awaitable[None]],
+        wake: Callable[[], None],
+        guard: Guard | None,
+    ) -> None:
+        self._app = app
+        self._changed = changed
+        self._wake = wake
+        self._began = Kept(app.store, app.world, COLLECTION, int)
+        self._has_begun = False
+        self._served: frozenset[str] = frozenset()
+        self.outbox = Outbox(app, guard)
+        self.sender = Sender(app.world, keys, guard)
+        self.workflow = delivery_workflow(self.sender.send, app.world)
+
+    async def queues(self) -> list[str]:
+        """Return the queues of messages, by name: none before any was published."""
+        if not self._has_begun:
+            (began,) = await self._began.read("began")
+            self._has_begun = began is not None
+        if not self._has_begun:
+            return []
+        states = await self._app.store.queues()
+        found = [QUEUE, FLOWS, *(state.name for state in states if state.name.startswith(QUEUES))]
+        self._served = frozenset(found)
+        return found
+
+    async def publish(self, publication: Publication, *, caller_ip: str = "", schedule: str = "") -> Any:
+        """Publish; see `Outbox.publish`."""
+        await self._begin()
+        answer = await self.outbox.publish(publication, caller_ip=caller_ip, schedule=schedule)
+        await self._tell()
+        return answer
+
+    async def publish_each(self, publications: Sequence[Publication], *, caller_ip: str = "") -> list[Any]:
+        """Publish several, all or none; see `Outbox.publish_each`."""
+        await self._begin()
+        answers = await self.outbox.publish_each(publications, caller_ip=caller_ip)
+        await self._tell()
+        return answers
+
+    async def close(self) -> None:
+        """Let go of all connections."""
+        await self.sender.close()
+
+    async def _begin(self) -> None:
+        """Have every server know that there are messages, before there is one."""
+        if not self._has_begun:
+            now = self._app.world.now()
+            await self._began.change("began", lambda was: now if was is None else was)
+            self._has_begun = True
+
+    async def _tell(self) -> None:
+        """Have what was published be delivered at once, where this server does so."""
+        if not self._served >= self.outbox.lines.known:
+            await self._changed()
+        self._wake()
