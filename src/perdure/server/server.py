@@ -18,6 +18,9 @@ from perdure.server.security.authentication import Authenticator
 from perdure.server.security.streams import Streams
 from perdure.server.settings import ServerSettings
 
+TRACEBACK = "traceback"
+"""The field of errors that says where in the code they come from, which is not for viewers."""
+
 
 class Server:
     """The parts of a server.
@@ -41,7 +44,7 @@ class Server:
         self.namespaces = Namespaces(settings, engines)
         self.authenticator = Authenticator(settings, self.namespaces)
         self.auditor = Auditor(self.namespaces)
-        self.redaction = Redaction(settings.redact, in_prose=True)
+        self.redaction = Redaction((*settings.redact, TRACEBACK), in_prose=True)
         self.streams = Streams(settings.streams_per_key)
         self.dispatchers = {
             name: Dispatcher(engine, name, is_on=self.settings.dispatch)

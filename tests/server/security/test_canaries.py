@@ -244,6 +244,7 @@ async def test_none_of_fifty_canaries_comes_out_anywhere(shop, told, exported, c
     ):
         await look(f"store {arguments}", "POST", f"/api/v1/store/{name}", json=arguments)
     assert sum("complete" in str(text) for text in seen.values()) > 5
+    assert [what for what, text in seen.items() if "test_canaries.py" in str(text)] == []  # nor where errors come from
     seen["session"] = (await browser.ask("GET", "/runs")).text.replace(browser.csrf, "")
     for key in ("the audit log", "the keys"):
         path = {"the audit log": "/api/v1/audit?limit=1000", "the keys": "/api/v1/keys"}[key]
