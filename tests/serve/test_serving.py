@@ -6,6 +6,8 @@ import pytest
 
 from perdure import Perdure
 from perdure.model.errors import RunCompensatedError, RunFailedError
+from tests.engine.conftest import STORES
+from tests.serve.bodies import everything
 
 WITHIN = 15
 
@@ -111,3 +113,20 @@ class TestEverythingThatTheEngineHas:
         with pytest.raises(RunCompensatedError, match="no tea"):
             await run.result(timeout=WITHIN)
         assert body.did == ["hotel", "flight", "no flight", "no hotel"]
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgres", "redis"])
+async def test_on_every_store(scene, body, kind, tmp_path):
+    made = await scene(lambda app: everything(app, body), store=STORES[kind](tmp_path))
+    runs = {name: await made.app.start(name) for name in ("gathered", "nested", "undoing", "retried", "slept", "told")}
+    parent = await made.app.start("parent", input={"n": 4})
+    asked = await made.app.start("asked")
+    await asked.send_event("approval", "yes")
+    assert await parent.result(timeout=WITHIN) == 14
+    assert await asked.result(timeout=WITHIN) == "asked: yes"
+    assert await runs["gathered"].result(timeout=WITHIN) == ["0", "1", "2", "3"]
+    assert await runs["nested"].result(timeout=WITHIN) == ["in 1", "in 2"]
+    with pytest.raises(RunCompensatedError):
+        await runs["undoing"].result(timeout=WITHIN)
+    for name in ("retried", "slept", "told"):
+        await runs[name].result(timeout=WITHIN)
