@@ -120,3 +120,21 @@ async def test_a_stream_gives_its_place_back_when_its_client_goes(serving: Serve
             await asyncio.sleep(0.005)
     async with served.http.stream("GET", "/api/v1/watch", headers=headers) as answer:
         assert answer.status_code == 200
+
+
+async def test_streams_that_are_opened_at_once_are_counted_too(serving: Serve):
+    served = await serving(streams_per_key=3)
+    made = await served.server.authenticator.keys.create("ada", "viewer", ["default"])
+    served.app.world.ahead += 2_001
+    url = served.http.base_url
+    head = f"GET /api/v1/watch HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {made.token}\r\n\r\n".encode()
+
+    async def begin() -> tuple[asyncio.StreamWriter, bytes]:
+        reader, writer = await asyncio.open_connection(url.host, url.port)
+        writer.write(head)
+        return writer, (await reader.readuntil(b"\r\n"))[9:12]
+
+    opened = await asyncio.gather(*(begin() for _ in range(30)))
+    assert sorted(status for _, status in opened) == [b"200"] * 3 + [b"429"] * 27
+    for writer, _ in opened:
+        writer.close()
