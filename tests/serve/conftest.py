@@ -10,12 +10,16 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 import pytest
 import pytest_asyncio
 import uvicorn
 
 from perdure import Perdure, serve
 from perdure.dispatch.dispatcher import Dispatcher
+from perdure.dispatch.protocol import Push, Pushed
+from perdure.model.decision import Decision
+from perdure.model.run import RunStatus
 from perdure.serve.over_asgi import AsgiServing
 from tests.serve.bodies import Body, everything
 from tests.server.conftest import Served, memory, serving
@@ -78,6 +82,17 @@ async def losing_the_answer(inner: Any, scope: Any, receive: Any, send: Any) -> 
             await send({**message, "body": b""})
 
     await inner(scope, receive, lost)
+
+
+async def giving_back(inner: Any, scope: Any, receive: Any, send: Any) -> None:
+    """A fault: the run is given back at once, although nothing was done."""
+    body, more = b"", True
+    while more:
+        message = await receive()
+        body, more = body + message["body"], message.get("more_body", False)
+    run = msgspec.json.decode(body, type=Push).claim.run
+    decision = Decision(run.id, run.epoch, run.seq + 1, run.updated_at, RunStatus.QUEUED, run.updated_at)
+    await answering(200, msgspec.json.encode(Pushed(decision)))(inner, scope, receive, send)
 
 
 async def twice(inner: Any, scope: Any, receive: Any, send: Any) -> None:

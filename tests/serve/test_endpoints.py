@@ -126,6 +126,18 @@ class TestWhatAnEndpointRefuses:
         await run.result(timeout=WITHIN)
 
 
+async def test_a_push_that_comes_twice_at_once_is_one_turn(every, http, body):
+    made = await every()
+    _run, push = await claimed(made, "holding")
+    keys = await keys_of(made)
+    asked = [asyncio.create_task(pushed(http, made.url, push, keys)) for _ in range(3)]
+    await body.began.wait()
+    body.may_end.set()
+    first, *others = await asyncio.gather(*asked)
+    assert [answer.content for answer in others] == [first.content] * 2
+    assert body.did == ["held"]
+
+
 class TestTwoProcessesWithTheSameTurn:
     async def test_only_one_can_record_anything(self, every, http, scene, body):
         made = await every()

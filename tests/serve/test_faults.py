@@ -13,7 +13,7 @@ from perdure.dispatch.endpoints import key_of
 from perdure.model.errors import RunTerminatedError
 from perdure.model.run import RunStatus
 from tests.engine.world import until
-from tests.serve.conftest import answering, losing_the_answer, twice
+from tests.serve.conftest import answering, giving_back, losing_the_answer, twice
 
 WITHIN = 15
 
@@ -74,6 +74,14 @@ class TestPushesThatFail:
         told = str(await run.explain())
         assert "could not be handed to whoever serves it" in told
         assert f"{made.url} answered with status 500: out of tea" in told
+
+    async def test_a_run_that_comes_back_untouched_is_not_pushed_for_ever(self, every):
+        made = await every()
+        made.faulty.faults = [giving_back] * 2
+        run = await made.app.start("gathered")
+        row = await when(made, run, lambda row: row.wait is not None)
+        assert "without anything having been done" in waits(row)[0].detail
+        assert await run.result(timeout=WITHIN) == ["0", "1", "2", "3"]
 
     async def test_failures_in_a_row_are_counted(self, every, monkeypatch):
         monkeypatch.setattr(breaker, "FAILURES", 100)

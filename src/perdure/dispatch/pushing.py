@@ -138,7 +138,7 @@ class PushRunner(Runner):
     def _require_fitting(self, decision: Decision) -> None:
         if decision.keeps_lease:
             raise UsageError("decision.status: the decision in an answer gives the run back")
-        require_fitting(decision, self._claim.run, self.worker.settings.limits, self.worker.env.now())
+        require_fitting(decision, self._claim.run, self._dispatcher.app.settings.limits, self.worker.env.now())
         if self._is_for_nothing(decision):
             raise UsageError("decision: the run was given back without anything having been done")
 
