@@ -209,11 +209,22 @@ async def test_a_version_that_is_not_in_the_store_is_told(make, world):
 async def test_what_cannot_be_read_does_not_stop_a_worker(make, caplog):
     app = with_tasks(make())
     await app.store.open()
-    await app.store.define([StoredDefinition("odd", "1", '{"digest": "x"}', 1), StoredDefinition("no", "1", "{", 2)])
+    damaged = [
+        '{"digest": "x"}',
+        "{",
+        "{}",
+        "[]",
+        "null",
+        '{"digest": 1}',
+        '{"digest":"x","name":"odd","steps":5}',
+        "[" * 9_000,
+    ]
+    await app.store.define([StoredDefinition("odd", str(n), text, n) for n, text in enumerate(damaged)])
     async with app:
         await app.publish(HELLO)
         assert await result_of(app, "hello_world", {}) == {"step1": "did {}"}
-    assert "version 1 of definition 'odd' cannot be read" in caplog.text
+    for number in range(len(damaged)):
+        assert f"version {number} of definition 'odd' cannot be read" in caplog.text
 
 
 async def test_code_counts_before_a_definition_of_its_name(make, caplog):

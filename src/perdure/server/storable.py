@@ -318,7 +318,7 @@ async def _definition(access: Access, definition: StoredDefinition, path: str, n
     _present(definition.created_at, f"{path}.created_at", now)
     try:
         found = Definition.of_stored(definition)
-    except (msgspec.MsgspecError, AttributeError, KeyError, TypeError):
+    except DefinitionError:
         raise DefinitionError(f"{path}.text: it is no definition as the store keeps it") from None
     if (found.name, found.version) != (definition.name, definition.version):
         raise DefinitionError(f"{path}.name: the text is of another name, or version")

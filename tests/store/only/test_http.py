@@ -28,6 +28,7 @@ from perdure.model.run import Run, RunStatus
 from perdure.server.errors import problem_of
 from perdure.store import namespaced, open_store
 from perdure.store.http.errors import RefusedError, RequestTooLargeError, translated
+from perdure.store.operations import Records
 from tests.tasks.serving import CERTIFICATE, server_context
 
 INFO = StoreInfo("", "memory", 1, "D0 memory", "Nothing.", {})
@@ -180,8 +181,8 @@ def test_an_error_of_the_server_is_raised_as_what_it_was(kind):
 
 async def test_what_passes_is_asked_again():
     passing = [(503, "busy"), problem(503, "store-unavailable"), problem(503, "store-conflict"), (429, "often"), None]
-    async with scripted(*passing, []) as (script, store):
-        assert await store.get(["r"]) == []
+    async with scripted(*passing, [None]) as (script, store):
+        assert await store.get(["r"]) == [None]
         assert [name for name, _ in script.asked] == ["get"] * 6
 
 
@@ -250,7 +251,8 @@ async def test_what_is_too_much_for_a_server_is_halved():
 async def test_pages_are_put_together():
     def journal(body: Any) -> Any:
         first = body["after"] + 1
-        return [Record(first + n, "k", "step", "ok", 1) for n in range(min(body["limit"], 1_200 - first))]
+        records = [Record(first + n, "k", "step", "ok", 1) for n in range(min(body["limit"], 1_200 - first))]
+        return Records(records, is_last=len(records) < body["limit"])
 
     def found(body: Any) -> Any:
         page = [Run("r", "w", RunStatus.QUEUED, 1, 1)] * body["limit"]
@@ -299,7 +301,7 @@ async def test_closing_lets_what_was_asked_finish_and_nobody_wait():
 
     async def slowly(body: Any) -> Any:
         await gate.wait()
-        return [] if "run_ids" in body else {"last": "a.1"}
+        return [None] if "run_ids" in body else {"last": "a.1"}
 
     async with scripted(slowly) as (script, store):
         asked = asyncio.create_task(store.get(["r"]))
@@ -310,7 +312,7 @@ async def test_closing_lets_what_was_asked_finish_and_nobody_wait():
         with pytest.raises(StoreUnavailableError, match="closed meanwhile"):
             await waiting
         gate.set()
-        assert await asked == []
+        assert await asked == [None]
         await closing
         with pytest.raises(StoreUnavailableError, match="is not open"):
             await store.get(["r"])

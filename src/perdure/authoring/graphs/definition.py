@@ -123,9 +123,19 @@ class Definition:
 
     @classmethod
     def of_stored(cls, stored: StoredDefinition) -> Definition:
-        """Return a definition as the store has it."""
-        data = msgspec.json.decode(stored.text)
-        digest = data.pop("digest")
+        """Return a definition as the store has it.
+
+        Raises:
+            DefinitionError: the text is not what `stored` makes.
+        """
+        damage = DefinitionError(f"version {stored.version!r} of definition {stored.name!r} is damaged in the store")
+        try:
+            data = msgspec.json.decode(stored.text)
+        except (msgspec.DecodeError, RecursionError):
+            raise damage from None
+        digest = data.pop("digest", None) if isinstance(data, dict) else None
+        if not isinstance(digest, str):
+            raise damage
         found = cls(data, is_stored=True)
         found.digest = digest
         return found

@@ -12,8 +12,6 @@ import logging
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-
 from perdure.authoring.graphs.dag import Dag
 from perdure.authoring.graphs.definition import Definition
 from perdure.authoring.registry import Registry
@@ -125,7 +123,7 @@ async def read_definitions(store: Store, registry: Registry, read: set[tuple[str
         read.add((each.name, each.version))
         try:
             dag = Definition.of_stored(each).compile(None, registry.find)
-        except (DefinitionError, msgspec.MsgspecError) as error:
+        except DefinitionError as error:
             _log.error("version %s of definition %r cannot be read: %s", each.version, each.name, error)
             continue
         if not registry.add_definition(dag, each.created_at):
