@@ -108,6 +108,7 @@ class Dispatcher:
         if task is not None:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
+        self.messages.stop()
         engine, self.engine = self.engine, None
         if engine is not None:
             await engine.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 from typing import Any
@@ -49,7 +50,7 @@ def destination(world) -> Destination:
 @pytest.fixture
 def engine(world, memory, destination):
     app = world.app(memory, queues=[QUEUE, "dispatch.queue.q", "dispatch.flow"])
-    app.delivery = delivery_workflow(destination, world)
+    app.delivery = delivery_workflow(destination, world, asyncio.Event())
     app.registry.add_workflow(app.delivery)
     return app
 

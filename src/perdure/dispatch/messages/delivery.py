@@ -35,12 +35,16 @@ from perdure.dispatch.messages.options import read
 from perdure.dispatch.messages.retry_delay import RetryDelay, backed_off
 from perdure.engine.env import Env, pause
 from perdure.model.errors import PerdureError
+from perdure.model.retry import Retry
 
 ATTEMPT = "attempt"
 """The name of the steps that are attempts."""
 
 CALLBACK_LENGTH = 900_000
 """How many characters a callback's body may have; where it had more, it is without the message's own body."""
+
+STOPS = 10_000
+"""How many servers may stop while a message waits for one attempt."""
 
 
 class Outcome(msgspec.Struct, frozen=True):
@@ -73,6 +77,10 @@ class Send(Protocol):
         """Return what came of it, whatever that is; `is_due` says that it is not to be held back any more."""
 
 
+class StoppedError(PerdureError):
+    """The server stopped while a message waited in its queue for its next attempt, which another one makes."""
+
+
 class DeliveryWorkflow(Workflow[..., Any]):
     """The workflow of messages; as a child, each has the queue, limit key and tags that a published one has."""
 
@@ -84,19 +92,20 @@ class DeliveryWorkflow(Workflow[..., Any]):
         return dataclasses.replace(spec, queue=message.place, limit_key=message.limit_key, delay_ms=wait)
 
 
-def delivery_workflow(send: Send, env: Env) -> DeliveryWorkflow:
+def delivery_workflow(send: Send, env: Env, stopping: asyncio.Event) -> DeliveryWorkflow:
     """Return the workflow of messages.
 
     Args:
         send: what makes attempts.
         env: for the time between attempts that do not give up their place.
+        stopping: set when the server stops, so that nothing waits for its next attempt here.
     """
 
     async def attempt(message: Message, message_id: str, retried: int, due_at: int, is_due: bool) -> Answer:
-        await pause(env, (due_at - env.now()) / 1000)
+        await _wait(env, stopping, due_at - env.now())
         answer = await send(message, message_id, retried, is_due=is_due)
         if answer.held_back and message.queue:
-            await pause(env, answer.held_back / 1000)
+            await _wait(env, stopping, answer.held_back)
             return await send(message, message_id, retried, is_due=True)
         return answer
 
@@ -104,10 +113,10 @@ def delivery_workflow(send: Send, env: Env) -> DeliveryWorkflow:
         message_id = message_id_of(flow.run_id())
         due_at = retried = 0
         while True:
-            answer = await flow.do(ATTEMPT, attempt, message, message_id, retried, due_at, False)
+            answer = await flow.do(ATTEMPT, attempt, message, message_id, retried, due_at, False, retry=_RETRY)
             if answer.held_back:
                 await flow.sleep(answer.held_back / 1000, name="held back")
-                answer = await flow.do(ATTEMPT, attempt, message, message_id, retried, 0, True)
+                answer = await flow.do(ATTEMPT, attempt, message, message_id, retried, 0, True, retry=_RETRY)
             is_over = answer.is_delivered or answer.is_final or retried >= message.retries
             if message.callback is not None:
                 await _tell(told, message.callback, message, answer, retried, "callback")
@@ -201,6 +210,20 @@ def callback_of(
     )
 
 
+async def _wait(env: Env, stopping: asyncio.Event, milliseconds: int) -> None:
+    """Let time pass, unless the server stops."""
+    if milliseconds <= 0:
+        return
+    tasks = [asyncio.ensure_future(pause(env, milliseconds / 1000)), asyncio.ensure_future(stopping.wait())]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+    if stopping.is_set():
+        raise StoppedError("the server stopped while the message waited for its next attempt")
+
+
 async def _tell(
     workflow: DeliveryWorkflow, callback: Callback, message: Message, answer: Answer, retried: int, what: str
 ) -> None:
@@ -221,3 +244,6 @@ async def _tell(
 
 def _now() -> int:
     return round(asyncio.get_running_loop().time() * 1000)
+
+
+_RETRY = Retry(by_error={StoppedError: Retry(attempts=STOPS, delay=0)})

@@ -6,6 +6,7 @@ server of the namespace.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
@@ -51,10 +52,11 @@ class Messaging:
         self._wake = wake
         self._began = Kept(app.store, app.world, COLLECTION, int)
         self._has_begun = False
+        self._stopping = asyncio.Event()
         self._served: frozenset[str] = frozenset()
         self.outbox = Outbox(app, guard)
         self.sender = Sender(app.world, keys, guard)
-        self.workflow = delivery_workflow(self.sender.send, app.world)
+        self.workflow = delivery_workflow(self.sender.send, app.world, self._stopping)
 
     async def queues(self) -> list[str]:
         """Return the queues of messages, by name: none before any was published."""
@@ -81,6 +83,10 @@ class Messaging:
         answers = await self.outbox.publish_each(publications, caller_ip=caller_ip)
         await self._tell()
         return answers
+
+    def stop(self) -> None:
+        """Have no message wait here for its next attempt; to be called before the worker stops."""
+        self._stopping.set()
 
     async def close(self) -> None:
         """Let go of all connections."""
