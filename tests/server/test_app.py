@@ -9,9 +9,8 @@ import pytest
 from fastapi.routing import APIRoute
 
 from perdure.model.errors import StoreCorruptError, StoreFullError, StoreUnavailableError
-from perdure.server import ServerSettings, create_server
+from perdure.server import ServerSettings, create_server, server
 from perdure.server.access import PUBLIC, role_of
-from perdure.server.api import health
 from perdure.server.routing import StrictRoute
 from tests.server.conftest import memory
 
@@ -33,7 +32,7 @@ async def test_it_is_not_ready_without_each_of_its_stores(serve, monkeypatch, ca
     async def slow(run_ids):
         await asyncio.Event().wait()
 
-    monkeypatch.setattr(health, "READY_WITHIN", 0.01)
+    monkeypatch.setattr(server, "READY_WITHIN", 0.01)
     monkeypatch.setattr(served.server.namespaces.engine("beta").store, "get", gone)
     monkeypatch.setattr(served.server.namespaces.engine("slow").store, "get", slow)
     answer = await served.http.get("/readyz")

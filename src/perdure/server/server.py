@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Mapping
 
 from perdure.dispatch.dispatcher import Dispatcher
 from perdure.engine.app import Perdure
-from perdure.model.errors import UsageError
+from perdure.model.errors import StoreError, StoreUnavailableError, UsageError
 from perdure.model.redaction import Redaction
 from perdure.server.hearing import Hearing
 from perdure.server.live import Live
@@ -15,11 +16,17 @@ from perdure.server.namespaces import Namespaces
 from perdure.server.sampling import Sampler
 from perdure.server.security.audit import Auditor
 from perdure.server.security.authentication import Authenticator
+from perdure.server.security.remembered import Remembered
 from perdure.server.security.streams import Streams
 from perdure.server.settings import ServerSettings
 
+READY_WITHIN = 2.0
+"""Seconds within which every store has to answer for the server to be ready."""
+
 TRACEBACK = "traceback"
 """The field of errors that says where in the code they come from, which is not for viewers."""
+
+_log = logging.getLogger("perdure.server")
 
 
 class Server:
@@ -34,6 +41,7 @@ class Server:
         authenticator: who finds out who asks.
         auditor: who writes down what operators do.
         redaction: what viewers do not see.
+        answering: which namespaces' stores do; who asks may be anybody, so it is not looked up each time.
         streams: who has how many streams open.
         dispatchers: by namespace, what hands runs to those who serve workflows over HTTP.
         stopping: set when it stops: whatever waits or streams ends then.
@@ -51,6 +59,7 @@ class Server:
             for name in self.namespaces.names
             if (engine := self.namespaces.engine(name)) is not None
         }
+        self.answering = Remembered(self._answers, self.namespaces.default.world)
         self.stopping = asyncio.Event()
         self._hearings: dict[str, Hearing] = {}
         self._live: dict[str, Live] = {}
@@ -80,6 +89,21 @@ class Server:
             assert app is not None
             self._samplers[namespace] = Sampler(app)
         return self._samplers[namespace]
+
+    async def _answers(self, namespace: str) -> bool:
+        app = self.namespaces.engine(namespace)
+        assert app is not None
+        try:
+            async with asyncio.timeout(READY_WITHIN):
+                await app.store.get(["-"])
+        except StoreError as error:
+            _log.warning("not ready: the store of namespace %r does not answer: %s", namespace, error)
+            raise
+        except TimeoutError:
+            message = f"the store of namespace {namespace!r} has not answered within {READY_WITHIN:g} s"
+            _log.warning("not ready: %s", message)
+            raise StoreUnavailableError(message) from None
+        return True
 
     async def stop(self) -> None:
         """Let everybody go who waits or watches, so that what is left can end."""

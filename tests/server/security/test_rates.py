@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from perdure.model.errors import UsageError
+from perdure.model.errors import StoreUnavailableError, UsageError
 from perdure.model.queue import Rate
 from perdure.server.security.rates import Rates, read_rate
 from tests.engine.world import World
@@ -180,3 +180,37 @@ async def test_ten_times_too_much_by_one_key_takes_nothing_from_another(keyed, m
     assert looks == 120  # what is refused does not reach the store
     browser = await keyed.log_in("operator")
     assert (await browser.ask("GET", "/api/v1/runs")).status_code == 429  # a session is one with its key
+
+
+async def test_strangers_who_ask_whether_it_is_ready_cost_the_stores_little(keyed, monkeypatch):
+    keyed = await keyed(namespaces={"acme": None})
+    server = keyed.served.server
+    began = keyed.served.app.world.now()
+    monkeypatch.setattr(type(keyed.served.app.world), "now", lambda self: began + self.ahead)
+    looks, is_there = [], True
+
+    def counting(name, get):
+        async def counted(ids):
+            looks.append(name)
+            if not is_there:
+                raise StoreUnavailableError("gone")
+            return await get(ids)
+
+        return counted
+
+    for name in server.namespaces.names:
+        store = server.namespaces.engine(name).store
+        monkeypatch.setattr(store, "get", counting(name, store.get))
+
+    async def ask(times: int) -> set[int]:
+        answers = await asyncio.gather(*(keyed.http.get("/readyz") for _ in range(times)))
+        return {answer.status_code for answer in answers}
+
+    assert await ask(500) == {200}
+    assert looks == ["default", "acme"]
+    is_there = False
+    keyed.advance(2)
+    assert await ask(500) == {503}
+    assert looks[2:] == ["default", "acme"]  # all of them wait for one look at each
+    is_there = True
+    assert await ask(1) == {200}
