@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from perdure import Perdure
@@ -130,3 +132,30 @@ async def test_on_every_store(scene, body, kind, tmp_path):
         await runs["undoing"].result(timeout=WITHIN)
     for name in ("retried", "slept", "told"):
         await runs[name].result(timeout=WITHIN)
+
+
+async def test_schedules_are_declared_where_they_are_served(scene, body):
+    def declare(app: Perdure) -> None:
+        everything(app, body)
+
+        @app.schedule(every=1)
+        @app.workflow
+        async def ticking() -> None:
+            body.began.set()
+
+    await scene(declare)
+    async with asyncio.timeout(WITHIN):
+        await body.began.wait()
+
+
+async def test_an_event_starts_what_is_served(scene, body):
+    def declare(app: Perdure) -> None:
+        @app.on("order.paid")
+        @app.workflow
+        async def paid(order: dict[str, int]) -> int:
+            return order["number"]
+
+    made = await scene(declare)
+    async with Perdure(made.server_url) as client:
+        (run,) = await client.emit("order.paid", {"number": 7})
+        assert await run.result(timeout=WITHIN) == 7

@@ -84,6 +84,7 @@ class Serving:
                 if client.watchers is not None:
                     worker.watch(client.watchers)
                 await worker.start()
+                await app._declare_schedules(client)
                 self._worker = worker
             return self._worker
 
