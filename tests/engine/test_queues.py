@@ -304,6 +304,7 @@ async def test_who_changes_a_queue_at_the_same_time_is_not_overwritten(make):
         ({"concurrency": 0}, "queue 'pdf', concurrency: 0 must be a whole number, at least 1; pause it instead"),
         ({"per_key": True}, "queue 'pdf', per_key: True must be"),
         ({"rate": 5}, "queue 'pdf', rate: 5 is no rate; write Rate.of"),
+        ({"rate": Rate(5, "1 day")}, "queue 'pdf', rate: Rate.* is no rate; write Rate.of"),
     ],
 )
 async def test_limits_that_make_no_sense_are_refused(app, options, said):

@@ -50,7 +50,7 @@ def checked_limits(
     for name, bound in (("concurrency", concurrency), ("per_key", per_key)):
         if bound is not None and (isinstance(bound, bool) or not isinstance(bound, int) or bound < 1):
             raise UsageError(f"queue {queue!r}, {name}: {bound!r} must be a whole number, at least 1; pause it instead")
-    if rate is not None and not isinstance(rate, Rate):
+    if rate is not None and not (isinstance(rate, Rate) and isinstance(rate.period_ms, int)):
         raise UsageError(f'queue {queue!r}, rate: {rate!r} is no rate; write Rate.of(100, per="1m")')
     return QueueLimits(concurrency, per_key, rate, bool(fair))
 

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from perdure import Perdure
+from perdure import Perdure, Rate, RunNotFoundError
 from perdure.server.dashboard.pages import definitions
 from tests.server.dashboard.conftest import ETL
 
@@ -134,6 +134,77 @@ async def test_a_queue_is_resumed_and_limited(live_scene, browse):
     await page.get_by_role("button", name="Resume").click()
     await page.get_by_role("button", name="Confirm").click()
     await page.get_by_role("button", name="Pause").wait_for()
+    assert browser.is_clean()
+
+
+async def test_a_rate_that_is_set_is_kept_or_taken_away(live_scene, browse):
+    queue = live_scene.served.app.queue("post")
+    await queue.set_limits(rate=Rate.of(100, "1 day"))
+    browser = await browse(live_scene)
+    page = await browser.open("/queues/post")
+    await page.get_by_label("Runs at once").fill("3")
+    await page.get_by_role("button", name="Set limits").click()
+    await page.get_by_text("The limits are set").wait_for()
+    limits = await queue.limits()
+    assert (limits.concurrency, limits.rate) == (3, Rate.of(100, "1 day"))
+    await page.reload()
+    await page.get_by_label("Begun per period").fill("")
+    await page.get_by_role("button", name="Set limits").click()
+    await page.get_by_text("The limits are set").wait_for()
+    limits = await queue.limits()
+    assert (limits.concurrency, limits.rate) == (3, None)
+    assert browser.is_clean()
+
+
+async def test_dead_letters_are_tried_again_and_discarded(live_scene, browse):
+    browser = await browse(live_scene)
+    page = await browser.open("/queues/default")
+    dead = page.locator("#dead")
+    row = dead.get_by_role("row").filter(has_text="broken-1")
+    await row.get_by_role("button", name="Discard").click()
+    await page.get_by_label("Reason").last.fill("it was a test")
+    await page.get_by_role("button", name="Confirm").click()
+    await row.wait_for(state="detached")
+    assert await dead.get_by_role("row").filter(has_text="broken-2").count() == 1
+    await dead.get_by_role("button", name="Retry all").click()
+    await page.get_by_role("button", name="Confirm").click()
+    await page.goto(f"{browser.base}/runs/broken-2")
+    await page.locator("#run-head .s-errored").wait_for()
+    assert (await live_scene.worker.run("broken-2").get()).incarnation == 1
+    with pytest.raises(RunNotFoundError):
+        await live_scene.worker.run("broken-1").get()
+    assert browser.is_clean()
+
+
+async def test_a_schedule_is_paused_started_made_up_for_and_removed(live_scene, browse):
+    browser = await browse(live_scene)
+    page = await browser.open("/schedules/nightly")
+
+    async def press(name: str) -> None:
+        await page.get_by_role("button", name=name, exact=True).click()
+        await page.get_by_role("button", name="Confirm").click()
+
+    await press("Pause")
+    await page.get_by_role("button", name="Resume").wait_for()
+    await press("Start now")
+    await page.get_by_label("From").fill("2026-01-01T00:00")
+    await page.get_by_label("Until").fill("2026-01-03T12:00")
+    await page.get_by_role("button", name="Backfill").click()
+    await page.get_by_text("The fires of that time were started").wait_for()
+    started = (await live_scene.worker.runs(tags={"schedule": "nightly"})).runs
+    assert len({run.id for run in started if run.workflow == "nightly"}) >= 3
+    await press("Delete")
+    await page.wait_for_url("**/schedules")
+    await page.get_by_role("link", name="nightly").wait_for(state="detached")
+    assert browser.is_clean()
+
+
+async def test_what_a_page_shows_is_copied(live_scene, browse):
+    browser = await browse(live_scene, permissions=["clipboard-read", "clipboard-write"])
+    page = await browser.open("/runs/broken-1")
+    await page.get_by_role("region", name="Input").get_by_role("button").first.click()
+    await page.get_by_text("Copied").wait_for()
+    assert json.loads(await page.evaluate("navigator.clipboard.readText()")) == {"number": 1}
     assert browser.is_clean()
 
 

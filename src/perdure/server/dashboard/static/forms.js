@@ -50,7 +50,10 @@ function valueOf(fields) {
 function bodyOf(form) {
   if (form.dataset.workflow === undefined) {
     const body = valueOf(form.querySelectorAll("[data-path]"));
-    if ("null" in form.dataset) for (const name of ["concurrency", "per_key", "rate"]) body[name] ??= null;
+    if ("null" in form.dataset) {
+      if (body.rate?.count === undefined) body.rate = null;  // a period alone bounds nothing
+      for (const name of ["concurrency", "per_key"]) body[name] ??= null;
+    }
     return body;
   }
   const raw = form.querySelector("[data-raw]");
