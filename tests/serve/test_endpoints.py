@@ -17,8 +17,9 @@ from perdure.dispatch.asking import Asking
 from perdure.dispatch.endpoints import key_of
 from perdure.dispatch.protocol import PROTOCOL, SIGNATURE, CommitTurn, ExtendTurn, Push, Pushed, TurnToken
 from perdure.dispatch.signing import SigningKeys, sign
-from perdure.model.decision import Lease
+from perdure.model.decision import Claim, Lease
 from perdure.model.errors import UsageError
+from perdure.model.run import Run, RunStatus
 from perdure.serve import over_asgi
 from perdure.serve import serving as serving_module
 from perdure.store.operations import TURN, TURNS
@@ -314,6 +315,20 @@ class TestWhatAnApplicationNeeds:
             serve.asgi(Perdure("http://127.0.0.1:9"), keys=("k" * 40, "k" * 40))
         with pytest.raises(UsageError, match="gets its runs from a server"):
             await Perdure("memory://", mode="serve").open()
+
+
+async def test_an_endpoint_starts_before_its_server(http):
+    keys = SigningKeys.made(os.urandom)
+    app = Perdure("http://127.0.0.1:9/?patience=0", mode="serve")
+    everything(app, Body())
+    async with listening(serve.asgi(app, keys=(keys.current, keys.next))) as url:
+        signature = sign(keys, url, b"", id="jwt_1", now=app.world.now())
+        answer = await http.get(url, headers={SIGNATURE: signature})
+        assert "gathered" in [workflow["name"] for workflow in answer.json()["workflows"]]
+        run = Run("a", "gathered", RunStatus.RUNNING, 0, 0, epoch=1)
+        push = Push(PROTOCOL, "default", Claim(run, [], []), 1, "")
+        refused = await pushed(http, url, push, keys, id="jwt_2", now=app.world.now())
+        assert (refused.status_code, refused.headers["retry-after"]) == (503, "5")
 
 
 async def test_an_endpoint_that_answers_something_else_is_none(every):

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
+from perdure.model.errors import StoreUnavailableError
 from perdure.serve.serving import PUSH_BYTES, Reply, Serving
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
+
+_log = logging.getLogger("perdure.serve")
 
 
 class AsgiServing:
@@ -52,6 +56,8 @@ class AsgiServing:
             if message["type"] == "lifespan.startup":
                 try:
                     await self.serving.open()
+                except StoreUnavailableError as error:  # the first push opens it, and comes from there
+                    _log.warning("the server cannot be asked yet: %s", error)
                 except Exception as error:
                     await send({"type": "lifespan.startup.failed", "message": str(error)})
                     return
