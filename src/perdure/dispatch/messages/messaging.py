@@ -12,15 +12,27 @@ from typing import Any
 
 from perdure.dispatch.messages.delivery import delivery_workflow
 from perdure.dispatch.messages.documents import Kept
-from perdure.dispatch.messages.message import FLOWS, QUEUE, QUEUES
+from perdure.dispatch.messages.message import FLOWS, QUEUE, QUEUES, Message, message_of
 from perdure.dispatch.messages.outbox import Outbox, Publication
+from perdure.dispatch.messages.reading import UNENDED, Reading, Wanted
 from perdure.dispatch.messages.sending import Sender
 from perdure.dispatch.signing import SigningKeys
 from perdure.engine.app import Perdure
+from perdure.model.decision import Action
+from perdure.model.run import RunStatus
 from perdure.tasks.addresses import Guard
 
 COLLECTION = "messages"
 """The collection of the one document that says that messages were published, under `began`."""
+
+
+MOVED = 10_000
+"""How many messages one call cancels, forgets or publishes anew."""
+
+AT_ONCE = 100
+"""How many are published anew in one store operation."""
+
+DEAD = (RunStatus.ERRORED,)
 
 
 class Messaging:
@@ -36,6 +48,7 @@ class Messaging:
     Attributes:
         outbox: publishes.
         sender: makes attempts.
+        reading: looks at messages.
         workflow: the runs of which are messages.
     """
 
@@ -56,6 +69,7 @@ class Messaging:
         self._served: frozenset[str] = frozenset()
         self.outbox = Outbox(app, guard)
         self.sender = Sender(app.world, keys, guard)
+        self.reading = Reading(app.store, app.world.now)
         self.workflow = delivery_workflow(self.sender.send, app.world, self._stopping)
 
     async def queues(self) -> list[str]:
@@ -84,6 +98,46 @@ class Messaging:
         await self._tell()
         return answers
 
+    async def cancel(self, wanted: Wanted, most: int = MOVED) -> int:
+        """Cancel messages that are not delivered yet, also while that is under way; return how many there were.
+
+        Args:
+            wanted: which.
+            most: how many at most; call again for the rest.
+        """
+        ids = [run.id async for run in self.reading.each(wanted, UNENDED, most)]
+        await self._app.client.control_each(ids, Action.TERMINATE)
+        return len(ids)
+
+    async def discard_dead(self, wanted: Wanted, most: int = MOVED) -> int:
+        """Forget messages that failed for good; return how many there were."""
+        runs = [run async for run in self.reading.each(wanted, DEAD, most)]
+        await self._discard([run.id for run in runs])
+        return len(runs)
+
+    async def retry_dead(
+        self, wanted: Wanted, most: int = MOVED, change: Callable[[Message], Message] = lambda message: message
+    ) -> list[dict[str, Any]]:
+        """Publish messages anew that failed for good, as new messages; return their ids, as QStash answers.
+
+        Args:
+            wanted: which.
+            most: how many at most; call again for the rest.
+            change: gives what is to be published in place of each.
+        """
+        await self._begin()
+        runs = [run async for run in self.reading.each(wanted, DEAD, most)]
+        answers: list[dict[str, Any]] = []
+        for first in range(0, len(runs), AT_ONCE):
+            dead = {}
+            for run in runs[first : first + AT_ONCE]:
+                (given,) = await self._app.store.journal(run.id, -1, 1)
+                dead[run.id] = change(message_of(given.payload or ""))
+            answers += await self.outbox.publish_again(dead)
+            await self._discard(list(dead))
+        await self._tell()
+        return answers
+
     def stop(self) -> None:
         """Have no message wait here for its next attempt; to be called before the worker stops."""
         self._stopping.set()
@@ -104,3 +158,8 @@ class Messaging:
         if not self._served >= self.outbox.lines.known:
             await self._changed()
         self._wake()
+
+    async def _discard(self, run_ids: Sequence[str]) -> None:
+        if run_ids:
+            await self._app.client.control_each(run_ids, Action.DISCARD)
+            await self._app.store.prune(self._app.world.now(), len(run_ids))  # housekeeping removes what is left

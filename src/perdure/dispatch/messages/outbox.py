@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from msgspec.structs import replace
@@ -114,13 +114,22 @@ class Outbox:
             answers.append(found if pairs[0][0].group else found[0])
         return answers
 
-    async def publish_again(self, messages: Sequence[Message]) -> list[Any]:
-        """Publish messages that were published before, each as a new one, at once."""
+    async def publish_again(self, dead: Mapping[str, Message]) -> list[dict[str, Any]]:
+        """Publish messages anew that failed for good, at once; whoever does so twice does so once.
+
+        Args:
+            dead: by the id of the run that failed.
+
+        Raises:
+            UsageError: one of them is too long.
+        """
         now = self._app.world.now()
-        runs = [self._run(replace(each, published_at=now, not_before=now), now, None) for each in messages]
+        messages = [replace(each, published_at=now, not_before=now) for each in dead.values()]
+        ids = [f"msg_{digest(f'{run_id}/again')}" for run_id in dead]
+        runs = [replace(self._run(each, now, None), id=new) for new, each in zip(ids, messages, strict=True)]
         await self._prepare(messages)
-        created = await self._app.store.create(runs)
-        return [_answer(*pair) for pair in _zipped(messages, created)]
+        await self._app.store.create(runs)
+        return [{"messageId": message_id_of(run.id)} for run in runs]
 
     async def _groups(self, publications: Sequence[Publication], *, is_batch: bool = False) -> dict[str, Group]:
         found: dict[str, Group] = {}
