@@ -110,17 +110,33 @@ class StrictRoute(APIRoute):
         async def strictly(request: Request) -> Response:
             scope = request.scope
             if scope["path_params"]:
-                scope["path_params"] = {name: _decoded(name, text) for name, text in scope["path_params"].items()}
+                scope["path_params"] = {name: self.decoded(name, text) for name, text in scope["path_params"].items()}
             if role is not None:
                 require_role(scope, role)
             if scope["query_string"]:
-                _check_query(scope["query_string"], known)
+                self.check_query(scope["query_string"], known)
             strict = StrictRequest(scope, request.receive)
             if has_body:
                 await _check_type(strict)
             return await handle(strict)
 
         return strictly
+
+    def decoded(self, name: str, text: str) -> str:
+        """Return a part of the path, as it was meant.
+
+        Raises:
+            Problem: it is none that is taken.
+        """
+        return _decoded(name, text)
+
+    def check_query(self, query: bytes, known: frozenset[str]) -> None:
+        """Refuse a query with a parameter that is not among those that are known.
+
+        Raises:
+            Problem: it has one, or is none that is taken.
+        """
+        _check_query(query, known)
 
 
 class RawPaths:

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from perdure.dispatch.messages.delivery import ATTEMPT, told_of, wait_before
-from perdure.dispatch.messages.message import Answer, Headers, canonical, message_id_of, message_of
+from perdure.dispatch.messages.message import Answer, Message, canonical, message_id_of, message_of
 from perdure.dispatch.messages.options import TIMEOUT_MOST
 from perdure.model.record import Record
 from perdure.model.run import Run, RunStatus
@@ -54,21 +54,16 @@ class Delivery:
     def shown(self) -> dict[str, Any]:
         """Return the message as `GET /v2/messages/{id}` shows it."""
         message = self.message
-        found = {
+        return {
             "messageId": self.id,
             "url": message.url,
             "method": message.method,
             "maxRetries": message.retries,
             "notBefore": message.not_before,
             "createdAt": message.published_at,
-            **self._about(),
-            "header": self._headers(message.headers),
+            **about(message),
+            **content(message),
         }
-        if message.callback is not None:
-            found["callbackHeader"] = canonical(message.callback.options)
-        if message.failure_callback is not None:
-            found["failureCallbackHeader"] = canonical(message.failure_callback.options)
-        return {**found, **self._body()}
 
     def dead(self) -> dict[str, Any]:
         """Return the message as `GET /v2/dlq` shows it."""
@@ -89,22 +84,24 @@ class Delivery:
 
     def events(self) -> list[dict[str, Any]]:
         """Return what became of it so far, latest first."""
-        about = {
+        message = self.message
+        body = _hidden(message.content).encode() if _hides_body(message) else message.content
+        every = {
             "messageId": self.id,
-            "url": self.message.url,
-            "method": self.message.method,
-            "maxRetries": self.message.retries,
-            "timeout": round((self.message.timeout or TIMEOUT_MOST) * 1000),
-            **self._about(),
-            "header": self._headers(self.message.headers),
-            "body": base64.b64encode(self._shown_body()).decode(),
+            "url": message.url,
+            "method": message.method,
+            "maxRetries": message.retries,
+            "timeout": round((message.timeout or TIMEOUT_MOST) * 1000),
+            **about(message),
+            "header": _headers(message),
+            "body": base64.b64encode(body).decode(),
         }
         found: list[dict[str, Any]] = []
 
         def tell(state: str, time: int, **more: Any) -> None:
-            found.append({"time": time, "state": state, **about, **more})
+            found.append({"time": time, "state": state, **every, **more})
 
-        tell(CREATED, self.run.created_at, nextDeliveryTime=self.message.not_before)
+        tell(CREATED, self.run.created_at, nextDeliveryTime=message.not_before)
         for retried, (record, answer) in enumerate(self.attempts):
             tell(ACTIVE, record.started_at or record.at)
             said = _response(answer)
@@ -112,10 +109,10 @@ class Delivery:
                 tell(DELIVERED, record.at, **said)
                 continue
             tell(ERROR, record.at, error=told_of(answer), **said)
-            if answer.is_final or retried >= self.message.retries:
+            if answer.is_final or retried >= message.retries:
                 tell(FAILED, record.at, error=told_of(answer), **said)
             else:
-                due_at = record.at + wait_before(self.message, answer, retried)
+                due_at = record.at + wait_before(message, answer, retried)
                 tell(RETRY, record.at, nextDeliveryTime=due_at, **said)
         ended_at = self.run.finished_at or self.run.updated_at
         if self.run.status is RunStatus.TERMINATED:
@@ -125,55 +122,61 @@ class Delivery:
             tell(FAILED, ended_at, error="the delivery itself failed; see its run")
         return found[::-1]
 
-    def _about(self) -> dict[str, Any]:
-        """Return what every view says of the message, where there is anything to say."""
-        message, flow = self.message, self.message.flow_control
-        found: dict[str, Any] = {
-            "topicName": message.group,
-            "endpointName": message.endpoint,
-            "queueName": message.queue,
-            "scheduleId": message.schedule,
-            "callback": message.callback.url if message.callback else "",
-            "failureCallback": message.failure_callback.url if message.failure_callback else "",
-            "callerIP": message.caller_ip,
-            "retryDelayExpression": message.retry_delay,
-            "retryDelayExpr": message.retry_delay,
-            "label": ",".join(message.labels),
-            "labels": list(message.labels),
+
+def about(message: Message) -> dict[str, Any]:
+    """Return what every view says of a message, where there is anything to say."""
+    flow = message.flow_control
+    found: dict[str, Any] = {
+        "topicName": message.group,
+        "endpointName": message.endpoint,
+        "queueName": message.queue,
+        "scheduleId": message.schedule,
+        "callback": message.callback.url if message.callback else "",
+        "failureCallback": message.failure_callback.url if message.failure_callback else "",
+        "callerIP": message.caller_ip,
+        "retryDelayExpression": message.retry_delay,
+        "retryDelayExpr": message.retry_delay,
+        "label": ",".join(message.labels),
+        "labels": list(message.labels),
+    }
+    if flow is not None:
+        found |= {
+            "flowControlKey": flow.key,
+            "parallelism": flow.parallelism,
+            "rate": flow.rate,
+            "period": flow.period,
         }
-        if flow is not None:
-            found |= {
-                "flowControlKey": flow.key,
-                "parallelism": flow.parallelism,
-                "rate": flow.rate,
-                "period": flow.period,
-            }
-        return {name: value for name, value in found.items() if value}
+    return {name: value for name, value in found.items() if value}
 
-    def _headers(self, headers: Headers) -> dict[str, list[str]]:
-        """Return headers, without what is redacted."""
-        fields = [each.lower() for each in self.message.redacted]
-        named = {match[1] for each in fields if (match := _NAMED.fullmatch(each))}
-        is_whole = "header" in fields or "headers" in fields
-        return canonical(
-            [(name, _hidden(value) if is_whole or name.lower() in named else value) for name, value in headers]
-        )
 
-    def _shown_body(self) -> bytes:
-        if self._hides_body:
-            return _hidden(self.message.content).encode()
-        return self.message.content
+def content(message: Message) -> dict[str, Any]:
+    """Return the headers and the body of a message, and those of its callbacks."""
+    found: dict[str, Any] = {"header": _headers(message)}
+    if message.callback is not None:
+        found["callbackHeader"] = canonical(message.callback.options)
+    if message.failure_callback is not None:
+        found["failureCallbackHeader"] = canonical(message.failure_callback.options)
+    if _hides_body(message):
+        found["body"] = _hidden(message.content)
+    elif message.body_base64 is not None:
+        found["bodyBase64"] = message.body_base64
+    elif message.body is not None:
+        found["body"] = message.body
+    return found
 
-    def _body(self) -> dict[str, str]:
-        if self._hides_body:
-            return {"body": _hidden(self.message.content)}
-        if self.message.body_base64 is not None:
-            return {"bodyBase64": self.message.body_base64}
-        return {} if self.message.body is None else {"body": self.message.body}
 
-    @property
-    def _hides_body(self) -> bool:
-        return "body" in (each.lower() for each in self.message.redacted)
+def _headers(message: Message) -> dict[str, list[str]]:
+    """Return headers, without what is redacted."""
+    fields = [each.lower() for each in message.redacted]
+    named = {match[1] for each in fields if (match := _NAMED.fullmatch(each))}
+    is_whole = "header" in fields or "headers" in fields
+    return canonical(
+        [(name, _hidden(value) if is_whole or name.lower() in named else value) for name, value in message.headers]
+    )
+
+
+def _hides_body(message: Message) -> bool:
+    return "body" in (each.lower() for each in message.redacted)
 
 
 def _response(answer: Answer) -> dict[str, Any]:
