@@ -271,7 +271,7 @@ def test_destinations(url):
         "x",
         "//x",
         "ftp://x",
-        "file:///etc/passwd",
+        "gopher://x",
         "http://",
         "http:///x",
         "http://:80/",
