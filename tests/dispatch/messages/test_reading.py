@@ -189,7 +189,7 @@ async def test_dead_letters_are_published_anew_or_forgotten(made):
     ids = [await made.publish(f"http://x/{number}", b"b", queue="q", Retries="0") for number in range(3)]
     await made.world.advance(5)
     assert len((await made.messaging.reading.dead(Wanted()))[0]) == 3
-    (only,) = (await made.messaging.reading.dead(Wanted(response_status=404)))[0]
+    (only,) = (await made.messaging.reading.dead(Wanted(response_statuses=(404,))))[0]
     assert only["messageId"] == ids[1]
     (answer,) = await made.messaging.retry_dead(Wanted(ids=(ids[1],)))
     assert answer["messageId"] != ids[1]

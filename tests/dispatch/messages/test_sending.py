@@ -113,13 +113,22 @@ async def until_quiet(condition) -> None:
     assert condition()
 
 
-async def test_so_many_origins_keep_their_connections(world):
-    sender = Sender(world, keys, None, origins=2)
+async def test_so_many_connections_are_kept(world):
+    sender = Sender(world, keys, None, kept=2)
     async with destination() as one, destination() as two, destination() as three:
         for each in (one, two, one, three, one, two):
             await send(sender, Message(each.url))
         assert [each.connections for each in (one, two, three)] == [1, 2, 1]
-    assert len(sender._origins) == 2
+    assert len(sender._idle) == 2
+    assert sum(len(origin.idle) for origin in sender._origins.values()) == 2
+    await sender.close()
+
+
+async def test_so_many_origins_are_known(world):
+    sender = Sender(world, keys, None, kept=0, origins=2)
+    for port in range(1, 6):
+        await send(sender, Message(f"http://127.0.0.1:{port}/"))
+    assert [port for _, _, port in sender._origins] == [4, 5]
     await sender.close()
 
 

@@ -13,7 +13,9 @@ from typing import Any
 from perdure.dispatch.messages.delivery import delivery_workflow
 from perdure.dispatch.messages.documents import Kept
 from perdure.dispatch.messages.message import FLOWS, QUEUE, QUEUES, Message, message_of
+from perdure.dispatch.messages.options import Options
 from perdure.dispatch.messages.outbox import Outbox, Publication
+from perdure.dispatch.messages.plans import Plans, publishing_workflow
 from perdure.dispatch.messages.reading import UNENDED, Reading, Wanted
 from perdure.dispatch.messages.sending import Sender
 from perdure.dispatch.signing import SigningKeys
@@ -49,7 +51,9 @@ class Messaging:
         outbox: publishes.
         sender: makes attempts.
         reading: looks at messages.
+        plans: schedules of messages.
         workflow: the runs of which are messages.
+        workflows: all that its worker works, that one among them.
     """
 
     def __init__(
@@ -71,6 +75,9 @@ class Messaging:
         self.sender = Sender(app.world, keys, guard)
         self.reading = Reading(app.store, app.world.now)
         self.workflow = delivery_workflow(self.sender.send, app.world, self._stopping)
+        publishing = publishing_workflow(self._publish_planned)
+        self.plans = Plans(app, publishing)
+        self.workflows = (self.workflow, publishing)
 
     async def queues(self) -> list[str]:
         """Return the queues of messages, by name: none before any was published."""
@@ -86,17 +93,24 @@ class Messaging:
 
     async def publish(self, publication: Publication, *, caller_ip: str = "", schedule: str = "") -> Any:
         """Publish; see `Outbox.publish`."""
-        await self._begin()
+        await self.begin()
         answer = await self.outbox.publish(publication, caller_ip=caller_ip, schedule=schedule)
-        await self._tell()
+        await self.tell()
         return answer
 
     async def publish_each(self, publications: Sequence[Publication], *, caller_ip: str = "") -> list[Any]:
         """Publish several, all or none; see `Outbox.publish_each`."""
-        await self._begin()
+        await self.begin()
         answers = await self.outbox.publish_each(publications, caller_ip=caller_ip)
-        await self._tell()
+        await self.tell()
         return answers
+
+    async def schedule(self, target: str, options: Options, *, caller_ip: str = "") -> str:
+        """Make a schedule; see `Plans.put`."""
+        await self.begin()
+        made = await self.plans.put(target, options, caller_ip=caller_ip)
+        await self.tell()
+        return made
 
     async def cancel(self, wanted: Wanted, most: int = MOVED) -> int:
         """Cancel messages that are not delivered yet, also while that is under way; return how many there were.
@@ -125,7 +139,7 @@ class Messaging:
             most: how many at most; call again for the rest.
             change: gives what is to be published in place of each.
         """
-        await self._begin()
+        await self.begin()
         runs = [run async for run in self.reading.each(wanted, DEAD, most)]
         answers: list[dict[str, Any]] = []
         for first in range(0, len(runs), AT_ONCE):
@@ -135,7 +149,7 @@ class Messaging:
                 dead[run.id] = change(message_of(given.payload or ""))
             answers += await self.outbox.publish_again(dead)
             await self._discard(list(dead))
-        await self._tell()
+        await self.tell()
         return answers
 
     def stop(self) -> None:
@@ -146,14 +160,17 @@ class Messaging:
         """Let go of all connections."""
         await self.sender.close()
 
-    async def _begin(self) -> None:
+    async def _publish_planned(self, publication: Publication, caller_ip: str, schedule: str) -> Any:
+        return await self.publish(publication, caller_ip=caller_ip, schedule=schedule)
+
+    async def begin(self) -> None:
         """Have every server know that there are messages, before there is one."""
         if not self._has_begun:
             now = self._app.world.now()
             await self._began.change("began", lambda was: now if was is None else was)
             self._has_begun = True
 
-    async def _tell(self) -> None:
+    async def tell(self) -> None:
         """Have what was published be delivered at once, where this server does so."""
         if not self._served >= self.outbox.lines.known:
             await self._changed()

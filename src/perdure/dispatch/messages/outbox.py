@@ -166,7 +166,7 @@ class Outbox:
         )
         found = []
         for url, endpoint in targets:
-            self._require_permitted(url)
+            self.require_permitted(url)
             message = replace(base, url=url, endpoint=endpoint)
             if options.deduplication_id:
                 where = "" if group is None else f"{group.name} {url}"
@@ -200,7 +200,12 @@ class Outbox:
             dedup=None if key is None else Dedup(key, now + self._window),
         )
 
-    def _require_permitted(self, url: str) -> None:
+    def require_permitted(self, url: str) -> None:
+        """Refuse a destination whose address may not be delivered to.
+
+        Raises:
+            UsageError: it may not, or is none.
+        """
         host = destination(url).hostname or ""
         if self._guard is not None:
             try:

@@ -40,7 +40,7 @@ class Wanted(msgspec.Struct, frozen=True):
         groups, queues, schedules, labels, flows: names and keys.
         callers: addresses of those who published.
         created_from, created_until: published at or after, and at or before, in milliseconds since the epoch.
-        response_status: what the last answer's status was.
+        response_statuses: what the last answer's status was.
         states: of events.
     """
 
@@ -56,7 +56,7 @@ class Wanted(msgspec.Struct, frozen=True):
     callers: tuple[str, ...] = ()
     created_from: int | None = None
     created_until: int | None = None
-    response_status: int | None = None
+    response_statuses: tuple[int, ...] = ()
     states: tuple[str, ...] = ()
 
     def where(self, status: tuple[RunStatus, ...], until: int | None = None) -> RunFilter:
@@ -88,14 +88,14 @@ class Wanted(msgspec.Struct, frozen=True):
         """Return whether a message is meant whose run is."""
         if self.paths and (urlsplit(delivery.message.url).path or "/") not in self.paths:
             return False
-        if self.response_status is None:
+        if not self.response_statuses:
             return True
-        return bool(delivery.attempts) and delivery.attempts[-1][1].status == self.response_status
+        return bool(delivery.attempts) and delivery.attempts[-1][1].status in self.response_statuses
 
     @property
     def needs_journal(self) -> bool:
         """Whether a run alone does not say whether it is meant."""
-        return bool(self.paths) or self.response_status is not None
+        return bool(self.paths) or bool(self.response_statuses)
 
     def _tags(self) -> dict[str, tuple[str, ...]]:
         return {

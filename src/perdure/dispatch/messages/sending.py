@@ -1,6 +1,7 @@
 """How attempts go out: signed, to addresses that were checked, over connections that are kept.
 
 Each origin (scheme, host and port) has connections of its own, so that a slow destination takes none from the rest.
+Each connection is a transport that has no other: httpx's pools look at all of theirs for every request.
 """
 
 from __future__ import annotations
@@ -24,8 +25,11 @@ from perdure.tasks.door import GuardedTransport
 CONNECTIONS = 50
 """How many connections one origin has at most; further attempts wait for one."""
 
-ORIGINS = 500
-"""How many origins keep their connections; beyond, the one that was used least lately loses them."""
+KEPT = 300
+"""How many connections wait for a further attempt, of all origins; beyond, the one that waited longest is closed."""
+
+ORIGINS = 10_000
+"""Of how many origins it is known how they fared; beyond, the one that was used least lately is forgotten."""
 
 CONNECT_WITHIN = 10.0
 """Seconds within which a connection has to come about."""
@@ -50,10 +54,10 @@ _OURS = {
 
 
 class _Origin:
-    """The connections to one origin."""
+    """One origin: its connections that wait for a further attempt, and how it fared."""
 
-    def __init__(self, transport: httpx.AsyncBaseTransport, env: Env, connections: int) -> None:
-        self.transport = transport
+    def __init__(self, env: Env, connections: int) -> None:
+        self.idle: list[httpx.AsyncBaseTransport] = []
         self.breaker = Breaker(env)
         self.places = asyncio.Semaphore(connections)
         self.users = 0
@@ -67,6 +71,7 @@ class Sender:
         keys: gives what is signed with.
         guard: says which addresses may be connected to; None lets all pass.
         connections: see `CONNECTIONS`.
+        kept: see `KEPT`.
         origins: see `ORIGINS`.
     """
 
@@ -77,15 +82,18 @@ class Sender:
         guard: Guard | None,
         *,
         connections: int = CONNECTIONS,
+        kept: int = KEPT,
         origins: int = ORIGINS,
     ) -> None:
         self._env = env
         self._keys = keys
         self._guard = guard
         self._connections = connections
+        self._kept = kept
         self._most = origins
         self._origins: OrderedDict[tuple[str, str, int | None], _Origin] = OrderedDict()
-        self._tls: ssl.SSLContext | None = None
+        self._idle: OrderedDict[httpx.AsyncBaseTransport, _Origin] = OrderedDict()
+        self._tls: asyncio.Future[ssl.SSLContext] | None = None
 
     async def send(self, message: Message, message_id: str, retried: int, *, is_due: bool) -> Answer:
         """Make one attempt.
@@ -101,7 +109,7 @@ class Sender:
         """
         try:
             url = httpx.URL(message.url)
-            origin = await self._origin(url)
+            origin = self._origin(url)
         except (httpx.InvalidURL, UnicodeError) as error:
             return Answer(0, error=f"invalid destination url: {error}"[:TOLD], is_final=True)
         if (left := origin.breaker.left()) and not is_due:
@@ -130,14 +138,16 @@ class Sender:
 
     async def close(self) -> None:
         """Let go of all connections."""
-        origins, self._origins = self._origins, OrderedDict()
-        for each in origins.values():
-            await each.transport.aclose()
+        idle, self._idle = self._idle, OrderedDict()
+        self._origins.clear()
+        for each in idle:
+            await each.aclose()
 
     async def _exchange(self, origin: _Origin, request: httpx.Request, timeout: float) -> Answer:
+        transport = await self._taken(origin)
         try:
             async with asyncio.timeout(timeout):
-                response = await origin.transport.handle_async_request(request)
+                response = await transport.handle_async_request(request)
                 try:
                     return await self._read(response)
                 finally:
@@ -148,6 +158,8 @@ class Sender:
             return Answer(0, error=str(error)[:TOLD], is_final=True)
         except (httpx.HTTPError, OSError) as error:
             return Answer(0, error=(str(error) or type(error).__name__)[:TOLD])
+        finally:
+            await self._given_back(origin, transport)
 
     async def _read(self, response: httpx.Response) -> Answer:
         content, is_cut = bytearray(), False
@@ -178,29 +190,39 @@ class Sender:
             is_cut=is_cut,
         )
 
-    async def _origin(self, url: httpx.URL) -> _Origin:
-        if self._tls is None:
-            self._tls = await asyncio.to_thread(httpx.create_ssl_context)  # reads a long file, once
+    def _origin(self, url: httpx.URL) -> _Origin:
         key = (url.scheme, url.host, url.port)
         found = self._origins.get(key)
         if found is None:
-            transport = (
-                httpx.AsyncHTTPTransport(
-                    verify=self._tls, trust_env=False, limits=httpx.Limits(max_keepalive_connections=self._connections)
-                )
-                if self._guard is None
-                else GuardedTransport(self._guard, self._tls, self._connections)
-            )
-            found = self._origins[key] = _Origin(transport, self._env, self._connections)
-            await self._let_go()
+            found = self._origins[key] = _Origin(self._env, self._connections)
+            while len(self._origins) > self._most:
+                oldest, origin = next(iter(self._origins.items()))
+                if origin.users or origin.idle:  # as it lives on, others may be beyond the bound for a while
+                    break
+                del self._origins[oldest]
         self._origins.move_to_end(key)
         return found
 
-    async def _let_go(self) -> None:
-        """Close the connections of origins beyond `ORIGINS`; those that are in use stay."""
-        idle = [key for key, origin in list(self._origins.items())[:-1] if not origin.users]
-        for key in idle[: max(0, len(self._origins) - self._most)]:
-            await self._origins.pop(key).transport.aclose()
+    async def _taken(self, origin: _Origin) -> httpx.AsyncBaseTransport:
+        """Return a connection that was used lately, or a new one."""
+        if origin.idle:
+            transport = origin.idle.pop()
+            del self._idle[transport]
+            return transport
+        if self._tls is None:
+            self._tls = asyncio.ensure_future(asyncio.to_thread(httpx.create_ssl_context))  # reads a long file, once
+        tls = await asyncio.shield(self._tls)
+        if self._guard is None:
+            return httpx.AsyncHTTPTransport(verify=tls, trust_env=False)
+        return GuardedTransport(self._guard, tls, kept=1)
+
+    async def _given_back(self, origin: _Origin, transport: httpx.AsyncBaseTransport) -> None:
+        origin.idle.append(transport)
+        self._idle[transport] = origin
+        if len(self._idle) > self._kept:
+            oldest, its = self._idle.popitem(last=False)
+            its.idle.remove(oldest)
+            await oldest.aclose()
 
 
 def request_headers(message: Message, message_id: str, retried: int) -> Headers:
