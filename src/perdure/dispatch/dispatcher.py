@@ -11,6 +11,7 @@ import logging
 from typing import Any
 
 import httpx
+import msgspec
 
 from perdure.authoring.registry import Registry
 from perdure.authoring.workflow import Workflow
@@ -20,6 +21,7 @@ from perdure.dispatch.endpoints import Endpoint, Endpoints, Keys, entries_of
 from perdure.dispatch.messages.messaging import Messaging
 from perdure.dispatch.pushing import LeftAloneError, PushRunner
 from perdure.dispatch.signing import SigningKeys
+from perdure.dispatch.upstash.workflows import Workflows
 from perdure.engine.app import Perdure
 from perdure.engine.ending import Endings
 from perdure.engine.env import Env, pause
@@ -61,12 +63,14 @@ class Dispatcher:
         answer_within: see `ANSWER_WITHIN`.
         transport: what requests to endpoints go through; connections of its own by default.
         guard: says which addresses messages may be delivered to; None lets all pass.
+        signing: what requests are signed with, whatever keys are kept; None for those.
 
     Attributes:
         app, namespace, answer_within: see above.
         endpoints: who serves what, as it is kept.
         asking: what speaks to them.
         messages: what is published and delivered.
+        workflows: the workflow protocol of QStash's clients.
         engine: what works; None as long as there is nothing to work.
     """
 
@@ -79,6 +83,7 @@ class Dispatcher:
         answer_within: float = ANSWER_WITHIN,
         transport: httpx.AsyncBaseTransport | None = None,
         guard: Guard | None = None,
+        signing: SigningKeys | None = None,
     ) -> None:
         self.app = app
         self.namespace = namespace
@@ -86,8 +91,10 @@ class Dispatcher:
         self.endpoints = Endpoints(app.store, app.world)
         self.asking = Asking(app.world, transport)
         self.messages = Messaging(app, self._signing_keys, self.refresh, self.wake, guard)
+        self.workflows = Workflows(app, self.messages, self._told)
         self.engine: Perdure | None = None
         self._is_on = is_on
+        self._signing = signing
         self._places: dict[str, Place] = {}
         self._serving: dict[str, list[Place]] = {}
         self._known: list[Endpoint] = []
@@ -119,7 +126,26 @@ class Dispatcher:
         """Return the keys of this namespace."""
         now = self.app.world.now()
         if self._keys is None or not 0 <= now - self._keys_at < KEYS_KEPT_MS:
-            self._keys, self._keys_at = await self.endpoints.keys(), now
+            return await self.kept_keys()
+        return self._keys
+
+    async def kept_keys(self) -> Keys:
+        """Return the keys of this namespace, as they are in the store at this moment."""
+        return self._keep_keys(await self.endpoints.keys())
+
+    async def rotate_keys(self) -> Keys:
+        """Put the next signing key in the place of the current one; what is signed here from then on is by that one.
+
+        Raises:
+            UsageError: they are given, and not kept.
+        """
+        if self._signing is not None:
+            raise UsageError("signing keys: those for development are always the same")
+        return self._keep_keys(await self.endpoints.rotate())
+
+    def _keep_keys(self, keys: Keys) -> Keys:
+        self._keys = keys if self._signing is None else msgspec.structs.replace(keys, signing=self._signing)
+        self._keys_at = self.app.world.now()
         return self._keys
 
     async def _signing_keys(self) -> SigningKeys:
@@ -204,9 +230,15 @@ class Dispatcher:
         if self.engine is not None and self.engine.worker is not None:
             self.engine.worker.wake()
 
+    def _told(self, run_ids: list[str]) -> None:
+        """Have runs that are worked here take in what was posted to them."""
+        if self.engine is not None and self.engine.is_open:
+            self.engine.client.posted(run_ids)
+
     def _register(self, registry: Registry) -> None:
         registry.workflows.clear()
-        registry.workflows[self.messages.workflow.name] = self.messages.workflow
+        works = (*self.messages.workflows, *self.workflows.programs.workflows)
+        registry.workflows.update({each.name: each for each in works})
         for each in self._known:
             for served in each.workflows:
                 registry.workflows[served.name] = Workflow(

@@ -19,6 +19,9 @@ from perdure.server.errors import Failures
 from perdure.server.hearing import Telling
 from perdure.server.hooks import Hooked, Hooks
 from perdure.server.metrics import Measured
+from perdure.server.qstash import ROUTERS as QSTASH
+from perdure.server.qstash.dialect import Dialect
+from perdure.server.qstash.webhooks import RunHooks
 from perdure.server.routing import RawPaths
 from perdure.server.security.headers import Headers
 from perdure.server.security.outcomes import Outcomes
@@ -59,7 +62,7 @@ def create_server(
         UsageError: a setting is wrong, or a webhook has a path of the server's own.
     """
     server = Server(settings or ServerSettings(), engines)
-    routes = [route for router in (*ROUTERS, *PAGES) for route in router.routes]
+    routes = [route for router in (*ROUTERS, *QSTASH, *PAGES) for route in router.routes]
     incoming = Hooks(server, routes)
     app = FastAPI(
         title=TITLE,
@@ -91,6 +94,8 @@ def _middleware(server: Server, incoming: Hooks) -> list[Middleware]:
         Middleware(RawPaths),
         Middleware(GZipMiddleware, minimum_size=PACKED_FROM, compresslevel=PACKING, exclude_content_types=UNPACKED),
         Middleware(Hooked, hooks=incoming),
+        Middleware(Dialect, server=server),
+        Middleware(RunHooks, server=server),
     ]
     if settings.cors:
         passed.append(

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Mapping
 
 from perdure.dispatch.dispatcher import Dispatcher
+from perdure.dispatch.signing import SigningKeys
 from perdure.engine.app import Perdure
 from perdure.model.errors import StoreError, StoreUnavailableError, UsageError
 from perdure.model.redaction import Redaction
@@ -19,6 +20,7 @@ from perdure.server.security.authentication import Authenticator
 from perdure.server.security.remembered import Remembered
 from perdure.server.security.streams import Streams
 from perdure.server.settings import ServerSettings
+from perdure.tasks.addresses import Guard
 
 READY_WITHIN = 2.0
 """Seconds within which every store has to answer for the server to be ready."""
@@ -27,6 +29,10 @@ TRACEBACK = "traceback"
 """The field of errors that says where in the code they come from, which is not for viewers."""
 
 _log = logging.getLogger("perdure.server")
+
+QSTASH_DEV = SigningKeys("sig_7kYjw48mhY7kAjqNGcy6cr29RJ6r", "sig_5ZB6DVzB1wjE8S6rZ7eenA8Pdnhs")
+"""The keys that QStash's clients take for those of a server for development; a client for which they are not asks for
+another server."""
 
 
 class Server:
@@ -54,8 +60,10 @@ class Server:
         self.auditor = Auditor(self.namespaces)
         self.redaction = Redaction((*settings.redact, TRACEBACK), in_prose=True)
         self.streams = Streams(settings.streams_per_key)
+        guard = None if settings.is_loopback else Guard(settings.deliver_to)
+        signing = QSTASH_DEV if settings.qstash_dev else None
         self.dispatchers = {
-            name: Dispatcher(engine, name, is_on=self.settings.dispatch)
+            name: Dispatcher(engine, name, is_on=settings.dispatch, guard=guard, signing=signing)
             for name in self.namespaces.names
             if (engine := self.namespaces.engine(name)) is not None
         }

@@ -35,6 +35,9 @@ class ServerSettings:
         tls_cert, tls_key: files with the certificate and its key; both or none.
         log_json: logs are JSON lines.
         dispatch: whether it hands runs to those who serve workflows over HTTP.
+        deliver_to: where messages may go to although it is not on the public internet: addresses, networks, names, and
+            `*.name`. A server that this machine alone can reach delivers to everywhere.
+        qstash_dev: messages are signed with the keys that QStash's own clients know for development.
         redact: names of fields whose values viewers do not see, wherever they stand in inputs, results and events.
         body_bytes: the size of a request's body.
         body_depth: how deep arrays and objects may stand inside each other in it.
@@ -63,6 +66,8 @@ class ServerSettings:
     tls_key: str | None = None
     log_json: bool = False
     dispatch: bool = True
+    deliver_to: tuple[str, ...] = ()
+    qstash_dev: bool = False
     redact: tuple[str, ...] = ()
     body_bytes: int = 1_048_576
     body_depth: int = 64
@@ -83,6 +88,8 @@ class ServerSettings:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 raise UsageError(f"{name}: {value!r} must be a whole number, at least {least}")
+        if self.qstash_dev and not self.is_loopback:
+            raise UsageError("qstash_dev: the keys for development are known to everybody; listen on 127.0.0.1")
         if self.port > 65_535:
             raise UsageError(f"port: {self.port} must be from 0 to 65,535")
         if (self.tls_cert is None) != (self.tls_key is None):
@@ -189,13 +196,13 @@ def _parsed(field_name: str, variable: str, text: str) -> Any:
         return read_namespaces(text.split())
     if field_name == "issuers":
         return read_issuers(text)
-    if field_name in ("cors", "hosts", "proxies", "redact"):
+    if field_name in ("cors", "deliver_to", "hosts", "proxies", "redact"):
         return tuple(part.strip() for part in text.split(",") if part.strip())
     if field_name in _LEAST:
         if not text.isdecimal():
             raise UsageError(f"{variable}: {text!r} must be a whole number")
         return int(text)
-    if field_name in ("log_json", "dispatch"):
+    if field_name in ("log_json", "dispatch", "qstash_dev"):
         if text.lower() not in _FLAGS:
             raise UsageError(f"{variable}: {text!r} must be one of {', '.join(_FLAGS)}")
         return _FLAGS[text.lower()]

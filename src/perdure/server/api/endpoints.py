@@ -99,7 +99,7 @@ async def remove_endpoint(access: Admin, id: EndpointId) -> Response:
 @router.get("/api/v1/signing-keys", operation_id="get_signing_keys", response_model=SigningKeysDocument)
 async def get_signing_keys(access: Admin) -> Response:
     """Return the keys that endpoints check signatures with."""
-    keys = (await _dispatcher(access).endpoints.keys()).signing
+    keys = (await _dispatcher(access).kept_keys()).signing
     return reply({"current": keys.current, "next": keys.next})
 
 
@@ -110,7 +110,7 @@ async def rotate_signing_keys(access: Admin, body: ReasonBody = _NO_REASON) -> R
     Endpoints that know both go on; give them the new next one before the next rotation.
     """
     await access.audit("signing-keys.rotate", "", body.reason)
-    keys = (await _dispatcher(access).endpoints.rotate()).signing
+    keys = (await _dispatcher(access).rotate_keys()).signing
     return reply({"current": keys.current, "next": keys.next})
 
 

@@ -1,0 +1,125 @@
+"""Which messages a request means: by its query, or by its body, as some clients say it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from fastapi import Request
+
+from perdure.dispatch.messages.reading import COUNT, COUNT_MOST, Wanted
+from perdure.model.errors import UsageError
+from perdure.server.qstash.routes import json_of, query_of
+
+Query = Mapping[str, list[str]]
+
+SEVERAL = 1_000
+"""How many values one filter may have, ids too."""
+
+_NAMED = {
+    "urls": ("url",),
+    "hosts": ("host",),
+    "paths": ("path",),
+    "groups": ("topicName", "urlGroup"),
+    "queues": ("queueName",),
+    "schedules": ("scheduleId",),
+    "labels": ("label",),
+    "flows": ("flowControlKey",),
+    "callers": ("callerIp", "callerIP"),
+    "states": ("state",),
+}
+_BESIDE = ("count", "cursor", "async", "fromDate", "toDate", "responseStatus")
+"""What else may be said of which messages are meant."""
+
+_NUMBER = re.compile(r"[0-9]{1,15}")
+
+
+def wanted_of(query: Query, *ids: str) -> Wanted:
+    """Return which messages a query means.
+
+    Args:
+        query: see `query_of`.
+        ids: the names of the parameters that hold message ids, or those of dead letters.
+
+    Raises:
+        UsageError: a parameter is none.
+    """
+    found: dict[str, Any] = {field: _values(query, names) for field, names in _NAMED.items()}
+    statuses = tuple(_whole(each, "responseStatus") for each in _values(query, ("responseStatus",)))
+    return Wanted(
+        **found,
+        ids=_values(query, ids),
+        created_from=whole_of(query, "fromDate"),
+        created_until=whole_of(query, "toDate"),
+        response_statuses=statuses,
+    )
+
+
+async def meant_by(request: Request, ids: str) -> Wanted | None:
+    """Return which messages a request to change several means: by ids in its body, or by its query; without both, all.
+
+    Args:
+        request: it.
+        ids: the name of the field, or parameter, that holds their ids.
+
+    Returns:
+        Them; None for none at all.
+
+    Raises:
+        UsageError: what it says is none, or nothing that is known: that could mean more than was meant.
+    """
+    query: dict[str, list[str]] = dict(query_of(request))
+    for name, value in (await json_of(request)).items():
+        if name == ids and value == []:
+            return None
+        query[name] = [str(each) for each in value] if isinstance(value, list) else [str(value)]
+    for name, values in query.items():
+        if (name not in (ids, *_BESIDE) and all(name not in names for names in _NAMED.values())) or name == "state":
+            raise UsageError(f"{name[:80]}: there is no such filter")
+        if name != "cursor" and not all(values):
+            raise UsageError(f"{name}: it is empty")
+    return wanted_of(query, ids)
+
+
+def page_of(query: Query) -> tuple[int, str | None]:
+    """Return how many entries a page is to have, and its cursor.
+
+    Raises:
+        UsageError: the count is none.
+    """
+    count = whole_of(query, "count")
+    return min(COUNT_MOST, max(1, COUNT if count is None else count)), query.get("cursor", [""])[0] or None
+
+
+def whole_of(query: Query, name: str) -> int | None:
+    """Return a parameter that is a whole number; None where it is not given.
+
+    Raises:
+        UsageError: it is none.
+    """
+    return _whole(query[name][0], name) if query.get(name, [""])[0] else None
+
+
+def flag_of(query: Query, name: str) -> bool:
+    """Return whether a parameter says yes."""
+    return query.get(name, [""])[0].lower() == "true"
+
+
+def _values(query: Query, names: tuple[str, ...]) -> tuple[str, ...]:
+    found = [each for name in names for each in query.get(name, ())]
+    if names[:1] not in (("url",), ("path",)):
+        found = [part.strip() for each in found for part in each.split(",")]
+    _require_few(found, names[0] if names else "")
+    return tuple(dict.fromkeys(each for each in found if each))
+
+
+def _require_few(found: Sequence[str], name: str) -> None:
+    if len(found) > SEVERAL:
+        raise UsageError(f"{name}: {len(found):,} values, over {SEVERAL:,}")
+
+
+def _whole(text: str, name: str) -> int:
+    if not _NUMBER.fullmatch(text):
+        raise UsageError(f"{name}: {text[:40]!r} must be a whole number, at least 0")
+    return int(text)

@@ -1,0 +1,42 @@
+"""Messages that are not delivered yet."""
+
+from __future__ import annotations
+
+from fastapi import Request
+from starlette.responses import Response
+
+from perdure.dispatch.messages.reading import Wanted
+from perdure.server.access import Operator, Viewer
+from perdure.server.qstash.filters import meant_by
+from perdure.server.qstash.routes import messaging_of, not_found
+from perdure.server.qstash.routes import router as routes
+from perdure.server.routing import reply
+
+router = routes()
+
+
+@router.get("/v2/messages/{id}", operation_id="qstash_get_message")
+async def get_message(access: Viewer, id: str) -> Response:
+    """Return a message that is not delivered yet."""
+    found = await messaging_of(access).reading.one(id)
+    if found is None:
+        raise not_found(f"message {id!r} is not there: it was delivered, failed, was cancelled, or never was")
+    return reply(found.shown())
+
+
+@router.delete("/v2/messages/{id}", operation_id="qstash_cancel_message")
+async def cancel_message(access: Operator, id: str) -> Response:
+    """Cancel a message."""
+    await access.audit("messages.cancel", id)
+    if not await messaging_of(access).cancel(Wanted(ids=(id,))):
+        raise not_found(f"message {id!r} is not there: it was delivered, failed, was cancelled, or never was")
+    return reply({"cancelled": 1}, 202)
+
+
+@router.delete("/v2/messages", operation_id="qstash_cancel_messages")
+async def cancel_messages(access: Operator, request: Request) -> Response:
+    """Cancel the messages of some ids, those that filters mean, or all."""
+    wanted = await meant_by(request, "messageIds")
+    await access.audit("messages.cancel", "", ids=None if wanted is None else wanted.ids[:10])
+    cancelled = 0 if wanted is None else await messaging_of(access).cancel(wanted)
+    return reply({"cancelled": cancelled}, 202)
