@@ -138,6 +138,15 @@ def everything(app: Perdure, body: Body) -> None:
         return went
 
     @app.workflow
+    async def answered() -> str:
+        working = asyncio.ensure_future(held("work"))
+        asked = asyncio.ensure_future(flow.wait_for_event("answer", type="approval"))
+        done, left = await asyncio.wait([working, asked], return_when=asyncio.FIRST_COMPLETED)
+        for each in left:
+            each.cancel()
+        return str(next(iter(done)).result())
+
+    @app.workflow
     async def told() -> str:
         flow.set("phase", "one")
         await note("one")

@@ -168,6 +168,40 @@ class TestTurnsThatTakeLong:
         body.may_end.set()
         assert await run.result(timeout=WITHIN) is None
 
+    @pytest.mark.parametrize("answer_within", [0.05, 30])
+    async def test_an_event_is_heard_while_a_step_runs(self, every, body, answer_within):
+        made = await every(lease=1)
+        made.dispatcher.answer_within = answer_within
+        run = await made.app.start("answered")
+        await body.began.wait()
+        await run.send_event("approval", "yes")
+        assert await run.result(timeout=WITHIN) == "yes"
+        assert not body.may_end.is_set()
+
+    async def test_a_server_that_stops_waits_for_what_is_under_way(self, every, body):
+        made = await every()
+        run = await made.app.start("holding")
+        await body.began.wait()
+        stopping = asyncio.create_task(made.dispatcher.close())
+        await until(lambda: made.dispatcher.engine is None)
+        body.may_end.set()
+        await stopping
+        assert await run.result(timeout=WITHIN) == "held"
+        assert body.did == ["held"]
+
+    async def test_an_endpoint_that_stops_gives_back_what_it_cannot_finish(self, every, body):
+        made = await every(drain=0.01)
+        run = await made.app.start("holding")
+        await body.began.wait()
+        await made.asgi.serving.close()
+        row = await when(made, run, lambda row: row.wait is not None)
+        assert "it stops" in waits(row)[0].detail
+        await made.asgi.serving.open()
+        body.may_end.set()
+        row = await when(made, run, lambda row: row.status is RunStatus.COMPLETE)
+        assert row.output == '"held"'
+        assert body.did == ["held", "held"]
+
     async def test_who_hangs_up_gets_the_decision_all_the_same(self, every, body):
         made = await every()
         run = await made.app.start("holding")

@@ -69,10 +69,12 @@ class Serving:
         self._seen: dict[str, int] = {}
         self._opening = asyncio.Lock()
         self._opened_app = False
+        self._is_closed = False
 
     async def open(self) -> ServedWorker:
-        """Connect to the server, if that is not done yet."""
+        """Connect to the server, if that is not done yet; the first push does it, too, unless this was closed."""
         async with self._opening:
+            self._is_closed = False
             if self._worker is None:
                 if not self.app.is_open:
                     await self.app.open()
@@ -90,6 +92,7 @@ class Serving:
 
     async def close(self) -> None:
         """Let steps that run finish, up to `drain`, give the rest back, and close what `open` opened."""
+        self._is_closed = True
         worker, self._worker = self._worker, None
         if worker is not None:
             await worker.stop()
@@ -123,13 +126,18 @@ class Serving:
             return _problem(400, f"body: {error}")
         if push.protocol != PROTOCOL:
             return _problem(400, f"this is version {PROTOCOL} of the protocol, and that a push of {push.protocol}")
+        if self._is_closed:
+            return _stopping()
         try:
             worker = await self.open()
         except PerdureError as error:
             _log.error("the application cannot be opened: %s", error)
             return _problem(503, "the application cannot reach its server", ("Retry-After", "5"))
         turn = self._begun(worker, push, signature, now)
-        return turn if isinstance(turn, Reply) else await _outcome(turn, gone)
+        if isinstance(turn, Reply):
+            return turn
+        reply = await _outcome(turn, gone)
+        return _stopping() if reply is not None and reply.status == 409 and self._is_closed else reply
 
     def manifest(self) -> Manifest:
         """Return what is served."""
@@ -158,9 +166,8 @@ class Serving:
             return _problem(409, "this push was taken before")
         if worker.registry.program(run.workflow, run.version) is None:
             return _problem(404, f"workflow {run.workflow!r} is not served here")
-        if worker.is_stopping or worker.claiming.places.room() <= 0:
-            reason = "it stops" if worker.is_stopping else "it has as many runs in hand as it may"
-            return _problem(503, f"no run is taken now: {reason}", ("Retry-After", "1"))
+        if worker.claiming.places.room() <= 0:
+            return _problem(503, "no run is taken now: it has as many in hand as it may", ("Retry-After", "1"))
         turn = worker.pushed.under_way[run.id] = PushedTurn(push)
         worker.claiming.hand_over([push.claim])
         return turn
@@ -190,6 +197,10 @@ async def _outcome(turn: PushedTurn, gone: asyncio.Future[object] | None) -> Rep
         return Reply(200, msgspec.json.encode(Pushed(decision)))
     turn.is_awaited = False
     return None if gone is not None and gone.done() else Reply(202, b"{}")
+
+
+def _stopping() -> Reply:
+    return _problem(503, "no run is taken now: it stops", ("Retry-After", "1"))
 
 
 def _problem(status: int, detail: str, *headers: tuple[str, str]) -> Reply:
