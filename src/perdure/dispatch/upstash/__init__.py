@@ -1,0 +1,1 @@
+"""The server's side of the workflow protocol that `@upstash/workflow` and `upstash-workflow` speak."""
