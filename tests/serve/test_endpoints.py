@@ -295,7 +295,6 @@ class TestTheApi:
         before = (await http.get("/api/v1/signing-keys")).json()
         after = (await http.post("/api/v1/signing-keys/rotate")).json()
         assert after["current"] == before["next"]
-        made.dispatcher._keys = None
         run = await made.app.start("gathered")
         assert await run.result(timeout=WITHIN) == ["0", "1", "2", "3"]
 
