@@ -16,6 +16,7 @@ from perdure.dispatch.messages.outbox import Outbox, Publication
 from perdure.model.decision import RunFilter
 from perdure.model.errors import PayloadTooLargeError
 from perdure.model.queue import KeyLimits, Rate
+from perdure.model.run import Retention
 from perdure.tasks.addresses import Guard
 from tests.engine.world import NOW
 
@@ -67,6 +68,13 @@ async def test_what_was_published_once_is_not_published_again_for_ten_minutes(ou
     assert "deduplicated" not in await outbox.publish(of(Deduplication_Id="d"))
     assert (await run_of(outbox, first)).id.startswith("msg_")
     assert "/" not in first["messageId"]
+
+
+async def test_a_message_is_kept_for_as_long_as_it_stands_for_others(outbox):
+    longer = Outbox(outbox.app, None, window=40 * 86_400_000)
+    run = await run_of(outbox, await longer.publish(of(Deduplication_Id="d")))
+    assert run.retention == Retention(*[40 * 86_400_000] * 3)
+    assert (await run_of(outbox, await longer.publish(of()))).retention == outbox_module.RETENTION
 
 
 async def test_content_that_was_published_once(outbox):
