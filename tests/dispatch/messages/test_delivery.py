@@ -24,12 +24,14 @@ class Destination:
         self.answers: list[Answer] = []
         self.got: list[tuple[int, str, int]] = []
         self.messages: list[Message] = []
-        self.is_due: list[bool] = []
+        self.held: list[int] = []
 
-    async def __call__(self, message: Message, message_id: str, retried: int, *, is_due: bool) -> Answer:
+    async def __call__(
+        self, message: Message, message_id: str, retried: int, *, is_due: bool = False, held: int = 0
+    ) -> Answer:
         self.got.append((self.world.now() - NOW, message.url, retried))
         self.messages.append(message)
-        self.is_due.append(is_due)
+        self.held.append(-1 if is_due else held)
         return self.answers.pop(0) if self.answers and "hook" not in message.url else Answer(200, body="fine")
 
     @property
@@ -208,8 +210,17 @@ async def test_a_destination_that_is_left_alone_is_tried_once_that_is_over(world
         run = await start(engine, Message("http://x/", queue=queue))
         await world.advance(60)
         assert destination.attempts == [(0, 0), (20, 0)]
-        assert destination.is_due == [False, True]
+        assert destination.held == [0, -1 if queue else 1]
         assert (await run.get()).status is RunStatus.COMPLETE
+
+
+async def test_a_message_is_held_back_as_long_as_others_wait(world, engine, destination):
+    destination.answers = [Answer(0, held_back=1_000), Answer(0, held_back=2_000), Answer(500)]
+    async with engine:
+        await start(engine, Message("http://x/", retries=1))
+        await world.advance(60)
+        assert destination.attempts == [(0, 0), (1, 0), (3, 0), (15, 1)]
+        assert destination.held == [0, 1, 2, 0]
 
 
 async def test_a_message_can_be_cancelled_while_it_waits(world, engine, destination):

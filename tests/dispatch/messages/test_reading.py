@@ -39,7 +39,7 @@ class Made:
 
         self.app.registry.add_workflow(delivery_workflow(self.send, world, asyncio.Event()))
 
-    async def send(self, message, message_id, retried, *, is_due):
+    async def send(self, message, message_id, retried, *, is_due=False, held=0):
         return self.answers.pop(0) if self.answers else Answer(200, body="fine")
 
     async def publish(self, destination="http://x/", body=b"", queue="", caller_ip="", **headers) -> str:

@@ -37,8 +37,8 @@ async def sender(world):
     await found.close()
 
 
-async def send(sender: Sender, message: Message, retried: int = 0, *, is_due: bool = False):
-    return await sender.send(message, "msg_1", retried, is_due=is_due)
+async def send(sender: Sender, message: Message, retried: int = 0, *, is_due: bool = False, held: int = 0):
+    return await sender.send(message, "msg_1", retried, is_due=is_due, held=held)
 
 
 async def test_what_arrives(sender, there):
@@ -102,6 +102,20 @@ async def test_a_destination_has_so_many_connections(world, there):
     there.hold.set()
     assert {answer.status for answer in await asyncio.gather(*tasks)} == {200}
     assert (there.most, there.connections) == (3, 3)
+    await sender.close()
+
+
+async def test_a_slow_destination_does_not_take_the_worker(world, there):
+    sender, there.hold = Sender(world, keys, None, connections=2, patience=0.02), asyncio.Event()
+    tasks = [asyncio.create_task(send(sender, Message(there.url))) for _ in range(2)]
+    await until_quiet(lambda: there.under_way == 2)
+    tasks += [asyncio.create_task(send(sender, Message(there.url, queue="q"))) for _ in range(3)]
+    held = [(await send(sender, Message(there.url), held=held)).held_back for held in (0, 1, 2, 99)]
+    assert held == [1_000, 2_000, 4_000, sending.CROWDED_MS // 2]
+    assert not any(task.done() for task in tasks)
+    there.hold.set()
+    assert {answer.status for answer in await asyncio.gather(*tasks)} == {200}
+    assert (await send(sender, Message(there.url))).status == 200
     await sender.close()
 
 
@@ -252,7 +266,7 @@ async def test_a_destination_in_trouble_is_left_alone(sender, there, world, stat
     assert bool(found.held_back) is is_left_alone
     if is_left_alone:
         assert len(there.got) == FAILURES
-        assert (await send(sender, Message(there.url), is_due=True)).status == status
+        assert (await send(sender, Message(there.url), held=1)).status == status
         there.answer = lambda got: answered(200)
         await world.advance(300)
         assert (await send(sender, Message(there.url))).status == 200

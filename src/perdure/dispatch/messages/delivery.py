@@ -73,8 +73,13 @@ class DeliveryFailedError(PerdureError):
 class Send(Protocol):
     """Makes one attempt."""
 
-    async def __call__(self, message: Message, message_id: str, retried: int, *, is_due: bool) -> Answer:
-        """Return what came of it, whatever that is; `is_due` says that it is not to be held back any more."""
+    async def __call__(
+        self, message: Message, message_id: str, retried: int, *, is_due: bool = False, held: int = 0
+    ) -> Answer:
+        """Return what came of it, whatever that is.
+
+        It is not held back if it `is_due`; `held` says how often it was already.
+        """
 
 
 class StoppedError(PerdureError):
@@ -101,9 +106,9 @@ def delivery_workflow(send: Send, env: Env, stopping: asyncio.Event) -> Delivery
         stopping: set when the server stops, so that nothing waits for its next attempt here.
     """
 
-    async def attempt(message: Message, message_id: str, retried: int, due_at: int, is_due: bool) -> Answer:
+    async def attempt(message: Message, message_id: str, retried: int, due_at: int, held: int) -> Answer:
         await _wait(env, stopping, due_at - env.now())
-        answer = await send(message, message_id, retried, is_due=is_due)
+        answer = await send(message, message_id, retried, held=held)
         if answer.held_back and message.queue:
             await _wait(env, stopping, answer.held_back)
             return await send(message, message_id, retried, is_due=True)
@@ -113,10 +118,12 @@ def delivery_workflow(send: Send, env: Env, stopping: asyncio.Event) -> Delivery
         message_id = message_id_of(flow.run_id())
         due_at = retried = 0
         while True:
-            answer = await flow.do(ATTEMPT, attempt, message, message_id, retried, due_at, False, retry=_RETRY)
-            if answer.held_back:
+            answer = await flow.do(ATTEMPT, attempt, message, message_id, retried, due_at, 0, retry=_RETRY)
+            held = 0
+            while answer.held_back:
+                held += 1
                 await flow.sleep(answer.held_back / 1000, name="held back")
-                answer = await flow.do(ATTEMPT, attempt, message, message_id, retried, 0, True, retry=_RETRY)
+                answer = await flow.do(ATTEMPT, attempt, message, message_id, retried, 0, held, retry=_RETRY)
             is_over = answer.is_delivered or answer.is_final or retried >= message.retries
             if message.callback is not None:
                 await _tell(told, message.callback, message, answer, retried, "callback")

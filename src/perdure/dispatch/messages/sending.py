@@ -31,6 +31,12 @@ KEPT = 300
 ORIGINS = 10_000
 """Of how many origins it is known how they fared; beyond, the one that was used least lately is forgotten."""
 
+PATIENCE = 5.0
+"""Seconds that an attempt waits for a connection in the worker; then it is held back, and its place is for others."""
+
+CROWDED_FIRST_MS, CROWDED_MS = 2_000, 300_000
+"""For how many milliseconds: the first time, and doubled each time up to this."""
+
 CONNECT_WITHIN = 10.0
 """Seconds within which a connection has to come about."""
 
@@ -61,6 +67,7 @@ class _Origin:
         self.breaker = Breaker(env)
         self.places = asyncio.Semaphore(connections)
         self.users = 0
+        self.slow_until = 0
 
 
 class Sender:
@@ -72,6 +79,7 @@ class Sender:
         guard: says which addresses may be connected to; None lets all pass.
         connections: see `CONNECTIONS`.
         kept: see `KEPT`.
+        patience: see `PATIENCE`.
         origins: see `ORIGINS`.
     """
 
@@ -83,6 +91,7 @@ class Sender:
         *,
         connections: int = CONNECTIONS,
         kept: int = KEPT,
+        patience: float = PATIENCE,
         origins: int = ORIGINS,
     ) -> None:
         self._env = env
@@ -90,19 +99,24 @@ class Sender:
         self._guard = guard
         self._connections = connections
         self._kept = kept
+        self._patience = patience
         self._most = origins
         self._origins: OrderedDict[tuple[str, str, int | None], _Origin] = OrderedDict()
         self._idle: OrderedDict[httpx.AsyncBaseTransport, _Origin] = OrderedDict()
         self._tls: asyncio.Future[ssl.SSLContext] | None = None
 
-    async def send(self, message: Message, message_id: str, retried: int, *, is_due: bool) -> Answer:
+    async def send(
+        self, message: Message, message_id: str, retried: int, *, is_due: bool = False, held: int = 0
+    ) -> Answer:
         """Make one attempt.
 
         Args:
             message: what is delivered.
             message_id: its id.
             retried: how many retries there have been.
-            is_due: the destination is tried also where it failed often lately.
+            is_due: it is not held back.
+            held: how often it was held back already: because the destination failed often lately, which happens once
+                at most, or because too many others wait for it.
 
         Returns:
             What came of it, whatever that is.
@@ -112,7 +126,7 @@ class Sender:
             origin = self._origin(url)
         except (httpx.InvalidURL, UnicodeError) as error:
             return Answer(0, error=f"invalid destination url: {error}"[:TOLD], is_final=True)
-        if (left := origin.breaker.left()) and not is_due:
+        if not is_due and not held and (left := origin.breaker.left()):
             return Answer(0, held_back=left)
         body = message.content
         signature = sign(
@@ -128,8 +142,13 @@ class Sender:
         )
         origin.users += 1
         try:
-            async with origin.places:
+            if not await self._place(origin, is_patient=is_due or bool(message.queue)):
+                crowded = min(CROWDED_MS, CROWDED_FIRST_MS * 2 ** min(held, 20))
+                return Answer(0, held_back=round(crowded * (0.5 + 0.5 * self._env.roll())))
+            try:
                 answer = await self._exchange(origin, request, message.timeout or TIMEOUT_MOST)
+            finally:
+                origin.places.release()
         finally:
             origin.users -= 1
         is_in_trouble = (answer.status == 0 and not answer.is_final) or answer.status in _TROUBLED
@@ -142,6 +161,20 @@ class Sender:
         self._origins.clear()
         for each in idle:
             await each.aclose()
+
+    async def _place(self, origin: _Origin, *, is_patient: bool) -> bool:
+        """Wait for a connection to be free; return whether one is, before patience ends."""
+        if is_patient or not origin.places.locked():
+            return await origin.places.acquire()
+        now = self._env.now()
+        if origin.users > 2 * self._connections and now < origin.slow_until:
+            return False
+        try:
+            async with asyncio.timeout(self._patience):
+                return await origin.places.acquire()
+        except TimeoutError:
+            origin.slow_until = now + round(2_000 * self._patience)
+            return False
 
     async def _exchange(self, origin: _Origin, request: httpx.Request, timeout: float) -> Answer:
         transport = await self._taken(origin)
