@@ -128,24 +128,13 @@ class Sender:
             return Answer(0, error=f"invalid destination url: {error}"[:TOLD], is_final=True)
         if not is_due and not held and (left := origin.breaker.left()):
             return Answer(0, held_back=left)
-        body = message.content
-        signature = sign(
-            await self._keys(), message.url, body, id=f"jwt_{new_id(self._env)}", now=self._env.now(), is_past=True
-        )
-        headers = [*request_headers(message, message_id, retried), (HEADER, signature)]
-        request = httpx.Request(
-            message.method,
-            url,
-            headers=[(name.encode("ascii"), _encoded(value)) for name, value in headers],
-            content=body,
-            extensions={"timeout": {"connect": CONNECT_WITHIN}},
-        )
         origin.users += 1
         try:
             if not await self._place(origin, is_patient=is_due or bool(message.queue)):
                 crowded = min(CROWDED_MS, CROWDED_FIRST_MS * 2 ** min(held, 20))
                 return Answer(0, held_back=round(crowded * (0.5 + 0.5 * self._env.roll())))
             try:
+                request = await self._request(url, message, message_id, retried)
                 answer = await self._exchange(origin, request, message.timeout or TIMEOUT_MOST)
             finally:
                 origin.places.release()
@@ -161,6 +150,21 @@ class Sender:
         self._origins.clear()
         for each in idle:
             await each.aclose()
+
+    async def _request(self, url: httpx.URL, message: Message, message_id: str, retried: int) -> httpx.Request:
+        """Return what is sent, signed now: it is sent at once."""
+        body = message.content
+        signature = sign(
+            await self._keys(), message.url, body, id=f"jwt_{new_id(self._env)}", now=self._env.now(), is_past=True
+        )
+        headers = [*request_headers(message, message_id, retried), (HEADER, signature)]
+        return httpx.Request(
+            message.method,
+            url,
+            headers=[(name.encode("ascii"), _encoded(value)) for name, value in headers],
+            content=body,
+            extensions={"timeout": {"connect": CONNECT_WITHIN}},
+        )
 
     async def _place(self, origin: _Origin, *, is_patient: bool) -> bool:
         """Wait for a connection to be free; return whether one is, before patience ends."""
