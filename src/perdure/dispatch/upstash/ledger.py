@@ -159,6 +159,10 @@ class Ledger:
         """Return what the delivery of an entry carries: all up to it."""
         return msgspec.json.encode([noted.entry for noted in self.entries[: index + 1]]).decode()
 
+    def length_of(self, index: int) -> int:
+        """Return how long that is, more or less, in bytes."""
+        return sum(len(noted.entry.body) + 80 for noted in self.entries[: index + 1])
+
     def unfinished(self) -> list[int]:
         """Return which entries are to be delivered for a run to go on from here: planned steps, else the last one."""
         planned = [

@@ -10,7 +10,7 @@ import base64
 
 import msgspec
 
-from perdure.dispatch.messages.message import FlowControl, Headers, Message, digest
+from perdure.dispatch.messages.message import Headers, Message, digest
 from perdure.model.errors import UsageError
 
 WORKFLOW = "perdure.upstash"
@@ -215,7 +215,6 @@ class Asked(msgspec.Struct, frozen=True, omit_defaults=True):
         message: what is sent.
         message_id: its id.
         retried: how many retries there have been.
-        flow: the key, and its bounds.
         run_id, index: of which run's entries the body consists, and up to which; no run for a body of its own.
         is_due: it is made also where the destination failed often lately.
     """
@@ -223,7 +222,6 @@ class Asked(msgspec.Struct, frozen=True, omit_defaults=True):
     message: Message
     message_id: str
     retried: int
-    flow: FlowControl
     run_id: str = ""
     index: int = 0
     is_due: bool = False
