@@ -7,12 +7,15 @@ import socket
 
 import pytest
 import pytest_asyncio
+from qstash import Receiver
+from qstash.errors import SignatureError
 
 from perdure.dispatch.breaker import FAILURES
 from perdure.dispatch.messages import sending
 from perdure.dispatch.messages.message import FlowControl, Message
 from perdure.dispatch.messages.sending import Sender, request_headers
 from perdure.dispatch.signing import SigningKeys, verify
+from perdure.engine.env import SystemEnv
 from perdure.tasks.addresses import Guard
 from tests.dispatch.messages.destination import answered, destination
 from tests.engine.world import NOW
@@ -87,6 +90,19 @@ async def test_each_attempt_is_signed_anew_and_in_the_past(sender, there, world)
     assert [each["exp"] - NOW // 1000 for each in claims] == [300, 360]
     assert {each["nbf"] for each in claims} == {0}
     assert claims[0]["jti"] != claims[1]["jti"]
+
+
+async def test_the_official_receiver_takes_the_signature(there):
+    sender = Sender(SystemEnv(), keys, None)
+    await send(sender, Message(f"{there.url}/a?b=c", body="ä"))
+    await sender.close()
+    (got,) = there.got
+    receiver = Receiver(current_signing_key=KEYS.current, next_signing_key=KEYS.next)
+    signature = got.headers["upstash-signature"]
+    receiver.verify(signature=signature, body=got.body.decode(), url=f"{there.url}/a?b=c")
+    for wrong in ({"body": "other"}, {"url": "http://elsewhere/"}, {"signature": signature[:-4] + "AAAA"}):
+        with pytest.raises(SignatureError):
+            receiver.verify(**{"signature": signature, "body": got.body.decode(), **wrong})
 
 
 async def test_connections_are_kept(sender, there):
