@@ -1,5 +1,8 @@
 """Durable workflows for Python: ordinary functions that survive crashes, deploys and months of waiting."""
 
+import importlib
+import typing
+
 from perdure.authoring import flow
 from perdure.authoring.enqueuing import Batch, Debounce, Dedup
 from perdure.authoring.entrypoint import WorkflowEntrypoint, WorkflowEvent, WorkflowStep
@@ -41,6 +44,7 @@ from perdure.model.errors import (
     NotDurableError,
     PayloadTooLargeError,
     PerdureError,
+    PublishError,
     RetryAfterError,
     RunCompensatedError,
     RunError,
@@ -75,6 +79,9 @@ from perdure.model.record import Record
 from perdure.model.retry import Retry
 from perdure.model.run import Retention, Run, RunStatus
 
+if typing.TYPE_CHECKING:
+    from perdure.publisher import Publisher
+
 __all__ = [
     "Batch",
     "BatchTooLargeError",
@@ -107,7 +114,9 @@ __all__ = [
     "PayloadTooLargeError",
     "Perdure",
     "PerdureError",
+    "PublishError",
     "PublishedDefinition",
+    "Publisher",
     "Queue",
     "QueueLimits",
     "QueueOverview",
@@ -163,3 +172,16 @@ __all__ = [
     "webhooks",
     "workflow",
 ]
+
+
+def __getattr__(name: str) -> typing.Any:
+    """Load the publisher, with httpx, where it is asked for."""
+    if name != "Publisher":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    try:
+        module = importlib.import_module("perdure.publisher")
+    except ModuleNotFoundError as error:
+        if error.name != "httpx":
+            raise
+        raise UsageError("perdure.Publisher needs httpx: pip install 'perdure[http]'") from error
+    return module.Publisher

@@ -73,3 +73,9 @@ def test_a_locked_store_counts_as_unavailable():
 def test_a_wish_for_a_later_attempt_is_kept_apart_from_the_message():
     error = errors.RetryAfterError("busy", 30)
     assert (str(error), error.after, error.args) == ("busy", 30, ("busy", 30))
+
+
+def test_what_a_server_said_of_a_message_is_kept_apart_from_the_text():
+    error = errors.PublishError("too many", 400, "retries", [1])
+    assert (str(error), error.status, error.field, error.published) == ("too many", 400, "retries", (1,))
+    assert errors.PublishError(*error.args).published == (1,)

@@ -26,6 +26,7 @@ PerdureError
 │   ├── ChildFailedError       a child workflow did not complete
 │   └── MapFailedError         more items of a map failed than it tolerates
 ├── WebhookVerificationError   a delivery that must not be believed
+├── PublishError               a server of messages refused, or did not answer
 └── StoreError
     ├── StoreUnavailableError · StoreLockedError   try again
     ├── StoreConflictError                         a transaction was undone; try again
@@ -36,6 +37,7 @@ PerdureError
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 
 class PerdureError(Exception):
@@ -191,6 +193,19 @@ class MapFailedError(StepError):
 
 class WebhookVerificationError(PerdureError):
     """A delivery was not signed with the secret, or is too old; do not believe it."""
+
+
+class PublishError(PerdureError):
+    """A server did not do what its message API was asked for; `status` is that of its answer, 0 where none came."""
+
+    def __init__(self, message: str, status: int = 0, field: str = "", published: Sequence[Any] = ()) -> None:
+        super().__init__(message, status, field, tuple(published))
+        self.status = status
+        self.field = field
+        self.published = tuple(published)
+
+    def __str__(self) -> str:
+        return str(self.args[0])
 
 
 class StoreError(PerdureError):
