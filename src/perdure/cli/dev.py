@@ -41,6 +41,9 @@ DRAIN = "3 seconds"
 PAUSE = 1.0
 """Seconds after which a worker that ended by itself is started anew."""
 
+QSTASH_TOKEN = "eyJVc2VySUQiOiJkZWZhdWx0VXNlciIsIlBhc3N3b3JkIjoiZGVmYXVsdFBhc3N3b3JkIn0="  # noqa: S105  # known to all
+"""What QStash's clients take for the token of a server for development. Without keys any is as good."""
+
 SUFFIXES = (".yaml", ".yml", ".toml", ".env")
 """What else than Python files is looked at for changes."""
 
@@ -60,12 +63,19 @@ def dev(
     target: Annotated[str, typer.Argument(metavar="MODULE:APP", help="As in app.py, shop/app.py:app or shop.app:app.")],
     *,
     port: Annotated[int, typer.Option("--port", metavar="N", min=0, help="Of the dashboard and the API.")] = 8000,
+    qstash_dev: Annotated[
+        bool,
+        typer.Option("--qstash-dev", help="Sign messages as QStash's clients expect of a server for development."),
+    ] = False,
 ) -> int:
     """Work an application, and show it: worker, server and dashboard in one command, for this machine alone.
 
     The worker is started anew when a file of the application changes, and its webhooks come in here. Without --store,
     runs are kept in perdure.db in the current folder, whatever store the application names. The first Ctrl-C ends both
     in order, the second hurries.
+
+    QStash's clients are told by QSTASH_URL and QSTASH_TOKEN where to ask. With --port 8080 --qstash-dev those in
+    JavaScript find it by QSTASH_DEV=1 alone.
 
     Exit codes: 0 stopped in order; 2 the command line is wrong, or the port is taken; 4 the store cannot be used.
     """
@@ -78,7 +88,9 @@ def dev(
             "memory:// is each process's own, so the worker's runs would not be seen; give sqlite:///file.db"
         )
     server: Any = import_module("perdure.server")
-    settings = server.ServerSettings.read(os.environ, store=store, host="127.0.0.1", port=port)
+    settings = server.ServerSettings.read(
+        os.environ, store=store, host="127.0.0.1", port=port, qstash_dev=qstash_dev or None
+    )
     os.environ[STORE] = store  # for the worker, and not a word of its command, which every user of the machine can read
     as_json = session.as_json or not sys.stderr.isatty()
     logs.configure(as_json=as_json, level="info")
@@ -92,6 +104,7 @@ def dev(
 
     def listening(url: str) -> None:
         hello = {"dashboard": url, "api": f"{url}/api/docs", "store": redacted(store), "watching": str(folder)}
+        hello |= {"QSTASH_URL": url, "QSTASH_TOKEN": QSTASH_TOKEN}
         webhooks.url = url
         if as_json:
             log.info("serving", **hello)
@@ -233,4 +246,7 @@ def _welcome(session: Session, hello: dict[str, str]) -> None:
     console.print(Text.assemble("  dashboard  ", (hello["dashboard"], "bold")), soft_wrap=True)
     for name in ("api", "store", "watching"):
         console.print(Text.assemble(f"  {name:<9}  ", (hello[name], QUIET)), soft_wrap=True)
+    console.print()
+    for name in ("QSTASH_URL", "QSTASH_TOKEN"):
+        console.print(Text.assemble("  ", (f"{name}={hello[name]}", QUIET)), soft_wrap=True)
     console.print(Text("\n  Ctrl-C ends it\n", QUIET))

@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import Annotated, Any
 
 import typer
+from msgspec.structs import replace
 from rich.text import Text
 
 from perdure.cli.command import NOT_FOUND, Group, command, say_error
@@ -33,7 +34,11 @@ Reason = Annotated[str, typer.Option("--reason", metavar="TEXT", help="Why; the 
     group,
     "create",
     without=["app"],
-    examples=["perdure keys create ada --role admin --namespace '*'", "perdure keys create ci --expires '90 days'"],
+    examples=[
+        "perdure keys create ada --role admin --namespace '*'",
+        "perdure keys create ci --expires '90 days'",
+        "perdure keys create shop --qstash",
+    ],
 )
 async def create_key(
     session: Session,
@@ -49,16 +54,23 @@ async def create_key(
     expires: Annotated[
         str | None, typer.Option("--expires", metavar="DURATION", help="After how long it ends; never by default.")
     ] = None,
+    qstash: Annotated[
+        bool, typer.Option("--qstash", help="Print it as QStash's clients take it: as their QSTASH_TOKEN.")
+    ] = False,
     reason: Reason = "",
 ) -> None:
     """Make a key. It is printed this once: the store keeps no more of it than a hash.
 
-    The store is the server's. No server needs to run; one that does knows of it within two seconds.
+    With --qstash it has the form of QStash's tokens, for the first of its namespaces. The store is the server's. No
+    server needs to run; one that does knows of it within two seconds.
     """
     namespaces = namespace or ["default"]
     async with _keys(session, creates=True) as (app, keys):
         made = await keys.create(name, role, namespaces, expires)
         await _record(app, "keys.create", name, reason, key=made.key.id, role=role, namespaces=namespaces)
+    if qstash:
+        form = import_module("perdure.server.qstash.dialect").qstash_token
+        made = replace(made, token=form("default" if namespaces[0] == "*" else namespaces[0], made.token))
     _show_new(session, made)
 
 

@@ -64,6 +64,10 @@ def serve(
     dispatch: Annotated[
         bool, typer.Option("--dispatch/--no-dispatch", help="Push runs to those who serve workflows over HTTP.")
     ] = True,
+    deliver_to: Annotated[
+        list[str] | None,
+        typer.Option("--deliver-to", metavar="PLACE", help="What messages may go to, not being public; repeat it."),
+    ] = None,
     log_json: Annotated[
         bool, typer.Option("--log-json", help="Log JSON lines, as it does by itself where there is no terminal.")
     ] = False,
@@ -74,7 +78,7 @@ def serve(
     It works no runs: that is what perdure worker is for, and endpoints that it pushes them to. Where no API key is made
     and no issuer of tokens is trusted, it serves this machine alone. Every option can be a variable too, as in
     PERDURE_PORT. With --app it takes the webhooks that come in for that application, too, and without --store, its
-    store.
+    store. Where others can reach it, messages go to the public internet alone, and to what --deliver-to says.
 
     Exit codes: 0 stopped in order; 2 the command line is wrong, or it would listen to others without knowing who may
     do what; 4 the store cannot be used.
@@ -97,6 +101,7 @@ def serve(
         tls_cert=tls_cert,
         tls_key=tls_key,
         dispatch=None if dispatch else False,
+        deliver_to=None if deliver_to is None else tuple(deliver_to),
         log_json=log_json or None,
     )
     logs.configure(as_json=settings.log_json or session.as_json or not sys.stderr.isatty(), level=log_level)
