@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from perdure.authoring.graphs.definition_schema import schema_text
+from perdure.model.decision import StoredDefinition
+from tests.cli.conftest import ask
 
 LETTERS = """
 name: letters
@@ -104,6 +106,16 @@ def test_anyway(shell, seeded, letters):
     letters.write_text(LETTERS.replace("task: letter,", "task: unheard-of,"))
     assert shell("definitions", "publish", str(letters)).code == 2
     assert shell("definitions", "publish", str(letters), "--anyway").code == 0
+
+
+def test_one_that_is_damaged_is_listed_and_not_shown(shell, seeded):
+    ask(seeded, lambda app: app.store.define([StoredDefinition("odd", "1", "{", 1)]))
+    assert shell("definitions", "list").out.splitlines()[1].split()[:3] == ["odd", "1", "damaged"]
+    (listed,) = shell("definitions", "list", "--json").json["definitions"]
+    assert listed["damage"] == "version '1' of definition 'odd' is damaged in the store"
+    for more in ([], ["--mermaid"], ["--json"]):
+        said = shell("definitions", "show", "odd", *more)
+        assert (said.code, "is damaged in the store" in said.out + said.err) == (2, True)
 
 
 def test_an_empty_list(shell, seeded):

@@ -209,25 +209,48 @@ async def test_a_version_that_is_not_in_the_store_is_told(make, world):
         del first.store.store.definitions
 
 
+DAMAGED = [
+    '{"digest": "x"}',
+    "{",
+    "{}",
+    "[]",
+    "null",
+    '{"digest": 1}',
+    '{"digest":"x","name":"odd","steps":5}',
+    '{"digest":"x","name":"odd","steps":[{"task":"t"}]}',
+    '{"digest":"x","name":"odd","definition":[{"name":"a","task":"t","after":[]}]}',
+    '{"digest":"x","name":"odd","definition":{"steps":[{"name":"a","task":"t"}]}}',
+    "[" * 9_000,
+]
+"""Texts of definitions that only somebody who writes to the store can have put there."""
+
+
 async def test_what_cannot_be_read_does_not_stop_a_worker(make, caplog):
     app = with_tasks(make())
     await app.store.open()
-    damaged = [
-        '{"digest": "x"}',
-        "{",
-        "{}",
-        "[]",
-        "null",
-        '{"digest": 1}',
-        '{"digest":"x","name":"odd","steps":5}',
-        "[" * 9_000,
-    ]
-    await app.store.define([StoredDefinition("odd", str(n), text, n) for n, text in enumerate(damaged)])
+    await app.store.define([StoredDefinition("odd", str(n), text, n) for n, text in enumerate(DAMAGED)])
     async with app:
         await app.publish(HELLO)
         assert await result_of(app, "hello_world", {}) == {"step1": "did {}"}
-    for number in range(len(damaged)):
+    for number in range(len(DAMAGED)):
         assert f"version {number} of definition 'odd' cannot be read" in caplog.text
+
+
+async def test_what_is_damaged_is_listed_as_damaged(make):
+    app = with_tasks(make())
+    async with app:
+        await app.store.define([StoredDefinition("odd", str(n), text, n) for n, text in enumerate(DAMAGED)])
+        await app.publish(HELLO)
+        *odd, hello = await app.definitions()
+    assert hello.damage is None
+    assert [each.version for each in odd] == [str(number) for number in range(len(DAMAGED))]
+    for each in odd:
+        assert each.damage is not None
+        assert each.damage.startswith(f"version {each.version!r} of definition 'odd' is damaged in the store")
+        assert each.data["definition"]["steps"] == []
+        with pytest.raises(DefinitionError, match="is damaged in the store"):
+            each.to_mermaid()
+    assert "is damaged in the store: name: it is not given" in str(odd[0].damage)
 
 
 async def test_code_counts_before_a_definition_of_its_name(make, caplog):

@@ -7,6 +7,7 @@ import asyncio
 import pytest
 
 from perdure import Perdure
+from perdure.model.decision import StoredDefinition
 from tests.server.conftest import Serve, memory
 
 DEFINITIONS = "/api/v1/definitions"
@@ -49,6 +50,24 @@ async def test_a_definition_is_published_listed_and_run(serve: Serve, worker):
     started = await served.http.post("/api/v1/runs", json={"workflow": "hello", "input": {"name": "ada"}})
     result = await served.http.get(f"/api/v1/runs/{started.json()['id']}/result", params={"wait": 10})
     assert result.json()["output"] == {"greet": "hello ada"}
+
+
+async def test_what_is_damaged_in_the_store_is_shown_as_that(serve: Serve, worker):
+    served = await serve(worker)
+    text = '{"digest":"","name":"loop","definition":{"steps":[{"name":"a","task":"greet","after":["b"]}]}}'
+    await served.app.store.define([StoredDefinition("odd", "1", "{", 1), StoredDefinition("loop", "1", text, 2)])
+    listed = (await served.http.get(DEFINITIONS)).json()["items"]
+    assert [(each["name"], each["steps"], each["damage"] is None) for each in listed] == [
+        ("loop", 1, True),
+        ("odd", 0, False),
+    ]
+    versions = (await served.http.get(f"{DEFINITIONS}/odd/versions")).json()["items"]
+    assert versions[0]["damage"] == "version '1' of definition 'odd' is damaged in the store"
+    whole = (await served.http.get(f"{DEFINITIONS}/odd/versions/1")).json()
+    assert (whole["damage"], whole["mermaid"]) == (versions[0]["damage"], "")
+    whole = (await served.http.get(f"{DEFINITIONS}/loop/versions/1")).json()
+    assert "there is no step 'b'" in whole["damage"]
+    assert whole["data"]["definition"]["steps"][0]["name"] == "a"
 
 
 async def test_what_is_checked_is_not_kept(serve: Serve, worker):

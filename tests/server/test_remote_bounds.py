@@ -106,6 +106,8 @@ async def test_a_run_that_is_none_is_refused(served, now, number):
     assert (await served.app.store.find(RunFilter(), 9)).runs == []
 
 
+OTHER = '{"name": "e", "definition": {"steps": [{"name": "t", "task": "t", "after": []}]}, "digest": ""}'
+
 BAD: list[tuple[str, str, Any]] = [
     ("post", "now", lambda now: {"messages": [], "now": 0, "capacity": 1}),
     ("post", "capacity", lambda now: {"messages": [], "now": now, "capacity": 0}),
@@ -179,9 +181,7 @@ BAD: list[tuple[str, str, Any]] = [
     (
         "define",
         "definitions[0].name",
-        lambda now: {
-            "definitions": [StoredDefinition("d", "1", '{"name": "e", "steps": [{"task": "t"}], "digest": ""}', now)]
-        },
+        lambda now: {"definitions": [StoredDefinition("d", "1", OTHER, now)]},
     ),
 ]
 

@@ -48,7 +48,7 @@ async def list_definitions(session: Session) -> None:
         (
             Text(clean(each.name)),
             Text(clean(each.version)),
-            Text(str(len(each.data["definition"]["steps"]))),
+            Text(str(len(each.data["definition"]["steps"])) if each.damage is None else "damaged"),
             Text(ago(each.created_at, now), QUIET),
         )
         for each in found
@@ -56,7 +56,11 @@ async def list_definitions(session: Session) -> None:
     if not rows:
         session.note("no definitions")
     session.show(
-        {"definitions": [{"name": e.name, "version": e.version, "created_at": e.created_at} for e in found]},
+        {
+            "definitions": [
+                {"name": e.name, "version": e.version, "created_at": e.created_at, "damage": e.damage} for e in found
+            ]
+        },
         *([table(("name", "version", "steps", "published"), rows, right=["steps"])] if rows else []),
     )
 
@@ -83,6 +87,8 @@ async def show(
         else:
             session.note(f"there is no such definition {name!r}; perdure definitions list shows what there is")
         return NOT_FOUND
+    if chosen.damage is not None:
+        raise DefinitionError(chosen.damage)
     if mermaid and not session.as_json:
         session.out.file.write(chosen.to_mermaid())
     else:

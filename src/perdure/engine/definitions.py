@@ -29,23 +29,37 @@ class PublishedDefinition(msgspec.Struct, frozen=True):
     Attributes:
         name, version: which.
         created_at: when it was published, in milliseconds since the epoch.
-        data: what was published, its fields in Perdure's own spelling, and with what each step is called with.
+        data: what was published, its fields in Perdure's own spelling, and with what each step is called with; of one
+            that is damaged, no steps.
+        damage: what is wrong with it, because somebody wrote to the store; None where nothing is known to be.
     """
 
     name: str
     version: str
     created_at: int
     data: dict[str, Any]
+    damage: str | None = None
 
     @classmethod
     def of(cls, stored: StoredDefinition) -> PublishedDefinition:
         """Return what the store has."""
+        try:
+            Definition.of_stored(stored)
+        except DefinitionError as error:
+            data = {"name": stored.name, "version": stored.version, "definition": {"steps": []}}
+            return cls(stored.name, stored.version, stored.created_at, data, str(error))
         data = msgspec.json.decode(stored.text)
-        data.pop("digest", None)
+        del data["digest"]
         return cls(stored.name, stored.version, stored.created_at, data)
 
     def to_mermaid(self) -> str:
-        """Return the graph as a Mermaid flowchart."""
+        """Return the graph as a Mermaid flowchart.
+
+        Raises:
+            DefinitionError: it is damaged.
+        """
+        if self.damage is not None:
+            raise DefinitionError(self.damage)
         return Definition(self.data, is_stored=True).compile(None, lambda name: None).to_mermaid()
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from perdure.model.decision import StoredDefinition
 from perdure.server import dashboard
 
 PAGES = [
@@ -121,6 +122,15 @@ async def test_a_definition_is_drawn_and_has_a_form_to_start_it(scene):
     form = await scene.get("/definitions/order")
     assert 'data-kind="integer"' in form.text
     assert "Takes an order from the price to the thank-you mail." in text(form)
+
+
+async def test_a_version_that_is_damaged_is_shown_as_that(scene):
+    await scene.worker.store.define([StoredDefinition("etl", "odd", "{", scene.worker.world.now())])
+    page = text(await scene.get("/definitions/etl"))
+    assert "version 'odd' of definition 'etl' is damaged in the store. For runs to come, publish" in page
+    assert "odd shown damaged" in " ".join(page.split())
+    assert (await scene.get("/definitions")).status_code == 200
+    assert (await scene.get("/runs/etl%2F1%20%25")).text.count('class="node n-ok"') == 4
 
 
 YAML = """

@@ -10,7 +10,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -128,15 +128,19 @@ class Definition:
         Raises:
             DefinitionError: the text is not what `stored` makes.
         """
-        damage = DefinitionError(f"version {stored.version!r} of definition {stored.name!r} is damaged in the store")
+        damage = f"version {stored.version!r} of definition {stored.name!r} is damaged in the store"
         try:
             data = msgspec.json.decode(stored.text)
         except (msgspec.DecodeError, RecursionError):
-            raise damage from None
+            raise DefinitionError(damage) from None
         digest = data.pop("digest", None) if isinstance(data, dict) else None
         if not isinstance(digest, str):
-            raise damage
+            raise DefinitionError(damage)
         found = cls(data, is_stored=True)
+        if found.found:
+            raise DefinitionError(f"{damage}: {found.found[0]}", found.found)
+        if not _is_written_out(data, found.content["steps"]):
+            raise DefinitionError(damage)
         found.digest = digest
         return found
 
@@ -348,6 +352,16 @@ def _written(call: Mapping[str, Any], data: object) -> dict[str, Any]:
     """Return a step or an undo as it is written, with what it is called with."""
     fields = {name: value for name, value in call.items() if name != "calls"}
     return {"task": call["calls"], **fields, "data": {} if data is None else data}
+
+
+def _is_written_out(data: Mapping[str, Any], steps: Sequence[Mapping[str, Any]]) -> bool:
+    """Return whether data has its graph, and of each step what it is called, calls and comes after, as `_written`."""
+    graph = data.get("definition")
+    given = graph.get("steps") if isinstance(graph, dict) else None
+    if not isinstance(given, list):
+        return False
+    told = [(step["name"], step["calls"], step["after"]) for step in steps]
+    return [(step.get("name"), step.get("task"), step.get("after")) for step in given] == told
 
 
 def _free_name(name: str, taken: set[str]) -> str:

@@ -9,6 +9,7 @@ from pydantic import Field, WithJsonSchema
 from starlette.responses import Response
 
 from perdure.engine.definitions import PublishedDefinition
+from perdure.model.errors import DefinitionError
 from perdure.server.access import Access, Operator, Viewer
 from perdure.server.api.answers import Moment, Told
 from perdure.server.api.listing import PAGE, Cursor, Limit, part
@@ -52,13 +53,14 @@ class DefinitionSummary(Told):
     version: str
     created_at: Moment
     steps: int = Field(description="How many steps it has.")
+    damage: str | None = Field(description="What is wrong with it as it lies in the store; null where nothing is.")
 
 
 class DefinitionDocument(DefinitionSummary):
     """A version of a definition, whole."""
 
     data: dict[str, Any] = Field(description="The definition, with what each step is called with written out.")
-    mermaid: str = Field(description="Its graph, as a Mermaid flowchart.")
+    mermaid: str = Field(description="Its graph, as a Mermaid flowchart; empty where it is damaged.")
 
 
 class DefinitionsPage(Told):
@@ -139,9 +141,19 @@ async def _versions(access: Access, name: str) -> list[PublishedDefinition]:
 
 
 def _summary(each: PublishedDefinition) -> dict[str, Any]:
-    steps = len(each.data["definition"]["steps"])
-    return {"name": each.name, "version": each.version, "created_at": moment(each.created_at), "steps": steps}
+    return {
+        "name": each.name,
+        "version": each.version,
+        "created_at": moment(each.created_at),
+        "steps": len(each.data["definition"]["steps"]),
+        "damage": each.damage,
+    }
 
 
 def _document(each: PublishedDefinition) -> dict[str, Any]:
-    return {**_summary(each), "data": each.data, "mermaid": each.to_mermaid()}
+    damage, mermaid = each.damage, ""
+    try:
+        mermaid = each.to_mermaid()
+    except DefinitionError as error:  # of its fields each may be right, and the whole no graph
+        damage = str(error)
+    return {**_summary(each), "damage": damage, "data": each.data, "mermaid": mermaid}

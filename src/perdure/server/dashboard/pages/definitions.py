@@ -87,6 +87,7 @@ async def show_definition(
         latest=(await app.client.find(RunFilter(workflow=name), LATEST, None)).runs,
         versions=versions,
         version=None if chosen is None else chosen.version,
+        damage=None if chosen is None else chosen.damage,
         source=_source(chosen),
         schema=_text(about.input),
         output=None if about.output is None else _text(about.output),
