@@ -243,7 +243,10 @@ def subscription_of(
         )
     expression = condition = None
     if isinstance(where, str):
-        expression = Expression(where, roots=None)
+        try:
+            expression = Expression(where, roots=None)
+        except UsageError as error:
+            raise UsageError(f"where: {error}") from None
     elif where is not None:
         if not callable(where) or inspect.iscoroutinefunction(where):
             raise DefinitionError(f"where: {where!r} must be a JMESPath expression or a plain function of the payload")
