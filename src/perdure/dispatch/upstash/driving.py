@@ -35,7 +35,7 @@ from perdure.dispatch.upstash.submission import (
     Submission,
     Trigger,
     Wait,
-    message_id_of,
+    failure_id_of,
 )
 from perdure.model import failure
 from perdure.model.errors import ChildFailedError
@@ -141,8 +141,7 @@ class _Driver:
         except FailedError as failed:
             await self._wind_down()
             if (told := self._courier.failure_message(failed)) is not None:
-                run_id = failure_callback_id(self._run.id, self._run.incarnation)
-                await flow.start(self._programs.told, told, id=run_id, is_detached=True)
+                await flow.start(self._programs.told, told, id=failure_id_of(self._run), is_detached=True)
             raise DeliveryFailedError(failed.told, failed.answer.status) from None
         await self._wind_down()
         if isinstance(end, Trigger):
@@ -242,11 +241,6 @@ class _Driver:
     async def _give_up(self) -> None:
         await flow.sleep(QUIET, name="quiet")
         self._end(FailedError(self._trigger.message, Sent(Answer(0, error=_QUIET), 0), self._trigger.message_id))
-
-
-def failure_callback_id(run_id: str, incarnation: int = 0) -> str:
-    """Return the id of the message that tells of a run's failure."""
-    return message_id_of(run_id, f"failure {incarnation}" if incarnation else "failure")
 
 
 def tags_of(trigger: Trigger) -> dict[str, str]:

@@ -130,13 +130,22 @@ class Intake:
         extra = {name.lower(): value for name, value in given.options.message.extra}
         run_id = _run_id(extra.get("upstash-workflow-runid") or f"wfr_{new_id(self._app.world)}")
         self._messages.outbox.require_permitted(given.destination)
-        new = self._new_run(run_id, self._trigger(run_id, given, caller_ip, is_unknown=True), given.options)
-        await self._note([given.options.message])
+        trigger = self._trigger(run_id, given, caller_ip, is_unknown=True)
+        created_at = await self.begin(run_id, trigger, given.options.due_at(self._app.world.now()))
+        return {"workflowRunId": run_id, "workflowCreatedAt": created_at}
+
+    async def begin(self, run_id: str, trigger: Trigger, due_at: int = 0) -> int:
+        """Begin a run, unless there is one of that id; return when it was created, in milliseconds since the epoch.
+
+        Raises:
+            BoundError: it is too large.
+        """
+        new = self._new_run(run_id, trigger, due_at)
+        await self._note([trigger.message])
         await self._messages.begin()
         await self._create(new)
         await self._messages.tell()
-        run = (await self.require_runs([run_id]))[run_id]
-        return {"workflowRunId": run_id, "workflowCreatedAt": run}
+        return (await self.require_runs([run_id]))[run_id]
 
     async def finish(self, run_id: str, response: bytes) -> bool:
         """End a run with what its function returned; return whether it was there.
@@ -237,7 +246,7 @@ class Intake:
         trigger = self._trigger(run_id, given, caller_ip)
         if extra.get("upstash-workflow-trigger-by-sdk") == "true":
             return _Event(run_id, "again", Again(trigger), trigger.message_id)
-        return self._new_run(run_id, trigger, given.options)
+        return self._new_run(run_id, trigger, given.options.due_at(self._app.world.now()))
 
     def _invoked(self, run_id: str, given: Publication, caller_ip: str) -> _Event:
         try:
@@ -303,7 +312,7 @@ class Intake:
             not_before=options.due_at(now),
         )
 
-    def _new_run(self, run_id: str, trigger: Trigger, options: Options) -> NewRun:
+    def _new_run(self, run_id: str, trigger: Trigger, due_at: int) -> NewRun:
         now = self._app.world.now()
         payload = payload_of(trigger)
         if len(payload.encode()) > self._app.settings.limits.payload_bytes:
@@ -315,7 +324,7 @@ class Intake:
             id=run_id,
             workflow=WORKFLOW,
             created_at=now,
-            due_at=options.due_at(now),
+            due_at=max(now, due_at),
             records=(Record(0, "input", "input", "ok", now, payload),),
             queue=QUEUE,
             tags=tags_of(trigger),

@@ -12,6 +12,7 @@ import msgspec
 
 from perdure.dispatch.messages.message import Headers, Message, digest
 from perdure.model.errors import UsageError
+from perdure.model.run import Run
 
 WORKFLOW = "perdure.upstash"
 """The workflow whose runs are runs of the protocol."""
@@ -255,6 +256,11 @@ CONCURRENT_MOST = 1_000
 def message_id_of(run_id: str, what: str) -> str:
     """Return the id of a message of a run: the same whenever the same is handed in."""
     return f"msg_{digest(f'{run_id}/{what}')}"
+
+
+def failure_id_of(run: Run) -> str:
+    """Return the id of the message that tells of a run's failure, if there is one."""
+    return message_id_of(run.id, f"failure {run.incarnation}" if run.incarnation else "failure")
 
 
 def step_event(fields: StepFields) -> str:

@@ -14,6 +14,7 @@ from perdure.server.access import Operator, Viewer
 from perdure.server.qstash.filters import meant_by, page_of, wanted_of
 from perdure.server.qstash.routes import done, headers_of, messaging_of, not_found, query_of
 from perdure.server.qstash.routes import router as routes
+from perdure.server.qstash.workflows import dead_page
 from perdure.server.routing import reply
 
 AGAIN = "next"
@@ -26,6 +27,8 @@ router = routes()
 async def list_dead(access: Viewer, request: Request) -> Response:
     """List the dead letters that filters mean, latest first."""
     query = query_of(request)
+    if query.get("source") == ["workflow"]:
+        return await dead_page(access, request)
     found, cursor = await messaging_of(access).reading.dead(wanted_of(query, "dlqIds", "messageId"), *page_of(query))
     return reply({"messages": found, **({} if cursor is None else {"cursor": cursor})})
 

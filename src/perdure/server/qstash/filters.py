@@ -45,11 +45,11 @@ def wanted_of(query: Query, *ids: str) -> Wanted:
     Raises:
         UsageError: a parameter is none.
     """
-    found: dict[str, Any] = {field: _values(query, names) for field, names in _NAMED.items()}
-    statuses = tuple(_whole(each, "responseStatus") for each in _values(query, ("responseStatus",)))
+    found: dict[str, Any] = {field: values_of(query, names) for field, names in _NAMED.items()}
+    statuses = tuple(_whole(each, "responseStatus") for each in values_of(query, ("responseStatus",)))
     return Wanted(
         **found,
-        ids=_values(query, ids),
+        ids=values_of(query, ids),
         created_from=whole_of(query, "fromDate"),
         created_until=whole_of(query, "toDate"),
         response_statuses=statuses,
@@ -106,9 +106,14 @@ def flag_of(query: Query, name: str) -> bool:
     return query.get(name, [""])[0].lower() == "true"
 
 
-def _values(query: Query, names: tuple[str, ...]) -> tuple[str, ...]:
+def values_of(query: Query, names: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the values that parameters have, by any of their names; commas part those that are no URLs.
+
+    Raises:
+        UsageError: there are too many.
+    """
     found = [each for name in names for each in query.get(name, ())]
-    if names[:1] not in (("url",), ("path",)):
+    if names[:1] not in (("url",), ("path",), ("workflowUrl",)):
         found = [part.strip() for each in found for part in each.split(",")]
     _require_few(found, names[0] if names else "")
     return tuple(dict.fromkeys(each for each in found if each))
