@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import base64
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -31,6 +33,16 @@ def test_a_key_is_shown_once(shell):
     assert said.code == 0
     assert len(said.out.split()) == 1
     assert "not shown again" in said.err
+
+
+def test_a_key_is_printed_as_qstash_takes_it(shell):
+    said = shell("keys", "create", "shop", "--qstash", "--namespace", "a-namespace-with-a-long-name", "--namespace", "b")
+    (token,) = said.out.split()
+    held = json.loads(base64.b64decode(token))
+    assert held["UserID"] == "a-namespace-with-a-long-name"
+    assert held["Password"].startswith("pdk_")
+    made = shell("keys", "create", "all", "--qstash", "--namespace", "*", "--json").json
+    assert json.loads(base64.b64decode(made["token"]))["UserID"] == "default"
 
 
 def test_what_is_wrong_is_said(shell):

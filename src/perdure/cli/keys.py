@@ -154,7 +154,9 @@ async def _record(app: Perdure, action: str, target: str, reason: str, **details
 
 
 def _show_new(session: Session, made: Any) -> None:
-    session.show({**_document(made.key), "token": made.token}, Text(made.token))
+    session.show({**_document(made.key), "token": made.token})
+    if not session.as_json:
+        session.out.print(Text(made.token), soft_wrap=True)  # whatever the width of the terminal, it is one line
     session.note("keep it: it is not shown again")
 
 
