@@ -179,10 +179,10 @@ class Courier:
         """
         retried = 0
         while True:
-            answer = await self._attempt(name, message, message_id, index, retried, is_due=False)
-            if answer.held_back:
+            held = 0
+            while (answer := await self._attempt(name, message, message_id, index, retried, held)).held_back:
+                held += 1
                 await flow.sleep(answer.held_back / 1000, name=f"held back {name}")
-                answer = await self._attempt(name, message, message_id, index, retried, is_due=True)
             if self.is_over:
                 return None
             if answer.is_delivered or answer.is_final or retried >= message.retries:
@@ -195,29 +195,29 @@ class Courier:
                 return None
 
     async def _attempt(
-        self, name: str, message: Message, message_id: str, index: int | None, retried: int, *, is_due: bool
+        self, name: str, message: Message, message_id: str, index: int | None, retried: int, held: int
     ) -> Answer:
         task = asyncio.current_task()
         assert task is not None
         self.under_way.add(task)
         try:
             if message.flow_control is not None:
-                return await self._attempt_in_turn(name, message, message_id, index, retried, is_due=is_due)
+                return await self._attempt_in_turn(name, message, message_id, index, retried, held)
             if index is not None:
                 message = with_entries(message, self._ledger, index)
-            return await flow.do(name, self._once, message, message_id, retried, is_due)
+            return await flow.do(name, self._once, message, message_id, retried, held)
         finally:
             self.under_way.discard(task)
 
-    async def _once(self, message: Message, message_id: str, retried: int, is_due: bool) -> Answer:
-        return await self._send_once(message, message_id, retried, is_due=is_due)
+    async def _once(self, message: Message, message_id: str, retried: int, held: int) -> Answer:
+        return await self._send_once(message, message_id, retried, held=held)
 
     async def _attempt_in_turn(
-        self, name: str, message: Message, message_id: str, index: int | None, retried: int, *, is_due: bool
+        self, name: str, message: Message, message_id: str, index: int | None, retried: int, held: int
     ) -> Answer:
         """Make an attempt when its flow-control key lets it: as a run, since that is what is counted."""
         run_id = "" if index is None else self._run.id
-        asked = Asked(message, message_id, retried, run_id, index or 0, is_due)
+        asked = Asked(message, message_id, retried, run_id, index or 0, held)
         replay = replay_or_raise("an attempt")
         spec = self._in_turn.child((asked,), {}, replay.limits.payload_bytes, tags={"flow": message.limit_key})
         spec = dataclasses.replace(spec, limit_key=message.limit_key)

@@ -104,7 +104,7 @@ class Programs:
         if asked.run_id:
             ledger = ledger_of(await self._store.journal(asked.run_id))
             message = with_entries(message, ledger, asked.index)
-        return await self.send(message, asked.message_id, asked.retried, is_due=asked.is_due)
+        return await self.send(message, asked.message_id, asked.retried, held=asked.held)
 
 
 class _Driver:

@@ -217,7 +217,7 @@ class Asked(msgspec.Struct, frozen=True, omit_defaults=True):
         message_id: its id.
         retried: how many retries there have been.
         run_id, index: of which run's entries the body consists, and up to which; no run for a body of its own.
-        is_due: it is made also where the destination failed often lately.
+        held: how often it was held back.
     """
 
     message: Message
@@ -225,7 +225,7 @@ class Asked(msgspec.Struct, frozen=True, omit_defaults=True):
     retried: int
     run_id: str = ""
     index: int = 0
-    is_due: bool = False
+    held: int = 0
 
 
 def fields_of(body: str | bytes, what: str) -> StepFields:
