@@ -21,10 +21,11 @@ def destination(url: str | None, field: str = "url") -> str:
     try:
         found = httpx.URL(url).copy_with(fragment=None)
         parts = urlsplit(str(found))
+        port = parts.port
     except (httpx.InvalidURL, ValueError, UnicodeError) as error:
         raise UsageError(f"{field}: {url[:200]!r} is no URL: {error}") from None
-    if not parts.hostname:
-        raise UsageError(f"{field}: {url[:200]!r} names no host")
+    if not parts.hostname or port == 0:
+        raise UsageError(f"{field}: {url[:200]!r} names no host, or no port that can be")
     if "@" in parts.netloc:
         raise UsageError(f"{field}: it holds a user or a password; forward an Authorization header instead")
     return str(found)
