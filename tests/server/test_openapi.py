@@ -36,10 +36,10 @@ request-timeout = 20
 [checks.negative_data_rejection]  # these, and what is too large
 expected-statuses = [400, 401, 403, 404, 405, 406, 409, 413, 414, 415, 422, 428, 429, 431, "5xx"]
 
-[[operations]]  # a definition that is valid by its schema may call what is not there, and a time may have passed
+[[operations]]  # a definition may call what is not there, a time may have passed, and who asks has no session
 include-operation-id = [
     "publish_definition", "validate_definition", "create_workflow",
-    "create_schedule", "change_schedule", "backfill_schedule", "create_key", "rotate_key",
+    "create_schedule", "change_schedule", "backfill_schedule", "create_key", "rotate_key", "choose_namespace",
 ]
 checks.positive_data_acceptance.expected-statuses = ["2xx", 404, 409, 413, 422]
 """
@@ -103,6 +103,15 @@ def test_operations_have_ids_that_stay():
     assert len(set(ids)) == len(ids)
     assert {"start_run", "start_runs", "list_runs", "get_run", "get_result", "act_on_runs", "watch"} <= set(ids)
     assert all(each.isidentifier() for each in ids)
+
+
+def test_a_path_of_the_api_is_described_with_all_its_methods():
+    app = create_server(ServerSettings(store=memory()))
+    described = describe(app)["paths"]
+    found: dict[str, set[str]] = {}
+    for route in app.routes:
+        found.setdefault(route.path_format, set()).update(method.lower() for method in route.methods - {"HEAD"})
+    assert [path for path, methods in described.items() if set(methods) != found[path]] == []
 
 
 def test_it_says_how_a_session_asks():

@@ -78,9 +78,9 @@ async def get_session(access: Viewer) -> Response:
     return reply(_who(access))
 
 
-@router.put("/api/v1/session", include_in_schema=False)
+@router.put("/api/v1/session", operation_id="choose_namespace", response_model=Who)
 async def choose_namespace(access: Viewer, request: Request, body: NamespaceBody) -> Response:
-    """Have the pages of a session be about a namespace."""
+    """Have the pages of a session be about a namespace; who asks with a key says it with each request (409)."""
     token = cookie_of(request.scope, sent(request.scope))
     if access.principal.kind != "session" or token is None:
         raise Problem(409, "No session", "only a session of the dashboard keeps a namespace; send Perdure-Namespace")
