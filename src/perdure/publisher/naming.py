@@ -25,7 +25,7 @@ _OPTIONS = {
     "schedule-id": "id",
 }
 _HEADER = re.compile(r"Upstash-([A-Za-z-]+)", re.IGNORECASE)
-_SAID = {"invalid destination url": "url", "deduplicationid": "dedup_id"}
+_SAID = {"invalid destination url": "url", "deduplicationid": "dedup_id", "retry delay": "retry_delay"}
 
 
 def option_of(said: str) -> str:
