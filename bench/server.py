@@ -1,7 +1,6 @@
 """`python -m bench.server`: starts over HTTP, one or a thousand in a request, beside a bare FastAPI route.
 
-Server, store and client share the machine. The client is as thin as can be: it writes bytes and looks for the length of
-the answer, over connections that stay open.
+Server, store and client (`bench.client`) share the machine.
 """
 
 from __future__ import annotations
@@ -17,6 +16,7 @@ import uvloop
 from rich.table import Table
 
 from bench import measure
+from bench.client import connected
 from bench.engine import started
 from bench.session import NOTES, OUT, RESULTS, command_on_stores, end_on_sigterm
 from bench.stores import Store
@@ -34,17 +34,9 @@ RUN = {"workflow": "order", "input": {"customer": 7, "items": ["tea", "milk"], "
 
 async def _ask(port: int, path: str, body: bytes, times: int) -> None:
     """Ask that often over one connection."""
-    head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
-    request = f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    for _ in range(times):
-        writer.write(request)
-        answer = (await reader.readuntil(b"\r\n\r\n")).lower()
-        length = answer.index(b"content-length:") + 15
-        text = await reader.readexactly(int(answer[length : answer.index(b"\r\n", length)]))
-        if not answer.startswith(b"http/1.1 20"):
-            raise RuntimeError(text[:500].decode())
-    writer.close()
+    async with connected(port) as client:
+        for _ in range(times):
+            await client.post(path, body)
 
 
 async def _rate(port: int, shape: str, requests: int) -> float:
