@@ -66,13 +66,14 @@ class RunFilter(TypedDict, total=False):
     """Which workflow runs are meant.
 
     Attributes:
-        url: where the workflow is served; `is_exact=False` takes every URL that begins so.
+        url, host, path: where the workflow is served.
         run_id, state, label, flow_control, caller_ip: as they are told.
         since, until: begun at or after, and at or before.
     """
 
     url: Several
-    is_exact: bool
+    host: Several
+    path: Several
     run_id: Several
     state: Several
     label: Several
@@ -101,14 +102,12 @@ _QUERY = {
 }
 
 
-def query_of(chosen: Mapping[str, Any], kind: Any, *, url: str = "url", exact: str = "") -> Query:
+def query_of(chosen: Mapping[str, Any], kind: Any) -> Query:
     """Return a filter as the query of a request.
 
     Args:
         chosen: the filter.
         kind: its type.
-        url: what the URL is called in the query.
-        exact: what says that the URL is to be the very same; empty where nothing does.
 
     Raises:
         UsageError: it has an unknown field, or a value that cannot be.
@@ -120,19 +119,15 @@ def query_of(chosen: Mapping[str, Any], kind: Any, *, url: str = "url", exact: s
             found.append(("fromDate" if field == "since" else "toDate", str(instant(value, field=field))))
         elif field == "status":
             found.append(("responseStatus", str(whole(value, field))))
-        elif field == "is_exact":
-            continue
         else:
             each = [value] if isinstance(value, str) else value
             if not isinstance(each, Iterable):
                 raise UsageError(f"{field}: {value!r:.80} must be text, or several")
-            name = url if field == "url" else _QUERY[field]
+            name = "workflowUrl" if field == "url" and kind is RunFilter else _QUERY[field]
             values = [(name, text_of(one, field)) for one in each]
             if not values:
                 raise UsageError(f"{field}: none is given, so nothing could be meant")
             found += values
-    if exact and "url" in chosen and chosen.get("is_exact", True):
-        found.append((exact, "true"))
     return tuple(found)
 
 
@@ -176,9 +171,10 @@ def in_bulk(
         answer = yield request._replace(query=(*query, ("cursor", cursor)) if cursor else query)
         before, (done, cursor) = cursor, read(answer)
         found += done
-        if not cursor:
+        # Where no cursor is told, a request that did as much as it was asked to may have left some.
+        if not cursor and sum(each if isinstance(each, int) else 1 for each in done) < COUNT:
             return found
-        if cursor == before and not any(done):
+        if cursor and cursor == before and not any(done):
             raise PublishError(f"the server does nothing more, and names no end: {cursor[:80]!r}", answer.status)
 
 

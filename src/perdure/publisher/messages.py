@@ -75,8 +75,7 @@ class DeadLetters(Area[Link]):
     @listing
     def runs(self, *, cursor: str = "", **chosen: Unpack[RunFilter]) -> Pages[DeadLetter]:
         """List workflow runs that failed, from a cursor on."""
-        query = (*query_of(chosen, RunFilter, url="workflowUrl"), ("source", "workflow"))
-        return pages_of("/v2/dlq", query, cursor, _dead)
+        return pages_of("/v2/workflows/dlq", query_of(chosen, RunFilter), cursor, _dead)
 
     @verb
     def get(self, id: str) -> Plan[DeadLetter]:
@@ -150,7 +149,7 @@ class DeadLetters(Area[Link]):
         Raises:
             UsageError: nothing is meant, or two things are. PublishError: the server refuses it.
         """
-        meant = query_of(chosen, RunFilter, url="workflowUrl")
+        meant = query_of(chosen, RunFilter)
         return (yield from _begun_again("resume", Meant(ids, meant, everything), changes))
 
     @verb
@@ -163,8 +162,27 @@ class DeadLetters(Area[Link]):
         **chosen: Unpack[RunFilter],
     ) -> Plan[Sequence[WorkflowRun]]:
         """Begin workflow runs anew that failed; see `resume`."""
-        meant = query_of(chosen, RunFilter, url="workflowUrl")
+        meant = query_of(chosen, RunFilter)
         return (yield from _begun_again("restart", Meant(ids, meant, everything), changes))
+
+    @verb
+    def get_run(self, id: str) -> Plan[DeadLetter]:
+        """Return the dead letter of a workflow run.
+
+        Raises:
+            PublishError: with `status` 404: there is none.
+        """
+        answer = yield Request("GET", f"/v2/workflows/dlq/{segment(id, 'id')}")
+        found: DeadLetter = answer.read(DeadLetter)
+        return found
+
+    @verb
+    def delete_runs(
+        self, ids: Iterable[str] | None = None, *, everything: bool = False, **chosen: Unpack[RunFilter]
+    ) -> Plan[int]:
+        """Delete dead letters of workflow runs; see `delete_many`."""
+        request, meant = Request("DELETE", "/v2/workflows/dlq"), query_of(chosen, RunFilter)
+        return sum((yield from in_bulk(request, _deleted, "dlqIds", Meant(ids, meant, everything))))
 
 
 def logs_from(cursor: str, chosen: LogFilter) -> Pages[LogEntry]:

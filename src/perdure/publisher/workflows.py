@@ -13,7 +13,7 @@ from perdure.model import codec
 from perdure.model.errors import UsageError
 from perdure.publisher.answers import Notified, Waiter, WorkflowRun, WorkflowRunLog
 from perdure.publisher.asking import Answer, Plan, Request
-from perdure.publisher.filters import Meant, RunFilter, in_bulk, pages_of, query_of
+from perdure.publisher.filters import Meant, Query, RunFilter, in_bulk, pages_of, query_of
 from perdure.publisher.messages import Sent
 from perdure.publisher.options import MESSAGE_BYTES, Headers, Tries, carried, require_known
 from perdure.publisher.pages import Pages
@@ -89,14 +89,25 @@ class Workflows(Area[Link]):
 
     @verb
     def cancel_many(
-        self, ids: Iterable[str] | None = None, *, everything: bool = False, **chosen: Unpack[RunFilter]
+        self,
+        ids: Iterable[str] | None = None,
+        *,
+        everything: bool = False,
+        is_exact: bool = True,
+        **chosen: Unpack[RunFilter],
     ) -> Plan[int]:
         """Cancel runs by their ids, by a filter, or all; return how many were.
+
+        Args:
+            ids, everything, chosen: which.
+            is_exact: `url` is the whole one, rather than a beginning.
 
         Raises:
             UsageError: nothing is meant, or two things are. PublishError: the server refuses it.
         """
-        meant = query_of(chosen, RunFilter, url="workflowUrl", exact="workflowUrlExactMatch")
+        meant: Query = query_of(chosen, RunFilter)
+        if is_exact and "url" in chosen:
+            meant = (*meant, ("workflowUrlExactMatch", "true"))
         request = Request("DELETE", "/v2/workflows/runs")
         return sum((yield from in_bulk(request, _cancelled, "workflowRunIds", Meant(ids, meant, everything))))
 
@@ -137,7 +148,7 @@ class Workflows(Area[Link]):
     @listing
     def logs(self, *, cursor: str = "", **chosen: Unpack[RunFilter]) -> Pages[WorkflowRunLog]:
         """List what happened in runs, latest first, from a cursor on."""
-        return pages_of("/v2/workflows/logs", query_of(chosen, RunFilter, url="workflowUrl"), cursor, _logged)
+        return pages_of("/v2/workflows/logs", query_of(chosen, RunFilter), cursor, _logged)
 
 
 def _headers(said: Headers, id: str, url: str, failure: str) -> Headers:
