@@ -18,7 +18,7 @@ _log = logging.getLogger("perdure.serve")
 
 
 class AsgiServing:
-    """An ASGI application; it can be mounted in another one, which then opens and closes it, or is its only one.
+    """An ASGI application, to be mounted in another one, or run by itself: then it opens and closes with its server.
 
     Attributes:
         serving: what does the work.
@@ -49,6 +49,10 @@ class AsgiServing:
             await asyncio.gather(gone, return_exceptions=True)
         if reply is not None:
             await _send(send, reply)
+
+    async def close(self) -> None:
+        """Give what is under way back: for where it is mounted, since what it is mounted in says nothing of its end."""
+        await self.serving.close()
 
     async def _live(self, receive: Receive, send: Send) -> None:
         while True:
