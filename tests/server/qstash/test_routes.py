@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from perdure.dispatch.signing import verify
+from perdure.server.qstash.missing import MISSING
 from tests.dispatch.messages.destination import answered
 from tests.server.conftest import Served
 from tests.server.qstash.conftest import until
@@ -276,6 +279,11 @@ async def test_keys_are_shown_and_rotated(served, there):
     keys = (await served.server.dispatchers["default"].kept_keys()).signing
     assert keys.current == after["current"]
     verify(keys, got.headers["upstash-signature"], b"", now=served.app.world.now(), url=there.url)
+
+
+def test_what_is_missing_is_listed_in_the_guide():
+    page = (Path(__file__).parents[3] / "docs" / "dispatcher.md").read_text(encoding="utf-8")
+    assert [path for path in MISSING if f"{path.removesuffix('/{id}')}`" not in page] == []
 
 
 async def test_for_development_the_keys_are_those_that_clients_know(serve):

@@ -38,9 +38,6 @@ PREFIX = "messages."
 PLAN_LENGTH = 100
 """How many characters the id of a schedule may have."""
 
-PLANS = 10_000
-"""How many schedules of messages there may be in one namespace."""
-
 _ZONED = re.compile(r"CRON_TZ=(\S+)\s+(.*)", re.DOTALL)
 _FIELDS = 5
 _ENDED = {RunStatus.COMPLETE: "SUCCESS", RunStatus.ERRORED: "FAIL", RunStatus.TERMINATED: "FAIL"}
