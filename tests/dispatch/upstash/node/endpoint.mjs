@@ -5,7 +5,7 @@ import { serveMany, createWorkflow } from "@upstash/workflow/cloudflare";
 import { WorkflowNonRetryableError, WorkflowRetryAfterError } from "@upstash/workflow";
 const [PORT, CHAOS] = [Number(process.argv[2]), Number(process.argv[3] ?? 0)];
 const done = (name, value) => console.log("DONE", name, JSON.stringify(value));
-const hits = [];
+let mended = false, heard = 0;
 let failures = 0, after = 0;
 const fail = { failureFunction: async (f) => { done("failureFunction", { status: f.failStatus, response: f.failResponse, stack: f.failStack.slice(0, 40), payload: f.context.requestPayload, run: f.context.workflowRunId, auth: f.context.headers.get("x-user") }); return "handled"; } };
 const child = createWorkflow(async (c) => { const x = await c.run("child-step", () => c.requestPayload.n * 2); return { doubled: x }; });
@@ -37,6 +37,9 @@ const workflows = { badchild, quitchild,
   fatal: createWorkflow(async (c) => { await c.run("ok", () => 1); throw new WorkflowNonRetryableError("never again"); }, fail),
   later: createWorkflow(async (c) => { await c.run("ok", () => 1); if (after++ === 0) throw new WorkflowRetryAfterError("slow down", 1); await c.run("end", () => 2); done("retryAfter", after); }),
   cancels: createWorkflow(async (c) => { await c.run("ok", () => 1); await c.cancel(); }),
+  sleeper: createWorkflow(async (c) => { await c.sleep("long", "1d"); }),
+  flaky: createWorkflow(async (c) => { await c.run("once", () => { done("once", c.label); }); await c.run("mended", () => { if (!mended) throw new Error("not yet"); }); done("flaky", c.label); }),
+  unheard: createWorkflow(async (c) => { await c.run("x", () => { throw new Error("nobody hears"); }); }),
   auth: createWorkflow(async (c) => { if (c.headers.get("x-user") !== "admin") return; await c.run("x", () => 1); }),
 };
 const app = serveMany(workflows);
@@ -45,9 +48,11 @@ http.createServer(async (req, res) => {
   const body = Buffer.concat(chunks);
   if (req.url.startsWith("/third")) { const n = (globalThis.third = (globalThis.third ?? 0) + 1); res.writeHead(n === 1 ? 503 : 200, { "content-type": "application/json" }); res.end(JSON.stringify({ n, got: body.toString() })); return; }
   if (req.url.startsWith("/hook_")) { res.end(JSON.stringify(globalThis.hook ?? null)); return; }
-  hits.push(req.url);
+  if (req.url === "/mend_") { mended = true; return res.end(); }
+  if (req.url === "/unheard_") { res.statusCode = heard++ ? 200 : 500; return res.end("{}"); }
   const r = await app.fetch(new Request(`http://127.0.0.1:${PORT}${req.url}`, { method: req.method, headers: req.headers, body: ["GET", "HEAD"].includes(req.method) ? undefined : body }), process.env);
   const text = await r.text();
-  if (r.status === 200 && Math.random() < CHAOS) { console.log("LOST", req.url); return req.socket.destroy(); }
+  const isOurs = "upstash-workflow-runid" in req.headers && !("upstash-workflow-is-failure" in req.headers);
+  if (r.status === 200 && isOurs && Math.random() < CHAOS) { console.log("LOST", req.url); return req.socket.destroy(); }
   res.writeHead(r.status, Object.fromEntries(r.headers)); res.end(text);
 }).listen(PORT, "127.0.0.1", () => console.log("UP"));

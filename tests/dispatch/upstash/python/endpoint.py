@@ -1,8 +1,15 @@
-"""Serves workflows of upstash-workflow (Python, sync) on PORT."""
+"""Serves workflows of upstash-workflow on a port, and throws a part of its answers away after the work is done.
+
+What workflows come to is written to standard output: DONE, a name, a value.
+"""
+
+from __future__ import annotations
 
 import json
+import random
 import sys
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 
 from upstash_workflow import serve
 from upstash_workflow.workflow_types import _SyncRequest
@@ -10,98 +17,89 @@ from upstash_workflow.workflow_types import _SyncRequest
 PORT, CHAOS = int(sys.argv[1]), float(sys.argv[2])
 
 
-def done(name, value):
-    print("DONE", name, json.dumps(value, default=str), flush=True)
+class Headers(dict[str, str]):
+    """Headers whose names may be written in any case, as every framework has them."""
+
+    def get(self, name: str, default: Any = None) -> Any:
+        return next((value for key, value in self.items() if key.lower() == name.lower()), default)
 
 
-class Heads(dict):  # case-insensitive get, as every framework gives
-    def get(self, k, d=None):
-        return next((v for n, v in self.items() if n.lower() == k.lower()), d)
+def done(name: str, value: Any) -> None:
+    print("DONE", name, json.dumps(value), flush=True)
 
 
-def linear(c):
-    a = c.run("first", lambda: f"{c.request_payload['name']}!")
-    c.sleep("nap", 2)
-    c.sleep_until("until", 5)
-    b = c.run("second", lambda: {"a": a, "user": Heads(c.headers).get("x-user")})
-    done("linear", b)
+def linear(context: Any) -> None:
+    a = context.run("first", lambda: f"{context.request_payload['name']}!")
+    context.sleep("nap", 1)
+    b = context.run("second", lambda: {"a": a, "user": Headers(context.headers).get("x-user")})
+    context.run("tell", lambda: done("linear", b))
 
 
-def call(c):
-    r = c.call(
-        "ask",
-        url=f"http://127.0.0.1:{PORT}/third",
-        method="POST",
-        body={"q": 1},
-        headers={"x-third": "y"},
-        retries=2,
-        timeout=30,
-    )
-    done("call", {"status": r.status, "body": r.body})
+def call(context: Any) -> None:
+    url = f"http://127.0.0.1:{PORT}/third"
+    answer = context.call("ask", url=url, method="POST", body={"q": 1}, headers={"x-third": "y"}, retries=2, timeout=30)
+    context.run("tell", lambda: done("call", {"status": answer.status, "body": answer.body}))
 
 
-def fails(c):
-    c.run("ok", lambda: 1)
+def fails(context: Any) -> None:
+    context.run("ok", lambda: 1)
 
-    def boom():
+    def boom() -> None:
         raise ValueError("it broke")
 
-    c.run("boom", boom)
+    context.run("boom", boom)
 
 
-def cancels(c):
-    c.run("ok", lambda: 1)
-    c.cancel()
+def failed(context: Any, status: int, response: str, headers: Any) -> None:
+    user = Headers(context.headers).get("x-user")
+    done("failure_function", [status, response, context.workflow_run_id, context.request_payload, user])
 
 
-def auth(c):
-    if Heads(c.headers).get("x-user") != "admin":
-        return
-    c.run("x", lambda: 1)
-
-
-def failed(c, status, response, headers):
-    done("failure_function", [status, response, c.workflow_run_id, c.request_payload, Heads(c.headers).get("x-user")])
-
-
-table = {
-    n: serve(f, failure_function=failed, retries=1)["handler"]
-    for n, f in {"linear": linear, "call": call, "fails": fails, "auth": auth}.items()
+WORKFLOWS = {
+    "linear": serve(linear, failure_function=failed)["handler"],
+    "call": serve(call, failure_function=failed)["handler"],
+    "fails": serve(fails, failure_function=failed, retries=0)["handler"],
 }
-third = [0]
+ASKED: list[str] = []
 
 
-class H(BaseHTTPRequestHandler):
+class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
-    def log_message(self, *a):
+    def log_message(self, format: str, *args: Any) -> None:
         pass
 
-    def do_POST(self):
+    def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers.get("content-length") or 0)).decode()
-        if self.path.startswith("/third"):
-            third[0] += 1
-            status, text, heads = (
-                (503 if third[0] == 1 else 200),
-                json.dumps({"n": third[0], "got": body}),
-                {"Content-Type": "application/json"},
-            )
-        else:
-            r = table[self.path.strip("/").split("?")[0]](
-                _SyncRequest(
-                    body=body,
-                    headers=Heads(self.headers.items()),
-                    method="POST",
-                    url=f"http://127.0.0.1:{PORT}{self.path}",
-                )
-            )
-            status, text, heads = r.status, r.body, r.headers
+        name = self.path.strip("/")
+        if name == "third":
+            ASKED.append(body)
+            headers = {"Content-Type": "application/json", "Retry-After": "1"}
+            self._answer(503 if len(ASKED) == 1 else 200, json.dumps({"n": len(ASKED), "got": body}), headers)
+            return
+        request = _SyncRequest(
+            body=body,
+            headers=Headers(self.headers.items()),
+            method="POST",
+            url=f"http://127.0.0.1:{PORT}{self.path}",
+        )
+        answer = WORKFLOWS[name](request)
+        is_delivery = "upstash-workflow-runid" in self.headers and "upstash-workflow-is-failure" not in self.headers
+        if answer.status == 200 and is_delivery and random.random() < CHAOS:
+            print("LOST", name, flush=True)
+            self.close_connection = True
+            return
+        self._answer(answer.status, answer.body, answer.headers)
+
+    def _answer(self, status: int, text: str, headers: dict[str, str]) -> None:
         self.send_response(status)
-        for k, v in heads.items():
-            self.send_header(k, v)
+        for name, value in headers.items():
+            self.send_header(name, value)
         self.send_header("Content-Length", str(len(text.encode())))
         self.end_headers()
         self.wfile.write(text.encode())
 
 
-ThreadingHTTPServer(("127.0.0.1", PORT), H).serve_forever()
+server = ThreadingHTTPServer(("127.0.0.1", PORT), Handler)
+print("UP", flush=True)
+server.serve_forever()
