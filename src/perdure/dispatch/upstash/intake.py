@@ -6,6 +6,7 @@ answer. What comes with one request is written by one call.
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -17,7 +18,7 @@ from msgspec.structs import replace
 from perdure.dispatch.messages.message import QUEUE, Message, text_or_base64
 from perdure.dispatch.messages.messaging import Messaging
 from perdure.dispatch.messages.options import Options, destination, read
-from perdure.dispatch.messages.outbox import RETENTION, Publication
+from perdure.dispatch.messages.outbox import BATCH, RETENTION, Publication
 from perdure.dispatch.upstash.driving import tags_of
 from perdure.dispatch.upstash.submission import (
     EVENT,
@@ -105,13 +106,15 @@ class Intake:
             RunEndedError, BoundError, RunFullError, UsageError: see there; nothing was taken, but for events that a
                 run had room for.
         """
+        if len(publications) > BATCH:
+            raise BoundError(f"batch: {len(publications):,} messages, over {BATCH:,} (BATCH)")
         parsed = [self._parsed(each, caller_ip) for each in publications]
         events = [each for each in parsed if isinstance(each, _Event)]
         await self.require_runs([each.run_id for each in events])
         await self._note([each for given in parsed for each in _messages_of(given)])
         news = [each for each in parsed if isinstance(each, NewRun)]
         await self._messages.begin()
-        created = iter([await self._create(each) for each in news])
+        created = iter(await asyncio.gather(*map(self._create, news)))
         posted = iter(await self.post([(each.run_id, each.id, each.given) for each in events]))
         answers = []
         for each in parsed:
