@@ -115,10 +115,19 @@ async def test_a_server_without_time_is_asked_again_when_it_says(recorder, asked
     assert caught.value.status == 429
 
 
+async def test_a_date_says_too_when_to_ask_again(recorder, asked):
+    dates = "Date: Fri, 20 Nov 2026 10:00:00 GMT\r\nRetry-After: Fri, 20 Nov 2026 11:00:00 GMT\r\n"
+    recorder.answer = lambda got: answered(503, dates)
+    with pytest.raises(PublishError, match="503"):
+        await asyncio.wait_for(asked.queues.list(), 5)
+    recorder.answer = lambda got: answered(503, "Retry-After: soon\r\n") if len(recorder.got) < 3 else said(b"[]")(got)
+    assert await asked.queues.list() == []
+
+
 async def test_a_server_that_does_not_answer_is_given_up():
     async with destination() as silent:
         silent.hold = asyncio.Event()
-        async with Publisher(silent.url, timeout=0.05, patience=0.1) as pub:
+        async with Publisher(silent.url, timeout=0.2, patience=0.5) as pub:
             with pytest.raises(PublishError, match="did not answer .* may or may not have happened") as caught:
                 await pub.publish(URL, json=1)
         silent.hold.set()

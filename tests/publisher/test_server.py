@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import base64
 import datetime as dt
+import random
 from urllib.parse import urlsplit
 
 import pytest
 
 from perdure import Publisher, PublishError, UsageError
 from perdure.publisher import Callback, Endpoint, FlowControl, Message
+from perdure.server.qstash.dialect import qstash_token
 from tests.dispatch.messages.destination import answered
 from tests.server.qstash.conftest import until
 from tests.serving.cut import cut
@@ -109,6 +111,27 @@ async def test_a_lost_answer_doubles_nothing(served, there, what):
     sent = [one, two, three, four, five]
     assert [each.is_new for each in sent] == [True] * 5
     assert sorted(entry.message_id for entry in entries) == sorted(each.id for each in sent)
+
+
+async def test_whatever_is_lost_each_message_is_published_once(served, there):
+    dice = random.Random(11)
+    async with (
+        cut(served.http.base_url.port) as line,
+        Publisher(line.url(str(served.http.base_url)), patience=5) as pub,
+    ):
+        sent = []
+        for number in range(60):
+            if dice.random() < 0.6:
+                (line.lose_answer if dice.random() < 0.7 else line.lose_request)(b"POST ")
+            if dice.random() < 0.5:
+                sent.append(await pub.publish(there.url, json=number, delay=LATER))
+            else:
+                sent += await pub.batch([Message(there.url, json=number, delay=LATER)] * 3)
+        line.lose_nothing()
+        assert line.lost > 20
+        entries = await everything(pub.logs(state="CREATED"))
+    assert sorted(entry.message_id for entry in entries) == sorted(each.id for each in sent)
+    assert all(each.is_new for each in sent)
 
 
 async def test_a_message_that_was_cancelled_is_cancelled_though_the_answer_is_lost(served, there):
@@ -409,3 +432,20 @@ async def test_a_key_says_who_asks_and_what_they_may(serving, there):
     async with Publisher(url, "wrong") as nobody, Publisher(url) as somebody:
         assert "QSTASH_TOKEN" in str(await refused(nobody.publish(there.url), 401))
         await refused(somebody.messages.get("msg_1"), 401)
+
+
+async def test_a_namespace_has_messages_of_its_own(serving, there):
+    served = await serving(namespaces={"acme": None})
+    url = str(served.http.base_url)
+    async with Publisher(url) as default, Publisher(url, namespace="acme") as acme:
+        sent = await acme.publish(there.url, delay=LATER)
+        assert (await acme.messages.get(sent.id)).id == sent.id
+        await refused(default.messages.get(sent.id), 404)
+
+
+async def test_a_token_in_the_form_of_the_official_clients_will_do(serving, there):
+    served = await serving(namespaces={"acme": None})
+    made = await served.server.authenticator.keys.create("shop", "operator", ["acme"])
+    served.app.world.ahead += 2_001  # the server looks for keys every two seconds
+    async with Publisher(str(served.http.base_url), qstash_token("acme", made.token)) as pub:
+        assert (await pub.publish(there.url, delay=LATER)).is_new

@@ -20,6 +20,7 @@ from perdure.model.duration import Duration, seconds
 from perdure.model.errors import UsageError
 from perdure.publisher.asking import Answer, Lost, Plan, Request, Rest, Steps, patiently
 from perdure.publisher.pages import Pages
+from perdure.tasks.answers import retry_after
 
 T = TypeVar("T")
 
@@ -336,9 +337,7 @@ def _within(value: Duration, field: str, most: float) -> float:
 
 
 def _answer(response: httpx.Response) -> Answer:
-    after = response.headers.get("Retry-After", "")
-    rest = float(after) if after.isdecimal() and len(after) < 6 else 0.0
-    return Answer(response.status_code, response.content, rest, time.monotonic())
+    return Answer(response.status_code, response.content, retry_after(response.headers) or 0.0, time.monotonic())
 
 
 def _lost(error: httpx.TransportError) -> Lost:

@@ -96,12 +96,16 @@ def refusal_of(method: str, answer: HttpAnswer, retry_on: Sequence[int] | None) 
     is_retried = answer.status in _RETRIED or answer.status >= 500 if retry_on is None else answer.status in retry_on
     if not is_retried:
         return HttpStatusError(message)
-    after = _retry_after(answer.headers)
+    after = retry_after(answer.headers)
     return HttpError(message) if after is None else RetryAfterError(message, min(after, HTTP_RETRY_AFTER))
 
 
-def _retry_after(headers: dict[str, str]) -> float | None:
-    """Return the seconds that a server asks to wait; a date counts from the answer's own."""
+def retry_after(headers: Mapping[str, str]) -> float | None:
+    """Return the seconds that a server asks to wait; a date counts from the answer's own. None where it asks nothing.
+
+    Args:
+        headers: of the answer, their names in lower case.
+    """
     text = headers.get("retry-after", "").strip()
     if text.isdecimal():
         return float(text[:10])
