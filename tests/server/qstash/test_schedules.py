@@ -7,7 +7,6 @@ import json
 import pytest
 from msgspec.structs import replace
 
-from perdure import Perdure
 from perdure.dispatch.messages.plans import PREFIX
 from tests.dispatch.messages.destination import answered
 from tests.server.conftest import Served
@@ -27,15 +26,10 @@ async def shown(served: Served, id_: str) -> dict[str, object]:
     return (await served.http.get(f"/v2/schedules/{id_}")).json()
 
 
-def worker(served: Served) -> Perdure:
-    """What of the server works."""
-    engine = served.server.dispatchers["default"].engine
-    assert engine is not None
-    return engine
-
-
 async def fired(served: Served, id_: str) -> None:
-    await worker(served).schedules.trigger(PREFIX + id_)
+    answer = await served.http.post(f"/api/v1/schedules/{PREFIX}{id_}/trigger")
+    assert answer.status_code == 201
+    served.server.dispatchers["default"].wake()
 
 
 async def test_a_schedule_is_shown_as_it_was_made(served):
@@ -101,7 +95,8 @@ async def test_what_became_of_the_last_messages_is_shown(served, there):
     await served.http.post("/v2/topics/g/endpoints", json={"endpoints": endpoints})
     id_ = await made(served, "g", Upstash_Retries="0", Upstash_Cron="* * * * *")
     now = served.app.world.now()
-    (run,) = await worker(served).schedules.backfill(PREFIX + id_, now / 1000 - 60, now / 1000)
+    (run,) = await served.app.schedules.backfill(PREFIX + id_, now / 1000 - 60, now / 1000)
+    served.server.dispatchers["default"].wake()
     ids = await run.result()
     assert len(ids) == 2
     plans = served.server.dispatchers["default"].messages.plans

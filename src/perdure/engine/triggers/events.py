@@ -15,6 +15,7 @@ from perdure.authoring.triggers import Subscription, announced_subscription, che
 from perdure.authoring.workflow import Workflow
 from perdure.engine.client.starting import new_run
 from perdure.engine.ending import Ending
+from perdure.engine.lifecycle import OURS
 from perdure.engine.telemetry import link_here
 from perdure.model.errors import RunExistsError, UsageError
 from perdure.model.limits import NAME_LENGTH
@@ -49,16 +50,30 @@ async def emit(client: Client, event: str, payload: object, event_id: str | None
     return list(await asyncio.gather(*(_create(client, found, new) for found, new in news)))
 
 
-async def start_by_name(client: Client, workflow: str, given: Any, run_id: str, tags: Mapping[str, str]) -> Started:
-    """Start a workflow by its name, wherever it is worked, or find the run that has this id."""
-    return await _create(client, *await _new(client, workflow, given, run_id, tags))
+async def start_by_name(
+    client: Client, workflow: str, given: Any, run_id: str, tags: Mapping[str, str], queue: str | None = None
+) -> Started:
+    """Start a workflow by its name, wherever it is worked, or find the run that has this id.
+
+    Args:
+        client: the verbs of the engine that starts it.
+        workflow: which.
+        given: its input.
+        run_id, tags: of the run.
+        queue: of the run, where neither this engine nor what workers announced knows better.
+    """
+    return await _create(client, *await _new(client, workflow, given, run_id, tags, queue))
 
 
 async def _new(
-    client: Client, workflow: str, given: Any, run_id: str, tags: Mapping[str, str]
+    client: Client, workflow: str, given: Any, run_id: str, tags: Mapping[str, str], queue: str | None = None
 ) -> tuple[Workflow[..., Any] | None, NewRun]:
     options: dict[str, Any] = {"id": run_id, "tags": {**tags, **link_here(client.watchers)}}
+    if workflow.startswith(OURS):
+        options["anyway"] = True  # what is part of Perdure is not announced
     announced = await client.announced.look(workflow, options)
+    if queue is not None and announced is None and workflow not in client.registry.workflows:
+        options["queue"] = queue
     settings = dataclasses.replace(client.settings, mode="all")  # a worker starts what triggers ask for
     known = client.registry.workflows.get(workflow)
     if known is not None and not isinstance(given, Mapping):  # which only a workflow takes whose input is one value

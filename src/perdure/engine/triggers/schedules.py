@@ -18,7 +18,7 @@ from perdure.core.schedule import Change, Progress, Schedule, changed, next_fire
 from perdure.engine.client.client import Client
 from perdure.engine.client.handle import RunHandle
 from perdure.engine.client.starting import by_name
-from perdure.engine.settings import queue_of_schedules
+from perdure.engine.settings import queue_of_schedules, whose_workers
 from perdure.engine.triggers.events import start_by_name
 from perdure.engine.triggers.schedule_summary import ScheduleSummary, summary_of
 from perdure.engine.triggers.scheduler import (
@@ -248,8 +248,9 @@ class Schedules:
         Raises:
             RunNotFoundError: there is none of that name.
         """
-        schedule = (await self._standing(await self._get(name))).schedule
-        return await self._start(schedule, f"{PREFIX}{name}!{self._client.new_id()}", self._client.env.now())
+        run = await self._get(name)
+        schedule = (await self._standing(run)).schedule
+        return await self._start(run, schedule, f"{PREFIX}{name}!{self._client.new_id()}", self._client.env.now())
 
     async def backfill(
         self, name: str, start: dt.datetime | float, end: dt.datetime | float
@@ -265,7 +266,8 @@ class Schedules:
         Raises:
             RunNotFoundError: there is none of that name. BatchTooLargeError: there are more than 1,000.
         """
-        schedule = (await self._standing(await self._get(name))).schedule
+        run = await self._get(name)
+        schedule = (await self._standing(run)).schedule
         fire, until = instant(start, field="start") - 1, instant(end, field="end")
         fires: list[int] = []
         while (following := next_fire(schedule, fire)) is not None and following < until:
@@ -273,7 +275,7 @@ class Schedules:
                 raise BatchTooLargeError(f"backfill: there are more than {BACKFILL:,} fires; take a shorter time")
             fires.append(following)
             fire = following
-        return await asyncio.gather(*(self._start(schedule, fire_id(name, fire), fire) for fire in fires))
+        return await asyncio.gather(*(self._start(run, schedule, fire_id(name, fire), fire) for fire in fires))
 
     # Inside.
 
@@ -358,10 +360,10 @@ class Schedules:
         await self._get(name)
         await self._client.send_event(_id(name), CHANGE, change, None)
 
-    async def _start(self, schedule: Schedule, run_id: str, fire: int) -> RunHandle[Any]:
+    async def _start(self, run: Run, schedule: Schedule, run_id: str, fire: int) -> RunHandle[Any]:
         tags = {"schedule": schedule.name, "fire": fire_time(fire)}
         client, given = self._client, codec.decode_any(schedule.payload)
-        found, ending = await start_by_name(client, schedule.workflow, given, run_id, tags)
+        found, ending = await start_by_name(client, schedule.workflow, given, run_id, tags, whose_workers(run.queue))
         return RunHandle(client, run_id, None if found is None else found.result, ending)
 
 
