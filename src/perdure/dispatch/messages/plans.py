@@ -96,9 +96,8 @@ def publishing_workflow(publish: Publish) -> Workflow[..., Any]:
     async def once(plan: Plan, fire: str) -> list[str]:
         options = plan.options
         if not options.deduplication_id and not options.is_deduplicated_by_content:
-            options = replace(
-                options, deduplication_id=fire
-            )  # an attempt whose answer was lost publishes nothing twice
+            # An attempt whose answer was lost publishes nothing twice.
+            options = replace(options, deduplication_id=fire)
         publication = Publication(plan.destination, options, options.message.content)
         answer = await publish(publication, plan.caller_ip, plan.id)
         return [each["messageId"] for each in (answer if isinstance(answer, list) else [answer])]
