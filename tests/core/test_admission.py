@@ -7,6 +7,7 @@ from collections import Counter
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from perdure.core.admission import admit, allowed_at
 from perdure.model.queue import Candidate, KeyLimits, QueueLimits, QueueState, QueueView, Rate
@@ -66,6 +67,20 @@ def test_a_key_at_its_limit_holds_up_no_other():
 def test_higher_priority_goes_first_then_age():
     seen = view(candidate("a", due=1), candidate("b", due=0), candidate("c", priority=3, due=9), concurrency=9)
     assert chosen(seen) == ["c", "b", "a"]
+
+
+def test_what_was_begun_goes_ahead_of_all_others():
+    begun = candidate("z", due=500, is_first=False)
+    seen = view(candidate("a", priority=3), begun, candidate("b", "k"), concurrency=2)
+    assert chosen(replace(seen, begun=[begun])) == ["z", "a"]
+    assert chosen(replace(seen, begun=[begun]), room=1) == ["z"]
+    assert chosen(replace(view(candidate("a"), concurrency=1, admitted={"": 1}), begun=[begun])) == []
+
+
+def test_a_fair_queue_takes_what_was_begun_in_turn_too():
+    begun = candidate("z", "z", due=500, is_first=False)
+    seen = view(candidate("a", "a"), begun, concurrency=1, is_fair=True)
+    assert chosen(replace(seen, begun=[begun])) == ["a"]
 
 
 def test_a_fair_queue_takes_from_its_keys_in_turn():

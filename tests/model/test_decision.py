@@ -89,3 +89,9 @@ def test_a_record_is_stored_as_a_row():
 )
 def test_a_decision_knows_whether_it_changes_other_runs(others, reaches):
     assert Decision("r", 1, 1, 5, RunStatus.RUNNING, None, **others).reaches_others is reaches
+
+
+def test_a_decision_gives_a_run_back_that_is_to_go_on():
+    assert Decision("r", 1, 1, 5, RunStatus.QUEUED, 5).gives_back
+    assert not Decision("r", 1, 1, 5, RunStatus.QUEUED, 5, renew=(RECORD,)).gives_back
+    assert not Decision("r", 1, 1, 5, RunStatus.WAITING, 5).gives_back

@@ -324,11 +324,10 @@ class TestAdmitted:
         assert (await one(store, "a")).is_admitted
         assert (await look(store, UNTIL)).admitted == {"k": 1}
 
-    async def test_not_once_it_is_given_back_or_ended_or_begun_anew(self, store: Store) -> None:
+    async def test_not_once_it_is_ended_or_begun_anew(self, store: Store) -> None:
         await store.set_queue(LIMITED)
         given = await admitted(store, "given")
         await store.extend([Lease("given", given.epoch, NOW)], NOW)
-        assert not (await one(store, "given")).is_admitted
         for action in (Action.TERMINATE, Action.RESTART):
             await admitted(store, str(action.value))
             await store.control([Control(action.value, action)], NOW)
@@ -346,10 +345,50 @@ class TestAdmitted:
         assert (await look(store, UNTIL - 1)).admitted == {"k": 1}
         view = await look(store, UNTIL)
         assert view.admitted == {}
-        assert view.candidates == [Candidate("a", 0, UNTIL, "k", is_first=False)]
+        assert view.candidates == view.begun == [Candidate("a", 0, UNTIL, "k", is_first=False)]
         (again,) = await admit(store, "a", now=UNTIL, until=UNTIL + 9) or ()
         assert (again.epoch, again.crashes, again.is_admitted) == (run.epoch + 1, 1, True)
         assert (await look(store, UNTIL)).admitted == {"k": 1}
+
+    async def test_what_is_given_back_counts_no_more_and_is_known_to_have_been_begun(self, store: Store) -> None:
+        await store.set_queue(LIMITED)
+        await store.create([new("first")])
+        one_way, other = await admitted(store, "one", limit_key="k"), await admitted(store, "other")
+        await admitted(store, "leased")
+        await store.extend([Lease("one", one_way.epoch, NOW + 1)], NOW + 1)
+        await store.commit([decide(other, "queued", due_at=NOW, records=(record(1),))])
+        view = await look(store, NOW + 1)
+        assert view.admitted == {"": 1}
+        assert view.begun == [
+            Candidate("other", 0, NOW, "", is_first=False),
+            Candidate("one", 0, NOW + 1, "k", is_first=False),
+        ]
+        assert {each.run_id for each in view.candidates} == {"first", "one", "other"}
+        assert (await look(store, NOW + 1, each=1)).begun == view.begun[:1]
+        assert (await look(store, NOW + 1, after="k")).begun == view.begun
+        assert (await store.look_into("default", NOW + 1, 9, 9, None, ["refund"])).begun == []
+        assert [run.run_id for run in (await look(store, UNTIL)).begun] == ["other", "one", "leased"]
+        await store.control([Control("other", Action.PAUSE)], NOW)
+        assert (await look(store, NOW + 1)).begun == view.begun[1:]
+        await store.control([Control("other", Action.RESUME), Control("one", Action.TERMINATE)], NOW)
+        assert (await look(store, NOW + 1)).begun == view.begun[:1]
+        (again,) = await admit(store, "other") or ()
+        assert (again.crashes, again.is_admitted) == (0, True)
+        assert (await look(store, NOW + 1)).begun == []
+
+    @pytest.mark.parametrize("is_committed", [False, True])
+    async def test_what_is_given_back_while_it_is_pausing_is_not_admitted(
+        self, store: Store, is_committed: bool
+    ) -> None:
+        await store.set_queue(LIMITED)
+        run = await admitted(store, "a")
+        await store.control([Control("a", Action.PAUSE)], NOW)
+        if is_committed:
+            await store.commit([decide(run, "queued", due_at=NOW, records=(record(1),))])
+        else:
+            await store.extend([Lease("a", run.epoch, NOW)], NOW)
+        after = await one(store, "a")
+        assert (after.status, after.is_admitted) == (RunStatus.PAUSED, False)
 
     async def test_an_ordinary_claim_of_one_that_was_admitted(self, store: Store) -> None:
         await store.set_queue(LIMITED)

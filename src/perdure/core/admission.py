@@ -1,8 +1,9 @@
 """Which due runs of a queue with limits are begun: a pure function of what a worker sees in it.
 
 Runs of higher priority go first. Among those of one priority, a fair queue takes from its limit keys in turn, from the
-first that was looked at on; any other queue takes the one that has been due for longest. A run that a limit keeps back
-holds up none behind it that may go.
+first that was looked at on; any other queue takes the one that has been due for longest. But ahead of all, a queue that
+is not fair takes those that were begun and lost their worker: so one run at a time is one after the other, whatever
+happens to workers. A run that a limit keeps back holds up none behind it that may go.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ def admit(view: QueueView, room: int, now: int) -> Choice:
         return Choice(None, view.last_key, is_full=False, again_at=None)
     gate = _Gate(view, room, now)
     limits = view.state.limits
-    chosen = list(_in_turn(view.candidates, gate) if limits.is_fair else _oldest_first(view.candidates, gate))
+    chosen = list(_in_turn(view.candidates, gate) if limits.is_fair else _oldest_first(view, gate))
     admission = None
     if chosen:
         ids = tuple(candidate.run_id for candidate in chosen)
@@ -131,8 +132,10 @@ class _Gate:
         return max(0, (self._now + rate.period_ms - self._from(key)) * rate.count // rate.period_ms)
 
 
-def _oldest_first(candidates: Sequence[Candidate], gate: _Gate) -> Iterator[Candidate]:
-    for candidate in sorted(candidates, key=lambda one: (-one.priority, one.due_at)):
+def _oldest_first(view: QueueView, gate: _Gate) -> Iterator[Candidate]:
+    begun = {candidate.run_id for candidate in view.begun}
+    others = [candidate for candidate in view.candidates if candidate.run_id not in begun]
+    for candidate in (*view.begun, *sorted(others, key=lambda one: (-one.priority, one.due_at))):
         if gate.lets_in(candidate):
             yield candidate
 

@@ -110,6 +110,11 @@ class Decision(msgspec.Struct, frozen=True, gc=False):
         return status is RunStatus.RUNNING or (status is RunStatus.COMPENSATING and self.due_at is None)
 
     @property
+    def gives_back(self) -> bool:
+        """Whether any worker is to go on with the run, as it stands."""
+        return self.status is RunStatus.QUEUED and self.renew is None
+
+    @property
     def reaches_others(self) -> bool:
         """Whether it changes anything about other runs than its own."""
         return bool(self.children or self.posts or self.terminate or self.unclaimed)

@@ -131,6 +131,7 @@ class QueueView(msgspec.Struct, frozen=True, gc=False):
             more (the theoretical arrival time of the GCRA).
         candidates: due runs in the order of their limit keys, by priority then age within each.
         last_key: the last limit key looked at; None when that was the last there is.
+        begun: due runs that were admitted, and are in nobody's hands any more, longest due first.
     """
 
     state: QueueState
@@ -138,6 +139,7 @@ class QueueView(msgspec.Struct, frozen=True, gc=False):
     paces: dict[str, int]
     candidates: list[Candidate]
     last_key: str | None
+    begun: list[Candidate] = []
 
 
 class Admission(msgspec.Struct, frozen=True, gc=False):

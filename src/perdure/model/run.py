@@ -123,7 +123,8 @@ class Run(msgspec.Struct, frozen=True, gc=False):
         tags: labels to find it by.
         retention: how long it is kept after it ends.
         limit_key: what it counts as under its queue's limits per key (a tenant, say); empty for none.
-        is_admitted: its lease came from `admit`, so it counts under its queue's limits.
+        is_admitted: its lease came from `admit`, so it counts under its queue's limits as long as it holds; what is
+            given back stays admitted, so that it is told from what was never begun.
         wait: why it is not moving, as JSON text (see `perdure.core.wait`); None for no particular reason.
         state: what `flow.set` made readable, as the JSON text of an object; None for nothing.
         progress: the last heartbeat of each running step, as the JSON text of an object; None for nothing.

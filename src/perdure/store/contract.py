@@ -21,9 +21,10 @@ its run.
 Words: a run is *due* when it has neither ended nor is paused and its `due_at` is not later than now. It is *leased*
 while it has a worker, which only `running` and `compensating` runs have. A leased run's `due_at` is the end of its
 lease, so that a crashed worker's runs become due by themselves; a lease *holds* as long as `due_at` is later than now.
-It was *never claimed* while its epoch is 0. A run that is not leased is not admitted: whatever ends a lease, ends that.
-The limit key of a run never changes. A queue is *gated* while it is paused or has limits
-(`QueueState.is_gated`); a queue without a state is not.
+It was *never claimed* while its epoch is 0. Whatever ends a lease ends that the run is admitted, unless that gives it
+back: a run that is queued again, by `extend` or by a decision that does not renew it, stays admitted. The limit key of
+a run never changes. A queue is *gated* while it is paused or has limits (`QueueState.is_gated`); a queue without a
+state is not.
 
 Whatever changes a run sets its `updated_at` to the operation's time. Where order is not given otherwise, runs come in
 the order of their creation.
@@ -169,8 +170,8 @@ class Store(Protocol):
         is kept: then its end stays what it is. `renew` and a finished status clear `progress`, and `renew` forgets the
         messages from children. A lease given up (see `Decision.keeps_lease`) leaves the run due at once while unread
         messages above `seen` wait, ends the pausing, which makes `queued`, `waiting` and `compensating` into `paused`,
-        and the run is not admitted any more. A finished status sets `finished_at`, and `expires_at` by the run's
-        retention, and the run is never due.
+        and the run is not admitted any more, unless it is given back. A finished status sets `finished_at`, and
+        `expires_at` by the run's retention, and the run is never due.
 
         Then the others: `unclaimed` children that were never claimed are ended as by `control`, with no notice.
         Children are created as by `create`; where the id of one is taken, this run is posted the child's `refusal` as
@@ -188,8 +189,8 @@ class Store(Protocol):
         """Move the end of each lease to `until`; one of a run that is not leased under this epoch is lost.
 
         An `until` not later than now gives the run back: `queued`, or `compensating` if it was that (`paused` if it was
-        pausing), and due now, not admitted, not counted as a crash. `progress` is kept where it is given. Whether the
-        run is pausing is told as it was found.
+        pausing), and due now, not counted as a crash. `progress` is kept where it is given. Whether the run is pausing
+        is told as it was found.
         """
 
     async def control(self, actions: Sequence[Control], now: int) -> list[Controlled]:
@@ -313,8 +314,9 @@ class Store(Protocol):
         behind `after` on (None for the first, which the empty key is), and of each key the first `each`, highest
         priority first, then longest due. A store may stop sooner, if it says so by `last_key`, and has looked at one
         key at least. `admitted` counts the runs of this queue, of every key and workflow, that are admitted under a
-        lease that holds: a run whose lease has run out is a candidate like any other. A queue that is paused, or not
-        gated any more, is looked into alike.
+        lease that holds: a run whose lease has run out is a candidate like any other. `begun` are the first `each` due
+        runs that are admitted all the same, of any key: their lease ran out, or they were given back. A queue that is
+        paused, or not gated any more, is looked into alike.
         """
 
     async def admit(self, admission: Admission, worker: str, now: int, until: int) -> list[Claim] | None:

@@ -166,7 +166,10 @@ class Reference(Rows):
         """Return what to choose from in a queue."""
         timed = self._waiting_for_time([queue], None)
         admitted = [run for at, run in timed if run.is_admitted and at > now]
-        return self._queues.view(queue, self._due([queue], workflows, now), admitted, keys, each, after)
+        due = self._due([queue], workflows, now)
+        begun = [run for run in due if run.is_admitted]
+        begun.sort(key=lambda run: (run.due_at, self._order[run.id]))
+        return self._queues.view(queue, due, admitted, begun, (keys, each), after)
 
     def admit(self, admission: Admission, worker: str, now: int, until: int) -> list[Claim] | None:
         """Lease what was chosen, if nobody else has chosen meanwhile."""
@@ -217,7 +220,7 @@ class Reference(Rows):
                 incarnation=run.incarnation + (decision.renew is not None),
                 journal_length=len(journal),
                 worker=run.worker if is_leased else None,
-                is_admitted=run.is_admitted and is_leased,
+                is_admitted=run.is_admitted and (is_leased or (not is_paused and decision.gives_back)),
                 is_pausing=run.is_pausing and is_leased,
                 wait=decision.wait,
                 state=run.state if decision.state is None else decision.state,
@@ -247,7 +250,8 @@ class Reference(Rows):
         else:
             status = PAUSED if run.is_pausing else COMPENSATING if run.status is COMPENSATING else QUEUED
             back = replace(run, status=status, due_at=now, updated_at=now, progress=progress)
-            self._put(replace(back, worker=None, is_admitted=False, is_pausing=False))
+            is_admitted = run.is_admitted and status is QUEUED
+            self._put(replace(back, worker=None, is_admitted=is_admitted, is_pausing=False))
         return Extended(run.id, is_pausing=run.is_pausing, inbox_seq=run.inbox_seq)
 
     def control(self, control: Control, now: int) -> Controlled:

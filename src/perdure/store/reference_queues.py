@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import groupby
 
 from msgspec.structs import replace
@@ -39,7 +39,13 @@ class Queues:
         return True
 
     def view(
-        self, queue: str, due: Iterable[Run], admitted: Iterable[Run], keys: int, each: int, after: str | None
+        self,
+        queue: str,
+        due: Iterable[Run],
+        admitted: Iterable[Run],
+        begun: Sequence[Run],
+        room: tuple[int, int],
+        after: str | None,
     ) -> QueueView | None:
         """Return what is to be chosen from.
 
@@ -47,9 +53,11 @@ class Queues:
             queue: which.
             due: its due runs, in the order in which they would be claimed.
             admitted: its admitted runs whose lease holds.
-            keys, each, after: see `Store.look_into`.
+            begun: those that are due and admitted all the same.
+            room: how many keys, and how many runs of each.
+            after: see `Store.look_into`.
         """
-        state = self._states.get(queue)
+        state, (keys, each) = self._states.get(queue), room
         if state is None:
             return None
         behind = [run for run in due if after is None or run.limit_key > after]
@@ -59,6 +67,7 @@ class Queues:
         return QueueView(
             state,
             admitted=dict(Counter(run.limit_key for run in admitted)),
+            begun=[_candidate(run) for run in begun[:each]],
             paces={key: paces[key] for key, _ in chosen if key in paces},
             candidates=[_candidate(run) for _, runs in chosen for run in runs[:each]],
             last_key=chosen[-1][0] if len(found) > len(chosen) else None,

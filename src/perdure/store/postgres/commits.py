@@ -52,7 +52,7 @@ WITH kept AS (
         state = coalesce(d.state, r.state),
         due_at = CASE WHEN d.keeps_lease THEN r.due_at ELSE d.due_at END,
         worker = CASE WHEN d.keeps_lease THEN r.worker END,
-        is_admitted = r.is_admitted AND d.keeps_lease,
+        is_admitted = r.is_admitted AND (d.keeps_lease OR (d.status = 'queued' AND NOT d.is_renewed)),
         is_pausing = r.is_pausing AND d.keeps_lease,
         finished_at = CASE WHEN d.is_finished THEN d.at END,
         expires_at = d.at + CASE d.status

@@ -93,6 +93,10 @@ WITH RECURSIVE levels (priority, is_keyed) AS (
         WHERE {_KEYED} AND r.limit_key = w.limit_key AND r.priority = w.priority AND r.due_at <= $3 AND {WANTED}
         ORDER BY r.due_at, r.n LIMIT $5) AS c
     WHERE w.is_due AND w.found <= $4
+), begun AS MATERIALIZED (
+    SELECT r.limit_key, r.priority, r.due_at, r.n, r.id, r.started_at FROM perdure.runs AS r
+    WHERE r.queue = $1 AND r.is_admitted AND r.due_at <= $3 AND {CAN_BE_DUE} AND {WANTED}
+    ORDER BY r.due_at, r.n LIMIT $5
 ), last (limit_key) AS (
     SELECT CASE
         WHEN max(w.found) > $4 THEN coalesce(max(w.limit_key) FILTER (WHERE w.is_due AND w.found <= $4), '')
@@ -100,13 +104,16 @@ WITH RECURSIVE levels (priority, is_keyed) AS (
     FROM walk AS w
 )
 SELECT last.limit_key, c.id, c.priority, c.due_at, c.limit_key, c.started_at IS NULL, (
-    SELECT p.at FROM perdure.paces AS p WHERE p.queue = $1 AND p.limit_key = c.limit_key)
+    SELECT p.at FROM perdure.paces AS p WHERE p.queue = $1 AND p.limit_key = c.limit_key), c.was_begun
 FROM last LEFT JOIN (
-    SELECT limit_key, priority, due_at, n, id, started_at FROM unkeyed
+    SELECT limit_key, priority, due_at, n, id, started_at, false AS was_begun FROM unkeyed
     UNION ALL
-    SELECT limit_key, priority, due_at, n, id, started_at FROM keyed WHERE place <= $5
+    SELECT limit_key, priority, due_at, n, id, started_at, false FROM keyed WHERE place <= $5
+    UNION ALL
+    SELECT limit_key, priority, due_at, n, id, started_at, true FROM begun
 ) AS c ON true
-ORDER BY c.limit_key, c.priority DESC, c.due_at, c.n
+ORDER BY c.was_begun, CASE WHEN NOT c.was_begun THEN c.limit_key END, CASE WHEN NOT c.was_begun THEN -c.priority END,
+    c.due_at, c.n
 """
 
 FORGOTTEN_AT_ONCE = 100
@@ -185,13 +192,14 @@ async def look_into(session: Session, look: Look) -> QueueView | None:
         return None
     workflows = None if look.workflows is None else list(look.workflows)
     rows = await session.fetch(_VIEW, look.queue, workflows, look.now, look.keys, look.each, look.after)
-    found = [row for row in rows if row[1] is not None]
+    found = [row for row in rows if row[7] is False]
     return QueueView(
         state=_state(seen[0]),
         admitted=dict(zip(seen[0][6], seen[0][7], strict=True)),
         paces={row[4]: row[6] for row in found if row[6] is not None},
         candidates=[Candidate(*row[1:6]) for row in found],
         last_key=rows[0][0],
+        begun=[Candidate(*row[1:6]) for row in rows if row[7]],
     )
 
 

@@ -141,7 +141,7 @@ UPDATE perdure.runs AS r SET
         WHEN r.status = 'compensating' THEN r.status
         ELSE 'queued' END,
     worker = CASE WHEN l.until > $5 THEN r.worker END,
-    is_admitted = r.is_admitted AND l.until > $5,
+    is_admitted = r.is_admitted AND (l.until > $5 OR NOT (r.is_pausing OR r.status = 'compensating')),
     is_pausing = r.is_pausing AND l.until > $5,
     progress = coalesce(l.progress, r.progress),
     updated_at = $5

@@ -120,9 +120,9 @@ async def look_into(
     found = await shards.calls.look_around(shards.all, "look_into", asked)
     if None in found and _counts_runs(state):
         return nothing  # nobody knows what is leased on a shard that is out of reach
-    admitted, candidates, last_key = _gathered(shards, found, keys, each)
+    admitted, candidates, last_key, begun = _gathered(shards, found, keys, each)
     paces = await _paces(shards, home, queue, list(dict.fromkeys(candidate.limit_key for candidate in candidates)))
-    return QueueView(state, admitted, paces, candidates, last_key)
+    return QueueView(state, admitted, paces, candidates, last_key, begun)
 
 
 async def _read_state(shards: Shards, home: Shard, queue: str) -> tuple[QueueState | None, bool]:
@@ -169,31 +169,39 @@ def _counts_runs(state: QueueState) -> bool:
 
 def _gathered(
     shards: Shards, found: Sequence[Any], keys: int, each: int
-) -> tuple[dict[str, int], list[Candidate], str | None]:
-    """Put together what shards have told: admitted runs, candidates, and the last key looked at."""
+) -> tuple[dict[str, int], list[Candidate], str | None, list[Candidate]]:
+    """Put together what shards have told: admitted runs, candidates, the last key looked at, and who was begun."""
     admitted: dict[str, int] = {}
     by_key: dict[bytes, list[Candidate]] = {}
     ends: list[bytes] = []
+    begun: list[Candidate] = []
     for shard, told in zip(shards.all, found, strict=True):
         if told is None:
             continue
-        last_key, counts, candidates = told
+        last_key, counts, candidates, lost = told
         if last_key is not None:
             ends.append(last_key)
         for key, count in zip(counts[::2], counts[1::2], strict=True):
             admitted[key.decode()] = admitted.get(key.decode(), 0) + count
-        for run_id, priority, due_at, key, is_first in candidates:
-            run = Candidate(run_id.decode(), priority, due_at, key.decode(), bool(is_first))
-            by_key.setdefault(key, []).append(run)
-            if shards.are_many:
-                shards.note(run.run_id, shard)
+        for row in candidates:
+            by_key.setdefault(row[3], []).append(_candidate(row))
+        begun += map(_candidate, lost)
+        if shards.are_many:
+            for row in (*candidates, *lost):
+                shards.note(row[0].decode(), shard)
     # behind the first end there may be more than what was told
     end = min(ends, default=None)
     known = sorted(key for key in by_key if end is None or key <= end)
     if len(known) > keys:
         known, end = known[:keys], known[keys - 1]
     chosen = [run for key in known for run in sorted(by_key[key], key=_order)[:each]]
-    return admitted, chosen, None if end is None else end.decode()
+    begun.sort(key=lambda run: run.due_at)
+    return admitted, chosen, None if end is None else end.decode(), begun[:each]
+
+
+def _candidate(row: Sequence[Any]) -> Candidate:
+    run_id, priority, due_at, key, is_first = row
+    return Candidate(run_id.decode(), priority, due_at, key.decode(), bool(is_first))
 
 
 def _order(run: Candidate) -> tuple[int, int]:

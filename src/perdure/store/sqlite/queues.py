@@ -75,6 +75,13 @@ SELECT json_group_object(limit_key, total) FROM (
     WHERE is_admitted AND queue = :queue AND due_at > :now GROUP BY limit_key)
 """
 
+_BEGUN = f"""
+SELECT {_CANDIDATES} FROM (
+    SELECT * FROM runs INDEXED BY runs_admitted
+    WHERE is_admitted AND queue = :queue AND due_at <= :now AND {CAN_BE_DUE} AND {WANTED}
+    ORDER BY due_at, n LIMIT :each)
+"""
+
 _PACES = """
 SELECT json_group_object(p.limit_key, p.at)
 FROM jsonb_each(:keys) AS j CROSS JOIN paces AS p ON p.queue = :queue AND p.limit_key = j.value
@@ -138,11 +145,12 @@ def look_into(
         else:
             last = None
         admitted = connection.execute(_ADMITTED, asked).get
+        begun = msgspec.json.decode(connection.execute(_BEGUN, asked).get, type=list[Candidate])
         paces = connection.execute(_PACES, {"queue": queue, "keys": _json(list(chosen))}).get
     if state is None:
         return None
     candidates = [candidate for runs in chosen.values() for candidate in runs]
-    return QueueView(state, msgspec.json.decode(admitted), msgspec.json.decode(paces), candidates, last)
+    return QueueView(state, msgspec.json.decode(admitted), msgspec.json.decode(paces), candidates, last, begun)
 
 
 def _levels(

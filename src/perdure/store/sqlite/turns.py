@@ -168,7 +168,7 @@ UPDATE runs SET
         WHEN 'complete' THEN keep_complete WHEN 'terminated' THEN keep_terminated
         WHEN 'errored' THEN keep_errored WHEN 'compensated' THEN keep_errored END,
     worker = iif(d.keeps_lease, worker, NULL),
-    is_admitted = is_admitted AND d.keeps_lease,
+    is_admitted = is_admitted AND (d.keeps_lease OR (d.status = 'queued' AND NOT is_pausing AND NOT d.is_renewed)),
     is_pausing = is_pausing AND d.keeps_lease,
     incarnation = incarnation + d.is_renewed,
     journal_length = d.added + iif(d.is_renewed, 0, journal_length),
@@ -329,7 +329,7 @@ UPDATE runs SET
         WHEN status = 'compensating' THEN status
         ELSE 'queued' END,
     worker = iif(j.value->>'$[1].until' > :now, worker, NULL),
-    is_admitted = is_admitted AND j.value->>'$[1].until' > :now,
+    is_admitted = is_admitted AND (j.value->>'$[1].until' > :now OR NOT (is_pausing OR status = 'compensating')),
     is_pausing = is_pausing AND j.value->>'$[1].until' > :now,
     progress = ifnull(j.value->>'$[1].progress', progress),
     updated_at = :now

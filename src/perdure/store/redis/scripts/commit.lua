@@ -84,7 +84,8 @@ local function change(row, decision)
       row.d = math.min(row.d or at, at)
     end
     row.S = row.z and (status == 'q' or status == 'w' or status == 'u') and 'p' or status
-    row.o, row.A, row.z = nil, nil, nil
+    row.A = row.S == 'q' and not decision[10] and row.A or nil
+    row.o, row.z = nil, nil
   end
   touch(row)
 end

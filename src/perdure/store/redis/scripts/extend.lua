@@ -20,7 +20,8 @@ for index, lease in ipairs(asked[2]) do
       row.d = lease[3]
     else
       row.S = row.z and 'p' or row.S == 'u' and 'u' or 'q'
-      row.d, row.o, row.A, row.z = now, nil, nil, nil
+      row.A = row.S == 'q' and row.A or nil
+      row.d, row.o, row.z = now, nil, nil
     end
     touch(row)
   end

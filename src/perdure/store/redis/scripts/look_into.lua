@@ -2,12 +2,12 @@
 --
 -- asked: 1 queue, 2 workflows or nil, 3 now, 4 how many limit keys, 5 how many runs of each, 6 the limit key behind which to
 -- begin, or nil, 7 how many limit keys to look at, 8 after how many candidates to stop. Returns: the last key looked at, nil at
--- the end; the admitted runs under a lease that holds (key, count, …); and candidates, each a list: id, priority, due_at, limit
--- key, 1 if it was not begun since it was created or restarted.
+-- the end; the admitted runs under a lease that holds (key, count, …); candidates, each a list: id, priority, due_at, limit
+-- key, 1 if it was not begun since it was created or restarted; and in the same form due runs that are admitted all the same.
 
 local PAGE = 100 -- admitted runs that are looked at at once
 local queue, now, most_keys, each, after = asked[1], asked[3], asked[4], asked[5], asked[6]
-local known, candidates, found = asked[2] and as_set(asked[2]), {}, 0
+local known, candidates, found, lost = asked[2] and as_set(asked[2]), {}, 0, {}
 
 -- Every worker asks, and there may be thousands: what one limit key has many of is counted without being looked at.
 local function admitted()
@@ -20,6 +20,9 @@ local function admitted()
       local due
       key, due = string.match(entry, '^([^%z]*)%z(%x+)', #queue + 3)
       first_key = first_key or key
+      if time_of(due) <= now then
+        lost[#lost + 1] = due
+      end
       if not counts[key] then
         keys[#keys + 1] = key
       end
@@ -36,6 +39,27 @@ local function admitted()
     if counts[key] > 0 then
       told[#told + 1] = key
       told[#told + 1] = counts[key]
+    end
+  end
+  return told
+end
+
+local function as_candidate(row)
+  return { row.y, row.p or 0, row.d, row.L or '', row.b and 0 or 1 }
+end
+
+-- The first of the runs that were admitted and are in nobody's hands.
+local function begun()
+  local numbers, told = {}, {}
+  table.sort(lost, is_before)
+  for index, entry in ipairs(lost) do
+    numbers[index] = sub(entry, 13)
+  end
+  know_rows(numbers)
+  for _, number in ipairs(numbers) do
+    local row = row_of(number)
+    if #told < each and row and letter_of(row) and row.d <= now and (not known or known[row.w]) then
+      told[#told + 1] = as_candidate(row)
     end
   end
   return told
@@ -73,8 +97,7 @@ local function is_one_too_many(key, first, last, head)
   end
   found = found + 1
   for _, number in ipairs(numbers) do
-    local row = row_of(number)
-    candidates[#candidates + 1] = { row.y, row.p or 0, row.d, row.L or '', row.b and 0 or 1 }
+    candidates[#candidates + 1] = as_candidate(row_of(number))
   end
   return false
 end
@@ -101,4 +124,5 @@ while #candidates < asked[8] do
   end
   last_key = key
 end
-return { last_key, admitted(), candidates }
+local counts = admitted()
+return { last_key, counts, candidates, begun() }
