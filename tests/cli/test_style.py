@@ -9,7 +9,13 @@ from perdure.cli.style import ago, clean, count, moment, short, table
 
 @pytest.mark.parametrize(
     ("moment", "text"),
-    [(None, "–"), (1_000_000, "now"), (995_000, "5 s ago"), (1_000_000 + 5_400_999, "in 1 h 30 min")],
+    [
+        (None, "–"),
+        (1_000_000, "just now"),
+        (1_000_500, "now"),
+        (995_000, "5 s ago"),
+        (1_000_000 + 5_400_999, "in 1 h 30 min"),
+    ],
 )
 def test_how_far_a_moment_is(moment, text):
     assert ago(moment, 1_000_000) == text

@@ -46,13 +46,13 @@ def short(text: str, length: int = 200) -> str:
 
 
 def ago(moment: int | None, now: int) -> str:
-    """Return how far a moment is from now: `now`, `5 s ago`, `in 3 h 20 min`; `–` for no moment."""
+    """Return how far a moment is from now: `just now`, `5 s ago`, `in 3 h 20 min`; `–` for no moment."""
     if moment is None:
         return "–"
     apart = abs(moment - now)
     size, unit = next(((size, unit) for size, unit in _UNITS if apart >= size), (0, ""))
     if not size:
-        return "now"
+        return "just now" if moment <= now else "now"
     return f"in {in_words(apart - apart % 1000)}" if moment > now else f"{apart // size} {unit} ago"
 
 

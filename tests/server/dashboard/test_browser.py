@@ -108,6 +108,9 @@ async def test_what_is_refused_is_told_in_the_dialog(live_scene, browse):
 
 async def test_many_runs_are_moved_at_once(live_scene, browse):
     browser = await browse(live_scene)
+    page = await browser.open("/runs?workflow=letter&prefix=nobody")
+    await page.get_by_text("No runs here").wait_for()
+    assert not await page.get_by_role("button", name="Terminate").is_visible()
     page = await browser.open("/runs?workflow=letter")
     await live_scene.worker.start_many(live_scene.worker.registry.workflows["letter"], [("a",), ("b",)], queue="post")
     await page.locator("#runs tbody tr").nth(2).wait_for()

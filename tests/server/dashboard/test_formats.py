@@ -11,7 +11,8 @@ NOTHING = Redaction()
 
 
 def test_how_far_a_time_is():
-    assert ago(0, 500) == "now"
+    assert ago(0, 500) == "just now"
+    assert ago(500, 0) == "now"
     assert ago(0, 61_000) == "1 min ago"
     assert ago(90_000_000, 0) == "in 1 d"
 

@@ -124,6 +124,22 @@ async def test_a_definition_is_drawn_and_has_a_form_to_start_it(scene):
     assert "Takes an order from the price to the thank-you mail." in text(form)
 
 
+async def test_a_run_by_itself_has_no_tree(scene):
+    assert "Parent and children" in text(await scene.get("/runs/order-1"))
+    assert "Parent and children" not in text(await scene.get("/runs/broken-1"))
+
+
+async def test_a_message_is_shown_with_where_it_goes(scene):
+    to = "https://shop.example/paid?a=1"
+    answer = await scene.served.http.post(f"/v2/publish/{to}", content=b"x", headers={"Upstash-Delay": "1d"})
+    page = await scene.get(f"/runs/{answer.json()['messageId']}")
+    assert f"POST {to}" in text(page)
+    listed = await scene.get("/runs?workflow=perdure.delivery")
+    for shown in (page, listed):
+        assert "host=shop.example" in text(shown)
+        assert "url=" not in text(shown)
+
+
 async def test_a_version_that_is_damaged_is_shown_as_that(scene):
     await scene.worker.store.define([StoredDefinition("etl", "odd", "{", scene.worker.world.now())])
     page = text(await scene.get("/definitions/etl"))

@@ -144,6 +144,6 @@ def _when(moment: int | None, now: int) -> str:
         return "never"
     at = dt.datetime.fromtimestamp(moment / 1000, dt.UTC).isoformat(" ", "seconds").removesuffix("+00:00")
     if abs(moment - now) < 1_000:
-        return f"{at} UTC (now)"
+        return f"{at} UTC ({'just now' if moment <= now else 'now'})"
     apart = in_words(abs(moment - now) // 1000 * 1000)
     return f"{at} UTC (in {apart})" if moment > now else f"{at} UTC ({apart} ago)"

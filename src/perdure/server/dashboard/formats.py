@@ -22,10 +22,10 @@ def machine_time(at: int) -> str:
 
 
 def ago(at: int, now: int) -> str:
-    """Return how far a time is from now, as in `3 min ago` or `in 20 s`."""
+    """Return how far a time is from now, as in `3 min ago`, `just now` or `in 20 s`."""
     apart = abs(now - at)
     if apart < 1_000:
-        return "now"
+        return "just now" if at <= now else "now"
     unit, size = next((unit, size) for unit, size in _UNITS if apart >= size)
     told = f"{apart // size} {unit}"
     return f"{told} ago" if at <= now else f"in {told}"

@@ -11,6 +11,7 @@ from fastapi.exceptions import RequestValidationError
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from starlette.responses import Response
 
+from perdure.dispatch.messages.message import DELIVERY
 from perdure.model.duration import in_words
 from perdure.model.errors import PerdureError
 from perdure.server.access import Access
@@ -51,7 +52,7 @@ _templates.filters |= {
     "number": formats.number,
     "part": formats.plain_part,
 }
-_templates.globals |= {"static": assets.address, "ago": formats.ago}
+_templates.globals |= {"static": assets.address, "ago": formats.ago, "delivery": DELIVERY}
 
 
 def page(request: Request, access: Access, template: str, status: int = 200, **about: Any) -> Response:

@@ -11,6 +11,7 @@ from starlette.responses import Response
 
 from perdure.core.undos import undos_of
 from perdure.core.wait import decode_waits
+from perdure.dispatch.messages.message import DELIVERY
 from perdure.model.decision import RunFilter
 from perdure.model.errors import RunNotFoundError
 from perdure.model.record import Record
@@ -83,6 +84,7 @@ async def show_run(
         given=None if first is None else shown(first.payload, hidden),
         output=shown(run.output, hidden) if run.status is RunStatus.COMPLETE else None,
         failed=failed,
+        destination=_destination(run, first),
         state=shown(run.state, hidden),
         progress=shown(run.progress, hidden),
         undos=await _undos(access, run, records, None if undos else UNDOS_IN) if is_latest else Undos(),
@@ -168,6 +170,17 @@ async def _undos(access: Access, run: Run, records: Sequence[Record], most: int 
         return Undos(undos_of(records), len(records))
     told = await find_undos(access.app.store, run.id, most)
     return msgspec.structs.replace(told, found=masked(list(told.found), access.redaction))
+
+
+def _destination(run: Run, first: Record | None) -> str:
+    """Return where a message goes; empty for what is none."""
+    if run.workflow != DELIVERY or first is None:
+        return ""
+    try:
+        message = msgspec.json.decode(first.payload or "")["message"]
+        return f"{message['method']} {message['url']}"
+    except (msgspec.DecodeError, KeyError, TypeError):  # what nobody but a stranger to the store can have put there
+        return ""
 
 
 def _actions(run: Run) -> set[str]:

@@ -6,7 +6,7 @@ const server = { ahead: 0 };
 function ago(at) {
   const apart = at - (Date.now() + server.ahead);
   const size = Math.abs(apart);
-  if (size < 1000) return "now";
+  if (size < 1000) return apart > 0 ? "now" : "just now";
   const [unit, length] = units.find(([, each]) => size >= each);
   const text = `${Math.floor(size / length)} ${unit}`;
   return apart > 0 ? `in ${text}` : `${text} ago`;
