@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 import subprocess
 import sys
 import threading
@@ -11,8 +12,9 @@ import pytest
 
 import perdure
 from perdure import Publisher, PublishError, UsageError
-from tests.dispatch.messages.destination import answered, destination
+from tests.dispatch.messages.destination import Destination, answered, destination
 from tests.publisher.conftest import said
+from tests.server.test_listening import _certificate
 
 URL = "https://a.example"
 HERE = {
@@ -227,3 +229,24 @@ def test_a_verb_tells_what_it_does():
     assert "latest first" in (Publisher.logs.__doc__ or "")
     with pytest.raises(TypeError):
         pub.publish()
+
+
+async def test_a_certificate_is_checked(tmp_path):
+    key, certificate = _certificate()
+    (tmp_path / "key.pem").write_bytes(key)
+    (tmp_path / "cert.pem").write_bytes(certificate)
+    tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    tls.load_cert_chain(tmp_path / "cert.pem", tmp_path / "key.pem")
+    found = Destination(answer=said(b"[]"))
+    server = await asyncio.start_server(found.serve, "127.0.0.1", 0, ssl=tls)
+    url = f"https://localhost:{server.sockets[0].getsockname()[1]}"
+    async with Publisher(url, ca=tmp_path / "cert.pem") as pub, Publisher(url) as other:
+        assert await pub.queues.list() == []
+        with pub.blocking as blocking:
+            assert await asyncio.to_thread(blocking.queues.list) == []
+        with pytest.raises(
+            PublishError, match=r"no secure connection .* check the server's certificate, and ca"
+        ) as caught:
+            await asyncio.wait_for(other.queues.list(), 5)
+        assert caught.value.status == 0
+    server.close()

@@ -330,6 +330,25 @@ async def test_what_failed_is_listed_retried_and_deleted(pub, there):
     assert await everything(pub.dlq.list()) == []
 
 
+async def test_what_failed_is_retried_once_though_the_answer_is_lost(served, there):
+    there.answer = lambda got: answered(500)
+    async with (
+        cut(served.http.base_url.port) as line,
+        Publisher(line.url(str(served.http.base_url)), patience=5) as pub,
+    ):
+        await pub.publish(there.url, retries=0)
+
+        async def dead():
+            return await everything(pub.dlq.list())
+
+        (letter,) = await until(dead)
+        there.answer = lambda got: answered(200)
+        line.lose_answer(b"/v2/dlq/retry")
+        await refused(pub.dlq.retry([letter.dead_id]), 0)
+        assert await pub.dlq.retry([letter.dead_id]) == []
+        await until(lambda: len(there.got) == 2)
+
+
 @pytest.mark.parametrize(
     "ask",
     [

@@ -120,6 +120,8 @@ class DeadLetters(Area[Link]):
     ) -> Plan[Sequence[Published]]:
         """Publish messages anew that failed: by the ids of their dead letters, by a filter, or all.
 
+        Where the answer is lost, they may have been: a second request would find nothing, and tell nothing of them.
+
         Args:
             ids, everything, chosen: which.
             changes: options that they have from now on, as in `{"retries": 5}`.
@@ -127,7 +129,7 @@ class DeadLetters(Area[Link]):
         Raises:
             UsageError: nothing is meant, or two things are. PublishError: the server refuses it.
         """
-        request = Request("POST", "/v2/dlq/retry", headers=_changes(changes))
+        request = Request("POST", "/v2/dlq/retry", headers=_changes(changes), may_repeat=False)
         meant = query_of(chosen, DeadFilter)
         return (yield from in_bulk(request, _again, "dlqIds", Meant(ids, meant, everything)))
 
@@ -191,7 +193,7 @@ def logs_from(cursor: str, chosen: LogFilter) -> Pages[LogEntry]:
 
 
 def _begun_again(what: str, meant: Meant, changes: Delivery | None) -> Plan[list[WorkflowRun]]:
-    request = Request("POST", f"/v2/workflows/dlq/{what}", headers=_changes(changes))
+    request = Request("POST", f"/v2/workflows/dlq/{what}", headers=_changes(changes), may_repeat=False)
     return (yield from in_bulk(request, _begun, "dlqIds", meant))
 
 
