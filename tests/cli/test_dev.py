@@ -113,6 +113,15 @@ def test_it_serves_and_works_and_takes_what_is_saved(dev, tmp_path):
     assert both.greeted() == "hello ada"
 
 
+@pytest.mark.parametrize("words", [(), ("--qstash-dev",)])
+def test_it_says_where_qstash_clients_are_to_ask(dev, words):
+    both = dev(*words)
+    said = both.says("serving")
+    headers = {"Authorization": f"Bearer {said['QSTASH_TOKEN']}"}
+    keys = httpx.get(f"{said['QSTASH_URL']}/v2/keys", headers=headers).json()
+    assert (keys["current"] == "sig_7kYjw48mhY7kAjqNGcy6cr29RJ6r") == bool(words)
+
+
 def test_both_end_in_order(dev):
     both = dev()
     worker = both.says("working")["pid"]

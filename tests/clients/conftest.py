@@ -23,9 +23,9 @@ T = TypeVar("T")
 SECONDS = 20.0
 
 
-def until(found: Callable[[], T | None]) -> T:
+def until(found: Callable[[], T | None], seconds: float = SECONDS) -> T:
     """Wait until something is there, and return it."""
-    end = time.monotonic() + SECONDS
+    end = time.monotonic() + seconds
     while time.monotonic() < end:
         if there := found():
             return there
