@@ -228,7 +228,7 @@ async def test_every_reason_for_not_moving_is_explained(make, world):
         await app.run("s").pause()
         assert "it pauses as soon as the steps that run have ended" in str(await app.run("s").explain())
         assert "it failed" in (text := await explained(app, world, w, "error"))
-        assert "UTC (now): bad order" in text
+        assert "UTC (just now): bad order" in text
         run = await app.start(w, "event")
         await world.settle()
         await run.send_event("refused")
