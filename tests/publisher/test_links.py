@@ -207,8 +207,8 @@ def test_the_publisher_is_loaded_when_it_is_named():
     )
     ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert ran.stdout.split() == ["False", "True"]
-    with pytest.raises(AttributeError, match="no attribute 'Publishr'"):
-        perdure.Publishr  # the attribute is what is asked for
+    with pytest.raises(AttributeError, match="no attribute 'Unheard'"):
+        perdure.Unheard  # the attribute is what is asked for
 
 
 def test_without_httpx_it_is_told_what_to_install():

@@ -285,6 +285,8 @@ async def test_flow_control_is_shown_and_pinned(pub, there):
     found = await pub.flow_control.get("k")
     assert (found.rate, found.period, found.parallelism) == (9, 120, 7)
     assert (found.is_parallelism_pinned, found.is_rate_pinned) == (True, True)
+    await pub.flow_control.pin("k", parallelism=8)
+    assert (await pub.flow_control.get("k")).parallelism == 8
     await pub.flow_control.unpin("k", rate=False)
     found = await pub.flow_control.get("k")
     assert (found.is_parallelism_pinned, found.is_rate_pinned) == (False, True)
@@ -450,6 +452,7 @@ async def test_a_key_says_who_asks_and_what_they_may(serving, there):
         await refused(viewer.publish(there.url), 403)
     async with Publisher(url, "wrong") as nobody, Publisher(url) as somebody:
         assert "QSTASH_TOKEN" in str(await refused(nobody.publish(there.url), 401))
+        await refused(nobody.batch([Message(there.url)]), 401)
         await refused(somebody.messages.get("msg_1"), 401)
 
 

@@ -108,6 +108,7 @@ async def test_runs_are_cancelled_in_bulk(pub, there):
 async def test_waiters_are_notified(pub, served, there):
     there.answer = lambda got: answered(200, SDK, b"{}")
     run = await pub.workflows.trigger(f"{there.url}/w")
+    await until(lambda: there.got)
     assert await pub.workflows.notify("paid", {"total": 1}) == []
     step = {"stepId": 1, "stepName": "wait", "stepType": "Wait", "concurrent": 1}
     headers = {
