@@ -226,7 +226,7 @@ class TestWhereItIsMounted:
         api = FastAPI()
         api.mount("/workflows", mounted)
         async with listening(api) as url:
-            with pytest.raises(UsageError, match="status 307"):
+            with pytest.raises(UsageError, match=f"it is at {url}workflows/: give that"):
                 await dispatcher.add(f"{url}workflows")
             await dispatcher.add(f"{url}workflows/")
             async with Perdure(app.url) as client:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+from typing import NamedTuple
 
 import httpx
 import msgspec
@@ -21,9 +22,11 @@ from perdure.dispatch.protocol import (
 )
 from perdure.dispatch.signing import SigningKeys, sign
 from perdure.engine.env import Env, new_id
-from perdure.engine.telemetry import TRACE
+from perdure.engine.traces import own_place
 from perdure.model.decision import Decision
 from perdure.model.errors import PerdureError, UsageError
+from perdure.tasks.addresses import AddressRefusedError, Guard
+from perdure.tasks.door import GuardedTransport
 
 ANSWER_BYTES = 16_777_216
 """How long an endpoint's answer may be."""
@@ -40,11 +43,17 @@ SLACK = 10.0
 CONNECTIONS = 64
 """How many requests one endpoint is sent at once."""
 
+KEPT_FOR = 4.0
+"""Seconds for which a connection waits for the next request: less than the five after which many servers end one."""
+
 TOLD = 300
 """How many characters are told of an answer that is wrong."""
 
 LATER = 86_400.0
 """The longest time, in seconds, that an endpoint can ask to be left alone for."""
+
+_REDIRECTS = (301, 302, 303, 307, 308)
+_HEADERS = {"Accept": "application/json", "Accept-Encoding": "identity", "User-Agent": "perdure"}
 
 
 class PushFailedError(PerdureError):
@@ -63,24 +72,51 @@ class PushFailedError(PerdureError):
         self.is_endpoints = is_endpoints
 
 
+class _Connections:
+    """The connections to one endpoint, each a transport of its own: httpx goes through all of a pool for each request.
+
+    Attributes:
+        places: for how many requests there is one.
+        idle: those that wait, the one that was used last at the end.
+    """
+
+    def __init__(self) -> None:
+        self.places = asyncio.Semaphore(CONNECTIONS)
+        self.idle: list[httpx.AsyncBaseTransport] = []
+
+    async def close(self) -> None:
+        """End those that wait."""
+        for transport in self.idle:
+            await transport.aclose()
+
+
+class _Answered(NamedTuple):
+    status: int
+    headers: httpx.Headers
+    content: bytes
+
+
 class Asking:
     """What speaks to endpoints; on one event loop.
 
     Args:
         env: for the present and for ids.
         transport: what requests go through; connections of its own by default.
+        guard: says which addresses may be connected to; None lets all pass.
     """
 
-    def __init__(self, env: Env, transport: httpx.AsyncBaseTransport | None = None) -> None:
+    def __init__(self, env: Env, transport: httpx.AsyncBaseTransport | None = None, guard: Guard | None = None) -> None:
         self._env = env
         self._transport = transport
-        self._http: httpx.AsyncClient | None = None
-        self._places: dict[str, asyncio.Semaphore] = {}
+        self._guard = guard
+        self._tls: asyncio.Future[ssl.SSLContext] | None = None
+        self._connections: dict[str, _Connections] = {}
 
     async def close(self) -> None:
         """End every connection."""
-        if self._http is not None:
-            await self._http.aclose()
+        left, self._connections = self._connections, {}
+        for each in left.values():
+            await each.close()
 
     async def manifest(self, url: str, keys: SigningKeys) -> Manifest:
         """Return what an endpoint serves.
@@ -89,8 +125,16 @@ class Asking:
             UsageError: the URL is none that can be asked, or what answers there is no endpoint of this protocol.
             PushFailedError: it does not answer.
         """
-        require_url(url)
-        status, _, content = await self._ask("GET", url, b"", keys, {}, MANIFEST_WITHIN)
+        self._require_allowed(require_url(url))
+        connections = _Connections()
+        try:
+            status, headers, content = await self._ask("GET", url, b"", keys, {}, MANIFEST_WITHIN, connections)
+        finally:
+            await connections.close()
+        if where := _redirected(status, headers):
+            raise UsageError(
+                f"url: {url} answers that it is at {where}: give that, with the / at its end if it has one"
+            )
         if status != 200:
             raise UsageError(f"url: {url} answers with status {status}, and not with what it serves{_said(content)}")
         try:
@@ -116,11 +160,12 @@ class Asking:
             "Idempotency-Key": delivery_id(run, run.seq),
             "Content-Type": "application/json",
         }
-        if TRACE in run.tags:
-            headers["traceparent"] = run.tags[TRACE]
+        if (place := own_place(run)) is not None:
+            headers["traceparent"] = place
         body = msgspec.json.encode(push)
-        async with self._places.setdefault(url, asyncio.Semaphore(CONNECTIONS)):
-            status, answered, content = await self._ask("POST", url, body, keys, headers, push.answer_within + SLACK)
+        connections = self._connections.setdefault(url, _Connections())
+        within = push.answer_within + SLACK
+        status, answered, content = await self._ask("POST", url, body, keys, headers, within, connections)
         if status == 202:
             return None
         if status != 200:
@@ -131,44 +176,71 @@ class Asking:
             raise PushFailedError(f"{url} answered what is no decision: {error}"[:TOLD]) from None
 
     async def _ask(
-        self, method: str, url: str, body: bytes, keys: SigningKeys, headers: dict[str, str], within: float
-    ) -> tuple[int, httpx.Headers, bytes]:
-        signature = sign(keys, url, body, id=f"jwt_{new_id(self._env)}", now=self._env.now())
-        http = await self._client()
+        self,
+        method: str,
+        url: str,
+        body: bytes,
+        keys: SigningKeys,
+        headers: dict[str, str],
+        within: float,
+        connections: _Connections,
+    ) -> _Answered:
+        async with connections.places:  # signed then: a signature does not hold for as long as one may wait for a place
+            signature = sign(keys, url, body, id=f"jwt_{new_id(self._env)}", now=self._env.now())
+            try:
+                request = httpx.Request(
+                    method,
+                    url,
+                    content=body,
+                    headers={**_HEADERS, **headers, SIGNATURE: signature},
+                    extensions={"timeout": {"connect": CONNECT_WITHIN}},
+                )
+                async with asyncio.timeout(within):
+                    return await self._exchange(connections, url, request)
+            except TimeoutError:
+                raise PushFailedError(f"{url} did not answer within {within:g} s") from None
+            except AddressRefusedError as error:
+                raise PushFailedError(f"{url}: {_refused(error)}") from None
+            except (httpx.HTTPError, httpx.InvalidURL, OSError, UnicodeError) as error:
+                raise PushFailedError(f"{url}: {str(error) or type(error).__name__}") from None
+
+    async def _exchange(self, connections: _Connections, url: str, request: httpx.Request) -> _Answered:
+        transport = connections.idle.pop() if connections.idle else await self._connection()
         try:
-            async with (
-                asyncio.timeout(within),
-                http.stream(method, url, content=body, headers={**headers, SIGNATURE: signature}) as response,
-            ):
+            response = await transport.handle_async_request(request)
+            try:
                 content = bytearray()
                 async for part in response.aiter_raw():
                     content += part
                     if len(content) > ANSWER_BYTES:
                         raise PushFailedError(f"{url} answered with more than {ANSWER_BYTES:,} bytes")
-                return response.status_code, response.headers, bytes(content)
-        except TimeoutError:
-            raise PushFailedError(f"{url} did not answer within {within:g} s") from None
-        except (httpx.HTTPError, httpx.InvalidURL, OSError, UnicodeError) as error:
-            raise PushFailedError(f"{url}: {str(error) or type(error).__name__}") from None
+                return _Answered(response.status_code, response.headers, bytes(content))
+            finally:
+                await response.aclose()
+        finally:
+            connections.idle.append(transport)
 
-    async def _client(self) -> httpx.AsyncClient:
-        if self._http is None:
-            tls: ssl.SSLContext | bool = True
-            if self._transport is None:
-                tls = await asyncio.to_thread(httpx.create_ssl_context)  # reads a long file
-            self._http = httpx.AsyncClient(
-                transport=self._transport,
-                verify=tls,
-                timeout=httpx.Timeout(None, connect=CONNECT_WITHIN),
-                limits=httpx.Limits(max_connections=None, max_keepalive_connections=CONNECTIONS),
-                headers={"accept": "application/json", "accept-encoding": "identity", "user-agent": "perdure"},
-                trust_env=False,
-            )
-        return self._http
+    async def _connection(self) -> httpx.AsyncBaseTransport:
+        if self._transport is not None:
+            return self._transport
+        if self._tls is None:
+            self._tls = asyncio.ensure_future(asyncio.to_thread(httpx.create_ssl_context))  # reads a long file, once
+        tls = await asyncio.shield(self._tls)
+        if self._guard is not None:
+            return GuardedTransport(self._guard, tls, kept=1)
+        limits = httpx.Limits(max_connections=1, max_keepalive_connections=1, keepalive_expiry=KEPT_FOR)
+        return httpx.AsyncHTTPTransport(verify=tls, trust_env=False, limits=limits)
+
+    def _require_allowed(self, url: httpx.URL) -> None:
+        if self._guard is not None:
+            try:
+                self._guard.check_number(url.host)
+            except AddressRefusedError as error:
+                raise UsageError(f"url: {_refused(error)}") from None
 
 
-def require_url(url: str) -> None:
-    """Refuse what is no URL of an endpoint.
+def require_url(url: str) -> httpx.URL:
+    """Return the URL of an endpoint.
 
     Raises:
         UsageError: it is none.
@@ -181,20 +253,39 @@ def require_url(url: str) -> None:
         raise UsageError(f"url: {url[:TOLD]!r} must be http:// or https://, and name a host")
     if parsed.userinfo or parsed.fragment:
         raise UsageError("url: it must hold neither a password nor a fragment")
+    return parsed
 
 
 def _refusal(url: str, status: int, headers: httpx.Headers, content: bytes) -> PushFailedError:
     """Return what an answer means that is no success."""
     is_final = status == NON_RETRYABLE_STATUS or headers.get(NON_RETRYABLE, "").lower() == "true"
-    after = headers.get("Retry-After", "")
+    after, where = headers.get("Retry-After", ""), _redirected(status, headers)
     return PushFailedError(
-        f"{url} answered with status {status}{_said(content)}",
+        f"{url} answered that it is at {where}: add it there, and remove it here"
+        if where
+        else f"{url} answered with status {status}{_said(content)}",
         after=min(float(after), LATER) if after.isdecimal() and len(after) < 10 else 0.0,
         is_final=is_final,
         is_endpoints=status >= 500 and not is_final,
     )
 
 
+def _redirected(status: int, headers: httpx.Headers) -> str:
+    """Return where an answer says that an endpoint is; nothing where it says nothing of the kind."""
+    return _told(headers.get("Location", "")) if status in _REDIRECTS else ""
+
+
+def _refused(error: AddressRefusedError) -> str:
+    """Return what a guard says, and what lets such a request pass here."""
+    return f"{str(error).partition(';')[0]}; start the server with --deliver-to, and what is to be reached"
+
+
 def _said(content: bytes) -> str:
-    text = " ".join(content[: 2 * TOLD].decode(errors="replace").split())[:TOLD]
-    return f": {text}" if text.isprintable() and text else ""
+    text = _told(content[: 2 * TOLD].decode(errors="replace"))
+    return f": {text}" if text else ""
+
+
+def _told(text: str) -> str:
+    """Return the beginning of a text from outside, on one line; nothing of one that cannot be shown."""
+    found = " ".join(text[: 2 * TOLD].split())[:TOLD]
+    return found if found.isprintable() else ""
