@@ -20,15 +20,19 @@ from perdure.server.qstash.routes import dispatcher_of, done, messaging_of, quer
 from perdure.server.qstash.routes import router as routes
 from perdure.server.routing import reply
 
+LISTED = 100
+"""How many keys are listed: each costs a look at its queue."""
+
 router = routes()
 
 
 @router.get("/v2/flowControl", operation_id="qstash_list_flow_control")
 async def list_keys(access: Viewer, request: Request) -> Response:
-    """List the flow-control keys that hold a text, or all."""
+    """List the flow-control keys that hold a text, or all: the first hundred of them."""
     search = query_of(request).get("search", [""])[0]
     every = await messaging_of(access).outbox.flows.all()
-    return reply([await _document(access, key, *about) for key, about in every.items() if search in key])
+    found = [(key, about) for key, about in every.items() if search in key]
+    return reply([await _document(access, key, *about) for key, about in found[:LISTED]])
 
 
 @router.get("/v2/flowControl/{key}", operation_id="qstash_get_flow_control")
