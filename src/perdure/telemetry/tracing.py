@@ -2,7 +2,7 @@
 
 The span of an attempt of a step begins when the attempt does, and is what the step's body finds as its current span;
 it is ended, and so exported, once the decision that records the attempt is durable. A run's own span is made at its
-end: it reaches back to the run's creation. See `perdure.telemetry.ids` for how they find each other.
+end: it reaches back to the run's creation. See `perdure.engine.traces` for how they find each other.
 
 What one run tells another does not put them into one trace, which might never end: an event that was sent in a trace
 has a span with the run that took it, with a link to where it was sent.
@@ -35,6 +35,7 @@ from opentelemetry.util.types import AttributeValue
 
 from perdure.authoring.context import current_trace
 from perdure.engine.telemetry import LINK, TRACE, Commit, Telemetry
+from perdure.engine.traces import attempt_span_id, event_span_id, run_span_id, trace_id
 from perdure.engine.triggers.events import PREFIX as BY_EVENT
 from perdure.engine.triggers.scheduler import PREFIX as BY_SCHEDULE
 from perdure.engine.triggers.scheduler import WORKFLOW as SCHEDULE
@@ -44,7 +45,7 @@ from perdure.model.errors import UsageError
 from perdure.model.record import Record
 from perdure.model.run import Run, RunStatus
 from perdure.telemetry.failures import error_of
-from perdure.telemetry.ids import GivenIds, attempt_span_id, event_span_id, run_span_id, trace_id
+from perdure.telemetry.ids import GivenIds
 from perdure.telemetry.metrics import step_name
 
 if TYPE_CHECKING:
