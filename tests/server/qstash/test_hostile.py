@@ -40,7 +40,8 @@ QUERIES = [
     "", "?", "?a", "?=", "?&&", "?count=x", "?count=-1", "?count=0", "?count=99999999999999999999", "?cursor=x",
     "?cursor=W10", "?cursor=WzEsbnVsbCwtMSwtMV0", "?cursor=WzEsMSwxLDFd", "?fromDate=x", "?toDate=99999999999999999",
     "?messageId=", "?messageIds=%00", "?dlqIds=%ff", "?state=nothing", "?responseStatus=x", "?label=%2C",
-    "?source=workflow", "?parallelism=0", "?rate=1&period=x", "?rate=99999999&period=0", "?" + "a=b&" * 2_000, "?url=%00", "?host=&path=",
+    "?source=workflow", "?parallelism=0", "?rate=1&period=x", "?rate=99999999&period=0", "?" + "a=b&" * 2_000,
+    "?url=%00", "?host=&path=",
     "?parallelism=99999999999", "?rate=1&period=99999999999d", "?scheduleId=a%20b",
 ]  # fmt: skip
 BODIES: list[bytes] = [

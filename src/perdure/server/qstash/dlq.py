@@ -12,6 +12,7 @@ from perdure.dispatch.messages.reading import Wanted
 from perdure.model.errors import UsageError
 from perdure.server.access import Operator, Viewer
 from perdure.server.qstash.filters import meant_by, page_of, wanted_of
+from perdure.server.qstash.masking import masked
 from perdure.server.qstash.routes import done, headers_of, messaging_of, not_found, query_of
 from perdure.server.qstash.routes import router as routes
 from perdure.server.qstash.workflows import dead_page
@@ -30,7 +31,8 @@ async def list_dead(access: Viewer, request: Request) -> Response:
     if query.get("source") == ["workflow"]:
         return await dead_page(access, request)
     found, cursor = await messaging_of(access).reading.dead(wanted_of(query, "dlqIds", "messageId"), *page_of(query))
-    return reply({"messages": found, **({} if cursor is None else {"cursor": cursor})})
+    messages = [masked(access, each) for each in found]
+    return reply({"messages": messages, **({} if cursor is None else {"cursor": cursor})})
 
 
 @router.get("/v2/dlq/{id}", operation_id="qstash_get_dead")
@@ -39,7 +41,7 @@ async def get_dead(access: Viewer, id: str) -> Response:
     found = await messaging_of(access).reading.dead_one(id)
     if found is None:
         raise not_found(f"dead letter {id!r} is not there")
-    return reply(found.dead())
+    return reply(masked(access, found.dead()))
 
 
 @router.delete("/v2/dlq/{id}", operation_id="qstash_delete_dead")

@@ -7,6 +7,7 @@ from starlette.responses import Response
 
 from perdure.server.access import Access, Viewer
 from perdure.server.qstash.filters import page_of, wanted_of
+from perdure.server.qstash.masking import masked_entries
 from perdure.server.qstash.routes import messaging_of, query_of
 from perdure.server.qstash.routes import router as routes
 from perdure.server.routing import reply
@@ -30,4 +31,4 @@ async def _page(access: Access, request: Request, name: str) -> Response:
     query = query_of(request)
     wanted = wanted_of(query, "messageId", "messageIds")
     found, cursor = await messaging_of(access).reading.events(wanted, *page_of(query))
-    return reply({name: found, **({} if cursor is None else {"cursor": cursor})})
+    return reply({name: masked_entries(access, found), **({} if cursor is None else {"cursor": cursor})})

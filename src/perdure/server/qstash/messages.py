@@ -8,6 +8,7 @@ from starlette.responses import Response
 from perdure.dispatch.messages.reading import Wanted
 from perdure.server.access import Operator, Viewer
 from perdure.server.qstash.filters import meant_by
+from perdure.server.qstash.masking import masked
 from perdure.server.qstash.routes import messaging_of, not_found
 from perdure.server.qstash.routes import router as routes
 from perdure.server.routing import reply
@@ -21,7 +22,7 @@ async def get_message(access: Viewer, id: str) -> Response:
     found = await messaging_of(access).reading.one(id)
     if found is None:
         raise not_found(f"message {id!r} is not there: it was delivered, failed, was cancelled, or never was")
-    return reply(found.shown())
+    return reply(masked(access, found.shown()))
 
 
 @router.delete("/v2/messages/{id}", operation_id="qstash_cancel_message")

@@ -12,6 +12,7 @@ from perdure.dispatch.messages.options import read, with_body
 from perdure.dispatch.messages.plans import PlanStanding
 from perdure.dispatch.messages.showing import about, content
 from perdure.server.access import Operator, Viewer
+from perdure.server.qstash.masking import masked
 from perdure.server.qstash.routes import caller_of, destination_of, done, headers_of, messaging_of
 from perdure.server.qstash.routes import router as routes
 from perdure.server.routing import reply
@@ -50,13 +51,13 @@ async def create_schedule(access: Operator, request: Request) -> Response:
 @router.get("/v2/schedules", operation_id="qstash_list_schedules")
 async def list_schedules(access: Viewer) -> Response:
     """List the schedules."""
-    return reply([_document(each) for each in await messaging_of(access).plans.all()])
+    return reply([masked(access, _document(each)) for each in await messaging_of(access).plans.all()])
 
 
 @router.get("/v2/schedules/{id}", operation_id="qstash_get_schedule")
 async def get_schedule(access: Viewer, id: str) -> Response:
     """Return a schedule."""
-    return reply(_document(await messaging_of(access).plans.get(id)))
+    return reply(masked(access, _document(await messaging_of(access).plans.get(id))))
 
 
 @router.delete("/v2/schedules/{id}", operation_id="qstash_delete_schedule")
