@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import httpx
@@ -14,7 +14,7 @@ import pytest
 from perdure.model.errors import StepError
 from perdure.tasks import AddressRefusedError, HttpError, HttpRequestError, HttpTimeouts
 from perdure.tasks.addresses import Guard
-from perdure.tasks.door import Door, GuardedTransport, Request
+from perdure.tasks.door import ConnectionTransport, Door, GuardedTransport, Request
 from tests.tasks.serving import Reply, client_context, in_turn, web
 
 SOON = HttpTimeouts(2.0, 2.0, 5.0)
@@ -179,9 +179,63 @@ async def test_connections_are_kept_by_name_and_each_name_shows_its_own_certific
         assert len(server.asked) == 3
 
 
-async def test_what_is_built_on_the_transport_is_guarded_too(canary: Canary) -> None:
-    transport = GuardedTransport(Guard(), client_context(), kept=4)
-    async with httpx.AsyncClient(transport=transport, follow_redirects=True) as http:
+async def test_a_transport_of_one_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked = names(monkeypatch, {"localhost": ["127.0.0.1"], "perdure.example": ["127.0.0.1"]})
+    transport = ConnectionTransport(Guard(["127.0.0.1"]), client_context())
+    replies = in_turn(*[Reply(body=b"hello")] * 3, Reply(body=b"bye", headers={"Connection": "close"}), Reply())
+    with web(replies) as server, web(in_turn(Reply(body=b"hello")), is_secure=True) as secure:
+        async with httpx.AsyncClient(transport=transport) as http:
+            for _ in range(3):
+                assert (await http.get(f"http://localhost:{server.port}/")).text == "hello"
+            assert looked == ["localhost"]
+            assert (await http.get(f"http://localhost:{server.port}/")).text == "bye"
+            assert (await http.get(f"http://localhost:{server.port}/")).status_code == 200
+            assert looked == ["localhost"] * 2  # the other side had ended the first one
+            assert (await http.get(f"https://localhost:{secure.port}/")).text == "hello"
+            with pytest.raises(httpx.ConnectError, match="certificate verify failed"):
+                await http.get(f"https://perdure.example:{secure.port}/")
+            assert (await http.get(f"https://localhost:{secure.port}/")).text == "hello"
+
+
+async def test_an_answer_that_is_left_unread_ends_its_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked = names(monkeypatch, {"localhost": ["127.0.0.1"]})
+    with web(in_turn(Reply(body=b"x" * 1_000_000), Reply(body=b"hello"))) as server:
+        async with httpx.AsyncClient(transport=ConnectionTransport(Guard(["127.0.0.1"]), client_context())) as http:
+            async with http.stream("GET", f"http://localhost:{server.port}/") as response:
+                assert response.status_code == 200
+            assert (await http.get(f"http://localhost:{server.port}/")).text == "hello"
+    assert looked == ["localhost"] * 2
+
+
+async def test_a_connection_that_the_other_side_ends_is_replaced_by_a_new_one() -> None:
+    ended: list[asyncio.StreamWriter] = []
+
+    async def answer_once(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+        await writer.drain()
+        writer.close()
+        ended.append(writer)
+
+    server = await asyncio.start_server(answer_once, "127.0.0.1", 0)
+    async with server, httpx.AsyncClient(transport=ConnectionTransport(None, client_context())) as http:
+        for _ in range(3):
+            assert (await http.get(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/")).status_code == 200
+            await ended[-1].wait_closed()
+    assert len(ended) == 3
+
+
+@pytest.mark.parametrize(
+    "transport",
+    [
+        lambda: GuardedTransport(Guard(), client_context(), kept=4),
+        lambda: ConnectionTransport(Guard(), client_context()),
+    ],
+)
+async def test_what_is_built_on_a_transport_is_guarded_too(
+    canary: Canary, transport: Callable[[], httpx.AsyncBaseTransport]
+) -> None:
+    async with httpx.AsyncClient(transport=transport(), follow_redirects=True) as http:
         for host in ("127.0.0.1", "[::1]", "localhost", "127.1"):
             with pytest.raises((AddressRefusedError, httpx.InvalidURL, OSError)):
                 await http.get(f"http://{host}:{canary.port}/")

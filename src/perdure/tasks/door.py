@@ -3,7 +3,7 @@
 A guarded request connects to the address that the guard has checked, under the name that the URL gave: the name is not
 resolved a second time. A redirect is a request like the first and goes the same way. Whatever asks somebody else's
 server over HTTP does it through a `Door` (tasks, deliveries of webhooks, keys of issuers) or, where connections are to
-be kept, through a `GuardedTransport`.
+be kept, through a `GuardedTransport` or a `ConnectionTransport`.
 """
 
 from __future__ import annotations
@@ -189,6 +189,44 @@ class GuardedTransport(httpx.AsyncHTTPTransport):
             keepalive_expiry=KEPT_FOR,
             network_backend=_GuardedNetwork(guard),
         )
+
+
+class ConnectionTransport(httpx.AsyncHTTPTransport):
+    """What httpx sends through that has one connection, for one request after the other; it asks no proxy.
+
+    For whoever counts connections: a pool goes through all of its own for every request, before it and after it. Where
+    the other side has ended the connection, or a request goes elsewhere, there is a new one.
+
+    Args:
+        guard: says which addresses may be connected to; None lets all pass.
+        tls: how certificates are checked.
+    """
+
+    def __init__(self, guard: Guard | None, tls: ssl.SSLContext) -> None:
+        super().__init__(verify=tls, trust_env=False)
+        self._pool = _Single(
+            ssl_context=tls,
+            keepalive_expiry=KEPT_FOR,
+            network_backend=None if guard is None else _GuardedNetwork(guard),
+        )
+
+
+class _Single(httpcore.AsyncConnectionPool):
+    """A pool of one connection."""
+
+    _kept: httpcore.AsyncConnectionInterface | None = None
+
+    async def handle_async_request(self, request: httpcore.Request) -> httpcore.Response:
+        kept, origin = self._kept, request.url.origin
+        if kept is None or not kept.is_available() or kept.has_expired() or not kept.can_handle_request(origin):
+            await self.aclose()
+            kept = self._kept = self.create_connection(origin)
+        return await kept.handle_async_request(request)
+
+    async def aclose(self) -> None:
+        kept, self._kept = self._kept, None
+        if kept is not None and not kept.is_closed():
+            await kept.aclose()
 
 
 class _GuardedNetwork(httpcore.AnyIOBackend):

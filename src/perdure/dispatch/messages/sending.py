@@ -20,7 +20,7 @@ from perdure.dispatch.messages.retry_delay import asked_for
 from perdure.dispatch.signing import HEADER, SigningKeys, sign
 from perdure.engine.env import Env, new_id
 from perdure.tasks.addresses import AddressRefusedError, Guard
-from perdure.tasks.door import GuardedTransport
+from perdure.tasks.door import ConnectionTransport
 
 CONNECTIONS = 50
 """How many connections one origin has at most; further attempts wait for one."""
@@ -249,9 +249,7 @@ class Sender:
         if self._tls is None:
             self._tls = asyncio.ensure_future(asyncio.to_thread(httpx.create_ssl_context))  # reads a long file, once
         tls = await asyncio.shield(self._tls)
-        if self._guard is None:
-            return httpx.AsyncHTTPTransport(verify=tls, trust_env=False)
-        return GuardedTransport(self._guard, tls, kept=1)
+        return ConnectionTransport(self._guard, tls)
 
     async def _given_back(self, origin: _Origin, transport: httpx.AsyncBaseTransport) -> None:
         origin.idle.append(transport)
