@@ -163,7 +163,7 @@ async def scene(serving: Any) -> AsyncIterator[Make]:
     async with AsyncExitStack() as stack:
 
         async def make(
-            declare: Callable[[Perdure], object], *, store: str | None = None, stay: float = 0, **options: Any
+            declare: Callable[[Perdure], object], *, store: str | None = None, stay: float | None = None, **options: Any
         ) -> Scene:
             served = await serving(None, store=store or memory())
             app = Perdure(str(served.http.base_url).rstrip("/"), mode="serve", **options)

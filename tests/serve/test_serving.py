@@ -8,6 +8,7 @@ import pytest
 
 from perdure import Perdure
 from perdure.model.errors import RunCompensatedError, RunFailedError
+from perdure.serve import worker
 from tests.engine.conftest import STORES
 from tests.serve.bodies import everything
 
@@ -159,3 +160,12 @@ async def test_an_event_starts_what_is_served(scene, body):
     async with Perdure(made.server_url) as client:
         (run,) = await client.emit("order.paid", {"number": 7})
         assert await run.result(timeout=WITHIN) == 7
+
+
+async def test_a_run_with_a_long_journal_is_not_brought_for_each_step(scene, monkeypatch):
+    monkeypatch.setattr(worker, "LONG", 10)
+    made = await scene(three)
+    run = await made.app.start("sum_up", input={"n": 50})
+    assert await run.result(timeout=WITHIN) == 1275
+    assert len(made.faulty.pushes) == 10  # 9 steps of a request each, and then all others in one
+    assert (await run.journal())[-1].position == 51

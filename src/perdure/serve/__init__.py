@@ -17,7 +17,7 @@ __all__ = ["asgi", "wsgi"]
 
 
 def asgi(
-    app: Perdure, *, keys: tuple[str, str] | None = None, url: str | None = None, stay: Duration = 0
+    app: Perdure, *, keys: tuple[str, str] | None = None, url: str | None = None, stay: Duration | None = None
 ) -> AsgiServing:
     """Return an application as an ASGI application, to run or to mount.
 
@@ -27,7 +27,7 @@ def asgi(
             by default.
         url: where the server asks it, if requests for any other URL are to be refused.
         stay: for how long (a duration) one request goes on with further steps; by default it does those that can be
-            done at once.
+            done at once, and where the journal is long already, further ones for five seconds.
 
     Raises:
         UsageError: there are no keys, or the application has another mode.
@@ -36,7 +36,7 @@ def asgi(
 
 
 def wsgi(
-    app: Perdure, *, keys: tuple[str, str] | None = None, url: str | None = None, stay: Duration = 0
+    app: Perdure, *, keys: tuple[str, str] | None = None, url: str | None = None, stay: Duration | None = None
 ) -> WsgiServing:
     """Return an application as a WSGI application; see `asgi`."""
     return WsgiServing(Serving(app, keys=keys, url=url, stay=stay))

@@ -50,21 +50,21 @@ class Serving:
             by default.
         url: where the server asks it, if requests for any other URL are to be refused.
         stay: for how long (a duration) one request goes on with further steps; by default it does those that can be
-            done at once.
+            done at once, and where the journal is long already, further ones for five seconds.
 
     Raises:
         UsageError: there are no keys, or the application serves nothing.
     """
 
     def __init__(
-        self, app: Perdure, *, keys: tuple[str, str] | None = None, url: str | None = None, stay: Duration = 0
+        self, app: Perdure, *, keys: tuple[str, str] | None = None, url: str | None = None, stay: Duration | None = None
     ) -> None:
         if app.settings.mode != "serve":
             raise UsageError(f"mode: an application that is served has mode='serve', not {app.settings.mode!r}")
         self.app = app
         self.url = url
         self._keys = _keys_of(keys)
-        self._stay = seconds(stay, field="stay")
+        self._stay = None if stay is None else seconds(stay, field="stay")
         self._worker: ServedWorker | None = None
         self._seen: dict[str, int] = {}
         self._opening = asyncio.Lock()

@@ -14,8 +14,14 @@ from perdure.engine.worker.runner import Runner
 from perdure.engine.worker.status import Reporting
 from perdure.engine.worker.worker import Worker
 from perdure.model.decision import Claim
-from perdure.model.run import NewRun
+from perdure.model.run import NewRun, Run
 from perdure.serve.turns import Turns
+
+LONG = 200
+"""From how many records on a journal is long: bringing it here, and replaying it, costs more than the step it is for."""
+
+LONG_STAY = 5.0
+"""For how many seconds a turn with a long journal goes on, where nothing else is said."""
 
 
 class ServedWorker(Worker):
@@ -23,21 +29,28 @@ class ServedWorker(Worker):
 
     Args:
         turns: where what it decides goes.
-        stay: for how many seconds a turn goes on with further steps, rather than be given back after the first.
+        stay: for how many seconds a turn goes on with further steps, rather than be given back after the first; None
+            for those with a long journal alone.
     """
 
     def __init__(
-        self, turns: Turns, registry: Registry, settings: Settings, env: Env, endings: Endings, stay: float
+        self, turns: Turns, registry: Registry, settings: Settings, env: Env, endings: Endings, stay: float | None
     ) -> None:
         super().__init__(turns, registry, settings, env, endings)  # passes all else on
         self.pushed = turns
-        self.stay = stay
+        self._stay = stay
         self.reporting = _Unlisted(self)
 
     async def start(self) -> None:
         """Be ready for runs."""
         guard.install()
         self.keeper.start()
+
+    def stay(self, run: Run) -> float:
+        """Return for how many seconds a turn of a run goes on."""
+        if self._stay is not None:
+            return self._stay
+        return LONG_STAY if run.journal_length >= LONG else 0.0
 
     def reserve(self, new: NewRun) -> bool:
         """Keep no place: what is started here, the server pushes to whom it likes."""
@@ -64,8 +77,8 @@ class ServedRunner(Runner):
     def begin(self) -> None:
         """Replay the run and go on with it."""
         worker = self.worker
-        if worker.stay > 0:
-            self._staying = worker.env.call_later(worker.loop, worker.stay, self.hand_back)
+        if stay := worker.stay(self.turn.run):
+            self._staying = worker.env.call_later(worker.loop, stay, self.hand_back)
             super().begin()
             return
         try:
