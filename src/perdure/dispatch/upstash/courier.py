@@ -142,7 +142,7 @@ class Courier:
             return None
         told = callback_of(
             callback,
-            replace(failed.message, body=None, body_base64=None),
+            replace(failed.message, body=None, body_base64=None, redacted=self._trigger.message.redacted),
             _as_json(failed.answer, failed.told),
             message_id=failed.message_id,
             retried=failed.retried,
