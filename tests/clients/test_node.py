@@ -291,6 +291,12 @@ def test_flow_control(node, there, name):
     assert node("flowControl.getGlobalParallelism")["parallelismMax"] > 0
 
 
+def test_a_run_that_is_not_there_cannot_be_cancelled(node):
+    with pytest.raises(ClientError, match="wfr_none") as caught:
+        node("workflow.cancel", "wfr_none")
+    assert caught.value.status == 404
+
+
 def test_a_wrong_token_is_refused(node, server):
     node("client", {"token": "nothing"})
     try:
