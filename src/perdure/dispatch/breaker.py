@@ -16,11 +16,16 @@ class Breaker:
 
     Args:
         env: for the present, and for chance.
+
+    Attributes:
+        failures: how many times in a row it has failed.
+        error: what it failed with, or refused the last run with; empty where it took that.
     """
 
     def __init__(self, env: Env) -> None:
+        self.failures = 0
+        self.error = ""
         self._env = env
-        self._failures = 0
         self._until = 0
 
     def left(self) -> int:
@@ -28,21 +33,22 @@ class Breaker:
 
         Where it was left alone, one request is let through, and the others wait for what becomes of it.
         """
-        if self._failures < FAILURES:
-            return 0
-        now = self._env.now()
-        if now < self._until:
-            return self._until - now
-        self._until = now + FIRST_MS
-        return 0
+        left = self.rest()
+        if left == 0 and self.failures >= FAILURES:
+            self._until = self._env.now() + FIRST_MS
+        return left
 
-    def worked(self) -> None:
-        """It has answered."""
-        self._failures = 0
+    def rest(self) -> int:
+        """Return for how many milliseconds it is left alone, to be told; nothing is let through."""
+        return max(0, self._until - self._env.now()) if self.failures >= FAILURES else 0
 
-    def failed(self) -> None:
-        """It has not."""
-        self._failures += 1
-        if self._failures >= FAILURES:
-            pause = min(LONGEST_MS, FIRST_MS * 2 ** min(self._failures - FAILURES, 20))
+    def worked(self, error: str = "") -> None:
+        """It has answered; `error` is what it refused the run with."""
+        self.failures, self.error = 0, error
+
+    def failed(self, error: str = "") -> None:
+        """It has not, as `error` says."""
+        self.failures, self.error = self.failures + 1, error
+        if self.failures >= FAILURES:
+            pause = min(LONGEST_MS, FIRST_MS * 2 ** min(self.failures - FAILURES, 20))
             self._until = self._env.now() + round(pause * (0.75 + 0.5 * self._env.roll()))

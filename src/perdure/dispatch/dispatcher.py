@@ -220,6 +220,11 @@ class Dispatcher:
         urls = ", ".join(place.url for place in places)
         raise LeftAloneError(f"{urls} failed often and is left alone for now", after=min(waits) / 1000)
 
+    def breaker_of(self, url: str) -> Breaker | None:
+        """Return what is known here of how an endpoint answers; None where nothing is pushed to it from here."""
+        place = self._places.get(url)
+        return None if place is None else place.breaker
+
     @property
     def known(self) -> list[Endpoint]:
         """Who serves what, as it was seen last."""

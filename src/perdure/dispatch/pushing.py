@@ -130,7 +130,7 @@ class PushRunner(Runner):
         try:
             decision = await dispatcher.asking.push(place.url, push, keys.signing)
         except PushFailedError as error:
-            (place.breaker.failed if error.is_endpoints else place.breaker.worked)()
+            (place.breaker.failed if error.is_endpoints else place.breaker.worked)(str(error))
             raise
         place.breaker.worked()
         return decision

@@ -29,7 +29,7 @@ PAGES = [
     "/workers",
     "/undos",
 ]
-FOR_OPERATORS = ["/audit"]
+FOR_OPERATORS = ["/audit", "/endpoints"]
 FOR_ADMINS = ["/keys"]
 
 

@@ -26,8 +26,8 @@ FOR_METRICS = {"get_metrics"}
 FOR_ADMINS = {"list_keys", "create_key", "rotate_key", "revoke_key"}
 FOR_ADMINS |= {"add_endpoint", "remove_endpoint", "get_signing_keys", "rotate_signing_keys"}
 FOR_OPERATORS_TO_READ = {"list_audit", "list_endpoints"}
-CHANGES_NOTHING = {"validate_definition"}
-"""What is asked by POST, and changes nothing."""
+CHANGES_NOTHING = {"validate_definition", "choose_namespace"}
+"""What is asked by POST or PUT, and changes nothing but what its own session looks at."""
 
 OF_RUNS = {"start_run", "start_runs", "send_event", "emit_event", "execute_workflow", *STARTS_BY_GET}
 """What is no operator's action, but runs' own data."""

@@ -48,6 +48,10 @@ class EndpointDocument(Told):
     url: str
     added_at: Moment = Field(description="When it was last asked what it serves.")
     workflows: list[ServedDocument]
+    failures: int | None = Field(
+        description="How many pushes from this server failed in a row; null if it pushes none."
+    )
+    error: str = Field(description="What it failed with, or refused the last run with; empty where it took that.")
 
 
 class EndpointsDocument(Told):
@@ -69,7 +73,8 @@ _NO_REASON = ReasonBody()
 @router.get("/api/v1/endpoints", operation_id="list_endpoints", response_model=EndpointsDocument)
 async def list_endpoints(access: Operator) -> Response:
     """List the endpoints, with what each serves."""
-    return reply({"items": [_document(each) for each in await _dispatcher(access).endpoints.all()]})
+    dispatcher = _dispatcher(access)
+    return reply({"items": [_document(dispatcher, each) for each in await dispatcher.endpoints.all()]})
 
 
 @router.post("/api/v1/endpoints", operation_id="add_endpoint", status_code=201, response_model=EndpointDocument)
@@ -78,13 +83,14 @@ async def add_endpoint(access: Admin, body: EndpointBody) -> Response:
 
     One that is there already is asked anew. Every server of the namespace knows of it within ten seconds.
     """
+    dispatcher = _dispatcher(access)
     await access.audit("endpoints.add", key_of(body.url), body.reason)
     try:
         with told_of("body"):
-            endpoint = await _dispatcher(access).add(body.url)
+            endpoint = await dispatcher.add(body.url)
     except PushFailedError as error:
         raise Problem(409, "No answer from the endpoint", f"body.url: {error}") from None
-    return reply(_document(endpoint), 201)
+    return reply(_document(dispatcher, endpoint), 201)
 
 
 @router.delete("/api/v1/endpoints/{id}", operation_id="remove_endpoint", status_code=204)
@@ -118,11 +124,14 @@ def _dispatcher(access: Access) -> Dispatcher:
     return access.server.dispatchers[access.namespace]
 
 
-def _document(endpoint: Endpoint) -> dict[str, Any]:
+def _document(dispatcher: Dispatcher, endpoint: Endpoint) -> dict[str, Any]:
     served = [{"name": each.name, "version": each.version, "queue": each.queue} for each in endpoint.workflows]
+    breaker = dispatcher.breaker_of(endpoint.url)
     return {
         "id": key_of(endpoint.url),
         "url": endpoint.url,
         "added_at": moment(endpoint.added_at),
         "workflows": served,
+        "failures": None if breaker is None else breaker.failures,
+        "error": "" if breaker is None else breaker.error,
     }

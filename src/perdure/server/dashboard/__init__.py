@@ -8,6 +8,7 @@ from perdure.server.dashboard import assets
 from perdure.server.dashboard.pages import (
     audit,
     definitions,
+    endpoints,
     failures,
     keys,
     overview,
@@ -28,6 +29,7 @@ ROUTERS: tuple[APIRouter, ...] = (
     schedules.router,
     definitions.router,
     workers.router,
+    endpoints.router,
     undos.router,
     audit.router,
     keys.router,

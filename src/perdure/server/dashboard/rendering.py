@@ -28,6 +28,7 @@ NAVIGATION = (
     ("/schedules", "Schedules", Role.VIEWER),
     ("/definitions", "Workflows", Role.VIEWER),
     ("/workers", "Workers", Role.VIEWER),
+    ("/endpoints", "Endpoints", Role.OPERATOR),
     ("/undos", "Needs help", Role.VIEWER),
     ("/audit", "Audit log", Role.OPERATOR),
     ("/keys", "API keys", Role.ADMIN),
