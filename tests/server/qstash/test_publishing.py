@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 
 import pytest
@@ -38,6 +39,18 @@ async def test_a_destination_is_everything_behind_the_prefix(served, sent, meant
     status, answer = await published(served, sent, LATER)
     assert status == 200
     assert (await shown(served, answer["messageId"]))["url"] == meant
+
+
+async def test_nothing_on_the_way_tidies_a_destination(serving):
+    served = await serving()
+    url = "https://a.example//x/../%2F%c3%a9/./?u=https://b.example/?c&&d=%20"
+    reader, writer = await asyncio.open_connection(served.http.base_url.host, served.http.base_url.port)
+    head = f"POST /v2/publish/{url} HTTP/1.1\r\nHost: localhost\r\nUpstash-Delay: 1h\r\nContent-Length: 0\r\n\r\n"
+    writer.write(head.encode())
+    await reader.readuntil(b"\r\n\r\n")
+    answer = json.loads(await reader.readuntil(b"}"))
+    writer.close()
+    assert (await shown(served, answer["messageId"]))["url"] == url
 
 
 @pytest.mark.parametrize(
