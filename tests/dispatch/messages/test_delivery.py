@@ -179,6 +179,19 @@ async def test_a_long_answer_leaves_the_source_out():
     assert len(carrier.content) < 1000
 
 
+async def test_a_callback_fits_into_a_run_however_much_of_it_is_escaped():
+    from perdure.dispatch.messages.delivery import callback_of
+    from perdure.dispatch.messages.message import payload_of
+    from perdure.model.limits import Limits
+
+    message = Message("http://x/", body="x" * 450_000, headers=[("a", '"' * 60_000)])
+    carrier = callback_of(
+        Callback("http://y/"), message, Answer(200, [("b", '"' * 16_000)], body="y" * 200_000),
+        message_id="m", retried=0, now=1, is_failure=False,
+    )  # fmt: skip
+    assert len(payload_of(carrier)) < Limits().payload_bytes
+
+
 async def test_a_message_of_a_queue_keeps_its_place(world, engine, destination):
     destination.answers = [Answer(500), Answer(200), Answer(200)]
     async with engine:
@@ -190,6 +203,27 @@ async def test_a_message_of_a_queue_keeps_its_place(world, engine, destination):
         assert [(url, at // 1000) for at, url, _ in destination.got] == [
             ("http://x/1", 0), ("http://x/1", 12), ("http://x/2", 12)
         ]  # fmt: skip
+
+
+async def test_messages_that_wait_in_their_queues_take_no_place_in_the_worker(world, memory, destination):
+    lines = [f"dispatch.queue.{number}" for number in range(4)]
+    destination.answers = [Answer(500)] * 4
+    app = world.app(memory, queues=[QUEUE, *lines], concurrency=2)
+    app.delivery = delivery_workflow(
+        destination, world, asyncio.Event(), lambda queue: app.worker.lingering.rests(queue)
+    )
+    app.registry.add_workflow(app.delivery)
+    async with app:
+        for number, line in enumerate(lines):
+            await app.queue(line).set_limits(concurrency=1)
+            await start(app, Message(f"http://x/{number}", queue=str(number)), f"msg_{number}")
+        await world.advance(5)
+        assert [at for at, _ in destination.attempts] == [0] * 4
+        places = app.worker.claiming.places
+        assert (len(app.worker.turns), places.taken) == (4, 0)
+        await world.advance(60)
+        assert len(destination.attempts) == 8
+        assert (len(app.worker.turns), places.taken, places.lingering.total()) == (0, 0, 0)
 
 
 async def test_any_other_gives_its_place_away(world, engine, destination):

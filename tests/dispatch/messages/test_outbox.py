@@ -250,3 +250,23 @@ async def test_groups(outbox, world, monkeypatch):
         with pytest.raises(UsageError, match="endpoints"):
             await groups.add("g", wrong)
     assert await groups.all() == []
+
+
+async def test_callbacks_have_their_queues_and_their_bounds_too(outbox):
+    await outbox.publish(
+        of(
+            Callback="http://cb.example/",
+            Callback_Queue_Name="told",
+            Callback_Callback="http://cb.example/",
+            Callback_Callback_Flow_Control_Key="deep",
+            Callback_Callback_Flow_Control_Value="rate=3",
+            Failure_Callback="http://cb.example/",
+            Failure_Callback_Flow_Control_Key="k",
+            Failure_Callback_Flow_Control_Value="parallelism=2",
+        )
+    )
+    assert (await outbox.lines.get("told")).parallelism == 1
+    assert {key: limits.concurrency for key, (limits, _) in (await outbox.flows.all()).items()} == {
+        "deep": None,
+        "k": 2,
+    }

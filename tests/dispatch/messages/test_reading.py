@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import hashlib
 
 import pytest
@@ -98,6 +99,20 @@ async def test_what_is_redacted_is_not_shown(made):
     await made.world.advance(1)
     (run,) = await made.app.store.get([answer["messageId"]])
     assert run.status is RunStatus.COMPLETE
+
+
+async def test_what_is_redacted_is_not_shown_of_callbacks_either(made):
+    made.answers = [Answer(500)]
+    await made.publish(
+        body=b"x", Callback="http://cb/", Callback_Forward_Authorization="hush", Callback_Forward_X="y",
+        Redact_Fields="header[Authorization]", Forward_Authorization="hush", Retries="0",
+    )  # fmt: skip
+    await made.world.advance(5)
+    (dead,) = (await made.messaging.reading.dead(Wanted()))[0]
+    assert dead["callbackHeader"]["Upstash-Forward-X"] == ["y"]
+    events, _ = await made.messaging.reading.events(Wanted())
+    assert {each["url"] for each in events} == {"http://x/", "http://cb/"}
+    assert "hush" not in str((dead, events, [base64.b64decode(each["body"]) for each in events]))
 
 
 async def test_what_became_of_a_message(made):

@@ -9,7 +9,9 @@ from __future__ import annotations
 import asyncio
 import base64
 import dataclasses
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol
 
 import msgspec
@@ -29,19 +31,19 @@ from perdure.dispatch.messages.message import (
     canonical,
     digest,
     message_id_of,
-    text_or_base64,
+    payload_of,
 )
 from perdure.dispatch.messages.options import read
 from perdure.dispatch.messages.retry_delay import RetryDelay, backed_off
 from perdure.engine.env import Env, pause
-from perdure.model.errors import PerdureError
+from perdure.model.errors import PerdureError, StoreError
 from perdure.model.retry import Retry
 
 ATTEMPT = "attempt"
 """The name of the steps that are attempts."""
 
 CALLBACK_LENGTH = 900_000
-"""How many characters a callback's body may have; where it had more, it is without the message's own body."""
+"""How long a callback may be as it is stored, in characters; where it were longer, it is without the message's body."""
 
 STOPS = 10_000
 """How many servers may stop while a message waits for one attempt."""
@@ -97,20 +99,26 @@ class DeliveryWorkflow(Workflow[..., Any]):
         return dataclasses.replace(spec, queue=message.place, limit_key=message.limit_key, delay_ms=wait)
 
 
-def delivery_workflow(send: Send, env: Env, stopping: asyncio.Event) -> DeliveryWorkflow:
+Rests = Callable[[str], AbstractContextManager[Any]]
+"""Has a message of a queue take no place in the worker while it waits."""
+
+
+def delivery_workflow(send: Send, env: Env, stopping: asyncio.Event, rests: Rests = nullcontext) -> DeliveryWorkflow:
     """Return the workflow of messages.
 
     Args:
         send: what makes attempts.
         env: for the time between attempts that do not give up their place.
         stopping: set when the server stops, so that nothing waits for its next attempt here.
+        rests: has such a message take no place in the worker.
     """
+    wait = functools.partial(_wait, env, stopping, rests)
 
     async def attempt(message: Message, message_id: str, retried: int, due_at: int, held: int) -> Answer:
-        await _wait(env, stopping, due_at - env.now())
+        await wait(message, due_at - env.now())
         answer = await send(message, message_id, retried, held=held)
         if answer.held_back and message.queue:
-            await _wait(env, stopping, answer.held_back)
+            await wait(message, answer.held_back)
             return await send(message, message_id, retried, is_due=True)
         return answer
 
@@ -133,13 +141,13 @@ def delivery_workflow(send: Send, env: Env, stopping: asyncio.Event) -> Delivery
                 if message.failure_callback is not None:
                     await _tell(told, message.failure_callback, message, answer, retried, "failure")
                 raise DeliveryFailedError(told_of(answer), answer.status)
-            wait = wait_before(message, answer, retried)
+            left = wait_before(message, answer, retried)
             retried += 1
             if message.queue:
                 # Its place in the queue is the worker's lease, which a timer would give up to the next message.
-                due_at = _now() + wait
+                due_at = _now() + left
             else:
-                await flow.sleep(wait / 1000, name="retry")
+                await flow.sleep(left / 1000, name="retry")
 
     told = DeliveryWorkflow(
         deliver, name=DELIVERY, queue=QUEUE, local_names={"Message": Message, "Outcome": Outcome, "Answer": Answer}
@@ -198,32 +206,41 @@ def callback_of(
     body |= {name: value for name, value in named.items() if value}
     if is_failure:
         body["dlqId"] = message_id
-    source = base64.b64encode(message.content).decode()
-    if len(msgspec.json.encode(body)) + len(source) <= CALLBACK_LENGTH:
-        body["sourceBody"] = source
     has_retries = any(name.lower() == "upstash-retries" for name, _ in callback.options)
     headers: Headers = [each for each in options.message.headers if each[0].lower() != "content-type"]
-    text, encoded = text_or_base64(msgspec.json.encode(body))
-    return replace(
+    carrier = replace(
         options.message,
         url=callback.url,
         headers=[("Content-Type", "application/json"), *headers],
-        body=text,
-        body_base64=encoded,
         retries=options.message.retries if has_retries else message.retries,
         caller_ip=message.caller_ip,
         published_at=now,
         not_before=options.due_at(now),
+        redacted=_redacted(message, options.message),
     )
+    source = {"sourceBody": base64.b64encode(message.content).decode()}
+    for text in (msgspec.json.encode(body | source).decode(), msgspec.json.encode(body).decode()):
+        carrier = replace(carrier, body=text)
+        if len(payload_of(carrier)) <= CALLBACK_LENGTH:
+            break
+    return carrier
 
 
-async def _wait(env: Env, stopping: asyncio.Event, milliseconds: int) -> None:
+def _redacted(message: Message, carrier: Message) -> tuple[str, ...]:
+    """Return what of a callback is not to be shown: its body tells of the message's headers and body."""
+    if not message.redacted:
+        return carrier.redacted
+    return tuple(dict.fromkeys((*carrier.redacted, *message.redacted, "body")))
+
+
+async def _wait(env: Env, stopping: asyncio.Event, rests: Rests, message: Message, milliseconds: int) -> None:
     """Let time pass, unless the server stops."""
     if milliseconds <= 0:
         return
     tasks = [asyncio.ensure_future(pause(env, milliseconds / 1000)), asyncio.ensure_future(stopping.wait())]
     try:
-        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        with rests(message.place):
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     finally:
         for task in tasks:
             task.cancel()
@@ -253,4 +270,12 @@ def _now() -> int:
     return round(asyncio.get_running_loop().time() * 1000)
 
 
-_RETRY = Retry(by_error={StoppedError: Retry(attempts=STOPS, delay=0)})
+# What is tried again within a second keeps its lease, and so its place in the queue.
+_RETRY = Retry(
+    delay=1,
+    backoff="constant",
+    by_error={
+        StoppedError: Retry(attempts=STOPS, delay=0),
+        StoreError: Retry(attempts=STOPS, delay=1, backoff="constant"),
+    },
+)

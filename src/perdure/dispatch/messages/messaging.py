@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import nullcontext
 from typing import Any
 
-from perdure.dispatch.messages.delivery import delivery_workflow
+from perdure.dispatch.messages.delivery import Rests, delivery_workflow
 from perdure.dispatch.messages.documents import Kept
 from perdure.dispatch.messages.message import FLOWS, QUEUE, QUEUES, Message, message_of
 from perdure.dispatch.messages.options import Options
@@ -46,6 +47,7 @@ class Messaging:
         changed: called when there may be more queues to serve.
         wake: called when there may be due messages.
         guard: says which addresses may be delivered to; None lets all pass.
+        rests: has a message of a queue take no place in the worker while it waits.
 
     Attributes:
         outbox: publishes.
@@ -63,6 +65,7 @@ class Messaging:
         changed: Callable[[], Awaitable[None]],
         wake: Callable[[], None],
         guard: Guard | None,
+        rests: Rests = nullcontext,
     ) -> None:
         self._app = app
         self._changed = changed
@@ -74,7 +77,7 @@ class Messaging:
         self.outbox = Outbox(app, guard)
         self.sender = Sender(app.world, keys, guard)
         self.reading = Reading(app.store, app.world.now)
-        self.workflow = delivery_workflow(self.sender.send, app.world, self._stopping)
+        self.workflow = delivery_workflow(self.sender.send, app.world, self._stopping, rests)
         publishing = publishing_workflow(self._publish_planned)
         self.plans = Plans(app, publishing)
         self.workflows = (self.workflow, publishing)

@@ -53,6 +53,9 @@ NAME = re.compile(r"[A-Za-z0-9_.-]{1,150}")
 
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 
+FORWARD = "upstash-forward-"
+"""What the names of headers begin with that are forwarded."""
+
 UNITS = {"s": 1.0, "m": 60.0, "h": 3_600.0, "d": 86_400.0}
 
 # What belongs to one connection, or says how a body travels: for the next connection, others hold.
@@ -60,7 +63,7 @@ _HOP = {
     "host", "content-length", "connection", "keep-alive", "transfer-encoding", "te", "trailer", "upgrade", "expect",
     "accept-encoding", "content-encoding",
 }  # fmt: skip
-_PREFIX, _FORWARD = "upstash-", "upstash-forward-"
+_PREFIX = "upstash-"
 _CALLBACKS = (("failure-callback", "upstash-failure-callback"), ("callback", "upstash-callback"))
 _EXTRA = ("upstash-workflow-", "upstash-feature-set")
 _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
@@ -121,8 +124,8 @@ def read(headers: Iterable[tuple[str, str]], depth: int = 0) -> Options:
         if not lower.startswith(_PREFIX):
             if lower == "content-type":
                 forwarded.setdefault(lower, (name, _value(name, value)))
-        elif lower.startswith(_FORWARD):
-            _forward(name[len(_FORWARD) :], value, forwarded)
+        elif lower.startswith(FORWARD):
+            _forward(name[len(FORWARD) :], value, forwarded)
         elif lower.startswith(_EXTRA):
             extra.append((_name(name, ""), _value(name, value)))
         elif (callback := _callback_of(lower)) is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from msgspec.structs import replace
@@ -11,7 +11,7 @@ from perdure.dispatch.messages.flow_control import FlowControls
 from perdure.dispatch.messages.groups import Group, Groups
 from perdure.dispatch.messages.lines import Lines
 from perdure.dispatch.messages.message import DELIVERY, Message, digest, message_id_of, payload_of
-from perdure.dispatch.messages.options import Options, destination, name, with_body
+from perdure.dispatch.messages.options import Options, destination, name, read, with_body
 from perdure.engine.app import Perdure
 from perdure.engine.env import new_id
 from perdure.model.errors import PayloadTooLargeError, UsageError
@@ -142,10 +142,11 @@ class Outbox:
         return found
 
     async def _prepare(self, messages: Sequence[Message]) -> None:
-        """Have the queues be there that messages are for, and flow-control keys bound what they say."""
-        if lines := {message.queue for message in messages if message.queue}:
+        """Have the queues be there that messages and their callbacks are for, and flow-control keys bound what they say."""
+        every = [each for message in messages for each in (message, *_callbacks_of(message))]
+        if lines := {message.queue for message in every if message.queue}:
             await self.lines.need(sorted(lines))
-        await self.flows.note(messages)
+        await self.flows.note(every)
 
     def _runs(
         self, publication: Publication, groups: dict[str, Group], caller_ip: str, schedule: str
@@ -212,6 +213,15 @@ class Outbox:
                 self._guard.check_number(host)
             except AddressRefusedError as error:
                 raise UsageError(f"invalid destination url: {error}") from None
+
+
+def _callbacks_of(message: Message) -> Iterator[Message]:
+    """Give what is said of the messages that will tell of a message, and of those that will tell of them."""
+    for callback in (message.callback, message.failure_callback):
+        if callback is not None and callback.options:
+            carrier = read(callback.options).message
+            yield carrier
+            yield from _callbacks_of(carrier)
 
 
 def _zipped(messages: Sequence[Message], created: Sequence[Any]) -> list[tuple[Message, str, bool]]:

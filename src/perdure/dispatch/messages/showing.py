@@ -11,8 +11,8 @@ from typing import Any
 import msgspec
 
 from perdure.dispatch.messages.delivery import ATTEMPT, told_of, wait_before
-from perdure.dispatch.messages.message import Answer, Message, canonical, message_id_of, message_of
-from perdure.dispatch.messages.options import TIMEOUT_MOST
+from perdure.dispatch.messages.message import Answer, Headers, Message, canonical, message_id_of, message_of
+from perdure.dispatch.messages.options import FORWARD, TIMEOUT_MOST
 from perdure.model.record import Record
 from perdure.model.run import Run, RunStatus
 
@@ -153,9 +153,9 @@ def content(message: Message) -> dict[str, Any]:
     """Return the headers and the body of a message, and those of its callbacks."""
     found: dict[str, Any] = {"header": _headers(message)}
     if message.callback is not None:
-        found["callbackHeader"] = canonical(message.callback.options)
+        found["callbackHeader"] = _shown(message, message.callback.options)
     if message.failure_callback is not None:
-        found["failureCallbackHeader"] = canonical(message.failure_callback.options)
+        found["failureCallbackHeader"] = _shown(message, message.failure_callback.options)
     if _hides_body(message):
         found["body"] = _hidden(message.content)
     elif message.body_base64 is not None:
@@ -166,12 +166,19 @@ def content(message: Message) -> dict[str, Any]:
 
 
 def _headers(message: Message) -> dict[str, list[str]]:
-    """Return headers, without what is redacted."""
+    return _shown(message, message.headers)
+
+
+def _shown(message: Message, headers: Headers) -> dict[str, list[str]]:
+    """Return headers as they are shown, without what is redacted, which may be one that is to be forwarded."""
     fields = [each.lower() for each in message.redacted]
     named = {match[1] for each in fields if (match := _NAMED.fullmatch(each))}
     is_whole = "header" in fields or "headers" in fields
     return canonical(
-        [(name, _hidden(value) if is_whole or name.lower() in named else value) for name, value in message.headers]
+        [
+            (name, _hidden(value) if is_whole or name.lower().removeprefix(FORWARD) in named else value)
+            for name, value in headers
+        ]
     )
 
 

@@ -5,10 +5,14 @@ memory for `LINGER_MS` after the last thing it heard, then is let go as every ru
 no place in the worker, since its own child may need that one; where it has a step to start again and no place is left,
 it is given back at once and claimed when there is one. Runs that count under the limits of a queue do not linger: they
 would keep a place there. Neither do runs whose children only others can work: their hints come later than a claim.
+
+A step that waits for a long time, and keeps its run's place in a queue by that, `rests`: it takes none in the worker.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from perdure.engine.env import Timer
@@ -25,6 +29,9 @@ LINGERERS = 100
 
 LINGER_RECORDS = 20
 """From how many records on a run's journal is worth it."""
+
+RESTING = 5_000
+"""How many runs in a worker take no place at once at most, because they linger or a step of theirs rests."""
 
 
 class Lingering:
@@ -73,6 +80,21 @@ class Lingering:
         """A run goes on, or has left the worker."""
         if self._until.pop(runner, None) is not None:
             self._worker.claiming.places.lingering[runner.turn.run.queue] -= 1
+
+    @contextmanager
+    def rests(self, queue: str) -> Iterator[None]:
+        """Have the one step of a run of a queue take no place, while it does nothing but wait."""
+        claiming = self._worker.claiming
+        lingering = claiming.places.lingering
+        if lingering.total() >= RESTING:
+            yield
+            return
+        lingering[queue] += 1
+        claiming.has_place(queue)
+        try:
+            yield
+        finally:
+            lingering[queue] -= 1
 
     def close(self) -> None:
         """Let nothing go any more: the worker stops."""
