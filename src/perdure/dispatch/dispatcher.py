@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
+from contextlib import AbstractContextManager
 from typing import Any
 
 import httpx
@@ -29,7 +30,8 @@ from perdure.engine.settings import Settings
 from perdure.engine.worker.runner import Runner
 from perdure.engine.worker.worker import Worker
 from perdure.model.decision import Claim
-from perdure.model.errors import PerdureError, UsageError
+from perdure.model.errors import PerdureError, StoreError, UsageError
+from perdure.model.limits import Limits
 from perdure.store.contract import Store
 from perdure.tasks.addresses import Guard
 
@@ -41,6 +43,9 @@ KEYS_KEPT_MS = 10_000
 
 ANSWER_WITHIN = 25.0
 """Seconds within which an endpoint has to begin its answer: less than most proxies allow."""
+
+CRASHES = 100
+"""How often in a row a server may die while it works a run before the run is parked: it need not be the run's doing."""
 
 _log = logging.getLogger("perdure.engine")
 
@@ -62,7 +67,7 @@ class Dispatcher:
         is_on: whether it works runs; if not, it takes what endpoints commit, and nothing else.
         answer_within: see `ANSWER_WITHIN`.
         transport: what requests to endpoints go through; connections of its own by default.
-        guard: says which addresses messages may be delivered to; None lets all pass.
+        guard: says which addresses runs are pushed, and messages delivered, to; None lets all pass.
         signing: what requests are signed with, whatever keys are kept; None for those.
 
     Attributes:
@@ -89,8 +94,8 @@ class Dispatcher:
         self.namespace = namespace
         self.answer_within = answer_within
         self.endpoints = Endpoints(app.store, app.world)
-        self.asking = Asking(app.world, transport)
-        self.messages = Messaging(app, self._signing_keys, self.refresh, self.wake, guard)
+        self.asking = Asking(app.world, transport, guard)
+        self.messages = Messaging(app, self._signing_keys, self.refresh, self.wake, guard, self._rests)
         self.workflows = Workflows(app, self.messages, self._told)
         self.engine: Perdure | None = None
         self._is_on = is_on
@@ -149,7 +154,18 @@ class Dispatcher:
         return self._keys
 
     async def _signing_keys(self) -> SigningKeys:
-        return (await self.keys()).signing
+        """Return what is signed with; while the store cannot be asked, what it was the last time."""
+        try:
+            return (await self.keys()).signing
+        except StoreError:
+            if self._keys is None:
+                raise
+            return self._keys.signing
+
+    def _rests(self, queue: str) -> AbstractContextManager[None]:
+        assert self.engine is not None
+        assert self.engine.worker is not None
+        return self.engine.worker.lingering.rests(queue)
 
     async def add(self, url: str) -> Endpoint:
         """Ask an endpoint what it serves, keep that, and begin to push runs to it.
@@ -169,7 +185,11 @@ class Dispatcher:
         return was_known
 
     async def refresh(self) -> None:
-        """Look who serves what, now."""
+        """Look who serves what, now.
+
+        Raises:
+            UsageError: there is something to work, in a store that nobody else can reach.
+        """
         async with self._refreshing:
             if not self._is_on:
                 return
@@ -187,7 +207,18 @@ class Dispatcher:
                 for workflow in each.workflows:
                     self._serving.setdefault(workflow.name, []).append(self._places[each.url])
             if queues and self.engine is None:
-                engine = Perdure(self.app.url, mode="worker", queues=queues, encryption=self.app.encryption)
+                if self.app.url.rstrip("/") == "memory:":
+                    raise UsageError(
+                        "store: memory:// is one engine's own, and what works is another one: give it a name, "
+                        "as in memory://trial, or have a file, as in sqlite:///trial.db"
+                    )
+                engine = Perdure(
+                    self.app.url,
+                    mode="worker",
+                    queues=queues,
+                    encryption=self.app.encryption,
+                    limits=Limits(crashes=CRASHES),
+                )
                 engine._make_worker = functools.partial(PushingWorker, self)
                 self._register(engine.registry)
                 await engine.open()

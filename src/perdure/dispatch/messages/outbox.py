@@ -142,7 +142,7 @@ class Outbox:
         return found
 
     async def _prepare(self, messages: Sequence[Message]) -> None:
-        """Have the queues be there that messages and their callbacks are for, and flow-control keys bound what they say."""
+        """Have the queues be there that messages and callbacks are for, and flow-control keys bound what they say."""
         every = [each for message in messages for each in (message, *_callbacks_of(message))]
         if lines := {message.queue for message in every if message.queue}:
             await self.lines.need(sorted(lines))
