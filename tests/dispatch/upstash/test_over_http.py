@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from typing import Any
 
@@ -10,10 +11,13 @@ import pytest_asyncio
 
 from perdure.dispatch.upstash.intake import DEPTH
 from perdure.dispatch.upstash.waiting import HOOK_BYTES
+from tests.dispatch.messages.destination import answered
 from tests.dispatch.upstash.endpoint import JAVASCRIPT
 from tests.server.conftest import Served, serve
+from tests.server.qstash.conftest import there, until
+from tests.server.security.conftest import keyed
 
-__all__ = ["serve"]
+__all__ = ["keyed", "serve", "there"]
 
 NOBODY = "http://127.0.0.1:9/w"
 DEEP = {
@@ -185,3 +189,35 @@ async def test_a_trigger_over_http(served):
     (run,) = (await served.http.get(f"/v2/workflows/logs?workflowRunId={run_id}")).json()["runs"]
     assert (run["workflowUrl"], run["labels"]) == (f"{NOBODY}?a=b", ["l"])
     assert run["workflowRunCreatedAt"] == answer.json()["workflowCreatedAt"]
+
+
+async def test_viewers_see_nothing_that_is_masked_and_change_nothing(keyed, there):
+    keyed = await keyed(redact=("api_secret",))
+    there.answer = lambda got: answered(200, "Upstash-Workflow-Sdk-Version: 1\r\n")
+    secret = json.dumps({"api_secret": "canary-1", "number": 7})
+    step = {"stepId": 1, "stepName": "a", "stepType": "Run", "out": secret, "concurrent": 1}
+    call = {"body": base64.b64encode(secret.encode()).decode(), "header": {"Api-Secret": ["canary-3"]}}
+    steps = [
+        step,
+        {"stepId": 2, "stepType": "Wait", "out": base64.b64encode(secret.encode()).decode()},
+        {"stepId": 3, "stepType": "WaitForWebhook", "out": base64.b64encode(json.dumps(call).encode()).decode()},
+    ]
+    headers = own("wfr_1", Workflow_Init="true", Forward_Api_Secret="canary-2")
+    first = {"destination": there.url, "headers": headers, "body": secret}
+    rest = [{"destination": there.url, "headers": own("wfr_1"), "body": json.dumps(each)} for each in steps]
+    assert (await keyed.ask("operator", "POST", "/v2/batch", json=[first])).status_code == 200
+    assert (await keyed.ask("operator", "POST", "/v2/batch", json=rest)).status_code == 200
+
+    async def shown() -> Any:
+        run = (await keyed.ask("viewer", "GET", "/v2/workflows/logs")).json()["runs"][0]
+        return [step for group in run["steps"] for step in group["steps"]] if len(run["steps"]) >= 4 else None
+
+    found = await until(shown)
+    outs = [base64.b64decode(step["out"]).decode() for step in found if step.get("stepType", "").startswith("Wait")]
+    assert "canary" not in json.dumps([found, outs])
+    assert all("number" in out for out in outs)
+    assert found[0]["headers"]["Api-Secret"] == ["***"]
+    assert "canary-1" in (await keyed.ask("operator", "GET", "/v2/workflows/logs")).text
+    assert (await keyed.ask("viewer", "POST", "/v2/batch", json=rest)).status_code == 403
+    assert (await keyed.ask("viewer", "GET", "/v2/workflows/runs/wfr_1")).status_code == 403
+    assert (await keyed.ask("viewer", "DELETE", "/v2/workflows/runs/wfr_1")).status_code == 403

@@ -23,6 +23,7 @@ from perdure.model.errors import UsageError
 from perdure.server.access import Access, Operator, Viewer
 from perdure.server.errors import Problem
 from perdure.server.qstash.filters import Query, flag_of, page_of, values_of, whole_of
+from perdure.server.qstash.masking import masked_run
 from perdure.server.qstash.routes import (
     caller_of,
     destination_of,
@@ -94,12 +95,12 @@ async def notify(access: Operator, event: str, request: Request) -> Response:
 @router.get("/v2/waiters/{event:path}", operation_id="qstash_waiters")
 async def waiters(access: Viewer, event: str) -> Response:
     """Return who waits for an event."""
-    return reply(await workflows_of(access).waiting.waiters(event))
+    return reply([masked_run(access, each) for each in await workflows_of(access).waiting.waiters(event)])
 
 
 @router.get("/v2/workflows/runs/{run}", operation_id="qstash_run_entries")
-async def entries(access: Viewer, run: str) -> Response:
-    """Return the entries of a run that goes on."""
+async def entries(access: Operator, run: str) -> Response:
+    """Return the entries of a run that goes on, as its endpoint needs them: with nothing masked."""
     found = await workflows_of(access).reading.entries(run)
     if found is None:
         raise not_found(f"there is no workflow run {run!r} that goes on")
@@ -147,7 +148,7 @@ async def logs(access: Viewer, request: Request) -> Response:
     found, cursor = await workflows_of(access).reading.page(
         wanted, min(COUNT_MOST, max(1, count or LOGGED)), query.get("cursor", [""])[0] or None
     )
-    return reply({"cursor": cursor or "", "runs": [shown.logged() for shown in found]})
+    return reply({"cursor": cursor or "", "runs": [masked_run(access, shown.logged()) for shown in found]})
 
 
 async def dead_page(access: Access, request: Request) -> Response:
@@ -155,7 +156,7 @@ async def dead_page(access: Access, request: Request) -> Response:
     query = query_of(request)
     wanted = replace(_runs_of(query, "dlqIds", "workflowRunId"), states=(FAILED,))
     found, cursor = await workflows_of(access).reading.page(wanted, *page_of(query))
-    return reply({"messages": [shown.dead() for shown in found], "cursor": cursor or ""})
+    return reply({"messages": [masked_run(access, shown.dead()) for shown in found], "cursor": cursor or ""})
 
 
 @router.get("/v2/workflows/dlq", operation_id="qstash_list_dead_runs")
@@ -170,7 +171,7 @@ async def get_dead(access: Viewer, id: str) -> Response:
     shown = await workflows_of(access).reading.one(id)
     if shown is None or shown.state != FAILED:
         raise not_found(f"dead letter {id!r} is not there")
-    return reply(shown.dead())
+    return reply(masked_run(access, shown.dead()))
 
 
 @router.delete("/v2/workflows/dlq", operation_id="qstash_delete_dead_runs")
