@@ -13,6 +13,7 @@ import json
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from importlib import metadata, util
 from pathlib import Path
 
 import uvloop
@@ -27,8 +28,8 @@ from bench.stores import Store
 
 BATCH = 1_000
 WARM_UP = 500
-DELIVERED = 10_000
-"""How many messages a rate is taken of."""
+DELIVERED, IN_ORDER = 10_000, 1_000
+"""How many messages a rate is taken of: of those that are plain, and of those of a queue without parallelism."""
 
 POSTED = 4_000
 """How many posts each of the loop's rates is taken of."""
@@ -46,6 +47,9 @@ CONNECTIONS = 4
 DRAINED = 100_000
 PUT_OFF = 3_600
 """Seconds by which messages are put off that are only to be accepted."""
+
+CLIENTS = ("httpx", "httpcore", "anyio", "sniffio", "uvloop")
+"""What requests are sent with, by us and by the loop; without sniffio, httpcore looks for it with every request."""
 
 LIMIT_SECONDS = 900.0
 
@@ -67,17 +71,18 @@ class Deliveries:
         """Return what the destination says of them."""
         return {name: float(str(value)) for name, value in self.destination.hear("arrived").items()}
 
-    def deliver(self, port: int, messages: int, server: Program | None = None) -> dict[str, float]:
+    def deliver(self, port: int, messages: int, *, queue: str = "", server: Program | None = None) -> dict[str, float]:
         """Publish messages that fall due at one moment; return how they were delivered.
 
         Args:
             port: of the server.
             messages: how many.
+            queue: see `publish`.
             server: whose memory is looked at; None to leave it out.
         """
         due = int(time.time() + messages / 4_000) + 3
         self.expect(messages)
-        uvloop.run(publish(port, self.url, messages, f"{due}"))
+        uvloop.run(publish(port, self.url, messages, due, queue))
         if time.time() >= due:
             raise RuntimeError(f"{messages:,} messages could not be published before they were due")
         found: dict[str, float] = {}
@@ -103,21 +108,31 @@ def item(url: str, headers: Mapping[str, str], n: int, at: float = 0.0) -> dict[
     return {"destination": url, "headers": headers, "body": body_of(n, at).decode()}
 
 
-async def publish(port: int, url: str, messages: int, due: str) -> None:
-    """Publish so many messages in batches, due at a moment (in seconds since the epoch)."""
-    headers = {"Content-Type": "application/json", "Upstash-Not-Before": due}
+async def publish(port: int, url: str, messages: int, due: int, queue: str = "") -> float:
+    """Publish messages in batches; return how many are accepted per second.
+
+    Args:
+        port: of the server.
+        url: where they go.
+        messages: how many.
+        due: when they are due, in seconds since the epoch; 0 for now.
+        queue: the queue that they are enqueued to; empty for none.
+    """
+    headers = {"Content-Type": "application/json", **({"Upstash-Not-Before": str(due)} if due else {})}
     firsts = iter(range(0, messages, BATCH))
 
     async def work() -> None:
         async with connected(port) as client:
             for first in firsts:
                 numbers = range(first, min(first + BATCH, messages))
-                body = [item(url, headers, n, float(due)) for n in numbers]
+                body = [{**item(url, headers, n, float(due)), "queue": queue} for n in numbers]
                 await client.post("/v2/batch", json.dumps(body).encode())
 
+    began = time.perf_counter()
     async with asyncio.TaskGroup() as group:
         for _ in range(CONNECTIONS):
             group.create_task(work())
+    return messages / (time.perf_counter() - began)
 
 
 async def publish_paced(port: int, url: str) -> None:
@@ -156,14 +171,19 @@ def ours(store: Store, directory: Path, drained: int) -> dict[str, float]:
             port = int(str(server.hear("ready")["port"]))
             at.deliver(port, WARM_UP)
             found = {"messages/s": at.deliver(port, DELIVERED)["rate"]}
+            at.deliver(port, 1, queue="orders")
+            found["in a queue, one after the other"] = at.deliver(port, IN_ORDER, queue="orders")["rate"]
             at.expect(PACED)
             uvloop.run(publish_paced(port, at.url))
             came = at.arrived()
             found |= {"ms at p50": came["p50"], "ms at p95": came["p95"]}
             for each in ACCEPTED:
                 found[f"accepted/s, {each} a request"] = uvloop.run(accept(port, at.url, each))
+            at.expect(DELIVERED)
+            found["accepted/s while they are delivered"] = uvloop.run(publish(port, at.url, DELIVERED, 0))
+            at.arrived()
             if drained:
-                drain = at.deliver(port, drained, server)
+                drain = at.deliver(port, drained, server=server)
                 found |= {f"drain: {name}": drain[name] for name in ("seconds", "before", "peak", "again")}
     return found
 
@@ -221,8 +241,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for store in asked.store:
         OUT.print(store.settings, markup=False)
     OUT.print(f"the loop is fastest with {fastest}; latencies at {PACE:.0f} messages a second, published one by one")
+    versions = {name: metadata.version(name) for name in CLIENTS if util.find_spec(name)}
+    OUT.print(", ".join(" ".join(each) for each in versions.items()), markup=False)
     if asked.drained == command.get_default("drained"):
-        versions = {name: version for store in asked.store for name, version in store.versions.items()}
+        versions |= {name: version for store in asked.store for name, version in store.versions.items()}
         measure.write_json(RESULTS / "deliveries.json", {"deliveries": report}, versions)
     return int(any(report[store.name][figure] < goal for store in asked.store for figure, goal in GOALS.items()))
 
