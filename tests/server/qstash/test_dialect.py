@@ -129,6 +129,17 @@ async def test_what_is_changed_is_written_down(keyed):
     assert ("viewer", "qstash_delete_queue", "refused (403)") in found
 
 
+async def test_which_messages_were_meant_is_written_down(keyed):
+    keyed = await keyed()
+    for query in ({"label": "a,b", "fromDate": "5"}, {"messageIds": [f"msg_{number}" for number in range(100)]}, {}):
+        await keyed.ask("operator", "DELETE", "/v2/messages", params=query)
+    entries = await keyed.served.server.auditor.log("default").page(10)
+    every, ids, filters = (each.details for each in entries)
+    assert filters == {"labels": ["a", "b"], "created_from": 5}
+    assert ids == {"ids": [f"msg_{number}" for number in range(20)]}
+    assert every == {}
+
+
 @pytest.mark.parametrize(
     ("method", "path", "status"),
     [
@@ -142,6 +153,7 @@ async def test_what_is_changed_is_written_down(keyed):
         ("POST", "/llm/v1/chat/completions", 501),
         ("GET", "/v2/bulkActions", 501),
         ("GET", "/v2/stats", 501),
+        ("POST", "/v2/messages/msg_x/retry", 501),
     ],
 )
 async def test_errors_are_told_as_qstash_tells_them(served, method, path, status):

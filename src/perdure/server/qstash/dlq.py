@@ -11,7 +11,7 @@ from perdure.dispatch.messages.overriding import overridden
 from perdure.dispatch.messages.reading import Wanted
 from perdure.model.errors import UsageError
 from perdure.server.access import Operator, Viewer
-from perdure.server.qstash.filters import meant_by, page_of, wanted_of
+from perdure.server.qstash.filters import meant_by, page_of, told_of, wanted_of
 from perdure.server.qstash.masking import masked
 from perdure.server.qstash.routes import done, headers_of, messaging_of, not_found, query_of
 from perdure.server.qstash.routes import router as routes
@@ -57,7 +57,7 @@ async def delete_one(access: Operator, id: str) -> Response:
 async def delete_several(access: Operator, request: Request) -> Response:
     """Forget the dead letters of some ids, those that filters mean, or all."""
     wanted, most = await _meant(request)
-    await access.audit("dead-letters.delete", "", ids=None if wanted is None else wanted.ids[:10])
+    await access.audit("dead-letters.delete", "", **told_of(wanted))
     deleted = 0 if wanted is None else await messaging_of(access).discard_dead(wanted, most)
     return reply({"deleted": deleted, **_following(deleted, most)})
 
@@ -67,7 +67,7 @@ async def retry_several(access: Operator, request: Request) -> Response:
     """Publish dead letters anew, with those options in place that the headers give."""
     wanted, most = await _meant(request)
     change = overridden(headers_of(request))
-    await access.audit("dead-letters.retry", "", ids=None if wanted is None else wanted.ids[:10])
+    await access.audit("dead-letters.retry", "", **told_of(wanted))
     answers = [] if wanted is None else await messaging_of(access).retry_dead(wanted, most, change)
     return reply({"responses": answers, **_following(len(answers), most)}, 201)
 

@@ -17,6 +17,9 @@ Query = Mapping[str, list[str]]
 SEVERAL = 1_000
 """How many values one filter may have, ids too."""
 
+TOLD = 20
+"""How many values of one filter the audit log keeps."""
+
 _NAMED = {
     "urls": ("url",),
     "hosts": ("host",),
@@ -80,6 +83,15 @@ async def meant_by(request: Request, ids: str) -> Wanted | None:
         if name != "cursor" and not all(values):
             raise UsageError(f"{name}: it is empty")
     return wanted_of(query, ids)
+
+
+def told_of(wanted: Wanted | None) -> dict[str, Any]:
+    """Return which messages are meant, as the audit log keeps it; of many values the first ones."""
+    if wanted is None:
+        return {"ids": []}
+    given = {name: getattr(wanted, name) for name in wanted.__struct_fields__}
+    cut = {name: list(held[:TOLD]) if isinstance(held, tuple) else held for name, held in given.items()}
+    return {name: held for name, held in cut.items() if held not in ([], None)}
 
 
 def page_of(query: Query) -> tuple[int, str | None]:

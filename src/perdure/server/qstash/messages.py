@@ -7,7 +7,7 @@ from starlette.responses import Response
 
 from perdure.dispatch.messages.reading import Wanted
 from perdure.server.access import Operator, Viewer
-from perdure.server.qstash.filters import meant_by
+from perdure.server.qstash.filters import meant_by, told_of
 from perdure.server.qstash.masking import masked
 from perdure.server.qstash.routes import messaging_of, not_found
 from perdure.server.qstash.routes import router as routes
@@ -38,6 +38,6 @@ async def cancel_message(access: Operator, id: str) -> Response:
 async def cancel_messages(access: Operator, request: Request) -> Response:
     """Cancel the messages of some ids, those that filters mean, or all."""
     wanted = await meant_by(request, "messageIds")
-    await access.audit("messages.cancel", "", ids=None if wanted is None else wanted.ids[:10])
+    await access.audit("messages.cancel", "", **told_of(wanted))
     cancelled = 0 if wanted is None else await messaging_of(access).cancel(wanted)
     return reply({"cancelled": cancelled}, 202)
