@@ -85,13 +85,16 @@ async def test_a_queue_that_nobody_serves_is_explained(make, worker, world):
 
 async def test_a_worker_says_whose_runs_it_leaves_to_others(make, worker, caplog):
     both = make(queues=["slow"])
-    for name, queue in (("letter", "mail"), ("crunch", "slow"), ("parcel", "default")):
+    for name, queue in (("letter", "mail"), ("crunch", "slow"), ("parcel", "default"), ("perdure.own", "own")):
 
         @both.workflow(name=name, queue=queue)
         async def w() -> None: ...
 
     with caplog.at_level(logging.WARNING):
         async with worker:
+            await worker.publish(
+                {"name": "letters", "definition": {"queue": "post", "steps": [{"task": "letter"}]}}, anyway=True
+            )
             assert caplog.text == ""
         async with both:
             assert "serves queues 'slow': runs of letter, parcel wait for others, in 'default', 'mail'" in caplog.text

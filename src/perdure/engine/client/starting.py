@@ -22,6 +22,7 @@ from perdure.authoring.schemas import as_arguments, input_of, misfits, whole
 from perdure.authoring.workflow import Workflow, fingerprint
 from perdure.engine.client.explain import WORKER_GONE_AFTER
 from perdure.engine.env import Env, new_id
+from perdure.engine.lifecycle import OURS
 from perdure.engine.settings import Settings
 from perdure.model import codec
 from perdure.model.decision import CatalogEntry
@@ -163,8 +164,12 @@ class Announced:
 
 
 def warn_of_queues(registry: Registry, settings: Settings) -> None:
-    """Log which workflows' runs a worker of these settings leaves to others."""
-    left = {name: w.queue for name, w in sorted(registry.workflows.items()) if w.queue not in settings.queues}
+    """Log which workflows' runs a worker of these settings leaves to others; definitions are everybody's."""
+    left = {
+        name: workflow.queue
+        for name, workflow in sorted(registry.workflows.items())
+        if workflow.queue not in settings.queues and not name.startswith(OURS) and not registry.has_defined(name)
+    }
     if left:
         _log.warning(
             "this worker serves queues %s: runs of %s wait for others, in %s",
