@@ -7,7 +7,7 @@ from typing import Any
 from fastapi import Request
 from starlette.responses import Response
 
-from perdure.dispatch.messages.options import read
+from perdure.dispatch.messages.options import Options, read
 from perdure.dispatch.messages.outbox import Publication
 from perdure.dispatch.upstash.intake import Intake
 from perdure.model.errors import UsageError
@@ -39,9 +39,10 @@ async def batch(access: Operator, request: Request) -> Response:
     if not isinstance(items, list):
         raise UsageError("batch: the body must be a JSON list of {destination, headers, body, queue}")
     publications = []
+    known: dict[tuple[tuple[str, str], ...], Options] = {}
     for number, item in enumerate(items):
         try:
-            publications.append(_publication(item))
+            publications.append(_publication(item, known))
         except UsageError as error:
             raise UsageError(f"batch[{number}]: {error}") from None
     async with taking():
@@ -61,7 +62,12 @@ async def _published(access: Access, request: Request, queue: str) -> Response:
     return reply(answer, 202 if is_known else 200)
 
 
-def _publication(item: Any) -> Publication:
+def _publication(item: Any, known: dict[tuple[tuple[str, str], ...], Options]) -> Publication:
+    """Return what an item of a batch says; `known` is what the headers of those before it did, often the same ones.
+
+    Raises:
+        UsageError: it is none.
+    """
     if not isinstance(item, dict):
         raise UsageError(f"{str(item)[:40]!r} is no object")
     found: dict[str, Any] = {name: item.get(name) or "" for name in ("destination", "body", "queue")}
@@ -71,9 +77,10 @@ def _publication(item: Any) -> Publication:
     headers = item.get("headers") or {}
     if not isinstance(headers, dict):
         raise UsageError("headers: it must be an object of names and values")
-    pairs: list[tuple[str, str]] = []
     for name, value in headers.items():
         if not isinstance(value, str | int):
             raise UsageError(f"headers, {name[:80]}: its value must be text")
-        pairs.append((name, str(value)))
-    return Publication(destination_meant(found["destination"]), read(pairs), found["body"].encode(), found["queue"])
+    pairs = tuple((name, str(value)) for name, value in headers.items())
+    if (options := known.get(pairs)) is None:
+        options = known[pairs] = read(pairs)
+    return Publication(destination_meant(found["destination"]), options, found["body"].encode(), found["queue"])
