@@ -34,7 +34,7 @@ unexport PYTHONDONTWRITEBYTECODE
 STORE ?=
 ON = $(if $(STORE),--store $(STORE))
 
-.PHONY: help demo test check lint pure core contract supported bench bench-peers bench-large bench-contention bench-queues bench-graphs bench-server bench-deliveries bench-pages lock format clean venv
+.PHONY: help demo test check lint pure core contract supported bench bench-peers bench-large bench-contention bench-queues bench-graphs bench-server bench-serve bench-deliveries bench-pages lock format clean venv
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
@@ -91,6 +91,9 @@ bench-server: $(READY) ## starts over HTTP, beside a bare route
 
 bench-deliveries: $(READY) ## messages delivered and accepted, beside a bare httpx loop
 	@$(BIN)/python -m bench.deliveries $(ON)
+
+bench-serve: $(READY) ## workflows served over HTTP, beside a worker
+	@$(BIN)/python -m bench.serve $(ON)
 
 bench-pages: $(READY) ## every list and run page beside a million runs
 	@$(BIN)/python -m bench.server_pages $(ON)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import base64
 import hashlib
 import os
+import time
 
 import jwt
 import pytest
+import qstash
 
 from perdure.dispatch.protocol import TURN_MS, TokenError, TurnToken, opened
 from perdure.dispatch.signing import HOLDS, SKEW_MS, SignatureError, SigningKeys, sign, verify
@@ -130,3 +132,39 @@ class TestTokens:
                 opened(forged, ("s" * 32,), NOW)
         with pytest.raises(TokenError, match="none of this server"):
             opened(token, ("t" * 32,), NOW)
+
+
+class TestBesideQStashsOwn:
+    """What its receiver checks, and what its servers sign."""
+
+    @pytest.mark.parametrize("is_past", [True, False])
+    @pytest.mark.parametrize("is_rotated", [True, False])
+    def test_its_receiver_takes_what_we_sign(self, keys, is_past, is_rotated):
+        now = int(time.time() * 1000)
+        signing = keys.rotated(os.urandom) if is_rotated else keys
+        signature = sign(signing, URL, BODY, id="jwt_1", now=now, is_past=is_past)
+        receiver = qstash.Receiver(current_signing_key=keys.current, next_signing_key=keys.next)
+        receiver.verify(signature=signature, body=BODY.decode(), url=URL)
+        for changed in ({"body": "{}"}, {"url": f"{URL}/"}, {"signature": f"{signature[:-4]}AAAA"}):
+            with pytest.raises(qstash.errors.SignatureError):
+                receiver.verify(**{"signature": signature, "body": BODY.decode(), "url": URL, **changed})
+
+    def test_we_take_what_it_signs(self, keys):
+        """The claims are those of the example in its documentation of how to verify a signature by hand."""
+        now = int(time.time() * 1000)
+        digest = base64.urlsafe_b64encode(hashlib.sha256(BODY).digest()).decode()
+        claims = {
+            "iss": "Upstash",
+            "sub": URL,
+            "exp": now // 1000 + 300,
+            "nbf": now // 1000,
+            "iat": now // 1000,
+            "jti": "jwt_67kxXD6UBAk7DqU6hzuHMDdXFXfP",
+            "body": digest.rstrip("="),
+        }
+        for key in (keys.current, keys.next):
+            signature = jwt.encode(claims, key, "HS256")
+            assert verify(keys, signature, BODY, now=now, url=URL).id == claims["jti"]
+            qstash.Receiver(keys.current, keys.next).verify(signature=signature, body=BODY.decode(), url=URL)
+        with pytest.raises(SignatureError):
+            verify(keys, jwt.encode({**claims, "iss": "Somebody"}, keys.current, "HS256"), BODY, now=now)

@@ -1,63 +1,37 @@
-"""How an endpoint is asked, in what it can be mounted, and what it refuses."""
+"""How an endpoint is asked, where it may be, and what it refuses."""
 
 from __future__ import annotations
 
 import asyncio
 import os
-import threading
-from wsgiref.simple_server import WSGIRequestHandler, make_server
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
 
-import httpx
 import msgspec
 import pytest
-from fastapi import FastAPI
 
 from perdure import Perdure, serve
-from perdure.dispatch.asking import Asking
-from perdure.dispatch.endpoints import key_of
-from perdure.dispatch.protocol import PROTOCOL, SIGNATURE, CommitTurn, ExtendTurn, Push, Pushed, TurnToken
+from perdure.dispatch.asking import Asking, PushFailedError
+from perdure.dispatch.dispatcher import Dispatcher
+from perdure.dispatch.protocol import PROTOCOL, SIGNATURE, Push
 from perdure.dispatch.signing import SigningKeys, sign
-from perdure.model.decision import Claim, Lease
+from perdure.model.decision import Claim
 from perdure.model.errors import UsageError
 from perdure.model.run import Run, RunStatus
 from perdure.serve import over_asgi
 from perdure.serve import serving as serving_module
-from perdure.store.operations import TURN, TURNS
+from perdure.tasks.addresses import Guard
 from tests.serve.bodies import Body, everything
+from tests.serve.byhand import claimed, keys_of, pushed
 from tests.serve.conftest import listening
 from tests.server.conftest import memory
 
+ROOT = Path(__file__).parent.parent.parent
 WITHIN = 15
 ENDPOINTS = "/api/v1/endpoints"
-
-
-async def keys_of(made):
-    return (await made.dispatcher.keys()).signing
-
-
-async def claimed(made, workflow, **given):
-    """A push of a run that the dispatcher does not know of, as it would be."""
-    app = made.served.app
-    await made.dispatcher.remove(key_of(made.url))
-    run = await made.app.start(workflow, **given)
-    now = app.world.now()
-    (claim,) = await app.store.claim(["default"], 1, "w", now, now + 60_000)
-    assert claim.run.id == run.id
-    keys = await made.dispatcher.keys()
-    token = TurnToken.of("default", claim.run, now).sealed(keys.tokens[0])
-    return run, Push(PROTOCOL, "default", claim, 5, token)
-
-
-async def pushed(http, url, push, keys, *, id="jwt_1", now=None, body=None):
-    body = msgspec.json.encode(push) if body is None else body
-    signature = sign(keys, url, body, id=id, now=now or push.claim.run.updated_at)
-    return await http.post(url, content=body, headers={SIGNATURE: signature})
-
-
-@pytest.fixture
-async def http():
-    async with httpx.AsyncClient(timeout=10) as http:
-        yield http
 
 
 class TestWhatAnEndpointRefuses:
@@ -139,129 +113,6 @@ async def test_a_push_that_comes_twice_at_once_is_one_turn(every, http, body):
     assert body.did == ["held"]
 
 
-class TestTwoProcessesWithTheSameTurn:
-    async def test_only_one_can_record_anything(self, every, http, scene, body):
-        made = await every()
-        run, push = await claimed(made, "nested")
-        keys = await keys_of(made)
-        other, body.mark = Perdure(made.server_url, mode="serve"), "a"
-        everything(other, Body())
-        async with listening(serve.asgi(other, keys=(keys.current, keys.next))) as url:
-            answers = await asyncio.gather(
-                pushed(http, made.url, push, keys, id="a"), pushed(http, url, push, keys, id="b")
-            )
-        assert sorted(answer.status_code for answer in answers) == [200, 409]
-        (kept,) = [answer for answer in answers if answer.status_code == 200]
-        decision = msgspec.json.decode(kept.content, type=Pushed).decision
-        (answer,) = await made.served.app.store.commit([decision])
-        assert not answer.is_lost
-        keys_told = [record.key for record in await run.journal()]
-        assert keys_told == ["input", "outer/note", "outer/note#2", "outer", "output"]
-
-
-class TestCallbacks:
-    async def ask(self, made, http, name, token, given):
-        body = b"" if given is None else msgspec.json.encode(given)
-        return await http.post(f"{made.server_url}{TURNS}{name}", content=body, headers={TURN: token})
-
-    async def decided(self, made, http):
-        _, push = await claimed(made, "gathered")
-        answer = await pushed(http, made.url, push, await keys_of(made))
-        return push, msgspec.json.decode(answer.content, type=Pushed).decision
-
-    async def test_a_token_commits_its_decision_once(self, every, http):
-        made = await every()
-        push, decision = await self.decided(made, http)
-        first = await self.ask(made, http, "commit", push.token, CommitTurn(decision))
-        again = await self.ask(made, http, "commit", push.token, CommitTurn(decision))
-        assert (first.status_code, again.status_code) == (200, 200)
-        record = msgspec.structs.replace(decision.records[0], payload='"other"')
-        other = msgspec.structs.replace(decision, records=(record, *decision.records[1:]))
-        refused = await self.ask(made, http, "commit", push.token, CommitTurn(other))
-        assert refused.status_code == 409
-        next_one = msgspec.structs.replace(decision, seq=decision.seq + 1)
-        assert (await self.ask(made, http, "commit", push.token, CommitTurn(next_one))).status_code == 401
-
-    async def test_what_a_token_is_not_for(self, every, http):
-        made = await every()
-        push, decision = await self.decided(made, http)
-        for token in ("", "x", push.token[:-3], f"{push.token}x"):
-            for name in ("commit", "extend", "inbox"):
-                assert (await self.ask(made, http, name, token, CommitTurn(decision))).status_code == 401
-        other = msgspec.structs.replace(decision, run_id="other")
-        assert (await self.ask(made, http, "commit", push.token, CommitTurn(other))).status_code == 401
-        lease = ExtendTurn(Lease("other", 1, 2**60))
-        assert (await self.ask(made, http, "extend", push.token, lease)).status_code == 401
-
-    async def test_a_lease_has_a_bound(self, every, http):
-        made = await every()
-        run, push = await claimed(made, "gathered")
-        lease = ExtendTurn(Lease(run.id, 1, 2**60))
-        assert (await self.ask(made, http, "extend", push.token, lease)).status_code == 200
-        (row,) = await made.served.app.store.get([run.id])
-        assert row.due_at <= made.served.app.world.now() + 300_000
-
-    async def test_messages_are_read(self, every, http):
-        made = await every()
-        run, push = await claimed(made, "asked")
-        await run.send_event("approval", "yes")
-        answer = await self.ask(made, http, "inbox", push.token, None)
-        assert [message["type"] for message in answer.json()["messages"]] == ["approval"]
-
-    async def test_what_is_no_request(self, every, http):
-        made = await every()
-        _, push = await claimed(made, "gathered")
-        for name in ("commit", "extend"):
-            assert (await self.ask(made, http, name, push.token, {"a": 1})).status_code == 400
-
-
-class TestWhereItIsMounted:
-    async def test_in_fastapi(self, serving, body):
-        served = await serving(None, store=memory())
-        app = Perdure(str(served.http.base_url).rstrip("/"), mode="serve")
-        everything(app, body)
-        dispatcher = served.server.dispatchers["default"]
-        keys = (await dispatcher.keys()).signing
-        mounted = serve.asgi(app, keys=(keys.current, keys.next))
-        api = FastAPI()
-        api.mount("/workflows", mounted)
-        async with listening(api) as url:
-            with pytest.raises(UsageError, match=f"it is at {url}workflows/: give that"):
-                await dispatcher.add(f"{url}workflows")
-            await dispatcher.add(f"{url}workflows/")
-            async with Perdure(app.url) as client:
-                run = await client.start("nested")
-                assert await run.result(timeout=WITHIN) == ["in 1", "in 2"]
-            await mounted.serving.close()
-
-    async def test_in_a_wsgi_server(self, serving, body):
-        class Quiet(WSGIRequestHandler):
-            def log_message(self, *args):
-                pass
-
-        served = await serving(None, store=memory())
-        app = Perdure(str(served.http.base_url).rstrip("/"), mode="serve")
-        everything(app, body)
-        dispatcher = served.server.dispatchers["default"]
-        keys = (await dispatcher.keys()).signing
-        mounted = serve.wsgi(app, keys=(keys.current, keys.next))
-        server = make_server("127.0.0.1", 0, mounted, handler_class=Quiet)
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            await dispatcher.add(f"http://127.0.0.1:{server.server_port}/")
-            async with Perdure(app.url) as client:
-                for workflow in ("nested", "gathered", "told"):
-                    run = await client.start(workflow)
-                    await run.result(timeout=WITHIN)
-                assert await run.state("phase") == "two"
-        finally:
-            await asyncio.to_thread(mounted.close)
-            await asyncio.to_thread(server.shutdown)
-            thread.join()
-            server.server_close()
-
-
 class TestTheApi:
     async def test_endpoints_are_added_listed_and_removed(self, every, body):
         made = await every()
@@ -316,6 +167,36 @@ class TestWhatAnApplicationNeeds:
             await Perdure("memory://", mode="serve").open()
 
 
+NEEDS_NO_MORE = """
+import asyncio, sys
+for name in sys.argv[1:]:
+    sys.modules[name] = None
+from perdure import Perdure, serve
+
+app = Perdure("http://127.0.0.1:9", mode="serve")
+
+@app.workflow
+async def order() -> None: ...
+
+status, body, _ = asyncio.run(serve.asgi(app, keys=("k" * 32, "k" * 32)).serving.answer("GET", {}, b""))
+assert status == 401, body
+"""
+
+
+def test_it_needs_no_more_than_its_extra_brings():
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    found = {
+        name: {re.split(r"[^a-z0-9-]", each)[0] for each in extras[name]} for name in ("serve", "server", "crypto")
+    }
+    modules = {"jinja2", "prometheus_client", "starlette", "pydantic"}
+    missing = (found["server"] | found["crypto"] | modules) - found["serve"]
+    assert found["serve"] == {"httpx", "pyjwt"}
+    ran = subprocess.run(
+        [sys.executable, "-c", NEEDS_NO_MORE, *sorted(missing)], capture_output=True, text=True, timeout=30, check=False
+    )
+    assert ran.returncode == 0, ran.stderr
+
+
 async def test_an_endpoint_starts_before_its_server(http):
     keys = SigningKeys.made(os.urandom)
     app = Perdure("http://127.0.0.1:9/?patience=0", mode="serve")
@@ -336,3 +217,43 @@ async def test_an_endpoint_that_answers_something_else_is_none(every):
     with pytest.raises(UsageError, match="does not say what it serves|status"):
         await asking.manifest(f"{made.server_url}/livez", await keys_of(made))
     await asking.close()
+
+
+class TestWhereEndpointsMayBe:
+    @pytest.fixture
+    async def guarded(self, serving):
+        """A dispatcher that sends requests to the public internet alone, and to what is given."""
+        served = await serving(None, store=memory())
+        made = []
+
+        def dispatcher(*allowed):
+            made.append(Dispatcher(served.app, "default", guard=Guard(allowed)))
+            return made[-1]
+
+        yield dispatcher
+        for each in made:
+            await each.close()
+
+    async def test_private_addresses_are_refused_where_they_are_not_allowed(self, every, guarded):
+        made = await every()
+        with pytest.raises(UsageError, match=r"url: no request is made to 127\.0\.0\.1.*--deliver-to"):
+            await guarded().add(made.url)
+        name = made.url.replace("127.0.0.1", "localhost")
+        with pytest.raises(PushFailedError, match=r"no request is made to localhost, which is .*--deliver-to"):
+            await guarded().add(name)
+
+    async def test_those_that_are_allowed_are_asked(self, every, guarded):
+        made = await every()
+        keys, dispatcher = await keys_of(made), guarded("127.0.0.0/8")
+        assert (await dispatcher.asking.manifest(made.url, keys)).protocol == PROTOCOL
+        _, push = await claimed(made, "gathered")
+        assert (await dispatcher.asking.push(made.url, push, keys)).status is RunStatus.COMPLETE
+
+
+async def test_a_store_that_nobody_else_can_reach_is_refused(every, serving):
+    made, served = await every(), await serving(None, store="memory://")
+    dispatcher = served.server.dispatchers["default"]
+    keys = await keys_of(made)
+    made.asgi.serving._keys = SigningKeys(keys.current, (await dispatcher.keys()).signing.current)
+    answer = await served.http.post(ENDPOINTS, json={"url": made.url})
+    assert (answer.status_code, "memory://trial" in answer.text) == (422, True)

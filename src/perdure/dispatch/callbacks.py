@@ -95,9 +95,19 @@ async def inbox(dispatcher: Dispatcher, turn: TurnToken) -> TurnInbox:
 
 
 async def _require_kept(dispatcher: Dispatcher, decision: Decision) -> None:
-    """Refuse what was acknowledged only because another decision of its number was committed before."""
-    if decision.records and decision.renew is None:
-        first = decision.records[0].position
-        kept = await dispatcher.app.store.journal(decision.run_id, first - 1, len(decision.records))
-        if kept != list(decision.records):
-            raise UsedTokenError("another decision has been committed with this token: this turn is somebody else's")
+    """Refuse what was acknowledged only because another decision of its number was committed before.
+
+    Two decisions of one number that change the journal alike are alike, as all else follows from it, but for what is
+    made known with `flow.set`. One that changes nothing but that is compared by it.
+    """
+    store = dispatcher.app.store
+    records = [*(decision.renew or ()), *decision.records]
+    if records:
+        first = 0 if decision.renew else records[0].position
+        if await store.journal(decision.run_id, first - 1, len(records)) == records:
+            return
+    else:
+        (run,) = await store.get([decision.run_id])
+        if run is None or (run.seq <= decision.seq and decision.state in (None, run.state)):
+            return
+    raise UsedTokenError("another decision has been committed with this token: this turn is somebody else's")

@@ -18,7 +18,7 @@ from perdure.model.run import NewRun, Run
 from perdure.serve.turns import Turns
 
 LONG = 200
-"""From how many records on a journal is long: bringing it here, and replaying it, costs more than the step it is for."""
+"""From how many records on a journal is long: bringing it here and replaying it costs more than the step it is for."""
 
 LONG_STAY = 5.0
 """For how many seconds a turn with a long journal goes on, where nothing else is said."""
