@@ -90,7 +90,7 @@ async def test_nothing_breaks_a_route(served, method, path):
         b"/v2/publish/https:", b"/v2/publish/https:/", b"/v2/publish/https:///x", b"/v2/publish//https://a.example",
         b"/v2/publish/https://a.example\r\nX: y", b"/v2/publish/https%3A", b"/v2/publish/HTTPS%3a%2f%2fa.example",
         b"/v2/publish/http://[::1", b"/v2/publish/http://[zz]/", b"/v2/publish/http://a.example:x/", b"/v2/publish/://",
-        b"/v2/publish/javascript://x", b"/v2/publish/file:///etc/passwd", b"/v2/publish/api/",
+        b"/v2/publish/javascript://x", b"/v2/publish/gopher://x/passwd", b"/v2/publish/api/",
         b"/v2/publish/?qstash_token=",
         b"/v2/publish/https://a.example/?qstash_token=%ff", b"/v2/publish/https://\xe2\x80\x8b.example",
     ],
