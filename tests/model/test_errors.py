@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import inspect
+import pickle
 import re
 
 import pytest
 
-from perdure.model import errors
+from perdure.model import errors, failure
 
 CLASSES = {
     name: kind for name, kind in vars(errors).items() if inspect.isclass(kind) and kind.__module__ == errors.__name__
@@ -78,4 +79,11 @@ def test_a_wish_for_a_later_attempt_is_kept_apart_from_the_message():
 def test_what_a_server_said_of_a_message_is_kept_apart_from_the_text():
     error = errors.PublishError("too many", 400, "retries", [1])
     assert (str(error), error.status, error.field, error.published) == ("too many", 400, "retries", (1,))
-    assert errors.PublishError(*error.args).published == (1,)
+    assert pickle.loads(pickle.dumps(error)).published == (1,)
+
+
+def test_what_a_server_refused_is_the_same_error_where_it_was_recorded():
+    for kind in (errors.PublishError, errors.PublishRefusedError):
+        found = failure.rebuild(failure.describe(kind("too many", 400, "retries", [object()])))
+        assert (type(found), str(found), found.status, found.field) == (kind, "too many", 400, "retries")
+    assert issubclass(errors.PublishRefusedError, errors.NonRetryableError)

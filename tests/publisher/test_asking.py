@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from perdure import PublishError
-from perdure.publisher.asking import Answer, Lost, Request, Rest, patiently
-from perdure.publisher.pages import Pages
+from perdure import PublishError, PublishRefusedError
+from perdure.publisher.asking import Answer, Lost, Pages, Request, Rest, patiently
 
 ASKED = Request("POST", "/v2/publish/https://a.example")
 ONCE = ASKED._replace(may_repeat=False)
@@ -123,6 +122,15 @@ def test_an_error_names_the_option(content, field, told):
     assert str(error).startswith(f"the server: {told}")
 
 
+@pytest.mark.parametrize(
+    ("status", "is_final"),
+    [(302, True), (400, True), (404, True), (408, False), (425, False), (429, False), (500, False), (501, True)],
+)
+def test_what_would_be_refused_again_is_told_apart(status, is_final):
+    assert isinstance(refused(ASKED, Answer(status, b""), patience=-1), PublishRefusedError) == is_final
+    assert not isinstance(refused(ASKED, UNREACHED, patience=-1), PublishRefusedError)
+
+
 def test_errors_say_what_to_do():
     assert "set QSTASH_TOKEN" in str(refused(ASKED, Answer(401, b"")))
     assert "see that the URL" in str(refused(ASKED, Answer(404, b"")))
@@ -134,6 +142,8 @@ def test_an_answer_that_is_none_is_told():
         Answer(200, b"<html>").read(dict)
     with pytest.raises(PublishError, match="none of the message API"):
         Answer(200, b"[]").read(dict)
+    with pytest.raises(PublishError, match="none of the message API: it speaks of 1 messages, not 2"):
+        Answer(200, b"[{}]").read_each(dict, 2)
 
 
 def test_a_plan_hears_of_a_refusal():

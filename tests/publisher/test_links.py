@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ssl
 import subprocess
 import sys
@@ -33,7 +34,10 @@ HERE = {
         (["PERDURE_URL", "QSTASH_TOKEN"], None, None, ("https://p.example", None)),
         (["QSTASH_URL", "PERDURE_API_KEY"], None, None, ("https://q.example", None)),
         (list(HERE), "https://q.example", None, ("https://q.example", "Bearer q")),
-        (list(HERE), "https://else.example/x/", None, ("https://else.example/x", "Bearer p")),
+        (list(HERE), "https://else.example/x/", None, ("https://else.example/x", None)),
+        (list(HERE), "https://p.example/", None, ("https://p.example", "Bearer p")),
+        (["PERDURE_API_KEY"], "https://else.example/x/", None, ("https://else.example/x", "Bearer p")),
+        (["QSTASH_URL", "PERDURE_URL", "PERDURE_API_KEY"], "https://q.example", None, ("https://q.example", None)),
         (["QSTASH_URL", "QSTASH_TOKEN"], "https://else.example", None, ("https://else.example", None)),
         (list(HERE), None, "mine", ("https://q.example", "Bearer mine")),
         ([], "http://localhost:8000", "mine", ("http://localhost:8000", "Bearer mine")),
@@ -124,6 +128,61 @@ async def test_a_date_says_too_when_to_ask_again(recorder, asked):
         await asyncio.wait_for(asked.queues.list(), 5)
     recorder.answer = lambda got: answered(503, "Retry-After: soon\r\n") if len(recorder.got) < 3 else said(b"[]")(got)
     assert await asked.queues.list() == []
+
+
+@pytest.mark.parametrize("header", ["RateLimit-Reset", "Burst-RateLimit-Reset"])
+async def test_the_end_of_a_limits_period_says_when_to_ask_again(recorder, asked, header):
+    def answer(reset):
+        limited = answered(429, f"{header}: {reset}\r\n", b'{"error": "Exceeded"}')
+        return lambda got: limited if len(recorder.got) % 2 else answered(200, body=b"[]")
+
+    for reset in ("0", "1795000000", "soon", "1" * 40):
+        recorder.answer = answer(reset)
+        assert await asked.queues.list() == []
+    for reset in ("60", "99999999999"):
+        recorder.answer = answer(reset)
+        with pytest.raises(PublishError, match="Exceeded"):
+            await asyncio.wait_for(asked.queues.list(), 5)
+        recorder.got.clear()
+
+
+async def test_an_answer_without_an_end_is_told(recorder, asked, monkeypatch):
+    monkeypatch.setattr("perdure.publisher.links.ANSWER_BYTES", 1_000)
+    recorder.answer = lambda got: answered(200, body=b"[" + b" " * 2_000 + b"]")
+    for asking in (asked.queues.list(), asyncio.to_thread(asked.blocking.queues.list)):
+        with pytest.raises(PublishError, match="its answer cannot be read .it is over 1,000 bytes.*may or may not"):
+            await asking
+    recorder.answer = lambda got: answered(200, "Content-Encoding: gzip\r\n", b"nonsense")
+    for asking in (asked.queues.list(), asyncio.to_thread(asked.blocking.queues.list)):
+        with pytest.raises(PublishError, match="its answer cannot be read"):
+            await asking
+    assert len(recorder.got) == 4
+    asked.blocking.close()
+
+
+async def test_an_answer_that_drips_is_given_up():
+    drips = []
+
+    async def drip(reader, writer):
+        drips.append(asyncio.current_task())
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 X\r\nContent-Length: 1000000\r\n\r\n")
+        with contextlib.suppress(ConnectionError):
+            while True:
+                writer.write(b" ")
+                await writer.drain()
+                await asyncio.sleep(0.01)
+        writer.close()
+
+    server = await asyncio.start_server(drip, "127.0.0.1", 0)
+    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    async with Publisher(url, timeout=0.2, patience=0) as pub:
+        with pub.blocking as blocking:
+            for asking in (pub.queues.list(), asyncio.to_thread(blocking.queues.list)):
+                with pytest.raises(PublishError, match="the answer has no end after 0.2 seconds"):
+                    await asyncio.wait_for(asking, 5)
+    server.close()
+    await asyncio.gather(*drips)
 
 
 async def test_a_server_that_does_not_answer_is_given_up():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 
 import pytest
@@ -198,3 +199,20 @@ async def test_many_take_several_requests(asked, recorder):
     recorder.answer = said(b'{"deleted": 0, "cursor": "next"}')
     with pytest.raises(PublishError, match="names no end"):
         await asked.dlq.delete_many(everything=True)
+
+
+async def test_a_failure_that_nobody_heard_of_is_told_once_more(pub, there):
+    there.answer = lambda got: answered(489, "Upstash-NonRetryable-Error: true\r\n")
+    run = await pub.workflows.trigger(f"{there.url}/w", retries=0, failure_url=f"{there.url}/failed")
+    await until(lambda: any(got.target == "/failed" for got in there.got))
+    told = sum(got.target == "/failed" for got in there.got)
+    (dead,) = await everything(pub.dlq.runs())
+
+    async def again():
+        with contextlib.suppress(PublishError):  # until it is written down what the first telling came to
+            return await pub.dlq.retry_failure_function(dead.dead_id)
+
+    again = await until(again)
+    assert (again.id, again.is_new) == (run.id, False)
+    await until(lambda: sum(got.target == "/failed" for got in there.got) > told)
+    await refused(pub.dlq.retry_failure_function("wfr_unheard-of"), 400)

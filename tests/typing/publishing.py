@@ -6,7 +6,7 @@ import datetime as dt
 from collections.abc import Sequence
 from typing import assert_type
 
-from perdure import Publisher, PublishError
+from perdure import Publisher, PublishError, PublishRefusedError
 from perdure.publisher import (
     BlockingPublisher,
     Callback,
@@ -62,6 +62,7 @@ async def main() -> None:
         assert_type(await pub.dlq.list(status=500).page(), list[DeadLetter])
         assert_type(await pub.dlq.retry(["d"], changes={"retries": 5}), Sequence[Published])
         assert_type(await pub.dlq.resume(everything=True), Sequence[WorkflowRun])
+        assert_type(await pub.dlq.retry_failure_function("wfr_1"), WorkflowRun)
         await pub.groups.add("g", [URL, Endpoint(URL, "name")])
         assert_type(await pub.groups.list(), list[Group])
         assert_type(await pub.queues.get("q"), QueueSummary)
@@ -89,5 +90,7 @@ def blocking() -> None:
         pub.publish(URL, dely="1m")  # type: ignore[call-arg]  # there is no such option
     try:
         pub.messages.cancel("msg_1")
+    except PublishRefusedError:
+        raise
     except PublishError as error:
         assert_type((error.status, error.field), tuple[int, str])

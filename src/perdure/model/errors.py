@@ -26,7 +26,8 @@ PerdureError
 │   ├── ChildFailedError       a child workflow did not complete
 │   └── MapFailedError         more items of a map failed than it tolerates
 ├── WebhookVerificationError   a delivery that must not be believed
-├── PublishError               a server of messages refused, or did not answer
+├── PublishError               a server of messages did not do something, or did not answer
+│   └── PublishRefusedError    it would refuse it again; a NonRetryableError too
 └── StoreError
     ├── StoreUnavailableError · StoreLockedError   try again
     ├── StoreConflictError                         a transaction was undone; try again
@@ -199,13 +200,17 @@ class PublishError(PerdureError):
     """A server did not do what its message API was asked for; `status` is that of its answer, 0 where none came."""
 
     def __init__(self, message: str, status: int = 0, field: str = "", published: Sequence[Any] = ()) -> None:
-        super().__init__(message, status, field, tuple(published))
+        super().__init__(message, status, field)
         self.status = status
         self.field = field
         self.published = tuple(published)
 
     def __str__(self) -> str:
         return str(self.args[0])
+
+
+class PublishRefusedError(PublishError, NonRetryableError):
+    """A server refused what its message API was asked for, and would refuse it again."""
 
 
 class StoreError(PerdureError):

@@ -7,22 +7,46 @@ clients (`links.py`) differ in nothing but how they send a request and how they 
 from __future__ import annotations
 
 import re
+from collections import deque
 from collections.abc import Callable, Generator
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import msgspec
 
-from perdure.model.errors import PublishError
-from perdure.publisher.naming import option_of
+from perdure.model.errors import PublishError, PublishRefusedError
 
 T = TypeVar("T")
 
 PASSING = (429, 502, 503, 504)
 """Statuses of what may be asked for again."""
 
+_MAY_PASS = (408, 425, 429)
+
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 2.0
 _TOLD = 500
 _ITEM = re.compile(r"(?:batch)?\[(\d+)\]: ")
+_OPTIONS = {
+    "method": "method",
+    "delay": "delay",
+    "not-before": "not_before",
+    "retries": "retries",
+    "retry-delay": "retry_delay",
+    "timeout": "timeout",
+    "deduplication-id": "dedup_id",
+    "content-based-deduplication": "dedup_by_content",
+    "callback": "callback",
+    "failure-callback": "failure_callback",
+    "label": "labels",
+    "flow-control-key": "flow_control",
+    "flow-control-value": "flow_control",
+    "queue-name": "queue",
+    "redact-fields": "redact",
+    "forward-": "headers",
+    "cron": "cron",
+    "schedule-id": "id",
+}
+_HEADER = re.compile(r"Upstash-([A-Za-z-]+)", re.IGNORECASE)
+_SAID = {"invalid destination url": "url", "deduplicationid": "dedup_id", "retry delay": "retry_delay"}
 
 
 class Request(NamedTuple):
@@ -69,6 +93,11 @@ class Answer(NamedTuple):
         """Whether what was asked for certainly did not happen."""
         return self.status == 429
 
+    @property
+    def is_final(self) -> bool:
+        """Whether the same is refused at any other time too."""
+        return (self.status < 500 and self.status not in _MAY_PASS) or self.status == 501
+
     def read(self, kind: Any) -> Any:
         """Return what it says, as a value of a type.
 
@@ -79,6 +108,18 @@ class Answer(NamedTuple):
             return msgspec.json.decode(self.content, type=kind)
         except (msgspec.MsgspecError, UnicodeError) as error:
             raise PublishError(f"the server's answer is none of the message API: {error}", self.status) from None
+
+    def read_each(self, kind: Any, number: int) -> Any:
+        """Return what it says of so many things, as a list of values of a type.
+
+        Raises:
+            PublishError: it says something else.
+        """
+        found: list[Any] = self.read(list[kind])
+        if len(found) != number:
+            told = f"the server's answer is none of the message API: it speaks of {len(found)} messages, not {number}"
+            raise PublishError(told, self.status)
+        return found
 
 
 class Lost(NamedTuple):
@@ -110,6 +151,48 @@ Plan = Generator[Request, Answer, T]
 
 Steps = Generator[Request | Rest, Answer | Lost | None, T]
 """The same, with what has to be asked again."""
+
+
+class Pages(Generic[T]):
+    """What is on pages, and how to get the next one.
+
+    Args:
+        request: for the first page, or, with `cursor` in its query, for that place.
+        read: takes what is on a page, and where the next one begins, from an answer.
+
+    Attributes:
+        found: what was got and not taken yet.
+        cursor: where the next page begins; empty at the end.
+    """
+
+    def __init__(self, request: Request, read: Callable[[Answer], tuple[list[T], str]]) -> None:
+        self.found: deque[T] = deque()
+        self.cursor = ""
+        self._request = request
+        self._read = read
+        self._is_over = False
+
+    @property
+    def are_more_asked_for(self) -> bool:
+        """Whether nothing is at hand, and there may be more."""
+        return not self.found and not self._is_over
+
+    def take(self) -> list[T]:
+        """Return what is at hand, and have it no more."""
+        taken = list(self.found)
+        self.found.clear()
+        return taken
+
+    def ask(self) -> Plan[None]:
+        """Get the next page. A page may be empty, and another one follow."""
+        asked = self.cursor
+        query = [(name, value) for name, value in self._request.query if name != "cursor" or not asked]
+        if asked:
+            query.append(("cursor", asked))
+        answer = yield self._request._replace(query=tuple(query))
+        found, self.cursor = self._read(answer)
+        self.found.extend(found)
+        self._is_over = not self.cursor or self.cursor == asked
 
 
 def patiently(plan: Plan[T], server: str, patience: float, roll: Callable[[], float]) -> Steps[T]:
@@ -171,14 +254,15 @@ def _error_of(came: Answer | Lost, server: str) -> PublishError:
     said = _said(came.content)
     item = _ITEM.match(said)
     said = said[item.end() :] if item else said
-    option = option_of(said)
+    option = _option_of(said)
     field = f"messages[{item[1]}]{option and '.'}{option}" if item else option
     advice = {
         401: "; give token, or set QSTASH_TOKEN or PERDURE_API_KEY",
         404: "" if said else "; see that the URL is that of a server that takes messages",
     }.get(came.status, "")
     told = said or f"it answers with status {came.status}"
-    return PublishError(f"{server}: {f'{field}: ' if field else ''}{told}{advice}", came.status, field)
+    kind = PublishRefusedError if came.is_final else PublishError
+    return kind(f"{server}: {f'{field}: ' if field else ''}{told}{advice}", came.status, field)
 
 
 def _said(content: bytes) -> str:
@@ -193,3 +277,11 @@ def _said(content: bytes) -> str:
             if isinstance(found.get(name), str) and found[name]:
                 return str(found[name])[:_TOLD]
     return ""
+
+
+def _option_of(said: str) -> str:
+    """Return the option that the text of a refusal begins with; empty where it begins with none."""
+    header = _HEADER.match(said)
+    if header is not None:
+        return _OPTIONS.get(header[1].lower(), "")
+    return next((option for beginning, option in _SAID.items() if said.lower().startswith(beginning)), "")

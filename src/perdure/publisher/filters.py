@@ -8,9 +8,8 @@ from typing import Any, NamedTuple, TypedDict, TypeVar
 
 from perdure.model.duration import instant
 from perdure.model.errors import PublishError, UsageError
-from perdure.publisher.asking import Answer, Plan, Request
+from perdure.publisher.asking import Answer, Pages, Plan, Request
 from perdure.publisher.options import require_known
-from perdure.publisher.pages import Pages
 from perdure.publisher.values import text_of, whole
 
 T = TypeVar("T")

@@ -3,111 +3,30 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import re
-import ssl
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping
-from pathlib import Path
+from collections.abc import AsyncIterator, Iterator
 from typing import Generic, TypeVar
-from urllib.parse import urlencode, urlsplit
 
 import httpx
 
-from perdure.engine.env import Env, SystemEnv, new_id, pause
-from perdure.model.duration import Duration, seconds
+from perdure.engine.env import pause
 from perdure.model.errors import UsageError
-from perdure.publisher.asking import Answer, Lost, Plan, Request, Rest, Steps, patiently
-from perdure.publisher.pages import Pages
-from perdure.tasks.answers import retry_after
+from perdure.publisher.asking import Answer, Lost, Pages, Plan, Request, Rest
+from perdure.publisher.settings import Settings
 
 T = TypeVar("T")
 
 CONNECTIONS = 20
 """How many requests are under way at once."""
 
+ANSWER_BYTES = 268_435_456
+"""How long an answer may be: no page of a list is longer."""
+
 IDLE = 10.0
 """Seconds after which a connection that nobody uses is closed: sooner than servers do it by themselves."""
 
-TIMEOUT_MOST = 120.0
-PATIENCE_MOST = 240.0
-"""The longest timeout and patience, in seconds. Together they stay below the ten minutes in which a server knows a
-deduplication id again, so that what is asked twice is published once."""
-
-_KEY = re.compile(r"[!-~]{1,16000}")
-_NAMESPACE = re.compile(r"[A-Za-z0-9_.-]{1,100}")
 _CAME_TO_NOTHING = (httpx.ConnectError, httpx.ConnectTimeout, httpx.UnsupportedProtocol, httpx.LocalProtocolError)
-
-
-class Settings:
-    """Where the server is and how it is asked; see `Publisher`.
-
-    Attributes:
-        url: the server's, without a slash at its end.
-        shown: what is told of it.
-        headers: of every request.
-        env: gives chance.
-
-    Raises:
-        UsageError: one of them cannot be.
-    """
-
-    def __init__(
-        self,
-        url: str | None,
-        token: str | None,
-        *,
-        namespace: str | None,
-        timeout: Duration,
-        patience: Duration,
-        ca: str | Path | None,
-    ) -> None:
-        self.url, token = _found(os.environ, url, token)
-        self.shown = _checked(self.url)
-        self.headers = {"Accept": "application/json", "User-Agent": "perdure"}
-        if token is not None:
-            if not _KEY.fullmatch(token):
-                raise UsageError("token: it must be the token or key as it was given, without spaces")
-            self.headers["Authorization"] = f"Bearer {token}"
-        if namespace is not None:
-            if not _NAMESPACE.fullmatch(namespace):
-                raise UsageError(f"namespace: {namespace!r:.80} is no name of a namespace")
-            self.headers["Perdure-Namespace"] = namespace
-        self.timeout = _within(timeout, "timeout", TIMEOUT_MOST)
-        self.patience = _within(patience, "patience", PATIENCE_MOST)
-        if not self.timeout:
-            raise UsageError("timeout: it must be longer than nothing")
-        if ca is not None and not Path(ca).is_file():
-            raise UsageError(f"ca: {str(ca)!r} is no file that can be read")
-        self.ca = ca
-        self.env: Env = SystemEnv()
-
-    def certificates(self) -> ssl.SSLContext | bool:
-        """Return how the server's certificate is checked."""
-        if self.url.startswith("http://"):
-            return False
-        return True if self.ca is None else ssl.create_default_context(cafile=str(self.ca))
-
-    def steps(self, plan: Plan[T]) -> Steps[T]:
-        """Return a plan with what has to be asked again."""
-        return patiently(plan, self.shown, self.patience, self.env.roll)
-
-    def request(self, asked: Request) -> httpx.Request:
-        """Return a request as it is sent."""
-        query = f"?{urlencode(asked.query)}" if asked.query else ""
-        headers = [*self.headers.items(), *asked.headers]
-        return httpx.Request(
-            asked.method,
-            f"{self.url}{asked.path}{query}",
-            headers=[(name.encode(), value.encode("latin-1")) for name, value in headers],
-            content=asked.content,
-            extensions={"timeout": httpx.Timeout(self.timeout, pool=None).as_dict()},
-        )
-
-    def new_id(self) -> str:
-        """Return an id that nobody has."""
-        return new_id(self.env)
 
 
 class AsyncLink:
@@ -158,10 +77,16 @@ class AsyncLink:
         http = self._client()
         try:
             async with self._places:
-                response = await http.send(self.settings.request(asked))
-        except httpx.TransportError as error:
+                response = await http.send(self.settings.request(asked), stream=True)
+                content = _Content(self.settings.timeout)
+                try:
+                    async for part in response.aiter_bytes():
+                        content.add(part)
+                finally:
+                    await response.aclose()
+        except httpx.RequestError as error:
             return _lost(error)
-        return _answer(response)
+        return self.settings.answer(response, bytes(content.found))
 
     def _client(self) -> httpx.AsyncClient:
         loop = asyncio.get_running_loop()
@@ -221,10 +146,16 @@ class BlockingLink:
     def _ask(self, asked: Request) -> Answer | Lost:
         http = self._client()
         try:
-            response = http.send(self.settings.request(asked))
-        except httpx.TransportError as error:
+            response = http.send(self.settings.request(asked), stream=True)
+            content = _Content(self.settings.timeout)
+            try:
+                for part in response.iter_bytes():
+                    content.add(part)
+            finally:
+                response.close()
+        except httpx.RequestError as error:
             return _lost(error)
-        return _answer(response)
+        return self.settings.answer(response, bytes(content.found))
 
     def _client(self) -> httpx.Client:
         with self._opening:
@@ -300,49 +231,44 @@ class Listed(Iterator[T], Generic[T]):
 _LIMITS = httpx.Limits(max_connections=CONNECTIONS, max_keepalive_connections=CONNECTIONS, keepalive_expiry=IDLE)
 
 
-def _found(env: Mapping[str, str], url: str | None, token: str | None) -> tuple[str, str | None]:
-    """Return a server's URL and token; a token of the environment goes to no server but its own."""
-    if url is None:
-        for where, key in (("QSTASH_URL", "QSTASH_TOKEN"), ("PERDURE_URL", "PERDURE_API_KEY")):
-            if env.get(where):
-                return env[where].rstrip("/"), token if token is not None else env.get(key) or None
-        raise UsageError("url: give the server's URL, or set QSTASH_URL or PERDURE_URL")
-    if token is None and url.rstrip("/") == env.get("QSTASH_URL", "").rstrip("/"):
-        token = env.get("QSTASH_TOKEN") or None
-    if token is None:
-        token = env.get("PERDURE_API_KEY") or None
-    return url.rstrip("/"), token
+class _TooLongError(httpx.RequestError):
+    """An answer is longer than any."""
 
 
-def _checked(url: str) -> str:
-    try:
-        parts = urlsplit(url)
-        port = parts.port
-    except ValueError as error:
-        raise UsageError(f"url: the server's cannot be read: {error}") from None
-    if parts.scheme not in ("http", "https") or not parts.hostname or port == 0:
-        raise UsageError(f"url: {url[:200]!r} is no server; write https://host or http://host:8000")
-    if "@" in parts.netloc:
-        raise UsageError("url: a server takes no password in its URL; give token")
-    if parts.query or parts.fragment:
-        raise UsageError(f"url: {url[:200]!r} holds more than a server's address")
-    return url
+class _Content:
+    """The body of an answer, as it comes.
+
+    Args:
+        within: seconds from now within which it has to come.
+
+    Attributes:
+        found: what has come.
+    """
+
+    def __init__(self, within: float) -> None:
+        self.found = bytearray()
+        self._within = within
+        self._until = time.monotonic() + within
+
+    def add(self, part: bytes) -> None:
+        """Take the next part.
+
+        Raises:
+            RequestError: it is too much, or too late.
+        """
+        self.found += part
+        if len(self.found) > ANSWER_BYTES:
+            raise _TooLongError(f"it is over {ANSWER_BYTES:,} bytes")
+        if time.monotonic() > self._until:
+            raise httpx.ReadTimeout(f"the answer has no end after {self._within:g} seconds")
 
 
-def _within(value: Duration, field: str, most: float) -> float:
-    found = seconds(value, field=field)
-    if found > most:
-        raise UsageError(f"{field}: {value!r} is over {most:g} seconds")
-    return found
-
-
-def _answer(response: httpx.Response) -> Answer:
-    return Answer(response.status_code, response.content, retry_after(response.headers) or 0.0, time.monotonic())
-
-
-def _lost(error: httpx.TransportError) -> Lost:
+def _lost(error: httpx.RequestError) -> Lost:
     reason = str(error) or type(error).__name__
     at = time.monotonic()
+    if not isinstance(error, httpx.TransportError):
+        told = f"its answer cannot be read ({reason}); what was asked may or may not have happened"
+        return Lost(told, at, is_passing=False)
     if "SSL" in reason or "certificate" in reason.lower():
         return Lost(f"no secure connection ({reason}): check the server's certificate, and ca", at, is_passing=False)
     if isinstance(error, _CAME_TO_NOTHING):

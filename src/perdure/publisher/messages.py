@@ -8,10 +8,9 @@ from typing import Unpack
 import msgspec
 
 from perdure.publisher.answers import DeadLetter, LogEntry, MessageSummary, Published, WorkflowRun
-from perdure.publisher.asking import Answer, Plan, Request
+from perdure.publisher.asking import Answer, Pages, Plan, Request
 from perdure.publisher.filters import DeadFilter, Filter, LogFilter, Meant, RunFilter, in_bulk, pages_of, query_of
 from perdure.publisher.options import Delivery, headers_of, require_known
-from perdure.publisher.pages import Pages
 from perdure.publisher.values import segment
 from perdure.publisher.verbs import Area, Link, listing, verb
 
@@ -166,6 +165,20 @@ class DeadLetters(Area[Link]):
         """Begin workflow runs anew that failed; see `resume`."""
         meant = query_of(chosen, RunFilter)
         return (yield from _begun_again("restart", Meant(ids, meant, everything), changes))
+
+    @verb
+    def retry_failure_function(self, id: str) -> Plan[WorkflowRun]:
+        """Have a workflow run's failure be told of once more, where telling it came to nothing; return the run.
+
+        Args:
+            id: of the run's dead letter.
+
+        Raises:
+            PublishError: with `status` 404: there is none. With 400: the telling has not failed.
+        """
+        answer = yield Request("POST", f"/v2/workflows/dlq/callback/{segment(id, 'id')}", may_repeat=False)
+        found: _Begun = answer.read(_Begun)
+        return WorkflowRun(found.workflow_run_id, is_new=False, created_at=found.workflow_created_at)
 
     @verb
     def get_run(self, id: str) -> Plan[DeadLetter]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import hashlib
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any, TypedDict, Unpack
@@ -19,6 +20,7 @@ MESSAGE_BYTES = 16_000_000
 
 Headers = list[tuple[str, str]]
 
+_PLAIN_ID = re.compile(r"[!-9;-~]([ -9;-~]{0,198}[!-9;-~])?")
 _HEADER = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 
 
@@ -78,7 +80,8 @@ class Options(Carried, total=False):
 
     Attributes:
         not_before: when it is due: an aware datetime, or seconds since the epoch. It wins over `delay`.
-        dedup_id: a second message of the same id, within ten minutes, is the first one.
+        dedup_id: a second message of the same id, within ten minutes, is the first one. Any text will do, such as
+            `flow.idempotency_key()`.
         dedup_by_content: a second message with the same destination, body and headers is the first one.
     """
 
@@ -283,10 +286,12 @@ def _listed(value: object, field: str) -> str:
 
 
 def _id(value: object, field: str) -> str:
-    found = text_of(value, field)
-    if ":" in found:
-        raise UsageError(f"{field}: {found[:80]!r} cannot contain ':'")
-    return found
+    """Return a deduplication id; in the place of one that the API does not take as it is, its digest."""
+    if not isinstance(value, str) or not value:
+        raise UsageError(f"{field}: {value!r:.80} must be text")
+    if _PLAIN_ID.fullmatch(value):
+        return value
+    return f"#{hashlib.blake2b(value.encode(errors='surrogatepass'), digest_size=20).hexdigest()}"
 
 
 def _flag(value: object, field: str) -> str:

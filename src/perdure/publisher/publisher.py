@@ -11,13 +11,13 @@ import msgspec
 from perdure.model.duration import Duration
 from perdure.model.errors import PublishError, UsageError
 from perdure.publisher.answers import LogEntry, Published
-from perdure.publisher.asking import Plan, Request
+from perdure.publisher.asking import Pages, Plan, Request
 from perdure.publisher.filters import LogFilter
 from perdure.publisher.lines import FlowControls, Groups, Keys, Queues, Schedules
-from perdure.publisher.links import AsyncLink, BlockingLink, Settings
+from perdure.publisher.links import AsyncLink, BlockingLink
 from perdure.publisher.messages import DeadLetters, Messages, Sent, logs_from
 from perdure.publisher.options import Message, Options
-from perdure.publisher.pages import Pages
+from perdure.publisher.settings import Settings
 from perdure.publisher.values import segment
 from perdure.publisher.verbs import Area, Link, listing, verb
 from perdure.publisher.workflows import Workflows
@@ -86,7 +86,7 @@ class Verbs(Area[Link]):
                 answer = yield Request("POST", "/v2/batch", headers=_JSON, content=content)
             except PublishError as error:
                 raise _renumbered(error, start, found) from error.__cause__
-            sent: list[Sent | list[Sent]] = answer.read(list[Sent | list[Sent]])
+            sent: list[Sent | list[Sent]] = answer.read_each(Sent | list[Sent], len(portion))
             for index, (each, (_, is_ours)) in enumerate(zip(sent, portion, strict=True), start):
                 several = each if isinstance(each, list) else [each]
                 found += [one.published(is_ours=is_ours, index=index) for one in several]
@@ -147,9 +147,10 @@ class Publisher(Verbs[AsyncLink]):
     Args:
         url: the server's; that of `QSTASH_URL`, or else of `PERDURE_URL`, by default.
         token: or API key; by default that of `QSTASH_TOKEN` for the server of `QSTASH_URL`, and of `PERDURE_API_KEY`
-            for any other. None, and none in the environment, is for a server that asks for none.
+            for that of `PERDURE_URL`, or for any other where that is not set. None, and none in the environment, is for
+            a server that asks for none.
         namespace: on a Perdure server that has several.
-        timeout: of each part of a request: to connect, to send, to wait for the answer (a duration).
+        timeout: of each part of a request: to connect, to send, to wait for the answer, to get it (a duration).
         patience: for how long after its first failure a request is begun again (a duration).
         ca: a file with the certificates that the server's is checked by.
 
@@ -248,4 +249,4 @@ def _renumbered(error: PublishError, start: int, published: list[Published]) -> 
         text = text.replace(error.field, field, 1)
     if published:
         text += f"; the {len(published)} messages before messages[{start}] are published"
-    return PublishError(text, error.status, field, published)
+    return type(error)(text, error.status, field, published)

@@ -6,9 +6,8 @@ import functools
 from collections.abc import Callable, Coroutine
 from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar, overload
 
-from perdure.publisher.asking import Plan
+from perdure.publisher.asking import Pages, Plan
 from perdure.publisher.links import AsyncLink, AsyncListed, BlockingLink, Listed
-from perdure.publisher.pages import Pages
 
 P = ParamSpec("P")
 T = TypeVar("T")

@@ -12,11 +12,10 @@ import msgspec
 from perdure.model import codec
 from perdure.model.errors import UsageError
 from perdure.publisher.answers import Notified, Waiter, WorkflowRun, WorkflowRunLog
-from perdure.publisher.asking import Answer, Plan, Request
+from perdure.publisher.asking import Answer, Pages, Plan, Request
 from perdure.publisher.filters import Meant, Query, RunFilter, in_bulk, pages_of, query_of
 from perdure.publisher.messages import Sent
 from perdure.publisher.options import MESSAGE_BYTES, Headers, Tries, carried, require_known
-from perdure.publisher.pages import Pages
 from perdure.publisher.values import destination, segment
 from perdure.publisher.verbs import Area, Link, listing, verb
 
@@ -75,7 +74,7 @@ class Workflows(Area[Link]):
         item = {"destination": where, "headers": dict(_headers(said, known_as, where, failure)), "body": body}
         content = msgspec.json.encode([item])
         answer = yield Request("POST", "/v2/batch", headers=(("Content-Type", "application/json"),), content=content)
-        sent: list[Sent] = answer.read(list[Sent])
+        sent: list[Sent] = answer.read_each(Sent, 1)
         return WorkflowRun(known_as, run_id is None or not sent[0].deduplicated)
 
     @verb
