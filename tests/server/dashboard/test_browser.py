@@ -6,8 +6,9 @@ import json
 
 import pytest
 
-from perdure import Perdure, Rate, RunNotFoundError
+from perdure import Perdure, Rate, RunNotFoundError, serve
 from perdure.server.dashboard.pages import definitions
+from tests.serve.conftest import listening
 from tests.server.dashboard.conftest import ETL
 
 pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="session")]
@@ -208,6 +209,31 @@ async def test_what_a_page_shows_is_copied(live_scene, browse):
     await page.get_by_role("region", name="Input").get_by_role("button").first.click()
     await page.get_by_text("Copied").wait_for()
     assert json.loads(await page.evaluate("navigator.clipboard.readText()")) == {"number": 1}
+    assert browser.is_clean()
+
+
+async def test_an_endpoint_is_added_asked_again_and_removed(live_scene, browse):
+    browser = await browse(live_scene)
+    app = Perdure(browser.base, mode="serve")
+
+    @app.workflow
+    async def served_elsewhere() -> None: ...
+
+    signing = (await live_scene.served.server.dispatchers["default"].keys()).signing
+    page = await browser.open("/endpoints")
+    await page.get_by_label("Where it is").fill("http://127.0.0.1:9/")
+    await page.get_by_role("button", name="Add").click()
+    await page.locator("form .message", has_text="127.0.0.1:9").wait_for()
+    async with listening(serve.asgi(app, keys=(signing.current, signing.next))) as url:
+        await page.get_by_label("Where it is").fill(url)
+        await page.get_by_role("button", name="Add").click()
+        await page.get_by_role("link", name="served_elsewhere").wait_for()
+        await page.get_by_role("button", name="Ask again").click()
+        await page.get_by_role("button", name="Confirm").click()
+        await page.get_by_text("no failure").wait_for()
+        await page.get_by_role("button", name="Remove").click()
+        await page.get_by_role("button", name="Confirm").click()
+        await page.get_by_text("No endpoints").wait_for()
     assert browser.is_clean()
 
 
