@@ -14,6 +14,7 @@ import msgspec
 import pytest
 
 from perdure import Perdure, serve
+from perdure.dispatch import asking
 from perdure.dispatch.asking import Asking, PushFailedError
 from perdure.dispatch.dispatcher import Dispatcher
 from perdure.dispatch.protocol import PROTOCOL, SIGNATURE, Push
@@ -213,10 +214,10 @@ async def test_an_endpoint_starts_before_its_server(http):
 
 async def test_an_endpoint_that_answers_something_else_is_none(every):
     made = await every()
-    asking = Asking(made.app.world)
+    asks = Asking(made.app.world)
     with pytest.raises(UsageError, match="does not say what it serves|status"):
-        await asking.manifest(f"{made.server_url}/livez", await keys_of(made))
-    await asking.close()
+        await asks.manifest(f"{made.server_url}/livez", await keys_of(made))
+    await asks.close()
 
 
 class TestWhereEndpointsMayBe:
@@ -257,3 +258,19 @@ async def test_a_store_that_nobody_else_can_reach_is_refused(every, serving):
     made.asgi.serving._keys = SigningKeys(keys.current, (await dispatcher.keys()).signing.current)
     answer = await served.http.post(ENDPOINTS, json={"url": made.url})
     assert (answer.status_code, "memory://trial" in answer.text) == (422, True)
+
+
+async def test_connections_are_used_again_and_ended_after_a_while(every, monkeypatch):
+    made = await every()
+    kept = made.dispatcher.asking._connections
+
+    async def used(*workflows):
+        runs = [await made.app.start(workflow) for workflow in workflows]
+        await asyncio.gather(*(run.result(timeout=WITHIN) for run in runs))
+        return len(kept[made.url]._idle)
+
+    assert await used("told") == 1  # one for all its pushes
+    many = await used(*["told"] * 5)
+    assert 2 <= many <= 5
+    monkeypatch.setattr(asking, "KEPT_FOR", -1.0)  # each is idle for too long
+    assert await used("told", "told") < many

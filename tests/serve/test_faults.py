@@ -75,6 +75,14 @@ class TestPushesThatFail:
         assert "could not be handed to whoever serves it" in told
         assert f"{made.url} answered with status 500: out of tea" in told
 
+    async def test_a_redirect_is_not_followed_and_told_with_where_to(self, every, monkeypatch):
+        monkeypatch.setattr(pushing, "FIRST_MS", 60_000)
+        made = await every()
+        made.faulty.faults = [answering(308, headers={"Location": "https://shop.example.com/workflows/"})]
+        run = await made.app.start("gathered")
+        row = await when(made, run, lambda row: row.status is RunStatus.WAITING)
+        assert "it is at https://shop.example.com/workflows/: add it there" in waits(row)[0].detail
+
     async def test_a_run_that_comes_back_untouched_is_not_pushed_for_ever(self, every):
         made = await every()
         made.faulty.faults = [giving_back] * 2

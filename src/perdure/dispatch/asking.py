@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+from collections import deque
 from typing import NamedTuple
 
 import httpx
@@ -75,19 +76,34 @@ class PushFailedError(PerdureError):
 class _Connections:
     """The connections to one endpoint, each a transport of its own: httpx goes through all of a pool for each request.
 
+    Args:
+        url: the endpoint's.
+
     Attributes:
-        places: for how many requests there is one.
-        idle: those that wait, the one that was used last at the end.
+        url: see above.
+        places: for how many requests there is a connection.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, url: httpx.URL) -> None:
+        self.url = url
         self.places = asyncio.Semaphore(CONNECTIONS)
-        self.idle: list[httpx.AsyncBaseTransport] = []
+        self._idle: deque[tuple[float, httpx.AsyncBaseTransport]] = deque()
+
+    def taken(self) -> httpx.AsyncBaseTransport | None:
+        """Return the one that was used last, if any is idle."""
+        return self._idle.pop()[1] if self._idle else None
+
+    async def give_back(self, transport: httpx.AsyncBaseTransport) -> None:
+        """Keep one for the next request, and end the first of those that were idle for too long."""
+        now = asyncio.get_running_loop().time()
+        self._idle.append((now, transport))
+        if now - self._idle[0][0] > KEPT_FOR:
+            await self._idle.popleft()[1].aclose()
 
     async def close(self) -> None:
-        """End those that wait."""
-        for transport in self.idle:
-            await transport.aclose()
+        """End those that are idle."""
+        while self._idle:
+            await self._idle.pop()[1].aclose()
 
 
 class _Answered(NamedTuple):
@@ -125,8 +141,8 @@ class Asking:
             UsageError: the URL is none that can be asked, or what answers there is no endpoint of this protocol.
             PushFailedError: it does not answer.
         """
-        self._require_allowed(require_url(url))
-        connections = _Connections()
+        connections = _Connections(require_url(url))
+        self._require_allowed(connections.url)
         try:
             status, headers, content = await self._ask("GET", url, b"", keys, {}, MANIFEST_WITHIN, connections)
         finally:
@@ -152,7 +168,7 @@ class Asking:
         """Hand a run to an endpoint; return the decision that gives it back, or None if that will come by itself.
 
         Raises:
-            PushFailedError: nothing came of it, as far as is known.
+            PushFailedError: nothing came of it, as far as is known. UsageError: the URL is none.
         """
         run = push.claim.run
         headers = {
@@ -163,7 +179,9 @@ class Asking:
         if (place := own_place(run)) is not None:
             headers["traceparent"] = place
         body = msgspec.json.encode(push)
-        connections = self._connections.setdefault(url, _Connections())
+        connections = self._connections.get(url)
+        if connections is None:
+            connections = self._connections[url] = _Connections(require_url(url))
         within = push.answer_within + SLACK
         status, answered, content = await self._ask("POST", url, body, keys, headers, within, connections)
         if status == 202:
@@ -190,7 +208,7 @@ class Asking:
             try:
                 request = httpx.Request(
                     method,
-                    url,
+                    connections.url,
                     content=body,
                     headers={**_HEADERS, **headers, SIGNATURE: signature},
                     extensions={"timeout": {"connect": CONNECT_WITHIN}},
@@ -201,11 +219,11 @@ class Asking:
                 raise PushFailedError(f"{url} did not answer within {within:g} s") from None
             except AddressRefusedError as error:
                 raise PushFailedError(f"{url}: {_refused(error)}") from None
-            except (httpx.HTTPError, httpx.InvalidURL, OSError, UnicodeError) as error:
+            except (httpx.HTTPError, OSError, UnicodeError) as error:
                 raise PushFailedError(f"{url}: {str(error) or type(error).__name__}") from None
 
     async def _exchange(self, connections: _Connections, url: str, request: httpx.Request) -> _Answered:
-        transport = connections.idle.pop() if connections.idle else await self._connection()
+        transport = connections.taken() or await self._connection()
         try:
             response = await transport.handle_async_request(request)
             try:
@@ -218,7 +236,7 @@ class Asking:
             finally:
                 await response.aclose()
         finally:
-            connections.idle.append(transport)
+            await connections.give_back(transport)
 
     async def _connection(self) -> httpx.AsyncBaseTransport:
         if self._transport is not None:
