@@ -18,7 +18,7 @@ from perdure.dispatch.messages.messaging import Messaging
 from perdure.dispatch.messages.options import read
 from perdure.dispatch.messages.outbox import Publication
 from perdure.dispatch.upstash.driving import Programs
-from perdure.dispatch.upstash.intake import RunEndedError
+from perdure.dispatch.upstash.refusing import RunEndedError
 from perdure.dispatch.upstash.workflows import Workflows
 from tests.engine.world import NOW
 

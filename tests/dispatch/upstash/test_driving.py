@@ -13,7 +13,8 @@ from perdure.dispatch.messages.message import Answer
 from perdure.dispatch.messages.options import read
 from perdure.dispatch.messages.outbox import Publication
 from perdure.dispatch.upstash.driving import QUIET
-from perdure.dispatch.upstash.intake import DEPTH, BoundError, RunEndedError
+from perdure.dispatch.upstash.intake import DEPTH
+from perdure.dispatch.upstash.refusing import RefusedError, RunEndedError
 from perdure.model.decision import RunFilter
 from perdure.model.errors import UsageError
 from tests.dispatch.upstash.endpoint import OK, THIRD, URL, Endpoint
@@ -381,9 +382,9 @@ async def test_bad_input_is_refused_with_its_field(world, memory_engine, endpoin
             await endpoint.workflows.publish_each([Publication(URL, read(given.items()), b"{}")])
         given |= {"Upstash-Forward-Upstash-Workflow-Invoke-Count": str(DEPTH + 1)}
         body = json.dumps({"workflowRunId": "wfr_1", "workflowUrl": URL, "step": {"stepId": 1}}).encode()
-        with pytest.raises(BoundError, match="DEPTH"):
+        with pytest.raises(RefusedError, match="DEPTH"):
             await endpoint.workflows.publish_each([Publication(URL, read(given.items()), body)])
-        with pytest.raises(BoundError, match="payload_bytes"):
+        with pytest.raises(RefusedError, match="payload_bytes"):
             await endpoint.submit("wfr_1", URL, [{"stepId": 1, "stepName": "x", "out": "x" * 1_100_000}])
 
 

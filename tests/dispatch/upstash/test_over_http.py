@@ -68,8 +68,11 @@ async def test_what_cannot_be_taken_in_has_the_status_that_clients_know(served):
     body = '{"stepId":1,"stepName":"a","stepType":"Run"}'
     for headers, text, status in [
         (own("wfr_none"), body, 400),
-        (own("wfr_1"), "{}", 400),
-        (own("wfr_1", Workflow_CallType="stepConfig"), body, 400),
+        (own("wfr_1"), "{}", 412),
+        (own("wfr_1", Workflow_CallType="stepConfig"), body, 412),
+        (own("wfr_1", Retries="101"), body, 412),
+        (own("wfr_2", Workflow_Init="true", Retries="101"), body, 400),
+        (own("wfr_1", Label="a b"), body, 412),
         (
             own("wfr_2", **DEEP),
             json.dumps({"workflowRunId": "wfr_1", "workflowUrl": NOBODY, "step": {"stepId": 1}}),
@@ -170,6 +173,9 @@ async def test_webhooks_of_runs_take_any_method_and_no_token(served):
 async def test_notifying_over_http(served):
     await begin(served)
     assert (await served.http.post("/v2/notify/some%20event", content=b"x")).json() == []
+    await begin(served, "other")
+    assert (await served.http.post("/v2/notify/other/e/f")).json()[0]["workflowRunId"] == "other"
+    assert (await served.http.post("/v2/notify/evt/other")).json() == []
     kept = await served.http.post("/v2/notify/wfr_1/evt", content=b"x")
     assert (kept.status_code, kept.json()[0]["workflowRunId"]) == (201, "wfr_1")
     assert (await served.http.post("/v2/notify/wfr_none/evt")).status_code == 400

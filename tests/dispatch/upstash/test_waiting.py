@@ -10,7 +10,7 @@ import pytest
 
 from perdure import RunStatus
 from perdure.dispatch.upstash import waiting
-from perdure.dispatch.upstash.intake import RunEndedError, RunFullError
+from perdure.dispatch.upstash.refusing import RunEndedError, RunFullError
 from perdure.dispatch.upstash.waiting import COLLECTION, EVENT_LENGTH, HOOK_BYTES
 from perdure.model.errors import UsageError
 from tests.dispatch.upstash.endpoint import URL, Endpoint

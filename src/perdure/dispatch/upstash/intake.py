@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
@@ -20,6 +20,7 @@ from perdure.dispatch.messages.messaging import Messaging
 from perdure.dispatch.messages.options import Options, destination, read
 from perdure.dispatch.messages.outbox import BATCH, RETENTION, Publication
 from perdure.dispatch.upstash.driving import tags_of
+from perdure.dispatch.upstash.refusing import RefusedError, RunEndedError, RunFullError, refusing
 from perdure.dispatch.upstash.submission import (
     EVENT,
     FINISHED,
@@ -58,18 +59,6 @@ _STEP_ID, _STEP_NAME = "upstash-workflow-stepid", "upstash-workflow-stepname"
 _INVOKED = "upstash-workflow-invoke-count"
 
 
-class RunEndedError(UsageError):
-    """What was handed in is for a run that has ended, or never was: clients take this for the end of their work."""
-
-
-class BoundError(UsageError):
-    """What was handed in passes a bound: clients give up at once."""
-
-
-class RunFullError(UsageError):
-    """A run has too much to take in already: it may be tried again later."""
-
-
 class _Event(NamedTuple):
     """An event for a run, with its answer."""
 
@@ -95,6 +84,13 @@ class Intake:
         self._known: OrderedDict[str, int] = OrderedDict()
 
     @staticmethod
+    def hands_in(headers: Iterable[tuple[str, str]]) -> bool:
+        """Return whether headers are those of what is handed in to a run that is there, rather than of a trigger."""
+        found = {name.lower(): value for name, value in headers}
+        begins = found.get("upstash-workflow-init") == "true" and found.get("upstash-workflow-invoke") != "true"
+        return "upstash-workflow-runid" in found and not begins
+
+    @staticmethod
     def is_meant(options: Options) -> bool:
         """Return whether a message is one of the protocol, rather than a plain one."""
         return any(name.lower().startswith(_PREFIX) for name, _ in options.message.extra)
@@ -103,11 +99,11 @@ class Intake:
         """Take in messages of the protocol, all or none; return QStash's answer to each, in order.
 
         Raises:
-            RunEndedError, BoundError, RunFullError, UsageError: see there; nothing was taken, but for events that a
+            RunEndedError, RefusedError, RunFullError, UsageError: see there; nothing was taken, but for events that a
                 run had room for.
         """
         if len(publications) > BATCH:
-            raise BoundError(f"batch: {len(publications):,} messages, over {BATCH:,} (BATCH)")
+            raise RefusedError(f"batch: {len(publications):,} messages, over {BATCH:,} (BATCH)")
         parsed = [self._parsed(each, caller_ip) for each in publications]
         events = [each for each in parsed if isinstance(each, _Event)]
         await self.require_runs([each.run_id for each in events])
@@ -141,7 +137,7 @@ class Intake:
         """Begin a run, unless there is one of that id; return when it was created, in milliseconds since the epoch.
 
         Raises:
-            BoundError: it is too large.
+            RefusedError: it is too large.
         """
         new = self._new_run(run_id, trigger, due_at)
         await self._note([trigger.message])
@@ -154,7 +150,7 @@ class Intake:
         """End a run with what its function returned; return whether it was there.
 
         Raises:
-            BoundError: the response is too long.
+            RefusedError: the response is too long.
         """
         given = Finish(response.decode(errors="replace") if response else None)
         try:
@@ -176,7 +172,7 @@ class Intake:
             given: run, id of the event, and what it says.
 
         Raises:
-            RunEndedError, BoundError, RunFullError: one was not taken.
+            RunEndedError, RefusedError, RunFullError: one was not taken.
         """
         if not given:
             return []
@@ -194,7 +190,7 @@ class Intake:
         for run_id, event_id, submission in given:
             payload = msgspec.json.encode(submission)
             if len(payload) > limits.payload_bytes:
-                raise BoundError(
+                raise RefusedError(
                     f"a step of {len(payload):,} bytes is longer than {limits.payload_bytes:,} "
                     "(Limits.payload_bytes): keep what is large elsewhere"
                 )
@@ -222,6 +218,10 @@ class Intake:
     # What messages mean.
 
     def _parsed(self, given: Publication, caller_ip: str) -> _Event | NewRun:
+        with refusing(is_needed=self.hands_in(given.options.message.extra)):
+            return self._read(given, caller_ip)
+
+    def _read(self, given: Publication, caller_ip: str) -> _Event | NewRun:
         options = given.options
         extra = {name.lower(): value for name, value in options.message.extra}
         run_id = _run_id(extra.get("upstash-workflow-runid", ""))
@@ -261,7 +261,7 @@ class Intake:
         forwarded = {name.lower(): value for name, value in given.options.message.headers}
         count = forwarded.get(_INVOKED, "0")
         if not count.isdigit() or len(count) > 9 or int(count) > DEPTH:
-            raise BoundError(f"invoke: {count[:20]} runs would invoke one another in a row, over {DEPTH} (DEPTH)")
+            raise RefusedError(f"invoke: {count[:20]} runs would invoke one another in a row, over {DEPTH} (DEPTH)")
         body = "" if envelope.body is None else envelope.body
         trigger = self._trigger(run_id, given._replace(body=body.encode()), caller_ip)
         trigger = replace(
@@ -319,7 +319,7 @@ class Intake:
         now = self._app.world.now()
         payload = payload_of(trigger)
         if len(payload.encode()) > self._app.settings.limits.payload_bytes:
-            raise BoundError(
+            raise RefusedError(
                 f"a trigger may have {self._app.settings.limits.payload_bytes:,} bytes (Limits.payload_bytes), and "
                 f"this one has {len(payload.encode()):,}: send where its body can be fetched"
             )

@@ -17,7 +17,8 @@ import msgspec
 from perdure.dispatch.messages.message import Headers, canonical, digest
 from perdure.dispatch.messages.options import duration, read
 from perdure.dispatch.messages.outbox import Publication
-from perdure.dispatch.upstash.intake import Intake, RunEndedError, RunFullError, headers_given
+from perdure.dispatch.upstash.intake import Intake, headers_given
+from perdure.dispatch.upstash.refusing import RunEndedError, RunFullError, refusing
 from perdure.dispatch.upstash.submission import Notice, Wait, fields_of, message_id_of, step_event
 from perdure.engine.app import Perdure
 from perdure.engine.env import new_id
@@ -113,8 +114,12 @@ class Waiting:
             body: of the request.
 
         Raises:
-            RunEndedError, BoundError, RunFullError, UsageError: it cannot.
+            RunEndedError, RefusedError, RunFullError: it cannot.
         """
+        with refusing():
+            return await self._wait(event_id, headers, body)
+
+    async def _wait(self, event_id: str, headers: Headers, body: bytes) -> dict[str, Any]:
         _require_event(event_id)
         try:
             given = msgspec.json.decode(body, type=_Request, strict=False)
@@ -172,7 +177,7 @@ class Waiting:
             run_id: the only run that is meant, which keeps it until it waits for it; empty for all that wait.
 
         Raises:
-            RunEndedError, BoundError, RunFullError, UsageError: nobody was notified.
+            RunEndedError, RefusedError, RunFullError, UsageError: nobody was notified.
         """
         _require_event(event_id)
         if run_id:
@@ -212,7 +217,7 @@ class Waiting:
             body: of the request.
 
         Raises:
-            RunEndedError, BoundError, RunFullError, UsageError: it was not taken.
+            RunEndedError, RefusedError, RunFullError, UsageError: it was not taken.
         """
         _require_event(event_id)
         await self._intake.require_runs([run_id])

@@ -10,6 +10,7 @@ from starlette.responses import Response
 from perdure.dispatch.messages.options import Options, read
 from perdure.dispatch.messages.outbox import Publication
 from perdure.dispatch.upstash.intake import Intake
+from perdure.dispatch.upstash.refusing import refusing
 from perdure.model.errors import UsageError
 from perdure.server.access import Access, Operator
 from perdure.server.qstash.routes import caller_of, destination_meant, destination_of, headers_of, messaging_of
@@ -40,26 +41,34 @@ async def batch(access: Operator, request: Request) -> Response:
         raise UsageError("batch: the body must be a JSON list of {destination, headers, body, queue}")
     publications = []
     known: dict[tuple[tuple[str, str], ...], Options] = {}
-    for number, item in enumerate(items):
-        try:
-            publications.append(_publication(item, known))
-        except UsageError as error:
-            raise UsageError(f"batch[{number}]: {error}") from None
     async with taking():
+        for number, item in enumerate(items):
+            try:
+                with refusing(is_needed=_hands_in(item)):
+                    publications.append(_publication(item, known))
+            except UsageError as error:
+                raise type(error)(f"batch[{number}]: {error}") from None
         answers = await workflows_of(access).publish_each(publications, caller_ip=caller_of(access, request))
     return reply(answers)
 
 
 async def _published(access: Access, request: Request, queue: str) -> Response:
-    publication = Publication(destination_of(request), read(headers_of(request)), await request.body(), queue)
+    headers = headers_of(request)
     caller = caller_of(access, request)
     async with taking():
+        with refusing(is_needed=Intake.hands_in(headers)):
+            publication = Publication(destination_of(request), read(headers), await request.body(), queue)
         if Intake.is_meant(publication.options):
             (answer,) = await workflows_of(access).intake.take_each([publication], caller_ip=caller)
         else:
             answer = await messaging_of(access).publish(publication, caller_ip=caller)
     is_known = isinstance(answer, dict) and answer.get("deduplicated", False)
     return reply(answer, 202 if is_known else 200)
+
+
+def _hands_in(item: Any) -> bool:
+    headers = item.get("headers") if isinstance(item, dict) else None
+    return isinstance(headers, dict) and Intake.hands_in(headers.items())
 
 
 def _publication(item: Any, known: dict[tuple[tuple[str, str], ...], Options]) -> Publication:

@@ -15,8 +15,8 @@ from perdure.dispatch.messages.message import canonical
 from perdure.dispatch.messages.options import read
 from perdure.dispatch.messages.outbox import Publication
 from perdure.dispatch.messages.overriding import overridden
-from perdure.dispatch.upstash.intake import BoundError, RunEndedError, RunFullError
 from perdure.dispatch.upstash.reading import COUNT_MOST, WantedRuns
+from perdure.dispatch.upstash.refusing import RefusedError, RunEndedError, RunFullError
 from perdure.dispatch.upstash.showing import FAILED
 from perdure.dispatch.upstash.workflows import MOVED, Workflows
 from perdure.model.errors import UsageError
@@ -63,8 +63,8 @@ async def taking() -> AsyncIterator[None]:
         yield
     except RunEndedError as error:
         raise Problem(400, "The run has ended", str(error)) from None
-    except BoundError as error:
-        raise Problem(412, "A bound is passed", str(error)) from None
+    except RefusedError as error:
+        raise Problem(412, "Refused", str(error)) from None
     except RunFullError as error:
         raise Problem(429, "Too much at once", str(error), headers={"Retry-After": "1"}) from None
 
@@ -87,9 +87,12 @@ async def wait(access: Operator, event: str, request: Request) -> Response:
 @router.post("/v2/notify/{event:path}", operation_id="qstash_notify")
 async def notify(access: Operator, event: str, request: Request) -> Response:
     """Notify those who wait for an event, or, with the id of a run in front of it, that run alone, now or later."""
-    run_id, _, name = event.rpartition("/") if event.startswith("wfr_") else ("", "", event)
+    workflows = workflows_of(access)
+    run_id, _, name = event.partition("/")
+    if not name or not (run_id.startswith("wfr_") or await workflows.intake.run(run_id)):
+        run_id, name = "", event
     async with taking():
-        return reply(await workflows_of(access).waiting.notify(name, await request.body(), run_id), 201)
+        return reply(await workflows.waiting.notify(name, await request.body(), run_id), 201)
 
 
 @router.get("/v2/waiters/{event:path}", operation_id="qstash_waiters")
