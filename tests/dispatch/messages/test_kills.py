@@ -113,7 +113,7 @@ async def test_every_message_is_delivered_or_a_dead_letter(app, server, dice):
     said_yes: set[bytes] = set()
     told: dict[str, list[Got]] = defaultdict(list)
 
-    server.often, server.later = MESSAGES // 2, 0.5
+    server.often, server.later = 60, 0.3
 
     def answer(got: Got) -> bytes:
         server.heard()
@@ -140,7 +140,7 @@ async def test_every_message_is_delivered_or_a_dead_letter(app, server, dice):
             publications.append(Publication(there.url, read(options), b"%d" % number))
         answers = await dispatcher.messages.publish_each(publications)
         await server.until(lambda: _is_nothing_left(app))
-        assert server.deaths >= MESSAGES // 60
+        assert server.deaths >= max(2, MESSAGES // 100)
         dead = {each["messageId"] for each in await _all_dead(dispatcher)}
         outcomes = 0
         for number, each in enumerate(answers):

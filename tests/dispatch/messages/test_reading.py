@@ -215,3 +215,51 @@ async def test_dead_letters_are_published_anew_or_forgotten(made):
     assert await made.messaging.discard_dead(Wanted(ids=(ids[0],))) == 1
     assert await made.messaging.discard_dead(Wanted()) == 1
     assert (await made.messaging.reading.dead(Wanted()))[0] == []
+
+
+@pytest.mark.parametrize("headers", [{"Delay": "1h"}, {"Retry_Delay": "3600000"}])
+async def test_a_message_that_waits_is_delivered_now(made, headers):
+    made.answers = [Answer(500)] if "Retry_Delay" in headers else []
+    message_id = await made.publish(**headers)
+    await made.world.advance(1)
+    assert await made.messaging.run_now(message_id)
+    await made.world.advance(1)
+    (run,) = await made.app.store.get([run_id_of(message_id)])
+    assert run.status is RunStatus.COMPLETE
+    assert not await made.messaging.run_now(message_id)
+    assert not await made.messaging.run_now("msg_unknown")
+
+
+async def test_running_a_message_now_shortens_no_later_wait(made):
+    made.answers = [Answer(500), Answer(500)]
+    message_id = await made.publish(Delay="1h", Retry_Delay="60000")
+    assert await made.messaging.run_now(message_id)
+    await made.world.advance(30)
+    assert len((await made.messaging.reading.one(message_id)).attempts) == 1
+    assert await made.messaging.run_now(message_id)
+    await made.world.advance(30)
+    assert len((await made.messaging.reading.one(message_id)).attempts) == 2
+    await made.world.advance(60)
+    assert await made.messaging.reading.one(message_id) is None
+
+
+async def test_a_message_of_a_queue_has_its_turn_there(made):
+    message_id = await made.publish(queue="q", Delay="1h")
+    with pytest.raises(UsageError, match="in a queue"):
+        await made.messaging.run_now(message_id)
+
+
+async def test_a_queue_goes_with_its_messages(made):
+    made.answers = [Answer(500)]
+    ids = [await made.publish(queue="q", Retry_Delay="3600000") for _ in range(3)]
+    other = await made.publish(Delay="1h")
+    await made.world.advance(1)
+    assert await made.messaging.delete_queue("q") == 3
+    assert await made.messaging.delete_queue("q") == 0
+    assert await made.messaging.outbox.lines.all() == []
+    runs = await made.app.store.get([run_id_of(each) for each in (*ids, other)])
+    assert [run.status for run in runs] == [RunStatus.TERMINATED] * 3 + [RunStatus.QUEUED]
+    anew = await made.publish(queue="q")
+    await made.world.advance(15)
+    (run,) = await made.app.store.get([run_id_of(anew)])
+    assert run.status is RunStatus.COMPLETE

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping
@@ -36,7 +37,7 @@ from perdure.dispatch.messages.message import (
 from perdure.dispatch.messages.options import read
 from perdure.dispatch.messages.retry_delay import RetryDelay, backed_off
 from perdure.engine.env import Env, pause
-from perdure.model.errors import PerdureError, StoreError
+from perdure.model.errors import EventTimeoutError, PerdureError, StoreError
 from perdure.model.retry import Retry
 
 ATTEMPT = "attempt"
@@ -147,12 +148,23 @@ def delivery_workflow(send: Send, env: Env, stopping: asyncio.Event, rests: Rest
                 # Its place in the queue is the worker's lease, which a timer would give up to the next message.
                 due_at = _now() + left
             else:
-                await flow.sleep(left / 1000, name="retry")
+                await _until_retry(left, retried)
 
     told = DeliveryWorkflow(
         deliver, name=DELIVERY, queue=QUEUE, local_names={"Message": Message, "Outcome": Outcome, "Answer": Answer}
     )
     return told
+
+
+def run_now(attempts: int) -> str:
+    """Return the type of the event that makes a message be tried at once, of which so many attempts were made."""
+    return f"run now/{attempts}"
+
+
+async def _until_retry(milliseconds: int, retried: int) -> None:
+    """Let time pass until the next attempt, unless somebody wants it now."""
+    with contextlib.suppress(EventTimeoutError):
+        await flow.wait_for_event("retry", type=run_now(retried), timeout=milliseconds / 1000)
 
 
 def wait_before(message: Message, answer: Answer, retried: int) -> int:

@@ -155,7 +155,7 @@ class Lines:
         await self.put(line, paused=paused)
 
     async def delete(self, line: str) -> None:
-        """Forget a queue; what is in it is still delivered, and one that is not there is none."""
+        """Forget a queue, in which nothing should be any more; one that is not there is none."""
         await self._kept.change(name(line, "queueName"), lambda _: None)
         self._known.pop(line, None)
         limits = QueueLimits(concurrency=1)

@@ -7,12 +7,14 @@ server of the namespace.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import nullcontext
 from typing import Any
 
-from perdure.dispatch.messages.delivery import Rests, delivery_workflow
+from perdure.dispatch.messages.delivery import Rests, delivery_workflow, run_now
 from perdure.dispatch.messages.documents import Kept
+from perdure.dispatch.messages.lines import UnknownQueueError
 from perdure.dispatch.messages.message import FLOWS, QUEUE, QUEUES, Message, message_of
 from perdure.dispatch.messages.options import Options
 from perdure.dispatch.messages.outbox import Outbox, Publication
@@ -22,6 +24,7 @@ from perdure.dispatch.messages.sending import Sender
 from perdure.dispatch.signing import SigningKeys
 from perdure.engine.app import Perdure
 from perdure.model.decision import Action
+from perdure.model.errors import RunFinishedError, RunNotFoundError, UsageError
 from perdure.model.run import RunStatus
 from perdure.tasks.addresses import Guard
 
@@ -125,6 +128,45 @@ class Messaging:
         ids = [run.id async for run in self.reading.each(wanted, UNENDED, most)]
         await self._app.client.control_each(ids, Action.TERMINATE)
         return len(ids)
+
+    async def delete_queue(self, line: str) -> int:
+        """Cancel what is in a queue, and forget it; return how many messages that were. One not there is none.
+
+        Raises:
+            UsageError: the name is none.
+        """
+        lines = self.outbox.lines
+        with contextlib.suppress(UnknownQueueError):
+            await lines.set_paused(line, True)  # what was cancelled makes no room meanwhile
+            cancelled = 0
+            while count := await self.cancel(Wanted(queues=(line,))):
+                cancelled += count
+            await lines.delete(line)
+            return cancelled
+        return 0
+
+    async def run_now(self, message_id: str) -> bool:
+        """Have a message that waits for its time be delivered at once; return whether there is one.
+
+        Raises:
+            UsageError: it is in a queue, where it has its turn.
+        """
+        delivery = await self.reading.one(message_id)
+        if delivery is None:
+            return False
+        if delivery.message.queue:
+            raise UsageError(f"message {message_id!r} is in a queue, and has its turn there")
+        run = delivery.run
+        is_waiting = run.status in (RunStatus.QUEUED, RunStatus.WAITING)
+        if not is_waiting or run.due_at is None or run.due_at <= self._app.world.now():
+            return False
+        kind = run_now(len(delivery.attempts))
+        try:
+            await self._app.client.send_event(run.id, kind, None, kind)
+        except (RunNotFoundError, RunFinishedError):
+            return False
+        self._wake()
+        return True
 
     async def discard_dead(self, wanted: Wanted, most: int = MOVED) -> int:
         """Forget messages that failed for good; return how many there were."""

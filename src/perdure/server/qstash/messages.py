@@ -9,7 +9,7 @@ from perdure.dispatch.messages.reading import Wanted
 from perdure.server.access import Operator, Viewer
 from perdure.server.qstash.filters import meant_by, told_of
 from perdure.server.qstash.masking import masked
-from perdure.server.qstash.routes import messaging_of, not_found
+from perdure.server.qstash.routes import done, messaging_of, not_found
 from perdure.server.qstash.routes import router as routes
 from perdure.server.routing import reply
 
@@ -32,6 +32,15 @@ async def cancel_message(access: Operator, id: str) -> Response:
     if not await messaging_of(access).cancel(Wanted(ids=(id,))):
         raise not_found(f"message {id!r} is not there: it was delivered, failed, was cancelled, or never was")
     return reply({"cancelled": 1}, 202)
+
+
+@router.post("/v2/messages/{id}/retry", operation_id="qstash_run_message_now")
+async def run_message_now(access: Operator, id: str) -> Response:
+    """Have a message that waits be delivered at once."""
+    await access.audit("messages.run-now", id)
+    if not await messaging_of(access).run_now(id):
+        raise not_found(f"message {id!r} does not wait: it is being delivered, has ended, or never was")
+    return done()
 
 
 @router.delete("/v2/messages", operation_id="qstash_cancel_messages")

@@ -47,9 +47,9 @@ async def get_queue(access: Viewer, name: str) -> Response:
 
 @router.delete("/v2/queues/{name}", operation_id="qstash_delete_queue")
 async def delete_queue(access: Operator, name: str) -> Response:
-    """Remove a queue; what is in it is still delivered, and one that is not there is none."""
+    """Remove a queue and cancel what is in it; one that is not there is none."""
     await access.audit("queues.delete", name)
-    await messaging_of(access).outbox.lines.delete(name)
+    await messaging_of(access).delete_queue(name)
     return done()
 
 
