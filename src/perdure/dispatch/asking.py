@@ -27,7 +27,7 @@ from perdure.engine.traces import own_place
 from perdure.model.decision import Decision
 from perdure.model.errors import PerdureError, UsageError
 from perdure.tasks.addresses import AddressRefusedError, Guard
-from perdure.tasks.door import GuardedTransport
+from perdure.tasks.door import KEPT_FOR, ConnectionTransport
 
 ANSWER_BYTES = 16_777_216
 """How long an endpoint's answer may be."""
@@ -43,9 +43,6 @@ SLACK = 10.0
 
 CONNECTIONS = 64
 """How many requests one endpoint is sent at once."""
-
-KEPT_FOR = 4.0
-"""Seconds for which a connection waits for the next request: less than the five after which many servers end one."""
 
 TOLD = 300
 """How many characters are told of an answer that is wrong."""
@@ -244,10 +241,7 @@ class Asking:
         if self._tls is None:
             self._tls = asyncio.ensure_future(asyncio.to_thread(httpx.create_ssl_context))  # reads a long file, once
         tls = await asyncio.shield(self._tls)
-        if self._guard is not None:
-            return GuardedTransport(self._guard, tls, kept=1)
-        limits = httpx.Limits(max_connections=1, max_keepalive_connections=1, keepalive_expiry=KEPT_FOR)
-        return httpx.AsyncHTTPTransport(verify=tls, trust_env=False, limits=limits)
+        return ConnectionTransport(self._guard, tls)
 
     def _require_allowed(self, url: httpx.URL) -> None:
         if self._guard is not None:
