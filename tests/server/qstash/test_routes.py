@@ -211,6 +211,31 @@ async def test_queues_are_kept(served):
         assert (await served.http.post("/v2/queues", json=wrong)).status_code == 400
 
 
+async def test_a_queue_goes_with_its_messages(served, there):
+    post = served.http.post
+    headers = {"Upstash-Delay": "1h"}
+    id_ = (await post(f"/v2/enqueue/q/{there.url}", headers=headers)).json()["messageId"]
+    assert (await post(f"/v2/messages/{id_}/retry")).status_code == 400
+    assert (await served.http.delete("/v2/queues/q")).status_code == 200
+    assert (await served.http.get(f"/v2/messages/{id_}")).status_code == 404
+
+
+async def test_a_message_that_waits_is_run_now(served, there):
+    post = served.http.post
+    id_ = (await post(f"/v2/publish/{there.url}", headers={"Upstash-Delay": "1h"})).json()["messageId"]
+    assert (await post(f"/v2/messages/{id_}/retry")).json() == {}
+    await until(lambda: there.got)
+    await until_gone(served, id_)
+    assert (await post(f"/v2/messages/{id_}/retry")).status_code == 404
+
+
+async def until_gone(served, id_: str) -> None:
+    async def is_gone() -> bool:
+        return (await served.http.get(f"/v2/messages/{id_}")).status_code == 404
+
+    await until(is_gone)
+
+
 class TestFlowControl:
     FLOW = {"Upstash-Flow-Control-Key": "k", "Upstash-Flow-Control-Value": "parallelism=2, rate=3, period=1m"}
 
