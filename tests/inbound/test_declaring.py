@@ -105,7 +105,9 @@ def test_workflows_that_cannot_be_started_so(app):
         app.webhook("/hooks/x", verify=VERIFY)(lambda event: None)
 
 
-@pytest.mark.parametrize("bound", [{"body_bytes": 0}, {"body_bytes": True}, {"body_bytes": "1"}, {"body_within": "x"}])
+@pytest.mark.parametrize(
+    "bound", [{"body_bytes": 0}, {"body_bytes": True}, {"body_bytes": "1"}, {"body_within": "x"}, {"answer_within": -1}]
+)
 def test_bounds_that_are_none(app, bound):
     with pytest.raises(UsageError, match=next(iter(bound))):
         inbound.asgi(app, **bound)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
+import re
 import tracemalloc
 from dataclasses import dataclass
 
@@ -236,6 +237,42 @@ async def test_a_key_that_cannot_be_told(app, key, caplog):
     assert "/hooks/stripe failed" in caplog.text
 
 
+async def test_a_key_that_is_the_whole_event_is_not_logged(app, caplog):
+    keeping(app, key=lambda event: event)
+    async with app:
+        assert (await post(app, "/hooks/stripe", PAID)).status_code == 500
+    assert "an object of type dict" in caplog.text
+    assert "evt_1" not in caplog.text
+
+
+@pytest.mark.parametrize("verdict", [True, False])
+async def test_a_verifier_that_says_only_whether_it_holds_is_told(app, verdict, caplog):
+    @app.webhook("/hooks/own", verify=lambda body, headers: verdict)
+    @app.workflow
+    async def keep() -> None: ...
+
+    async with app:
+        assert (await post(app, "/hooks/own", PAID)).status_code == 500
+        assert not await runs(app)
+    assert f"its verifier returned {verdict}; it has to return the event" in caplog.text
+
+
+async def test_what_a_verifier_raises_is_logged_without_its_text(app, caplog):
+    caplog.set_level(logging.DEBUG, "perdure.inbound")
+
+    def verify(body, headers):
+        raise PermissionError("secret")
+
+    @app.webhook("/hooks/own", verify=verify)
+    @app.workflow
+    async def keep() -> None: ...
+
+    async with app:
+        assert (await post(app, "/hooks/own", PAID)).status_code == 401
+    assert re.search(r"its verifier raised PermissionError in .*test_inbound\.py, line \d+", caplog.text)
+    assert "secret" not in caplog.text
+
+
 async def test_keys_of_any_length(app):
     keeping(app, key=lambda event: event["key"])
     async with app:
@@ -268,6 +305,26 @@ async def test_a_store_that_cannot_be_reached(app, world):
         assert "internal" not in answer.text
         del app.client.create
         assert (await post(app, "/hooks/stripe", PAID)).status_code == 200
+
+
+async def test_a_store_that_takes_its_time(app, caplog):
+    got, slow = keeping(app), asyncio.Event()
+
+    async with app:
+        create = app.client._creates._operation
+
+        async def slowly(news):
+            await slow.wait()
+            return await create(news)
+
+        app.client._creates._operation = slowly
+        answer = await post(app, "/hooks/stripe", PAID, answer_within=0.05)
+        assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")
+        assert "has not answered within 0.05 seconds" in caplog.text
+        slow.set()
+        assert (await post(app, "/hooks/stripe", PAID)).status_code == 200
+        await until(lambda: got)
+        assert len(await runs(app)) == 1
 
 
 async def test_a_body_over_the_bound_is_not_read(app):

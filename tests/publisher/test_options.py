@@ -160,7 +160,8 @@ def test_what_has_no_json_form_is_told():
         (lambda: Message(), "url: give url"),
         (lambda: Message(URL, group="g"), "url: give url"),
         (lambda: Message(group=URL), "group: .* is a URL"),
-        (lambda: Message("hooks"), "url: 'hooks' must begin with http"),
+        (lambda: Message("hooks"), "url: 'hooks' must begin with http.* a URL group is published to by groups.publish"),
+        (lambda: Message("http://a b/"), "url: 'http://a b/' names no host"),
     ],
 )
 def test_what_makes_no_sense_is_told(make, told):

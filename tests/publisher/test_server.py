@@ -203,6 +203,11 @@ async def test_what_no_batch_can_carry_is_told(pub):
         await pub.batch([Message("https://a.example"), Message("https://a.example", body=b"\xff")])
     with pytest.raises(UsageError, match=r"^messages\[0\]: an object of type dict"):
         await pub.batch([{}])
+    several = [Message("https://a.example", delay=LATER)] * 300
+    with pytest.raises(
+        UsageError, match=r"^messages\[300\]: .*; the 250 messages before messages\[250\] are published$"
+    ):
+        await pub.batch([*several, "https://a.example"])
 
 
 async def test_a_group_gets_a_message_at_each_endpoint(pub, there):

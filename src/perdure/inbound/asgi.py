@@ -6,6 +6,7 @@ import asyncio
 import dataclasses
 import hashlib
 import logging
+import traceback
 from typing import Any
 
 from perdure.authoring.enqueuing import Dedup
@@ -42,6 +43,9 @@ BODY_BYTES = 1_048_576
 BODY_WITHIN: Duration = "30 seconds"
 """How long a body may take to come, unless it is said otherwise."""
 
+ANSWER_WITHIN: Duration = "8 seconds"
+"""How long the store may take, unless it is said otherwise: services wait for about ten seconds."""
+
 RETRY_AFTER = "5"
 """Seconds after which what the store did not take may be sent again."""
 
@@ -54,6 +58,7 @@ def asgi(
     through: Perdure | None = None,
     body_bytes: int = BODY_BYTES,
     body_within: Duration = BODY_WITHIN,
+    answer_within: Duration = ANSWER_WITHIN,
 ) -> Inbound:
     """Return an ASGI application that takes the webhooks which an application declares.
 
@@ -64,23 +69,28 @@ def asgi(
         through: an open engine that starts the runs; `app` by default, which then need not be open.
         body_bytes: the size of a request's body.
         body_within: how long (a duration) a body may take to come.
+        answer_within: how long (a duration) the store may take to keep what is started, ahead of a 503.
 
     Raises:
         UsageError: a bound is out of its range.
     """
     if isinstance(body_bytes, bool) or not isinstance(body_bytes, int) or body_bytes < 1:
         raise UsageError(f"body_bytes: {body_bytes!r} must be a whole number, at least 1")
-    return Inbound(app, through or app, body_bytes, seconds(body_within, field="body_within"))
+    within = (seconds(body_within, field="body_within"), seconds(answer_within, field="answer_within"))
+    return Inbound(app, through or app, body_bytes, *within)
 
 
 class Inbound:
     """See `asgi`."""
 
-    def __init__(self, app: Perdure, through: Perdure, body_bytes: int, body_within: float) -> None:
+    def __init__(
+        self, app: Perdure, through: Perdure, body_bytes: int, body_within: float, answer_within: float
+    ) -> None:
         self._app = app
         self._through = through
         self._body_bytes = body_bytes
         self._body_within = body_within
+        self._answer_within = answer_within
 
     @property
     def paths(self) -> frozenset[str]:
@@ -118,9 +128,11 @@ class Inbound:
         if received.reply is not None:
             return received.reply
         try:
-            await self._start(hooks, received)
-        except StoreError as error:
-            _log.warning("webhook %s: nothing may be started yet: %s", path, error)
+            async with asyncio.timeout(self._answer_within):
+                await self._start(hooks, received)
+        except (StoreError, TimeoutError) as error:
+            told = str(error) or f"the store has not answered within {self._answer_within:g} seconds"
+            _log.warning("webhook %s: nothing may be started yet: %s", path, told)
             raise RefusedError(503, "the store does not take it; send it again", Retry_After=RETRY_AFTER) from error
         except PayloadTooLargeError as error:
             raise RefusedError(413, str(error)) from error
@@ -133,7 +145,7 @@ class Inbound:
         return ""
 
     async def _start(self, hooks: list[Hook], received: Received) -> None:
-        """Start every workflow that takes the event, or none; return once all are durable."""
+        """Start every workflow that takes the event, and none where one cannot; return once all are durable."""
         client = self._through.client
         news = [new for hook in hooks if (new := self._new(hook, received)) is not None]
         for answer in await asyncio.gather(*(client.create(new) for new in news), return_exceptions=True):
@@ -192,7 +204,7 @@ def _verified(hook: Hook, body: bytes, headers: Headers) -> Received:
     """Return what a verifier finds in a request.
 
     Raises:
-        RefusedError: it is not from whom it should be (401), or cannot be read (400).
+        RefusedError: it is not from whom it should be (401), cannot be read (400), or is not verified at all (500).
     """
     try:
         found = hook.verify(body, headers)
@@ -201,15 +213,20 @@ def _verified(hook: Hook, body: bytes, headers: Headers) -> Received:
     except (ValueError, RecursionError, SerializationError) as error:
         raise RefusedError(400, f"body: {error}") from error
     except Exception as error:
-        _log.warning("webhook %s: its verifier raised %s", hook.path, type(error).__name__)
-        _log.debug("that is:", exc_info=error)
+        place = traceback.extract_tb(error.__traceback__)[-1]  # its text may hold what must not be logged
+        what = (type(error).__name__, place.filename, place.lineno)
+        _log.warning("webhook %s: its verifier raised %s in %s, line %s", hook.path, *what)
         raise RefusedError(401, "it cannot be verified") from error
+    if isinstance(found, bool):
+        _log.error("webhook %s: its verifier returned %r; it has to return the event, or to raise", hook.path, found)
+        raise RefusedError(500, "something went wrong here; the log says more")
     return found if isinstance(found, Received) else Received(found)
 
 
 def _key(key: object) -> str:
     if isinstance(key, bool) or not isinstance(key, str | int) or key == "":
-        raise UsageError(f"key: it returned {key!r}, and has to return a text or a whole number")
+        told = "an empty text" if key == "" else f"an object of type {type(key).__qualname__}"
+        raise UsageError(f"key: it returned {told}, and has to return a text or a whole number")
     return str(key)
 
 

@@ -70,7 +70,8 @@ class Verbs(Area[Link]):
     def batch(self, messages: Iterable[Message]) -> Plan[list[Published]]:
         """Publish messages, many in one request; of one to a URL group come several.
 
-        Each request publishes all of its messages or none. Where one is refused, those before it are published.
+        Each request publishes all of its messages or none. Where one is refused, those of the requests before it are
+        published.
 
         Args:
             messages: any number; they are read as they are sent.
@@ -219,7 +220,11 @@ def _portions(messages: Iterable[Message], new_id: Any) -> Generator[tuple[int, 
     start, size = 0, 0
     portion: list[tuple[bytes, bool]] = []
     for number, message in enumerate(messages):
-        item = _item(message, number, new_id())
+        try:
+            item = _item(message, number, new_id())
+        except UsageError as error:
+            told = f"; the {start} messages before messages[{start}] are published" if start else ""
+            raise UsageError(f"{error}{told}") from None
         if portion and (len(portion) == BATCH or size + len(item) > BATCH_BYTES):
             yield start, portion
             start, size, portion = number, 0, []

@@ -17,15 +17,16 @@ def destination(url: str | None, field: str = "url") -> str:
         UsageError: it is none that a message could go to.
     """
     if not isinstance(url, str) or not url.lower().startswith(("http://", "https://")):
-        raise UsageError(f"{field}: {url!r:.200} must begin with http:// or https://; a URL group is given as group=")
+        group = "; a URL group is published to by groups.publish, or given as group=" if field == "url" else ""
+        raise UsageError(f"{field}: {url!r:.200} must begin with http:// or https://{group}")
     try:
         found = httpx.URL(url).copy_with(fragment=None)
         parts = urlsplit(str(found))
         port = parts.port
     except (httpx.InvalidURL, ValueError, UnicodeError) as error:
         raise UsageError(f"{field}: {url[:200]!r} is no URL: {error}") from None
-    if not parts.hostname or port == 0:
-        raise UsageError(f"{field}: {url[:200]!r} names no host, or no port that can be")
+    if not parts.hostname or "%" in parts.hostname or port == 0:
+        raise UsageError(f"{field}: {url[:200]!r} names no host or port that can be")
     if "@" in parts.netloc:
         raise UsageError(f"{field}: it holds a user or a password; forward an Authorization header instead")
     return str(found)
