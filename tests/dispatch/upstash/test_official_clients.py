@@ -108,6 +108,13 @@ async def runs_at(served: Served, url: str) -> list[Any]:
     return [each for each in shown if each is not None and each.ledger.trigger.url == url]
 
 
+async def state_of(served: Served, url: str, state: str) -> None:
+    """Wait until the one run of an endpoint is in a state."""
+    async with asyncio.timeout(PATIENCE):
+        while [shown.state for shown in await runs_at(served, url)] != [state]:
+            await asyncio.sleep(0.02)
+
+
 @contextlib.asynccontextmanager
 async def javascript(served: Served, chaos: float, tmp_path: Path) -> AsyncIterator[tuple[Script, Script, str]]:
     """The endpoint in JavaScript, and the client that has driven it."""
@@ -161,6 +168,7 @@ async def test_the_javascript_sdk(serving, tmp_path, monkeypatch, chaos, body_by
             assert once == {"f0": 1, "f1": 1, "f2": 2, "f3": 2}
         assert len(await runs_at(served, f"{url}/child")) == 1
         assert len(await runs_at(served, f"{url}/badchild")) == len(await runs_at(served, f"{url}/quitchild")) == 1
+        await state_of(served, f"{url}/cancels", "RUN_CANCELED")
         for shown in await runs_at(served, f"{url}/wait"):
             assert len(shown.ledger.waits) == 2
 

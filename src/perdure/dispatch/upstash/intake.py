@@ -109,15 +109,13 @@ class Intake:
         await self.require_runs([each.run_id for each in events])
         await self._note([each for given in parsed for each in _messages_of(given)])
         news = [each for each in parsed if isinstance(each, NewRun)]
-        await self._messages.begin()
-        created = iter(await asyncio.gather(*map(self._create, news)))
+        created = iter(await self._create_each(news) if news else ())
         posted = iter(await self.post([(each.run_id, each.id, each.given) for each in events]))
         answers = []
         for each in parsed:
             message_id = each.message_id if isinstance(each, _Event) else message_id_of(each.id, "init")
             is_new = next(posted) if isinstance(each, _Event) else next(created)
             answers.append({"messageId": message_id} if is_new else {"messageId": message_id, "deduplicated": True})
-        await self._messages.tell()
         return answers
 
     async def trigger(self, given: Publication, *, caller_ip: str = "") -> dict[str, Any]:
@@ -141,9 +139,7 @@ class Intake:
         """
         new = self._new_run(run_id, trigger, due_at)
         await self._note([trigger.message])
-        await self._messages.begin()
-        await self._create(new)
-        await self._messages.tell()
+        await self._create_each([new])
         return (await self.require_runs([run_id]))[run_id]
 
     async def finish(self, run_id: str, response: bytes) -> bool:
@@ -334,11 +330,15 @@ class Intake:
             retention=RETENTION,
         )
 
-    async def _create(self, new: NewRun) -> bool:
-        _, created = await self._app.client.create(new)
-        if created.is_new:
-            self._known[new.id] = new.created_at
-        return created.is_new
+    async def _create_each(self, news: Sequence[NewRun]) -> list[bool]:
+        """Create runs, and return of each whether it is new."""
+        await self._messages.begin()
+        created = await asyncio.gather(*map(self._app.client.create, news))
+        await self._messages.tell()
+        self._known.update(
+            {new.id: new.created_at for new, (_, made) in zip(news, created, strict=True) if made.is_new}
+        )
+        return [made.is_new for _, made in created]
 
     async def _note(self, messages: Sequence[Message]) -> None:
         """Have flow-control keys bound what messages say."""
