@@ -191,7 +191,9 @@ async def test_pages(made, count):
     assert end is None
 
 
-@pytest.mark.parametrize("cursor", ["x", "!!", "e30", "W10", "WzEsMiwzXQ", "ä"])
+@pytest.mark.parametrize(
+    "cursor", ["x", "!!", "e30", "W10", "WzEsMiwzXQ", "ä", "WzUsbnVsbCwtM10", "WzExODA1OTE2MjA3MTc0MTEzMDM0MjRd"]
+)
 async def test_cursors_that_are_none(made, cursor):
     with pytest.raises(UsageError, match="cursor"):
         await made.messaging.reading.events(Wanted(), 10, cursor)

@@ -162,6 +162,21 @@ async def test_so_many_origins_are_known(world):
     await sender.close()
 
 
+async def test_an_origin_in_use_keeps_no_others_known(world):
+    sender = Sender(world, keys, None, kept=0, origins=2)
+    async with destination() as there:
+        there.hold = asyncio.Event()
+        under_way = asyncio.ensure_future(send(sender, Message(there.url)))
+        while not there.got:
+            await asyncio.sleep(0.001)
+        for port in range(1, 6):
+            await send(sender, Message(f"http://127.0.0.1:{port}/"))
+        assert [f"http://127.0.0.1:{port}" for _, _, port in sender._origins] == [there.url, "http://127.0.0.1:5"]
+        there.hold.set()
+        assert (await under_way).status == 200
+    await sender.close()
+
+
 @pytest.mark.parametrize(
     ("answer", "status", "retry_after", "is_final"),
     [

@@ -112,7 +112,10 @@ class Messaging:
         return answers
 
     async def schedule(self, target: str, options: Options, *, caller_ip: str = "") -> str:
-        """Make a schedule; see `Plans.put`."""
+        """Make a schedule; see `Plans.put`. Where it may not go to is told now, rather than at each fire."""
+        if "://" in target:
+            self.outbox.require_permitted(target)
+        self.outbox.require_callbacks_permitted(options.message)
         await self.begin()
         made = await self.plans.put(target, options, caller_ip=caller_ip)
         await self.tell()

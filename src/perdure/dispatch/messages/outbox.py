@@ -165,6 +165,7 @@ class Outbox:
             published_at=now,
             not_before=options.due_at(now),
         )
+        self.require_callbacks_permitted(base)
         found = []
         for url, endpoint in targets:
             self.require_permitted(url)
@@ -214,12 +215,25 @@ class Outbox:
             except AddressRefusedError as error:
                 raise UsageError(f"invalid destination url: {error}") from None
 
+    def require_callbacks_permitted(self, message: Message) -> None:
+        """Refuse a message whose callbacks, or theirs, go where may not be delivered to.
+
+        Raises:
+            UsageError: one does.
+        """
+        if self._guard is not None:
+            for each in _callbacks_of(message):
+                try:
+                    self.require_permitted(each.url)
+                except UsageError as error:
+                    raise UsageError(f"callback: {error}") from None
+
 
 def _callbacks_of(message: Message) -> Iterator[Message]:
     """Give what is said of the messages that will tell of a message, and of those that will tell of them."""
     for callback in (message.callback, message.failure_callback):
-        if callback is not None and callback.options:
-            carrier = read(callback.options).message
+        if callback is not None:
+            carrier = replace(read(callback.options).message if callback.options else Message(""), url=callback.url)
             yield carrier
             yield from _callbacks_of(carrier)
 

@@ -245,6 +245,9 @@ _STATES = {"IN_PROGRESS": ("ACTIVE", "RETRY", "ERROR"), "CANCELLED": ("CANCELED"
 def _opened(cursor: str) -> _Cursor:
     try:
         raw = base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4))
-        return msgspec.json.decode(raw, type=_Cursor)
+        found = msgspec.json.decode(raw, type=_Cursor)
+        if not all(0 <= number < 2**53 for number in (found.until, found.runs, found.entries)):
+            raise ValueError(f"{found} has a number that none has")
+        return found
     except (msgspec.MsgspecError, binascii.Error, ValueError):
         raise UsageError(f"cursor: {cursor[:80]!r} is none that a page came with") from None

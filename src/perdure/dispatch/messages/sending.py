@@ -232,11 +232,10 @@ class Sender:
         found = self._origins.get(key)
         if found is None:
             found = self._origins[key] = _Origin(self._env, self._connections)
-            while len(self._origins) > self._most:
-                oldest, origin = next(iter(self._origins.items()))
-                if origin.users or origin.idle:  # as it lives on, others may be beyond the bound for a while
-                    break
-                del self._origins[oldest]
+            if len(self._origins) > self._most:
+                unused = (each for each, one in self._origins.items() if not (one.users or one.idle or one is found))
+                if (oldest := next(unused, None)) is not None:
+                    del self._origins[oldest]
         self._origins.move_to_end(key)
         return found
 
