@@ -24,7 +24,8 @@ from perdure.engine.triggers.webhooks import signed_headers
 pytestmark = [pytest.mark.crash, pytest.mark.slow]
 
 SECRET = "whsec_AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="
-DELIVERIES, SENDERS, KILLS = 400, 20, 4
+KILLS = int(os.environ.get("PERDURE_TEST_KILLS", "2"))
+DELIVERIES, SENDERS = 150 * KILLS, 20
 
 APP = f"""
 from perdure import Perdure, inbound

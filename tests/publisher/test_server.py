@@ -70,6 +70,15 @@ async def test_a_message_waits_and_is_shown_and_cancelled(pub, there):
     assert {entry.state for entry in await everything(pub.logs(message_id=sent.id))} >= {"CREATED", "CANCELED"}
 
 
+async def test_a_message_that_waits_is_run_now(pub, there):
+    sent = await pub.publish(there.url, json=1, delay=LATER)
+    await pub.messages.run_now(sent.id)
+    await until(lambda: there.got)
+    await refused(pub.messages.run_now("msg_unheard-of"), 404)
+    queued = await pub.enqueue("q", there.url, delay=LATER)
+    await refused(pub.messages.run_now(queued.id), 400)
+
+
 async def test_not_before_is_a_moment(pub, there):
     moment = dt.datetime(2040, 1, 1, tzinfo=dt.UTC)
     sent = await pub.publish(there.url, not_before=moment, delay="1s")

@@ -56,6 +56,7 @@ async def main() -> None:
         assert_type(await pub.batch([Message(URL, queue="q"), Message(group="g", json=1)]), list[Published])
         assert_type(await pub.groups.publish("g", json=1), list[Published])
         assert_type(await pub.messages.get("msg_1"), MessageSummary)
+        await pub.messages.run_now("msg_1")
         assert_type(await pub.messages.cancel_many(label=["a", "b"], since=0), int)
         async for entry in pub.logs(state="ERROR"):
             assert_type(entry, LogEntry)

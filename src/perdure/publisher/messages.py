@@ -42,6 +42,17 @@ class Messages(Area[Link]):
         return found
 
     @verb
+    def run_now(self, id: str) -> Plan[None]:
+        """Have a message that waits for its time, or for its next try, be delivered now.
+
+        It is asked for once: where the answer is lost, it may have been.
+
+        Raises:
+            PublishError: with `status` 404: there is none that waits. With 400: it has its turn in a queue.
+        """
+        yield Request("POST", f"/v2/messages/{segment(id, 'id')}/retry", may_repeat=False)
+
+    @verb
     def cancel(self, id: str) -> Plan[None]:
         """Cancel a message.
 
