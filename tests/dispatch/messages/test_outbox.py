@@ -13,9 +13,10 @@ from perdure.dispatch.messages.lines import UnknownQueueError
 from perdure.dispatch.messages.message import message_of, run_id_of
 from perdure.dispatch.messages.options import read
 from perdure.dispatch.messages.outbox import Outbox, Publication
+from perdure.dispatch.messages.paces import flow_standings, reset_rate
 from perdure.model.decision import RunFilter
 from perdure.model.errors import PayloadTooLargeError
-from perdure.model.queue import KeyLimits, Rate
+from perdure.model.queue import Admission, KeyLimits, Rate
 from perdure.model.run import Retention
 from perdure.tasks.addresses import Guard
 from tests.engine.world import NOW
@@ -226,6 +227,44 @@ async def test_flow_control_in_a_queue_bounds_that_queue(outbox):
     (state,) = await outbox.app.store.queues()
     assert (state.name, state.limits.concurrency) == ("dispatch.queue.q", 1)
     assert state.limits.own == {"k": KeyLimits(None, Rate(5, 1_000))}
+    assert (await outbox.flows.get("k"))[0] == KeyLimits(None, Rate(5, 1_000))
+    assert list(await outbox.flows.all()) == ["k"]
+
+
+async def test_what_an_operator_says_of_a_key_holds_in_every_queue(outbox):
+    async def own(*queues: str) -> list[KeyLimits]:
+        states = {state.name: state.limits.own for state in await outbox.app.store.queues()}
+        return [states[queue]["k"] for queue in queues]
+
+    flow = {"Flow_Control_Key": "k", "Flow_Control_Value": "rate=5"}
+    await outbox.publish(of(queue="a", **flow))
+    await outbox.publish(of(**flow))
+    await outbox.flows.set_paused("k", True)
+    await outbox.publish(of(queue="b", **flow))
+    assert all(limits.is_paused for limits in await own("dispatch.flow", "dispatch.queue.a", "dispatch.queue.b"))
+    await outbox.flows.set_paused("k", False)
+    await outbox.flows.pin("k", parallelism=7)
+    await outbox.publish(of(queue="c", **flow))
+    pinned = KeyLimits(7, Rate(5, 1_000))
+    assert await own("dispatch.flow", *(f"dispatch.queue.{each}" for each in "abc")) == [pinned] * 4
+
+
+async def test_how_keys_stand(outbox, world):
+    store, now = outbox.app.store, world.now()
+    for key, queue, count in (("a", "", 3), ("a", "q", 2), ("b", "", 1), ("ab", "", 1)):
+        for _ in range(count):
+            await outbox.publish(of(queue=queue, Flow_Control_Key=key, Flow_Control_Value="rate=4,parallelism=5"))
+    for key, queue in (("a", "dispatch.flow"), ("a", "dispatch.queue.q"), ("b", "dispatch.flow")):
+        view = await store.look_into(queue, now, 9, 9, None)
+        run_id = next(each.run_id for each in view.candidates if each.limit_key == key)
+        assert await store.admit(Admission(queue, view.state.turns, (run_id,), {key: now + 250}), "w", now, now + 9)
+    found = await flow_standings(outbox.app, ["a", "ab", "b", "none"])
+    assert {key: (each.waiting, each.under_way, each.used) for key, each in found.items()} == {
+        "a": (3, 2, 2), "ab": (1, 0, 0), "b": (0, 1, 0), "none": (0, 0, 0)
+    }  # fmt: skip
+    assert await flow_standings(outbox.app, ["a"]) == {"a": found["a"]}
+    await reset_rate(outbox.app, "a")
+    assert (await flow_standings(outbox.app, ["a"]))["a"].used == 0
 
 
 async def test_groups(outbox, world, monkeypatch):

@@ -1,4 +1,8 @@
-"""Flow control: keys with bounds of their own, which messages bring along unless an operator has pinned them."""
+"""Flow control: keys with bounds of their own, which messages bring along unless an operator has pinned them.
+
+A key bounds the messages without a queue, all together, and those of each queue by themselves. What an operator says of
+a key holds for all of them.
+"""
 
 from __future__ import annotations
 
@@ -9,12 +13,13 @@ import msgspec
 from msgspec.structs import replace
 
 from perdure.dispatch.messages.documents import Kept
-from perdure.dispatch.messages.message import FLOWS, FlowControl, Message
+from perdure.dispatch.messages.message import FLOWS, QUEUES, FlowControl, Message
 from perdure.dispatch.messages.options import name
 from perdure.engine.app import Perdure
-from perdure.engine.limiting import change_queue, state_of, with_own
+from perdure.engine.limiting import change_queue, with_own
 from perdure.model.errors import UsageError
 from perdure.model.queue import KeyLimits, QueueState, Rate
+from perdure.store.contract import Store
 
 PINS = "messages.pins"
 """The collection of what is pinned; the keys are those of flow control."""
@@ -64,12 +69,15 @@ class FlowControls:
             said, at = self._seen.get((message.place, flow.key), (None, 0))
             if said != flow or now - at >= SEEN_MS:
                 news.setdefault(message.place, {})[flow.key] = flow
+        known = await self._known() if news else {}
         for queue, flows in news.items():
             pins = dict(zip(flows, await self._pins.read(*flows), strict=True))
 
             def change(state: QueueState, flows=flows, pins=pins) -> QueueState:  # type: ignore[no-untyped-def]
                 own = state.limits.own
-                return with_own(state, {key: _merged(own.get(key), flows[key], pins[key]) for key in flows})
+                return with_own(
+                    state, {key: _merged(own.get(key) or known.get(key), flows[key], pins[key]) for key in flows}
+                )
 
             await change_queue(self._app.store, queue, change)
             for key, flow in flows.items():
@@ -80,7 +88,7 @@ class FlowControls:
 
     async def all(self) -> dict[str, tuple[KeyLimits, Pins]]:
         """Return what every key bounds, and what is pinned of it."""
-        own = (await state_of(self._app.store, FLOWS)).limits.own
+        own = await self._known()
         pins = await self._pins.all()
         return {key: (own[key], pins.get(key, Pins())) for key in sorted(own)}
 
@@ -90,7 +98,7 @@ class FlowControls:
         Raises:
             UnknownKeyError: there is none such.
         """
-        limits = (await state_of(self._app.store, FLOWS)).limits.own.get(name(key, "flow-control key"))
+        limits = (await self._known()).get(name(key, "flow-control key"))
         if limits is None:
             raise UnknownKeyError(f"flow-control key {key!r} is unknown")
         (pins,) = await self._pins.read(key)
@@ -133,14 +141,31 @@ class FlowControls:
             return None if left == Pins() else left
 
         await self._pins.change(name(key, "flow-control key"), change)
-        self._seen.pop((FLOWS, key), None)
+        for seen in [each for each in self._seen if each[1] == key]:
+            del self._seen[seen]
+
+    async def _known(self) -> dict[str, KeyLimits]:
+        """Return what keys bound, where it differs as for messages without a queue."""
+        found: dict[str, KeyLimits] = {}
+        for state in await places(self._app.store):
+            found = {**state.limits.own, **found}
+        return found
 
     async def _change(self, key: str, change: Callable[[KeyLimits], KeyLimits]) -> None:
-        await change_queue(
-            self._app.store,
-            FLOWS,
-            lambda state: with_own(state, {key: change(state.limits.own.get(key) or KeyLimits())}),
-        )
+        """Change what a key bounds wherever it bounds anything; if that is nowhere, for messages without a queue."""
+        names = [state.name for state in await places(self._app.store) if key in state.limits.own]
+        for each in names or [FLOWS]:
+            await change_queue(
+                self._app.store,
+                each,
+                lambda state: with_own(state, {key: change(state.limits.own.get(key) or KeyLimits())}),
+            )
+
+
+async def places(store: Store) -> list[QueueState]:
+    """Return the engine's queues in which flow-control keys may bound something, that of plain messages first."""
+    states = [each for each in await store.queues() if each.name == FLOWS or each.name.startswith(QUEUES)]
+    return sorted(states, key=lambda state: state.name != FLOWS)
 
 
 def _merged(was: KeyLimits | None, flow: FlowControl, pins: Pins | None) -> KeyLimits:

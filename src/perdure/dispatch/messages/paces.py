@@ -1,30 +1,30 @@
-"""How a flow-control key stands: what waits, what is under way, and how much of its rate is used."""
+"""How flow-control keys stand: what waits, what is under way, and how much of their rates is used."""
 
 from __future__ import annotations
 
 import math
+from collections import Counter
+from collections.abc import Collection
 
 import msgspec
 
-from perdure.dispatch.messages.message import DELIVERY, FLOWS
+from perdure.dispatch.messages.flow_control import places
 from perdure.engine.app import Perdure
-from perdure.model.decision import RunFilter
 from perdure.model.errors import StoreConflictError
 from perdure.model.queue import Admission, QueueView
-from perdure.model.run import RunStatus
 
-COUNTED = 1_000
-"""How many waiting messages are counted; where there are more, it is so many."""
+COUNTED, COUNTED_EACH = 1_000, 100
+"""How many waiting messages of a queue are counted, of one key that is asked for, and of each of several."""
 
 TRIES = 20
-PAGE = 100
+KEYS_AT_ONCE = 64
 
 
 class FlowStanding(msgspec.Struct, frozen=True):
-    """How a key stands.
+    """How a key stands, without a queue and in all queues.
 
     Attributes:
-        waiting: how many messages wait to be begun, up to `COUNTED`.
+        waiting: how many messages are due and have to wait, up to a bound.
         under_way: how many are delivered at this moment.
         used: how many of the rate's are used of the period that begins at `since`.
         since: in milliseconds since the epoch.
@@ -36,43 +36,60 @@ class FlowStanding(msgspec.Struct, frozen=True):
     since: int
 
 
-async def flow_standing(app: Perdure, key: str) -> FlowStanding:
-    """Return how a flow-control key stands; what is used of its rate is known as long as messages wait."""
+async def flow_standings(app: Perdure, keys: Collection[str]) -> dict[str, FlowStanding]:
+    """Return how flow-control keys stand; what is used of their rates is known as long as messages wait."""
     now = app.world.now()
-    view = await _view(app, key, now)
-    waiting, cursor = 0, None
-    while waiting < COUNTED:
-        where = RunFilter((RunStatus.QUEUED,), workflow=DELIVERY, queue=FLOWS, tags={"flow": key})
-        page = await app.store.find(where, PAGE, cursor)
-        waiting += sum(run.due_at is not None and run.due_at <= now for run in page.runs)
-        if (cursor := page.cursor) is None:
-            break
-    if view is None:
-        return FlowStanding(waiting, 0, 0, now)
-    rate, pace = view.state.limits.of(key).rate, view.paces.get(key, now)
-    apart = 0.0 if rate is None else rate.period_ms / rate.count
-    used = 0 if rate is None else min(rate.count, max(0, math.ceil((pace - now) / apart)))
-    return FlowStanding(waiting, view.admitted.get(key, 0), used, now)
+    waiting: Counter[str] = Counter()
+    under_way: Counter[str] = Counter()
+    used: Counter[str] = Counter()
+    for state in await places(app.store):
+        wanted = state.limits.own.keys() & set(keys)
+        last = max(wanted, default="")
+        after = _before(min(wanted)) if wanted else None
+        is_first = True
+        each = COUNTED if len(keys) == 1 else COUNTED_EACH
+        while after is not None and after < last:
+            view = await app.store.look_into(state.name, now, min(len(wanted), KEYS_AT_ONCE), each, after)
+            if view is None:
+                break
+            waiting.update(one.limit_key for one in view.candidates if one.limit_key in wanted)
+            used.update({key: _used(view, key, now) for key in view.paces.keys() & wanted})
+            if is_first:
+                under_way.update({key: view.admitted.get(key, 0) for key in wanted})
+            after, is_first = view.last_key, False
+    return {key: FlowStanding(waiting[key], under_way[key], used[key], now) for key in keys}
 
 
 async def reset_rate(app: Perdure, key: str) -> None:
-    """Have the rate of a flow-control key begin anew.
+    """Have the rate of a flow-control key begin anew, wherever it bounds anything.
 
     Raises:
         StoreConflictError: others began messages all the time.
     """
+    for state in await places(app.store):
+        if key in state.limits.own and not state.is_paused:
+            await _reset(app, state.name, key)
+
+
+async def _reset(app: Perdure, queue: str, key: str) -> None:
     for _ in range(TRIES):
         now = app.world.now()
-        view = await _view(app, key, now)
+        view = await app.store.look_into(queue, now, 1, 1, _before(key))
         if view is None or view.state.is_paused:
             return
-        nothing = Admission(FLOWS, view.state.turns, (), {key: now})
+        nothing = Admission(queue, view.state.turns, (), {key: now})
         if await app.store.admit(nothing, "", now, now) is not None:
             return
     raise StoreConflictError(f"flow-control key {key!r}: others were faster {TRIES} times; try again")
 
 
-async def _view(app: Perdure, key: str, now: int) -> QueueView | None:
-    """Return what there is to choose from of a key, and of none before it in the order of keys."""
-    before = key[:-1] + chr(ord(key[-1]) - 1) + "\U0010ffff"
-    return await app.store.look_into(FLOWS, now, 1, 1, before)
+def _used(view: QueueView, key: str, now: int) -> int:
+    rate = view.state.limits.of(key).rate
+    if rate is None:
+        return 0
+    return min(rate.count, max(0, math.ceil((view.paces[key] - now) * rate.count / rate.period_ms)))
+
+
+def _before(key: str) -> str:
+    """Return what stands right ahead of a key, and behind all that are ahead of it."""
+    return key[:-1] + chr(ord(key[-1]) - 1) + "\U0010ffff"

@@ -10,11 +10,11 @@ from starlette.responses import Response
 from perdure.dispatch.messages.flow_control import Pins
 from perdure.dispatch.messages.message import QUEUE
 from perdure.dispatch.messages.options import PERIOD_MOST, duration
-from perdure.dispatch.messages.paces import flow_standing, reset_rate
+from perdure.dispatch.messages.paces import FlowStanding, flow_standings, reset_rate
 from perdure.engine.settings import Settings
 from perdure.model.errors import UsageError
 from perdure.model.queue import KeyLimits
-from perdure.server.access import Access, Operator, Viewer
+from perdure.server.access import Operator, Viewer
 from perdure.server.qstash.filters import flag_of, whole_of
 from perdure.server.qstash.routes import dispatcher_of, done, messaging_of, query_of
 from perdure.server.qstash.routes import router as routes
@@ -31,14 +31,16 @@ async def list_keys(access: Viewer, request: Request) -> Response:
     """List the flow-control keys that hold a text, or all: the first hundred of them."""
     search = query_of(request).get("search", [""])[0]
     every = await messaging_of(access).outbox.flows.all()
-    found = [(key, about) for key, about in every.items() if search in key]
-    return reply([await _document(access, key, *about) for key, about in found[:LISTED]])
+    found = [(key, about) for key, about in every.items() if search in key][:LISTED]
+    standings = await flow_standings(access.app, [key for key, _ in found])
+    return reply([_document(key, standings[key], *about) for key, about in found])
 
 
 @router.get("/v2/flowControl/{key}", operation_id="qstash_get_flow_control")
 async def get_key(access: Viewer, key: str) -> Response:
     """Return how a flow-control key stands."""
-    return reply(await _document(access, key, *await messaging_of(access).outbox.flows.get(key)))
+    about = await messaging_of(access).outbox.flows.get(key)
+    return reply(_document(key, (await flow_standings(access.app, [key]))[key], *about))
 
 
 @router.post("/v2/flowControl/{key}/pause", operation_id="qstash_pause_flow_control")
@@ -105,8 +107,7 @@ async def get_parallelism(access: Viewer) -> Response:
     return reply({"parallelismMax": settings.concurrency, "parallelismCount": leased})
 
 
-async def _document(access: Access, key: str, limits: KeyLimits, pins: Pins) -> dict[str, Any]:
-    standing = await flow_standing(access.app, key)
+def _document(key: str, standing: FlowStanding, limits: KeyLimits, pins: Pins) -> dict[str, Any]:
     rate = limits.rate
     return {
         "flowControlKey": key,
