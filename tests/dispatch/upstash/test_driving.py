@@ -14,12 +14,11 @@ from perdure.dispatch.messages.options import read
 from perdure.dispatch.messages.outbox import Publication
 from perdure.dispatch.upstash.driving import QUIET
 from perdure.dispatch.upstash.intake import DEPTH
+from perdure.dispatch.upstash.reading import WantedRuns
 from perdure.dispatch.upstash.refusing import RefusedError, RunEndedError
 from perdure.model.decision import RunFilter
 from perdure.model.errors import UsageError
 from tests.dispatch.upstash.endpoint import OK, THIRD, URL, Endpoint
-
-SENT = ("step", "callback", "failure", "third")
 
 
 @pytest.fixture
@@ -208,8 +207,7 @@ async def test_what_is_told_of_a_failure_is_json_whatever_was_answered(world, me
         assert body == {"error": "Error", "message": "<html>"}
 
 
-@pytest.mark.parametrize("part", ["step", "callback"])
-async def test_lost_answers_repeat_nothing_that_was_handed_in(world, memory_engine, endpoint, part):
+async def test_lost_answers_repeat_nothing_that_was_handed_in(world, memory_engine, endpoint):
     endpoint.plans |= {
         "w": [("run", "a", 1), ("wait", "b", "e", "5s"), ("invoke", "c", "child"), ("call", "d", {}), ("run", "f", 1)],
         "child": [("run", "x", 1)],
@@ -390,3 +388,33 @@ async def test_bad_input_is_refused_with_its_field(world, memory_engine, endpoin
 
 def _message() -> Any:
     return {"url": THIRD}
+
+
+async def test_a_run_is_resumed_once_under_another_id_or_restarted(world, memory_engine, endpoint):
+    endpoint.plans["w"] = [("run", "a", 1), ("wait", "b", "e", "1d"), ("run", "c", 1)]
+    endpoint.before = lambda message: Answer(489, is_final=True) if is_broken else None
+    wanted = WantedRuns(ids=("wfr_1", "wfr_2"))
+    is_broken = False
+    async with memory_engine as app:
+        workflows = endpoint.workflows
+        for run_id in ("wfr_1", "wfr_2"):
+            await endpoint.trigger("w", run_id)
+        await world.advance(1)
+        assert await workflows.again(wanted, 50, lambda message: message, resumes=True) == []
+        is_broken = True
+        await workflows.waiting.notify("e", b"x")
+        await world.advance(1)
+        assert [(await run_of(app, each)).status for each in wanted.ids] == [RunStatus.ERRORED] * 2
+        is_broken = False
+        endpoint.ran.clear()
+        (resumed,) = await workflows.again(WantedRuns(ids=("wfr_1",)), 50, lambda message: message, resumes=True)
+        assert await workflows.again(WantedRuns(ids=("wfr_1",)), 50, lambda message: message, resumes=True) == []
+        (restarted,) = await workflows.again(WantedRuns(ids=("wfr_2",)), 50, lambda message: message, resumes=False)
+        await world.advance(1)
+        await workflows.waiting.notify("e", b"x")
+        await world.advance(1)
+        for answer in (resumed, restarted):
+            assert (await run_of(app, answer["workflowRunId"])).status is RunStatus.COMPLETE
+        assert [name for run_id, name in endpoint.ran if run_id == resumed["workflowRunId"]] == ["c"]
+        assert [name for run_id, name in endpoint.ran if run_id == restarted["workflowRunId"]] == ["a", "b", "c"]
+        assert await run_of(app, "wfr_1") is None

@@ -39,10 +39,14 @@ from perdure.dispatch.upstash.submission import (
 )
 from perdure.model import failure
 from perdure.model.errors import ChildFailedError
+from perdure.model.run import Retention
 from perdure.store.contract import Store
 
 GRACE = 10.0
 """For how many seconds a run that is over lets requests come to their end that are under way."""
+
+ATTEMPTS_KEPT = Retention.of("1 hour", "1 day", "1 hour")
+"""How long attempts under a flow-control key are kept as runs; what came of them is in the journal of their run."""
 
 QUIET = 900.0
 """After how many seconds a run fails whose endpoint has taken everything, and has handed in nothing to go on with."""
@@ -93,7 +97,7 @@ class Programs:
         names = {"Trigger": Trigger, "Finished": Finished, "Asked": Asked, "Answer": Answer}
         self.run = RunWorkflow(run, name=WORKFLOW, queue=QUEUE, local_names=names, retention=RETENTION)
         self.attempt: Workflow[..., Answer] = Workflow(
-            attempt, name=ATTEMPT, queue=FLOWS, local_names=names, retention=RETENTION
+            attempt, name=ATTEMPT, queue=FLOWS, local_names=names, retention=ATTEMPTS_KEPT
         )
 
     @property
