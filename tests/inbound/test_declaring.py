@@ -106,7 +106,15 @@ def test_workflows_that_cannot_be_started_so(app):
 
 
 @pytest.mark.parametrize(
-    "bound", [{"body_bytes": 0}, {"body_bytes": True}, {"body_bytes": "1"}, {"body_within": "x"}, {"answer_within": -1}]
+    "bound",
+    [
+        {"body_bytes": 0},
+        {"body_bytes": True},
+        {"body_bytes": "1"},
+        {"body_within": "x"},
+        {"bodies_bytes": 0},
+        {"answer_within": -1},
+    ],
 )
 def test_bounds_that_are_none(app, bound):
     with pytest.raises(UsageError, match=next(iter(bound))):

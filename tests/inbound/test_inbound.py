@@ -346,6 +346,23 @@ async def test_a_body_over_the_bound_is_not_read(app):
         assert not await runs(app)
 
 
+async def test_all_bodies_together_have_a_bound(app):
+    keeping(app)
+    async with app:
+        served = inbound.asgi(app, body_bytes=1_000, bodies_bytes=2_500, body_within=0.5)
+        slow = [asyncio.create_task(raw(served, [b"x" * 900], ends=False)) for _ in range(2)]
+        await asyncio.sleep(0)
+        assert await raw(served, [b"x" * 900]) == (503, 1)
+        body, headers = signed(PAID)
+        async with client(served) as http:
+            assert (await http.post("/hooks/stripe", content=body, headers=headers)).status_code == 200
+            assert await asyncio.gather(*slow) == [(408, 1)] * 2
+            large = signed({**PAID, "text": "x" * 900})
+            assert await raw(served, [b"x" * 900] * 2) == (413, 2)
+            for _ in range(5):
+                assert (await http.post("/hooks/stripe", content=large[0], headers=large[1])).status_code == 200
+
+
 async def test_senders_that_go_or_do_not_go_on(app):
     keeping(app)
     async with app:

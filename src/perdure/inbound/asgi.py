@@ -14,10 +14,12 @@ from perdure.authoring.hooks import Hook
 from perdure.engine.app import Perdure
 from perdure.engine.client.starting import new_run
 from perdure.inbound.requests import (
+    RETRY_AFTER,
     GoneError,
     Headers,
     Receive,
     RefusedError,
+    Room,
     Scope,
     Send,
     read_body,
@@ -40,14 +42,14 @@ from perdure.model.run import NewRun
 BODY_BYTES = 1_048_576
 """The size of a request's body, unless it is said otherwise."""
 
+BODIES_BYTES = 268_435_456
+"""The size of all bodies that are held at once, unless it is said otherwise: nobody knows yet who sends them."""
+
 BODY_WITHIN: Duration = "30 seconds"
 """How long a body may take to come, unless it is said otherwise."""
 
 ANSWER_WITHIN: Duration = "8 seconds"
 """How long the store may take, unless it is said otherwise: services wait for about ten seconds."""
-
-RETRY_AFTER = "5"
-"""Seconds after which what the store did not take may be sent again."""
 
 _log = logging.getLogger("perdure.inbound")
 
@@ -57,6 +59,7 @@ def asgi(
     *,
     through: Perdure | None = None,
     body_bytes: int = BODY_BYTES,
+    bodies_bytes: int = BODIES_BYTES,
     body_within: Duration = BODY_WITHIN,
     answer_within: Duration = ANSWER_WITHIN,
 ) -> Inbound:
@@ -68,27 +71,30 @@ def asgi(
         app: the application; it has to be open while requests come, unless `through` is given.
         through: an open engine that starts the runs; `app` by default, which then need not be open.
         body_bytes: the size of a request's body.
+        bodies_bytes: the size of all bodies that are held at once.
         body_within: how long (a duration) a body may take to come.
         answer_within: how long (a duration) the store may take to keep what is started, ahead of a 503.
 
     Raises:
         UsageError: a bound is out of its range.
     """
-    if isinstance(body_bytes, bool) or not isinstance(body_bytes, int) or body_bytes < 1:
-        raise UsageError(f"body_bytes: {body_bytes!r} must be a whole number, at least 1")
+    for field, size in (("body_bytes", body_bytes), ("bodies_bytes", bodies_bytes)):
+        if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+            raise UsageError(f"{field}: {size!r} must be a whole number, at least 1")
     within = (seconds(body_within, field="body_within"), seconds(answer_within, field="answer_within"))
-    return Inbound(app, through or app, body_bytes, *within)
+    return Inbound(app, through or app, body_bytes, Room(max(bodies_bytes, body_bytes)), *within)
 
 
 class Inbound:
     """See `asgi`."""
 
     def __init__(
-        self, app: Perdure, through: Perdure, body_bytes: int, body_within: float, answer_within: float
+        self, app: Perdure, through: Perdure, body_bytes: int, room: Room, body_within: float, answer_within: float
     ) -> None:
         self._app = app
         self._through = through
         self._body_bytes = body_bytes
+        self._room = room
         self._body_within = body_within
         self._answer_within = answer_within
 
@@ -123,7 +129,12 @@ class Inbound:
         if scope["method"] != "POST":
             raise RefusedError(405, f"{scope['method']} cannot be asked of this path, but POST", Allow="POST")
         headers = Headers(scope["headers"])
-        body = await read_body(headers, receive, self._body_bytes, self._body_within)
+        with self._room.share() as take:
+            body = await read_body(headers, receive, self._body_bytes, self._body_within, take)
+            return await self._answer(path, hooks, body, headers)
+
+    async def _answer(self, path: str, hooks: list[Hook], body: bytes, headers: Headers) -> str:
+        """Start what a request asks for, if it is from whom it should be; return the text of the answer."""
         received = _verified(hooks[0], body, headers)
         if received.reply is not None:
             return received.reply

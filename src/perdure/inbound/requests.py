@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, MutableMapping
+from contextlib import contextmanager
 from typing import Any, TypeAlias
 
 import msgspec
@@ -11,6 +12,9 @@ import msgspec
 Scope: TypeAlias = MutableMapping[str, Any]
 Receive: TypeAlias = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send: TypeAlias = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+
+RETRY_AFTER = "5"
+"""Seconds after which what was not taken may be sent again."""
 
 LENGTH_DIGITS = 18
 """How many digits a `Content-Length` may have to be looked at."""
@@ -61,7 +65,39 @@ class GoneError(Exception):
     """Nobody waits for the answer any more."""
 
 
-async def read_body(headers: Headers, receive: Receive, most: int, within: float) -> bytes:
+class Room:
+    """How much of all bodies together may be held at once, be they read or still coming.
+
+    Args:
+        size: in bytes.
+    """
+
+    def __init__(self, size: int) -> None:
+        self._left = size
+
+    @contextmanager
+    def share(self) -> Iterator[Callable[[int], None]]:
+        """Give a function that takes so many bytes more, all of which are given back at the end.
+
+        It raises a `RefusedError` (503) where there is no room for them.
+        """
+        taken = 0
+
+        def take(size: int) -> None:
+            nonlocal taken
+            if size > self._left:
+                detail = "as much as bodies_bytes allows is coming in at once; send it again"
+                raise RefusedError(503, detail, Retry_After=RETRY_AFTER, Connection="close")
+            self._left -= size
+            taken += size
+
+        try:
+            yield take
+        finally:
+            self._left += taken
+
+
+async def read_body(headers: Headers, receive: Receive, most: int, within: float, take: Callable[[int], None]) -> bytes:
     """Return a request's body, and stop reading once there is more than is taken.
 
     Args:
@@ -69,9 +105,10 @@ async def read_body(headers: Headers, receive: Receive, most: int, within: float
         receive: gives the parts of its body, of which none has been read.
         most: the greatest size, in bytes.
         within: seconds within which it has to be there.
+        take: is told how many bytes are held from now on; see `Room`.
 
     Raises:
-        RefusedError: it is too large (413), or too slow (408). GoneError: the sender has gone.
+        RefusedError: it is too large (413), too slow (408), or one too many (503). GoneError: the sender has gone.
     """
     length = headers.get("content-length", "")
     if length.isdecimal() and (len(length) > LENGTH_DIGITS or int(length) > most):
@@ -83,9 +120,11 @@ async def read_body(headers: Headers, receive: Receive, most: int, within: float
                 message = await receive()
                 if message["type"] == "http.disconnect":
                     raise GoneError
-                body += message.get("body", b"")
-                if len(body) > most:
+                part = message.get("body", b"")
+                if len(body) + len(part) > most:
                     raise _too_large(most)
+                take(len(part))
+                body += part
                 if not message.get("more_body", False):
                     return bytes(body)
     except TimeoutError:
@@ -119,5 +158,5 @@ _TITLES = {
     413: "Body too large",
     422: "Does not fit",
     500: "Internal error",
-    503: "Store not available",
+    503: "Not available",
 }

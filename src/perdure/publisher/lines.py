@@ -123,7 +123,7 @@ class Queues(Area[Link]):
 
     @verb
     def delete(self, name: str) -> Plan[None]:
-        """Delete a queue."""
+        """Delete a queue, and cancel the messages that are in it."""
         yield Request("DELETE", f"/v2/queues/{segment(name, 'name')}")
 
     @verb
