@@ -265,3 +265,19 @@ async def test_a_queue_goes_with_its_messages(made):
     await made.world.advance(15)
     (run,) = await made.app.store.get([run_id_of(anew)])
     assert run.status is RunStatus.COMPLETE
+
+
+async def test_a_dead_letter_that_was_forgotten_is_not_shown_until_it_is_removed(made):
+    async def nothing(*_) -> int:
+        return 0
+
+    made.app.store.prune = nothing
+    made.answers = [Answer(500)] * 2
+    ids = [await made.publish(Retries="0") for _ in range(2)]
+    await made.world.advance(1)
+    reading, messaging = made.messaging.reading, made.messaging
+    assert await messaging.discard_dead(Wanted(ids=(ids[0],))) == 1
+    assert [each["messageId"] for each in (await reading.dead(Wanted()))[0]] == [ids[1]]
+    assert await reading.dead_one(ids[0]) is None
+    assert await messaging.discard_dead(Wanted(ids=(ids[0],))) == 0
+    assert await messaging.retry_dead(Wanted(ids=(ids[0],))) == []

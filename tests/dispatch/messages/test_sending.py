@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from contextlib import contextmanager
 
 import pytest
 import pytest_asyncio
@@ -310,3 +311,25 @@ async def test_what_is_not_said_is_no_header():
         "User-Agent", "Accept-Encoding", "Upstash-Message-Id", "Upstash-Retried", "Upstash-Retries",
         "Upstash-Max-Retries",
     }  # fmt: skip
+
+
+async def test_a_message_of_a_queue_waits_for_a_connection_without_a_place(world):
+    resting: list[str] = []
+
+    @contextmanager
+    def rests(queue: str):
+        resting.append(queue)
+        yield
+        resting.remove(queue)
+
+    sender = Sender(world, keys, None, connections=1, rests=rests)
+    async with destination() as there:
+        there.hold = asyncio.Event()
+        sent = [asyncio.ensure_future(send(sender, Message(there.url, queue="q"))) for _ in range(3)]
+        while not there.got:
+            await asyncio.sleep(0.001)
+        assert resting == ["dispatch.queue.q"] * 2
+        there.hold.set()
+        assert [answer.status for answer in await asyncio.gather(*sent)] == [200] * 3
+        assert not resting
+    await sender.close()

@@ -11,8 +11,8 @@ import base64
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Mapping
+from contextlib import nullcontext
 from typing import Any, Protocol
 
 import msgspec
@@ -29,6 +29,7 @@ from perdure.dispatch.messages.message import (
     Callback,
     Headers,
     Message,
+    Rests,
     canonical,
     digest,
     message_id_of,
@@ -98,10 +99,6 @@ class DeliveryWorkflow(Workflow[..., Any]):
         spec = super().child(args, kwargs, limit, **{**options, "tags": message.tags()})
         wait = max(0, message.not_before - message.published_at)
         return dataclasses.replace(spec, queue=message.place, limit_key=message.limit_key, delay_ms=wait)
-
-
-Rests = Callable[[str], AbstractContextManager[Any]]
-"""Has a message of a queue take no place in the worker while it waits."""
 
 
 def delivery_workflow(send: Send, env: Env, stopping: asyncio.Event, rests: Rests = nullcontext) -> DeliveryWorkflow:

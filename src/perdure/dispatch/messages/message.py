@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any
 from urllib.parse import urlsplit
 
 import msgspec
@@ -27,6 +30,9 @@ RETRIES = 3
 
 Headers = list[tuple[str, str]]
 """Names, as they were given, and values."""
+
+Rests = Callable[[str], AbstractContextManager[Any]]
+"""Has a message of a queue of the engine take no place in the worker while it waits."""
 
 
 class FlowControl(msgspec.Struct, frozen=True, omit_defaults=True):

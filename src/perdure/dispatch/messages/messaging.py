@@ -12,10 +12,10 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import nullcontext
 from typing import Any
 
-from perdure.dispatch.messages.delivery import Rests, delivery_workflow, run_now
+from perdure.dispatch.messages.delivery import delivery_workflow, run_now
 from perdure.dispatch.messages.documents import Kept
 from perdure.dispatch.messages.lines import UnknownQueueError
-from perdure.dispatch.messages.message import FLOWS, QUEUE, QUEUES, Message, message_of
+from perdure.dispatch.messages.message import FLOWS, QUEUE, QUEUES, Message, Rests, message_of
 from perdure.dispatch.messages.options import Options
 from perdure.dispatch.messages.outbox import Outbox, Publication
 from perdure.dispatch.messages.plans import Plans, publishing_workflow
@@ -78,7 +78,7 @@ class Messaging:
         self._stopping = asyncio.Event()
         self._served: frozenset[str] = frozenset()
         self.outbox = Outbox(app, guard)
-        self.sender = Sender(app.world, keys, guard)
+        self.sender = Sender(app.world, keys, guard, rests=rests)
         self.reading = Reading(app.store, app.world.now)
         self.workflow = delivery_workflow(self.sender.send, app.world, self._stopping, rests)
         publishing = publishing_workflow(self._publish_planned)

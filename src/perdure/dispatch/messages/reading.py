@@ -190,9 +190,13 @@ class Reading:
                 return
 
     async def _fits(self, wanted: Wanted, run: Run) -> bool:
-        if not wanted.fits(run):
+        if not wanted.fits(run) or self._is_forgotten(run):
             return False
         return not wanted.needs_journal or wanted.fits_whole(await self._whole(run))
+
+    def _is_forgotten(self, run: Run) -> bool:
+        """Return whether a run is only there until somebody tidies up."""
+        return run.expires_at is not None and run.expires_at <= self._now()
 
     async def _whole(self, run: Run) -> Delivery:
         return Delivery(run, await self._store.journal(run.id))
@@ -200,7 +204,7 @@ class Reading:
     async def _of(self, message_ids: Sequence[str], status: tuple[RunStatus, ...]) -> list[Delivery]:
         runs = await self._store.get([run_id_of(each) for each in message_ids])
         wanted = [run for run in runs if run and run.workflow == DELIVERY and (not status or run.status in status)]
-        return [await self._whole(run) for run in wanted]
+        return [await self._whole(run) for run in wanted if not self._is_forgotten(run)]
 
     async def _page(
         self,
@@ -224,7 +228,8 @@ class Reading:
             page = await self._store.find(where, PAGE, place.store)
             for number, run in enumerate(page.runs[place.runs :], place.runs):
                 looked_at += 1
-                delivery = await self._whole(run) if wanted.fits(run) else None
+                is_meant = wanted.fits(run) and not self._is_forgotten(run)
+                delivery = await self._whole(run) if is_meant else None
                 of_it = entries(delivery) if delivery is not None and wanted.fits_whole(delivery) else []
                 first = place.entries if number == place.runs else 0
                 room = count - len(found)

@@ -10,11 +10,12 @@ import asyncio
 import ssl
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
+from contextlib import nullcontext
 
 import httpx
 
 from perdure.dispatch.breaker import Breaker
-from perdure.dispatch.messages.message import Answer, Headers, Message, text_or_base64
+from perdure.dispatch.messages.message import Answer, Headers, Message, Rests, text_or_base64
 from perdure.dispatch.messages.options import TIMEOUT_MOST
 from perdure.dispatch.messages.retry_delay import asked_for
 from perdure.dispatch.signing import HEADER, SigningKeys, sign
@@ -79,6 +80,7 @@ class Sender:
         guard: says which addresses may be connected to; None lets all pass.
         connections: see `CONNECTIONS`.
         kept: see `KEPT`.
+        rests: has a message of a queue take no place in the worker while it waits for a connection.
         patience: see `PATIENCE`.
         origins: see `ORIGINS`.
     """
@@ -89,6 +91,7 @@ class Sender:
         keys: Callable[[], Awaitable[SigningKeys]],
         guard: Guard | None,
         *,
+        rests: Rests = nullcontext,
         connections: int = CONNECTIONS,
         kept: int = KEPT,
         patience: float = PATIENCE,
@@ -97,6 +100,7 @@ class Sender:
         self._env = env
         self._keys = keys
         self._guard = guard
+        self._rests = rests
         self._connections = connections
         self._kept = kept
         self._patience = patience
@@ -130,7 +134,7 @@ class Sender:
             return Answer(0, held_back=left)
         origin.users += 1
         try:
-            if not await self._place(origin, is_patient=is_due or bool(message.queue)):
+            if not await self._place(origin, message, is_patient=is_due or bool(message.queue)):
                 crowded = min(CROWDED_MS, CROWDED_FIRST_MS * 2 ** min(held, 20))
                 return Answer(0, held_back=round(crowded * (0.5 + 0.5 * self._env.roll())))
             try:
@@ -166,10 +170,13 @@ class Sender:
             extensions={"timeout": {"connect": CONNECT_WITHIN}},
         )
 
-    async def _place(self, origin: _Origin, *, is_patient: bool) -> bool:
+    async def _place(self, origin: _Origin, message: Message, *, is_patient: bool) -> bool:
         """Wait for a connection to be free; return whether one is, before patience ends."""
-        if is_patient or not origin.places.locked():
+        if not origin.places.locked():
             return await origin.places.acquire()
+        if is_patient:
+            with self._rests(message.place):
+                return await origin.places.acquire()
         now = self._env.now()
         if origin.users > 2 * self._connections and now < origin.slow_until:
             return False

@@ -30,7 +30,7 @@ LINGERERS = 100
 LINGER_RECORDS = 20
 """From how many records on a run's journal is worth it."""
 
-RESTING = 5_000
+RESTING = 1_000
 """How many runs in a worker take no place at once at most, because they linger or a step of theirs rests."""
 
 
