@@ -20,7 +20,7 @@ import pytest
 from perdure.dispatch.upstash import courier
 from perdure.dispatch.upstash.courier import BODY_BYTES
 from perdure.model.decision import RunFilter
-from tests.dispatch.upstash.node_clients import installed
+from tests.clients.packages import node_packages
 from tests.server.conftest import Served, serving
 
 __all__ = ["serving"]
@@ -118,7 +118,7 @@ async def state_of(served: Served, url: str, state: str) -> None:
 @contextlib.asynccontextmanager
 async def javascript(served: Served, chaos: float, tmp_path: Path) -> AsyncIterator[tuple[Script, Script, str]]:
     """The endpoint in JavaScript, and the client that has driven it."""
-    folder = installed()
+    folder = node_packages()
     for name in ("endpoint.mjs", "drive.mjs"):
         shutil.copy(HERE / "node" / name, folder / f"{tmp_path.name}-{name}")
     port, env = free_port(), await environment(served)
