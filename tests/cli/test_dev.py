@@ -26,7 +26,7 @@ from perdure import Perdure
 app = Perdure("sqlite:///never.db")
 
 
-@app.workflow
+@app.workflow(queue="greetings")
 async def greet(name: str) -> str:
     return f"hello {name}"
 """

@@ -36,7 +36,8 @@ def test_a_key_is_shown_once(shell):
 
 
 def test_a_key_is_printed_as_qstash_takes_it(shell):
-    said = shell("keys", "create", "shop", "--qstash", "--namespace", "a-namespace-with-a-long-name", "--namespace", "b")
+    namespaces = ("--namespace", "a-namespace-with-a-long-name", "--namespace", "b")
+    said = shell("keys", "create", "shop", "--qstash", *namespaces)
     (token,) = said.out.split()
     held = json.loads(base64.b64decode(token))
     assert held["UserID"] == "a-namespace-with-a-long-name"

@@ -146,6 +146,12 @@ def test_it_works_its_queues_and_no_others(shell, worker):
     assert run(shell, "p")["status"] == "queued"
 
 
+def test_it_works_every_queue_of_the_application(shell, worker):
+    shell("start", "letter", "--app", SHOP, "--id", "l")
+    assert worker("--queues", "*").says("working")["queues"] == "default,mail"
+    wait_for(lambda: run(shell, "l")["status"] == "complete")
+
+
 def test_json_is_one_document_on_standard_output(worker):
     process = worker("--json")
     process.says("working")

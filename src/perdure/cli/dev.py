@@ -30,7 +30,7 @@ from perdure.cli.server import NEEDED
 from perdure.cli.session import DEFAULT_STORE, STORE, Session
 from perdure.cli.style import QUIET
 from perdure.cli.supervisor import Process, ending
-from perdure.cli.worker import _loop_factory
+from perdure.cli.worker import EVERY, _loop_factory
 from perdure.engine.worker.shift import SIGNALS
 from perdure.model.errors import UsageError
 from perdure.store.url import redacted
@@ -97,7 +97,14 @@ def dev(
     for name in ("uvicorn", "watchfiles", "perdure.requests"):
         logging.getLogger(name).setLevel(logging.WARNING)
     log = structlog.get_logger("perdure.dev")
-    words = ["worker", f"--drain={DRAIN}", *(["--log-json"] if session.as_json else []), "--", target]
+    words = [
+        "worker",
+        f"--drain={DRAIN}",
+        f"--queues={EVERY}",
+        *(["--log-json"] if session.as_json else []),
+        "--",
+        target,
+    ]
     asgi = server.create_server(settings)
     webhooks = Webhooks(target, folder, asgi.state.hooks, log)
     reloading = Reloading([sys.executable, "-m", "perdure.cli", *words], folder, log, webhooks.began)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import logging
 import os
 import signal
@@ -28,6 +29,9 @@ from perdure.model.duration import in_words, milliseconds, seconds
 from perdure.model.errors import UsageError
 from perdure.telemetry import telemetry_here
 
+EVERY = "*"
+"""What stands for the queues of all workflows of an application."""
+
 LEVELS = ("debug", "info", "warning", "error")
 
 QueueNames = Annotated[
@@ -37,7 +41,8 @@ QueueNames = Annotated[
         "--queue",
         "-q",
         metavar="A,B=N",
-        help="The queues to serve, and how many runs of one to have in hand at once; the app's by default.",
+        help="The queues to serve, and how many runs of one to have in hand at once; the app's by default. "
+        "* is all that its workflows are in, too.",
     ),
 ]
 
@@ -136,7 +141,9 @@ def work(
         return _keep(session, log, ["worker", *words, "--", target], processes)
     session.app = target
     if queues is not None:
-        chosen["queues"], chosen["per_queue"] = _queues(queues)
+        chosen["queues"], most = _queues(queues)
+        if chosen["queues"] != (EVERY,):
+            chosen["per_queue"] = most
     if line is None:
         return _work(session, log, chosen, None, served)
     try:
@@ -186,7 +193,11 @@ def _work(
     session: Session, log: BoundLogger, chosen: dict[str, Any], line: Line | None, metrics: tuple[str, int] | None
 ) -> int:
     """Work in this process."""
-    app = session.load(creates=True, **chosen)
+    is_every = chosen.get("queues") == (EVERY,)
+    app = session.load(creates=True, **{name: chosen[name] for name in chosen if name != "queues" or not is_every})
+    if is_every:
+        queues = {*app.settings.queues, *(workflow.queue for workflow in app.registry.workflows.values())}
+        app.settings = dataclasses.replace(app.settings, queues=tuple(sorted(queues)))
     app.telemetry += telemetry_here(metrics, but=app.telemetry)
     if app.settings.mode == "client":
         raise UsageError(f"{session.app} has mode='client', which works nothing; take that out, or give another app")

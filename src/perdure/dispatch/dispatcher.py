@@ -218,6 +218,7 @@ class Dispatcher:
                     queues=queues,
                     encryption=self.app.encryption,
                     limits=Limits(crashes=CRASHES),
+                    definitions=False,
                 )
                 engine._make_worker = functools.partial(PushingWorker, self)
                 self._register(engine.registry)
