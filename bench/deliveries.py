@@ -180,7 +180,7 @@ def ours(store: Store, directory: Path, drained: int) -> dict[str, float]:
             for each in ACCEPTED:
                 found[f"accepted/s, {each} a request"] = uvloop.run(accept(port, at.url, each))
             at.expect(DELIVERED)
-            found["accepted/s while they are delivered"] = uvloop.run(publish(port, at.url, DELIVERED, 0))
+            found["accepted/s, due at once"] = uvloop.run(publish(port, at.url, DELIVERED, 0))
             at.arrived()
             if drained:
                 drain = at.deliver(port, drained, server=server)
