@@ -108,6 +108,7 @@ def test_what_is_gone_at_the_second_time_was_removed_by_the_first():
         (b'{"error": "invalid destination url: no"}', "url", "url: invalid destination url: no"),
         (b'{"error": "DeduplicationId cannot contain \':\'"}', "dedup_id", "dedup_id: "),
         (b'{"detail": "a problem"}', "", "a problem"),
+        (b'{"error": "tz: \'Europe/Pari\' is none"}', "tz", "tz: 'Europe/Pari' is none"),
         (b'{"error": {"no": "text"}}', "", "it answers with status 400"),
         (b"plain", "", "plain"),
         (b"<html>a proxy's page</html>", "", "it answers with status 400"),

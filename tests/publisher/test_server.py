@@ -440,6 +440,7 @@ async def test_keys_rotate(pub):
     before = await pub.keys.get()
     after = await pub.keys.rotate()
     assert after.current == before.next
+    assert after.current not in repr(after)
     assert await pub.keys.get() == after
 
 

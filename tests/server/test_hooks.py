@@ -8,7 +8,7 @@ import pytest
 
 from perdure import Perdure, StoreUnavailableError, UsageError
 from perdure.server import ServerSettings, create_server
-from tests.inbound.asking import signed, verifier
+from tests.inbound.asking import post, signed, verifier
 from tests.server.conftest import memory
 
 PAID = {"id": "evt_1", "type": "invoice.paid"}
@@ -119,3 +119,19 @@ async def test_another_application_takes_the_place_of_the_first(serve):
     with pytest.raises(UsageError):
         served.asgi.state.hooks.take(shop("/login"))
     assert (await served.http.post("/hooks/new", content=body, headers=headers)).status_code == 200
+
+
+async def test_another_namespace_is_served_by_an_application_of_its_own(serving):
+    served = await serving(namespaces={"acme": memory()})
+    url = str(served.http.base_url).rstrip("/")
+    async with Perdure(f"{url}?namespace=acme", mode="client") as app:
+
+        @app.webhook("/hooks/x", verify=verifier())
+        @app.workflow
+        async def keep(event: dict) -> None: ...
+
+        for _ in range(2):
+            assert (await post(app, "/hooks/x", PAID)).status_code == 200
+        (run,) = (await app.runs()).runs
+        assert (run.workflow, run.tags["webhook"]) == ("keep", "/hooks/x")
+    assert not (await served.app.runs()).runs

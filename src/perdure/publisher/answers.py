@@ -232,6 +232,9 @@ class SigningKeys(_Shown, frozen=True):
     current: str
     next: str
 
+    def __repr__(self) -> str:
+        return "SigningKeys(...)"
+
 
 class WorkflowRun(msgspec.Struct, frozen=True):
     """A workflow run that was begun.

@@ -46,7 +46,13 @@ _OPTIONS = {
     "schedule-id": "id",
 }
 _HEADER = re.compile(r"Upstash-([A-Za-z-]+)", re.IGNORECASE)
-_SAID = {"invalid destination url": "url", "deduplicationid": "dedup_id", "retry delay": "retry_delay"}
+_SAID = {
+    "invalid destination url": "url",
+    "deduplicationid": "dedup_id",
+    "retry delay": "retry_delay",
+    "tz:": "tz",
+    "queue:": "queue",
+}
 
 
 class Request(NamedTuple):
@@ -262,7 +268,8 @@ def _error_of(came: Answer | Lost, server: str) -> PublishError:
     }.get(came.status, "")
     told = said or f"it answers with status {came.status}"
     kind = PublishRefusedError if came.is_final else PublishError
-    return kind(f"{server}: {f'{field}: ' if field else ''}{told}{advice}", came.status, field)
+    named = f"{field}: " if field and not told.startswith(f"{field}:") else ""
+    return kind(f"{server}: {named}{told}{advice}", came.status, field)
 
 
 def _said(content: bytes) -> str:
