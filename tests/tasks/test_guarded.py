@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import httpx
@@ -14,7 +14,7 @@ import pytest
 from perdure.model.errors import StepError
 from perdure.tasks import AddressRefusedError, HttpError, HttpRequestError, HttpTimeouts
 from perdure.tasks.addresses import Guard
-from perdure.tasks.door import ConnectionTransport, Door, GuardedTransport, Request
+from perdure.tasks.door import ConnectionTransport, Door, Request
 from tests.tasks.serving import Reply, client_context, in_turn, web
 
 SOON = HttpTimeouts(2.0, 2.0, 5.0)
@@ -164,22 +164,9 @@ async def test_no_proxy_of_the_environment_is_asked(canary: Canary, monkeypatch:
     assert canary.heard() == 0
 
 
-async def test_connections_are_kept_by_name_and_each_name_shows_its_own_certificate(
+async def test_a_connection_is_kept_for_its_origin_and_each_name_shows_its_own_certificate(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    looked = names(monkeypatch, {"localhost": ["127.0.0.1"], "perdure.example": ["127.0.0.1"]})
-    transport = GuardedTransport(Guard(["127.0.0.1"]), client_context(), kept=4)
-    with web(in_turn(Reply(body=b"hello")), is_secure=True) as server:
-        async with httpx.AsyncClient(transport=transport) as http:
-            for _ in range(3):
-                assert (await http.get(f"https://localhost:{server.port}/")).text == "hello"
-            assert looked == ["localhost"]  # one connection, which was looked at
-            with pytest.raises(httpx.ConnectError, match="certificate verify failed"):
-                await http.get(f"https://perdure.example:{server.port}/")
-        assert len(server.asked) == 3
-
-
-async def test_a_transport_of_one_connection(monkeypatch: pytest.MonkeyPatch) -> None:
     looked = names(monkeypatch, {"localhost": ["127.0.0.1"], "perdure.example": ["127.0.0.1"]})
     transport = ConnectionTransport(Guard(["127.0.0.1"]), client_context())
     replies = in_turn(*[Reply(body=b"hello")] * 3, Reply(body=b"bye", headers={"Connection": "close"}), Reply())
@@ -225,17 +212,9 @@ async def test_a_connection_that_the_other_side_ends_is_replaced_by_a_new_one() 
     assert len(ended) == 3
 
 
-@pytest.mark.parametrize(
-    "transport",
-    [
-        lambda: GuardedTransport(Guard(), client_context(), kept=4),
-        lambda: ConnectionTransport(Guard(), client_context()),
-    ],
-)
-async def test_what_is_built_on_a_transport_is_guarded_too(
-    canary: Canary, transport: Callable[[], httpx.AsyncBaseTransport]
-) -> None:
-    async with httpx.AsyncClient(transport=transport(), follow_redirects=True) as http:
+async def test_what_is_built_on_the_transport_is_guarded_too(canary: Canary) -> None:
+    transport = ConnectionTransport(Guard(), client_context())
+    async with httpx.AsyncClient(transport=transport, follow_redirects=True) as http:
         for host in ("127.0.0.1", "[::1]", "localhost", "127.1"):
             with pytest.raises((AddressRefusedError, httpx.InvalidURL, OSError)):
                 await http.get(f"http://{host}:{canary.port}/")

@@ -3,7 +3,7 @@
 A guarded request connects to the address that the guard has checked, under the name that the URL gave: the name is not
 resolved a second time. A redirect is a request like the first and goes the same way. Whatever asks somebody else's
 server over HTTP does it through a `Door` (tasks, deliveries of webhooks, keys of issuers) or, where connections are to
-be kept, through a `GuardedTransport` or a `ConnectionTransport`.
+be kept, through a `ConnectionTransport` for each.
 """
 
 from __future__ import annotations
@@ -106,13 +106,8 @@ class Door:
     async def _exchange(self, request: Request, timeouts: HttpTimeouts) -> HttpAnswer:
         if self._tls is None:
             self._tls = await asyncio.to_thread(httpx.create_ssl_context)  # reads a long file, once
-        transport = (
-            httpx.AsyncHTTPTransport(verify=self._tls)
-            if self._guard is None
-            else GuardedTransport(self._guard, self._tls)
-        )
         client = httpx.AsyncClient(
-            transport=transport,
+            transport=ConnectionTransport(self._guard, self._tls),
             timeout=httpx.Timeout(timeouts.read, connect=timeouts.connect),
             trust_env=False,
             headers={"accept-encoding": "gzip", "user-agent": "perdure"},
@@ -167,35 +162,13 @@ class Door:
             )
 
 
-class GuardedTransport(httpx.AsyncHTTPTransport):
-    """What httpx sends through that connects to addresses a guard has checked, and to no others; it asks no proxy.
-
-    A name is resolved once for each connection, which goes to an address that was looked at; what is sent, and whose
-    certificate is asked for, stays the name. Connections are kept by name, so that one made for a name serves no other.
-    How long an answer may be, and may take, is bounded by who reads it, as `Door` does.
-
-    Args:
-        guard: says which addresses may be connected to.
-        tls: how certificates are checked.
-        kept: how many connections wait for further requests.
-    """
-
-    def __init__(self, guard: Guard, tls: ssl.SSLContext, kept: int = 0) -> None:
-        super().__init__(verify=tls, trust_env=False)
-        self._pool = httpcore.AsyncConnectionPool(
-            ssl_context=tls,
-            max_connections=None,
-            max_keepalive_connections=kept,
-            keepalive_expiry=KEPT_FOR,
-            network_backend=_GuardedNetwork(guard),
-        )
-
-
 class ConnectionTransport(httpx.AsyncHTTPTransport):
     """What httpx sends through that has one connection, for one request after the other; it asks no proxy.
 
-    For whoever counts connections: a pool goes through all of its own for every request, before it and after it. Where
-    the other side has ended the connection, or a request goes elsewhere, there is a new one.
+    A pool would go through all of its own for every request, before it and after it. Where the other side has ended the
+    connection, or a request goes elsewhere, there is a new one. A name is resolved once for each connection, which goes
+    to an address that was looked at; what is sent, and whose certificate is asked for, stays the name. How long an
+    answer may be, and may take, is bounded by who reads it, as `Door` does.
 
     Args:
         guard: says which addresses may be connected to; None lets all pass.
