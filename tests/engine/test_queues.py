@@ -194,7 +194,7 @@ async def test_a_worker_that_dies_gives_its_places_up(make, world):
         await world.crash(one)
         busy.takes = 1
         await world.advance(25)
-    assert busy.begun == ["a1", "a2", "a1"], "it is due again only when its lease has ended"
+    assert busy.begun == ["a1", "a1", "a2"], "what was begun goes first, once its lease has ended"
 
 
 async def test_other_queues_go_on_beside_a_limited_one(make, world):

@@ -6,6 +6,7 @@ import pytest
 import pytest_asyncio
 
 from perdure import UsageError
+from perdure.dispatch.messages import flow_control as flow_module
 from perdure.dispatch.messages import groups as groups_module
 from perdure.dispatch.messages import outbox as outbox_module
 from perdure.dispatch.messages.groups import GroupEndpoint, UnknownGroupError
@@ -14,7 +15,7 @@ from perdure.dispatch.messages.message import message_of, run_id_of
 from perdure.dispatch.messages.options import read
 from perdure.dispatch.messages.outbox import Outbox, Publication
 from perdure.dispatch.messages.paces import flow_standings, reset_rate
-from perdure.model.decision import RunFilter
+from perdure.model.decision import Action, RunFilter
 from perdure.model.errors import PayloadTooLargeError
 from perdure.model.queue import Admission, KeyLimits, Rate
 from perdure.model.run import Retention
@@ -247,6 +248,29 @@ async def test_what_an_operator_says_of_a_key_holds_in_every_queue(outbox):
     await outbox.publish(of(queue="c", **flow))
     pinned = KeyLimits(7, Rate(5, 1_000))
     assert await own("dispatch.flow", *(f"dispatch.queue.{each}" for each in "abc")) == [pinned] * 4
+
+
+async def test_keys_that_no_message_uses_make_room_for_others(outbox, world, monkeypatch):
+    monkeypatch.setattr(flow_module, "LIMITED_KEYS", 4)
+
+    async def publish(key: str, **more: str) -> dict:
+        return await outbox.publish(of(Flow_Control_Key=key, Flow_Control_Value="rate=4", **more))
+
+    used = await publish("used", Delay="1h")
+    await outbox.flows.pin("pinned", rate=5)
+    for key in ("paused", "gone"):
+        answer = await publish(key)
+        await outbox.app.client.control(run_id_of(answer["messageId"]), Action.TERMINATE)
+    await outbox.flows.set_paused("paused", True)
+    assert list(await outbox.flows.all()) == ["gone", "paused", "pinned", "used"]
+    await publish("new")
+    assert list(await outbox.flows.all()) == ["new", "paused", "pinned", "used"]
+    monkeypatch.setattr(flow_module, "LOOKED_AT", 0)
+    await publish("other")
+    assert len(await outbox.flows.all()) == 5
+    await outbox.app.client.control(run_id_of(used["messageId"]), Action.TERMINATE)
+    await publish("used")
+    assert "used" in await outbox.flows.all()
 
 
 async def test_how_keys_stand(outbox, world):

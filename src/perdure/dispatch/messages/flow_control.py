@@ -13,10 +13,11 @@ import msgspec
 from msgspec.structs import replace
 
 from perdure.dispatch.messages.documents import Kept
-from perdure.dispatch.messages.message import FLOWS, QUEUES, FlowControl, Message
+from perdure.dispatch.messages.message import FLOWS, QUEUES, UNENDED, FlowControl, Message
 from perdure.dispatch.messages.options import name
 from perdure.engine.app import Perdure
-from perdure.engine.limiting import change_queue, with_own
+from perdure.engine.limiting import LIMITED_KEYS, change_queue, with_own
+from perdure.model.decision import RunFilter
 from perdure.model.errors import UsageError
 from perdure.model.queue import KeyLimits, QueueState, Rate
 from perdure.store.contract import Store
@@ -26,6 +27,9 @@ PINS = "messages.pins"
 
 SEEN = 50_000
 """Of how many keys the bounds are remembered that messages brought last."""
+
+LOOKED_AT, PAGE = 100_000, 500
+"""How many messages are looked at, and how many at once, to find out which keys are used."""
 
 SEEN_MS = 30_000
 """For how many milliseconds they are taken for what is in the store."""
@@ -79,12 +83,37 @@ class FlowControls:
                     state, {key: _merged(own.get(key) or known.get(key), flows[key], pins[key]) for key in flows}
                 )
 
+            if len(known.keys() | flows.keys()) > LIMITED_KEYS:
+                await self._forget_unused(queue)
             await change_queue(self._app.store, queue, change)
             for key, flow in flows.items():
                 self._seen[queue, key] = (flow, now)
                 self._seen.move_to_end((queue, key))
         while len(self._seen) > SEEN:
             self._seen.popitem(last=False)
+
+    async def _forget_unused(self, queue: str) -> None:
+        """Forget what keys bound of which no message is left, unless an operator has said it.
+
+        Where so many messages are left that it cannot be told of all in good time, nothing is.
+        """
+        used: set[str] = set(await self._pins.all())
+        cursor: str | None = None
+        for _ in range(LOOKED_AT // PAGE):
+            page = await self._app.store.find(RunFilter(UNENDED, queue=queue), PAGE, cursor)
+            used.update(run.limit_key for run in page.runs)
+            if (cursor := page.cursor) is None:
+                break
+        else:
+            return
+
+        def change(state: QueueState) -> QueueState:
+            own = state.limits.own
+            return with_own(state, {key: None for key in own if key not in used and not own[key].is_paused})
+
+        await change_queue(self._app.store, queue, change)
+        for key in [each for each in self._seen if each[0] == queue and each[1] not in used]:
+            del self._seen[key]
 
     async def all(self) -> dict[str, tuple[KeyLimits, Pins]]:
         """Return what every key bounds, and what is pinned of it."""

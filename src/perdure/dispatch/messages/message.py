@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from perdure.model.limits import NAME_LENGTH
+from perdure.model.run import RunStatus
 
 DELIVERY = "perdure.delivery"
 """The workflow whose runs are messages."""
@@ -24,6 +25,9 @@ QUEUES = "dispatch.queue."
 
 FLOWS = "dispatch.flow"
 """The queue of those with a flow-control key, which is their limit key."""
+
+UNENDED = (RunStatus.QUEUED, RunStatus.RUNNING, RunStatus.WAITING, RunStatus.PAUSED)
+"""The states of messages that are neither delivered, nor failed for good, nor cancelled."""
 
 RETRIES = 3
 """How often a message is tried again, unless it says otherwise."""

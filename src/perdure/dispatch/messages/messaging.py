@@ -15,11 +15,11 @@ from typing import Any
 from perdure.dispatch.messages.delivery import delivery_workflow, run_now
 from perdure.dispatch.messages.documents import Kept
 from perdure.dispatch.messages.lines import UnknownQueueError
-from perdure.dispatch.messages.message import FLOWS, QUEUE, QUEUES, Message, Rests, message_of
+from perdure.dispatch.messages.message import FLOWS, QUEUE, QUEUES, UNENDED, Message, Rests, message_of
 from perdure.dispatch.messages.options import Options
 from perdure.dispatch.messages.outbox import Outbox, Publication
 from perdure.dispatch.messages.plans import Plans, publishing_workflow
-from perdure.dispatch.messages.reading import UNENDED, Reading, Wanted
+from perdure.dispatch.messages.reading import Reading, Wanted
 from perdure.dispatch.messages.sending import Sender
 from perdure.dispatch.signing import SigningKeys
 from perdure.engine.app import Perdure

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from perdure.dispatch.messages.message import DELIVERY, digest, run_id_of
+from perdure.dispatch.messages.message import DELIVERY, UNENDED, digest, run_id_of
 from perdure.dispatch.messages.showing import Delivery
 from perdure.model.decision import RunFilter
 from perdure.model.errors import UsageError
@@ -27,8 +27,6 @@ LOOKED_AT = 2_000
 """How many runs one page looks at; where few fit, it ends there, short, with a cursor."""
 
 PAGE = 100
-
-UNENDED = (RunStatus.QUEUED, RunStatus.RUNNING, RunStatus.WAITING, RunStatus.PAUSED)
 
 
 class Wanted(msgspec.Struct, frozen=True):
