@@ -12,7 +12,7 @@ import pytest
 import qstash
 
 from perdure.dispatch.protocol import TURN_MS, TokenError, TurnToken, opened
-from perdure.dispatch.signing import HOLDS, SKEW_MS, SignatureError, SigningKeys, sign, verify
+from perdure.dispatch.signing import HOLDS, PUSHER, SKEW_MS, SignatureError, SigningKeys, sign, verify
 from perdure.model.errors import UsageError
 from perdure.model.run import Run, RunStatus
 
@@ -43,6 +43,12 @@ def test_the_claims_are_those_of_qstash(keys):
         "jti": "jwt_1",
         "body": base64.urlsafe_b64encode(hashlib.sha256(BODY).digest()).decode(),
     }
+
+
+def test_a_message_does_not_pass_for_a_push(keys):
+    with pytest.raises(SignatureError, match="somebody else"):
+        verify(keys, signed(keys), BODY, now=NOW, url=URL, issuer=PUSHER)
+    assert verify(keys, signed(keys, issuer=PUSHER), BODY, now=NOW, url=URL, issuer=PUSHER).id == "jwt_1"
 
 
 def test_a_signature_holds_under_either_key(keys):

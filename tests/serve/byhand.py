@@ -6,7 +6,7 @@ import msgspec
 
 from perdure.dispatch.endpoints import key_of
 from perdure.dispatch.protocol import PROTOCOL, SIGNATURE, Push, TurnToken
-from perdure.dispatch.signing import sign
+from perdure.dispatch.signing import PUSHER, sign
 
 
 async def keys_of(made):
@@ -26,7 +26,7 @@ async def claimed(made, workflow, **given):
     return run, Push(PROTOCOL, "default", claim, 5, token)
 
 
-async def pushed(http, url, push, keys, *, id="jwt_1", now=None, body=None):
+async def pushed(http, url, push, keys, *, id="jwt_1", now=None, body=None, issuer=PUSHER):
     body = msgspec.json.encode(push) if body is None else body
-    signature = sign(keys, url, body, id=id, now=now or push.claim.run.updated_at)
+    signature = sign(keys, url, body, id=id, now=now or push.claim.run.updated_at, issuer=issuer)
     return await http.post(url, content=body, headers={SIGNATURE: signature})

@@ -18,7 +18,7 @@ from perdure.dispatch import asking
 from perdure.dispatch.asking import Asking, PushFailedError
 from perdure.dispatch.dispatcher import Dispatcher
 from perdure.dispatch.protocol import PROTOCOL, SIGNATURE, Push
-from perdure.dispatch.signing import SigningKeys, sign
+from perdure.dispatch.signing import ISSUER, PUSHER, SigningKeys, sign
 from perdure.model.decision import Claim
 from perdure.model.errors import UsageError
 from perdure.model.run import Run, RunStatus
@@ -43,6 +43,8 @@ class TestWhatAnEndpointRefuses:
         assert (await http.get(made.url)).status_code == 401
         assert (await pushed(http, made.url, push, forged)).status_code == 401
         keys = await keys_of(made)
+        # What a message carries is what its publisher made up, and it is signed with the same keys.
+        assert (await pushed(http, made.url, push, keys, issuer=ISSUER)).status_code == 401
         assert (await pushed(http, made.url, push, keys, now=push.claim.run.updated_at - 400_000)).status_code == 401
         assert (await http.put(made.url)).status_code == 405
         assert body.did == []
@@ -203,7 +205,7 @@ async def test_an_endpoint_starts_before_its_server(http):
     app = Perdure("http://127.0.0.1:9/?patience=0", mode="serve")
     everything(app, Body())
     async with listening(serve.asgi(app, keys=(keys.current, keys.next))) as url:
-        signature = sign(keys, url, b"", id="jwt_1", now=app.world.now())
+        signature = sign(keys, url, b"", id="jwt_1", now=app.world.now(), issuer=PUSHER)
         answer = await http.get(url, headers={SIGNATURE: signature})
         assert "gathered" in [workflow["name"] for workflow in answer.json()["workflows"]]
         run = Run("a", "gathered", RunStatus.RUNNING, 0, 0, epoch=1)

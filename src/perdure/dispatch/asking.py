@@ -21,7 +21,7 @@ from perdure.dispatch.protocol import (
     Pushed,
     delivery_id,
 )
-from perdure.dispatch.signing import SigningKeys, sign
+from perdure.dispatch.signing import PUSHER, SigningKeys, sign
 from perdure.engine.env import Env, new_id
 from perdure.engine.traces import own_place
 from perdure.model.decision import Decision
@@ -201,7 +201,7 @@ class Asking:
         connections: _Connections,
     ) -> _Answered:
         async with connections.places:  # signed then: a signature does not hold for as long as one may wait for a place
-            signature = sign(keys, url, body, id=f"jwt_{new_id(self._env)}", now=self._env.now())
+            signature = sign(keys, url, body, id=f"jwt_{new_id(self._env)}", now=self._env.now(), issuer=PUSHER)
             try:
                 request = httpx.Request(
                     method,

@@ -20,7 +20,12 @@ from jwt.types import Options
 from perdure.model.errors import PerdureError, UsageError
 
 ISSUER = "Upstash"
-"""Who signs, by its own account: the name that official receivers ask for."""
+"""Who signs messages, by its own account: the name that official receivers ask for."""
+
+PUSHER = "Perdure"
+"""Who signs what endpoints are asked. It is another one than for messages, whose bodies are what somebody publishes:
+none of them can pass for a push.
+"""
 
 HEADER = "Upstash-Signature"
 """The header that carries a signature to receivers of messages."""
@@ -92,7 +97,15 @@ def made_key(entropy: Callable[[int], bytes]) -> str:
 
 
 def sign(
-    keys: SigningKeys, url: str, body: bytes, *, id: str, now: int, holds: float = HOLDS, is_past: bool = False
+    keys: SigningKeys,
+    url: str,
+    body: bytes,
+    *,
+    id: str,
+    now: int,
+    holds: float = HOLDS,
+    is_past: bool = False,
+    issuer: str = ISSUER,
 ) -> str:
     """Return the signature of a request.
 
@@ -105,6 +118,7 @@ def sign(
         holds: for how many seconds it holds.
         is_past: it holds since ever, and was made a little while ago: QStash's receivers put up with no clock that is
             ahead of theirs.
+        issuer: who signs.
     """
     at = now // 1000
     claims = {
@@ -112,7 +126,7 @@ def sign(
         "body": body_hash(body),
         "exp": at + round(holds),
         "iat": at - SLACK if is_past else at,
-        "iss": ISSUER,
+        "iss": issuer,
         "jti": id,
         "nbf": 0 if is_past else at,
         "sub": url,
@@ -120,7 +134,9 @@ def sign(
     return jwt.encode(claims, keys.current, ALGORITHM)
 
 
-def verify(keys: SigningKeys, signature: str, body: bytes, *, now: int, url: str | None = None) -> Signature:
+def verify(
+    keys: SigningKeys, signature: str, body: bytes, *, now: int, url: str | None = None, issuer: str = ISSUER
+) -> Signature:
     """Return what a signature says, if it holds.
 
     Args:
@@ -129,12 +145,13 @@ def verify(keys: SigningKeys, signature: str, body: bytes, *, now: int, url: str
         body: what came with it, as it came.
         now: the present, in milliseconds since the epoch.
         url: whom it must be for; None takes any.
+        issuer: who must have signed, by its own account.
 
     Raises:
         SignatureError: it does not hold.
     """
     claims = _claims(keys, signature)
-    if claims["iss"] != ISSUER:
+    if claims["iss"] != issuer:
         raise SignatureError("the signature is from somebody else")
     if url is not None and claims["sub"] != url:
         raise SignatureError(f"the signature is for another URL, and not for {url}")

@@ -12,7 +12,7 @@ import msgspec
 
 from perdure.authoring.announcing import entry_of
 from perdure.dispatch.protocol import PROTOCOL, SIGNATURE, Manifest, Push, Pushed, ServedWorkflow
-from perdure.dispatch.signing import Signature, SignatureError, SigningKeys, verify
+from perdure.dispatch.signing import PUSHER, Signature, SignatureError, SigningKeys, verify
 from perdure.engine.app import Perdure
 from perdure.engine.ending import Endings
 from perdure.model.decision import Decision
@@ -115,7 +115,8 @@ class Serving:
             return _problem(405, "ask with GET what is served, and push with POST", ("Allow", "GET, POST"))
         now = self.app.world.now()
         try:
-            signature = verify(self._keys, headers.get(SIGNATURE.lower(), ""), body, now=now, url=self.url)
+            sent = headers.get(SIGNATURE.lower(), "")
+            signature = verify(self._keys, sent, body, now=now, url=self.url, issuer=PUSHER)
         except SignatureError as error:
             return _problem(401, str(error))
         if method == "GET":
