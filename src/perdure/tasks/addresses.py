@@ -110,7 +110,8 @@ class Guard:
             named = "" if host == text else f", which is {text}"
             raise AddressRefusedError(
                 f"no request is made to {host}{named}: that is not on the public internet; "
-                "an operator can allow it by allow=[...], where the task is made or the webhook is registered"
+                "an operator can allow it: by --deliver-to for what a server delivers, by allow=[...] where a task is "
+                "made or a webhook is registered"
             )
 
 

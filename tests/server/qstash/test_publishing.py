@@ -206,3 +206,27 @@ async def test_private_addresses_are_refused_where_others_can_ask(keyed, tmp_pat
         assert answer.status_code == status, url
         if status == 400:
             assert answer.json()["error"].startswith("invalid destination url: ")
+            assert "--deliver-to" in answer.json()["error"]
+    inside = "http://127.0.0.1/"
+    nested = {"Upstash-Callback": "https://a.example", "Upstash-Callback-Failure-Callback": inside}
+    for path, headers in (
+        ("publish/https://a.example", {"Upstash-Callback": inside}),
+        ("publish/https://a.example", {"Upstash-Failure-Callback": inside}),
+        ("publish/https://a.example", nested),
+        ("enqueue/q/https://a.example", nested),
+        (f"schedules/{inside}", {"Upstash-Cron": "* * * * *"}),
+        ("schedules/https://a.example", {"Upstash-Cron": "* * * * *", **nested}),
+        ("schedules/group", {"Upstash-Cron": "* * * * *", **nested}),
+    ):
+        answer = await public.ask("operator", "POST", f"/v2/{path}", {**LATER, **headers})
+        assert answer.status_code == 400, path
+        assert "invalid destination url: no request is made to 127.0.0.1" in answer.json()["error"]
+    for path, body in (
+        ("batch", [{"destination": "https://a.example", "headers": nested}]),
+        ("topics/group/endpoints", {"endpoints": [{"url": "https://a.example"}, {"url": inside}]}),
+    ):
+        answer = await public.ask("operator", "POST", f"/v2/{path}", json=body)
+        assert answer.status_code == 400, path
+        assert "invalid destination url: no request is made to 127.0.0.1" in answer.json()["error"]
+    for path in ("topics", "schedules"):
+        assert (await public.ask("operator", "GET", f"/v2/{path}")).json() == []

@@ -34,8 +34,11 @@ async def get_group(access: Viewer, name: str) -> Response:
 async def add_endpoints(access: Operator, name: str, request: Request) -> Response:
     """Add endpoints to a URL group, which is made if it is not there."""
     given = _endpoints(await json_of(request))
+    outbox = messaging_of(access).outbox
+    for each in given:
+        outbox.require_permitted(each.url)
     await access.audit("groups.add", name)
-    await messaging_of(access).outbox.groups.add(name, given)
+    await outbox.groups.add(name, given)
     return done()
 
 

@@ -8,7 +8,7 @@ from fastapi import Request
 from starlette.responses import Response
 
 from perdure.dispatch.messages.options import Options, read
-from perdure.dispatch.messages.outbox import Publication
+from perdure.dispatch.messages.outbox import BATCH, Publication
 from perdure.dispatch.upstash.intake import Intake
 from perdure.dispatch.upstash.refusing import refusing
 from perdure.model.errors import UsageError
@@ -39,6 +39,8 @@ async def batch(access: Operator, request: Request) -> Response:
     items = await request.json()
     if not isinstance(items, list):
         raise UsageError("batch: the body must be a JSON list of {destination, headers, body, queue}")
+    if len(items) > BATCH:
+        raise UsageError(f"batch: {len(items):,} messages, over {BATCH:,} (BATCH)")
     publications = []
     known: dict[tuple[tuple[str, str], ...], Options] = {}
     async with taking():
