@@ -10,12 +10,16 @@ import pytest
 from perdure import Perdure, serve
 from perdure.dispatch.protocol import CommitTurn, ExtendTurn, Pushed
 from perdure.model.decision import Decision, Lease
+from perdure.model.errors import RunCompensatedError
 from perdure.model.record import Record
 from perdure.model.run import RunStatus
 from perdure.store.operations import TURN, TURNS
+from tests.engine.world import until
 from tests.serve.bodies import Body, everything
 from tests.serve.byhand import claimed, keys_of, pushed
 from tests.serve.conftest import listening
+
+WITHIN = 15
 
 
 class TestTwoProcessesWithTheSameTurn:
@@ -124,3 +128,29 @@ class TestCallbacks:
         _, push = await claimed(made, "gathered")
         for name in ("commit", "extend"):
             assert (await self.ask(made, http, name, push.token, {"a": 1})).status_code == 400
+
+
+async def test_runs_do_not_wait_for_what_others_ask(every, monkeypatch):
+    made = await every()
+    asked, may_answer = [], asyncio.Event()
+    usual = made.app.store.ask_of_turn
+
+    async def slow(name, token, body):
+        asked.append(name)
+        await may_answer.wait()
+        return await usual(name, token, body)
+
+    monkeypatch.setattr(made.app.store, "ask_of_turn", slow)
+    waiting = [await made.app.start("told") for _ in range(6)]
+    try:
+        async with asyncio.timeout(WITHIN):
+            await until(lambda: len(asked) == 6)
+            run = await made.app.start("undoing")
+            with pytest.raises(RunCompensatedError):
+                await run.result()
+    finally:
+        may_answer.set()
+    (row,) = await made.served.app.store.get([run.id])
+    assert row.epoch == 1  # no push of it failed
+    for run in waiting:
+        assert await run.result(timeout=WITHIN) == "two"

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from perdure.authoring.registry import Registry
 from perdure.authoring.workflow import Workflow
 from perdure.core import guard
+from perdure.engine.batch import Batch
 from perdure.engine.ending import Endings
 from perdure.engine.env import Env, Timer
 from perdure.engine.settings import Settings
 from perdure.engine.worker.runner import Runner
 from perdure.engine.worker.status import Reporting
 from perdure.engine.worker.worker import Worker
-from perdure.model.decision import Claim
+from perdure.model.decision import Claim, Committed, Decision
 from perdure.model.run import NewRun, Run
 from perdure.serve.turns import Turns
 
@@ -37,6 +39,7 @@ class ServedWorker(Worker):
         self, turns: Turns, registry: Registry, settings: Settings, env: Env, endings: Endings, stay: float | None
     ) -> None:
         super().__init__(turns, registry, settings, env, endings)  # passes all else on
+        self.commits = _Apart(turns.commit, env, insists=True, at_once=settings.concurrency)
         self.pushed = turns
         self._stay = stay
         self.reporting = _Unlisted(self)
@@ -100,6 +103,16 @@ class ServedRunner(Runner):
         if self._staying is not None:
             self._staying.cancel()
         super()._finish()
+
+
+class _Apart(Batch[Decision, Committed]):
+    """Commits each decision by itself: one goes into an answer at once, and the next is asked for, which takes time."""
+
+    def _take(self) -> list[tuple[Decision, Callable[[Committed | None, Exception | None], None]]]:
+        first, *self._waiting = self._waiting
+        if self._waiting and len(self._writers) < self._at_once:
+            self._begin()
+        return [first]
 
 
 class _Unlisted(Reporting):
