@@ -257,6 +257,18 @@ async def test_a_verifier_that_says_only_whether_it_holds_is_told(app, verdict, 
     assert f"its verifier returned {verdict}; it has to return the event" in caplog.text
 
 
+async def test_an_id_that_is_none_loses_no_event(app, caplog):
+    @app.webhook("/hooks/own", verify=lambda body, headers: inbound.Received(1, id=headers.get("x-id", "")))
+    @app.workflow
+    async def keep(event: int) -> None: ...
+
+    async with app, client(inbound.asgi(app)) as http:
+        assert (await http.post("/hooks/own")).status_code == 500
+        assert (await http.post("/hooks/own", headers={"X-Id": "1"})).status_code == 200
+        assert len(await runs(app)) == 1
+    assert "verify: as the id it returned an empty text" in caplog.text
+
+
 async def test_what_a_verifier_raises_is_logged_without_its_text(app, caplog):
     caplog.set_level(logging.DEBUG, "perdure.inbound")
 

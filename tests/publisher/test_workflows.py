@@ -216,3 +216,19 @@ async def test_a_failure_that_nobody_heard_of_is_told_once_more(pub, there):
     assert (again.id, again.is_new) == (run.id, False)
     await until(lambda: sum(got.target == "/failed" for got in there.got) > told)
     await refused(pub.dlq.retry_failure_function("wfr_unheard-of"), 400)
+
+
+async def test_what_was_done_before_a_refusal_is_told(asked, recorder):
+    again = [{"messageId": f"msg_{number}"} for number in range(50)]
+    refusal = answered(400, body=b'{"error": "no more"}')
+    recorder.answer = lambda got: (
+        refusal if len(recorder.got) % 2 == 0 else answered(200, body=json.dumps({"responses": again}).encode())
+    )
+    error = await refused(asked.dlq.retry([f"dlq_{number}" for number in range(60)]), 400)
+    assert str(error).endswith("no more; it was done to 50 before")
+    assert [each.id for each in error.published] == [each["messageId"] for each in again]
+    recorder.got.clear()
+    recorder.answer = lambda got: refusal if len(recorder.got) == 2 else answered(200, body=b'{"cancelled": 100}')
+    error = await refused(asked.messages.cancel_many(label="l"), 400)
+    assert str(error).endswith("no more; it was done to 100 before")
+    assert error.published == ()

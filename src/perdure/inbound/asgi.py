@@ -174,7 +174,11 @@ class Inbound:
         if not subscription.takes(event):
             return None
         value = codec.decode_any(event) if subscription.shape is None else subscription.shape.decode(event)
-        key = received.id if hook.key is None else _key(hook.key(value))
+        key: str | None = None
+        if hook.key is not None:
+            key = _key(hook.key(value), "key: it returned")
+        elif received.id is not None:
+            key = _key(received.id, "verify: as the id it returned")
         tags = {"webhook": hook.path}
         if received.type is not None and len(received.type) <= NAME_LENGTH and received.type.isprintable():
             tags["event"] = received.type
@@ -234,10 +238,10 @@ def _verified(hook: Hook, body: bytes, headers: Headers) -> Received:
     return found if isinstance(found, Received) else Received(found)
 
 
-def _key(key: object) -> str:
+def _key(key: object, who: str) -> str:
     if isinstance(key, bool) or not isinstance(key, str | int) or key == "":
         told = "an empty text" if key == "" else f"an object of type {type(key).__qualname__}"
-        raise UsageError(f"key: it returned {told}, and has to return a text or a whole number")
+        raise UsageError(f"{who} {told}, and has to return a text or a whole number")
     return str(key)
 
 

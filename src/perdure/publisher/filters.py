@@ -156,25 +156,42 @@ def in_bulk(
         meant: to what.
 
     Raises:
-        UsageError: nothing is meant, or two things are. PublishError: the server refuses it.
+        UsageError: nothing is meant, or two things are. PublishError: the server refuses it; `published` has what came
+            of the requests before.
     """
     if (meant.ids is not None) + bool(meant.chosen) + meant.everything != 1:
         raise UsageError("ids: give ids, or a filter, or everything=True; and one of them alone")
     found: list[T] = []
     if meant.ids is not None:
         for portion in _portions(called, meant.ids):
-            found += read((yield request._replace(query=portion)))[0]
+            found += read((yield from _after(found, request._replace(query=portion))))[0]
         return found
     query, cursor = (*meant.chosen, ("count", str(COUNT))), ""
     while True:
-        answer = yield request._replace(query=(*query, ("cursor", cursor)) if cursor else query)
+        answer = yield from _after(found, request._replace(query=(*query, ("cursor", cursor)) if cursor else query))
         before, (done, cursor) = cursor, read(answer)
         found += done
         # Where no cursor is told, a request that did as much as it was asked to may have left some.
-        if not cursor and sum(each if isinstance(each, int) else 1 for each in done) < COUNT:
+        if not cursor and _number(done) < COUNT:
             return found
         if cursor and cursor == before and not any(done):
             raise PublishError(f"the server does nothing more, and names no end: {cursor[:80]!r}", answer.status)
+
+
+def _after(done: Sequence[Any], request: Request) -> Plan[Answer]:
+    """Ask for something; where that is refused, tell what was done before."""
+    try:
+        return (yield request)
+    except PublishError as error:
+        if not done:
+            raise
+        published = [each for each in done if not isinstance(each, int)]
+        told = f"{error}; it was done to {_number(done)} before"
+        raise type(error)(told, error.status, error.field, published) from error.__cause__
+
+
+def _number(done: Iterable[Any]) -> int:
+    return sum(each if isinstance(each, int) else 1 for each in done)
 
 
 def pages_of(path: str, query: Query, cursor: str, read: Callable[[Answer], tuple[list[T], str]]) -> Pages[T]:
