@@ -153,7 +153,7 @@ async def test_which_messages_were_meant_is_written_down(keyed):
         ("POST", "/llm/v1/chat/completions", 501),
         ("GET", "/v2/bulkActions", 501),
         ("GET", "/v2/stats", 501),
-        ("POST", "/v2/messages/msg_x/retry", 501),
+        ("POST", "/v2/messages/msg_x/retry", 404),
     ],
 )
 async def test_errors_are_told_as_qstash_tells_them(served, method, path, status):

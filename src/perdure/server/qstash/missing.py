@@ -12,7 +12,6 @@ from perdure.server.qstash.routes import unsupported
 MISSING = {
     "/v2/bulkActions": ("GET",),
     "/v2/bulkActions/{id}": ("GET",),
-    "/v2/messages/{id}/retry": ("POST",),
     "/v2/readiness": ("GET",),
     "/v2/stats": ("GET",),
     "/v2/tokens": ("GET", "POST", "DELETE"),
