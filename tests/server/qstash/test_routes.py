@@ -317,3 +317,15 @@ async def test_for_development_the_keys_are_those_that_clients_know(serve):
     assert (await served.http.get("/v2/keys")).json() == known
     assert (await served.http.post("/v2/keys/rotate")).status_code == 400
     assert (await served.http.get("/v2/keys")).json() == known
+
+
+async def test_messages_are_found_on_the_dashboard_by_where_they_go(served):
+    url = "https://a.example/x?a=b&c=d"
+    found = (await served.http.post(f"/v2/publish/{url}", headers=LATER)).json()["messageId"]
+    other = (await served.http.post("/v2/publish/https://a.example/y", headers=LATER)).json()["messageId"]
+    query = {"workflow": "perdure.delivery", "tag": f"url={url}"}
+    page = (await served.http.get("/runs", params=query, headers={"Accept": "text/html"})).text
+    assert found in page
+    assert other not in page
+    everywhere = await served.http.get("/runs", params={"tag": f"url={url}"}, headers={"Accept": "text/html"})
+    assert found not in everywhere.text

@@ -11,6 +11,7 @@ from pydantic import StringConstraints
 from starlette.responses import Response
 
 from perdure.core.wait import Wait, decode_waits
+from perdure.dispatch.messages.message import DELIVERY, digest
 from perdure.model.decision import RunFilter
 from perdure.model.duration import in_words, milliseconds
 from perdure.model.errors import UsageError
@@ -148,25 +149,29 @@ def _filter(given: dict[str, Any], now: int) -> RunFilter:
         given["queue"] or None,
         given["parent"] or None,
         given["prefix"] or None,
-        _tags(given["tag"]),
+        _tags(given),
         created_from=now - milliseconds(age, field="created within") if age else None,
     )
 
 
-def _tags(text: str) -> dict[str, str]:
-    if not text:
-        return {}
-    name, equals, value = text.partition("=")
-    if not equals or not name:
-        raise UsageError(f"tag: {text!r} must be written as name=value")
-    return {name: value}
+def _tags(given: dict[str, Any]) -> dict[str, str]:
+    found = _tag(given)
+    if given["tag"] and not found:
+        raise UsageError(f"tag: {given['tag']!r} must be written as name=value")
+    return found
+
+
+def _tag(given: dict[str, Any]) -> dict[str, str]:
+    name, equals, value = given["tag"].partition("=")
+    if given["workflow"] == DELIVERY and name == "url" and "://" in value:  # a message has its digest for a tag
+        value = digest(value)
+    return {name: value} if name and equals else {}
 
 
 def _bulk(given: dict[str, Any]) -> dict[str, Any]:
     """Return the filter as the REST API takes it."""
     plain = {name: given[name] for name in ("workflow", "queue", "prefix", "since", "parent") if given[name]}
-    tag, equals, value = given["tag"].partition("=")
-    return {"status": given["status"], **plain, **({"tags": {tag: value}} if equals else {})}
+    return {"status": given["status"], **plain, **({"tags": tags} if (tags := _tag(given)) else {})}
 
 
 def _duration(run: Run, now: int) -> str:
