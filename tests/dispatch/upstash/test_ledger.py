@@ -191,3 +191,24 @@ def test_which_headers_go_with_a_delivery():
     found = [("X-User", "bob"), ("content-type", "application/json"), ("Upstash-Workflow-Sdk-Version", "1")]
     assert merged(under, over) == found
     assert merged(under, over, is_list=False) == found[:2]
+
+
+def test_a_notification_that_is_ahead_of_the_wait_that_it_is_for_ends_it(ledger):
+    assert ledger.take(Notice("e", "eA==", 2)) == []
+    assert ledger.take(wait(1)) == []
+    assert ledger.take(wait(2)) == [1]
+    assert (entries(ledger)[1:] or [None])[0]["out"] == "eA=="
+    assert ledger.take(Notice("e", "eA==", 2)) == []
+    assert ledger.is_waiting(1)
+
+
+def test_what_is_delivered_has_a_name_for_those_who_read_the_journal(ledger):
+    ledger.take(step(1, stepName="charge #1/2\n" + "x" * 300))
+    assert ledger.name_of(0) == "deliver 0"
+    assert ledger.name_of(1) == "deliver 1: charge  1 2 " + "x" * 88
+    assert ledger.length_of(1) == sum(len(noted.entry.body) + 80 for noted in ledger.entries)
+
+
+def test_a_step_that_is_nested_without_end_is_refused():
+    with pytest.raises(UsageError, match="step"):
+        fields_of('{"stepId":1,"out":' + "[" * 100_000, "step")

@@ -11,6 +11,7 @@ import pytest_asyncio
 
 from perdure.dispatch.upstash.intake import DEPTH
 from perdure.dispatch.upstash.waiting import HOOK_BYTES
+from perdure.server.qstash import webhooks
 from tests.dispatch.messages.destination import answered
 from tests.dispatch.upstash.endpoint import JAVASCRIPT
 from tests.server.conftest import Served, serve
@@ -25,6 +26,7 @@ DEEP = {
     "Workflow_Invoke": "true",
     "Forward_Upstash_Workflow_Invoke_Count": str(DEPTH + 1),
 }
+CALL = {"Workflow_CallType": "toCallback", "Callback": NOBODY}
 LATER = {"Upstash-Delay": "1h"}
 
 
@@ -70,6 +72,9 @@ async def test_what_cannot_be_taken_in_has_the_status_that_clients_know(served):
         (own("wfr_none"), body, 400),
         (own("wfr_1"), "{}", 412),
         (own("wfr_1", Workflow_CallType="stepConfig"), body, 412),
+        (own("wfr_1"), '{"stepId":1,"out":' + "[" * 50_000, 412),
+        (own("wfr_1", **CALL, Callback_Forward_Upstash_Workflow_StepId="²"), "", 412),
+        (own("wfr_1", **CALL, Callback_Forward_Upstash_Workflow_StepId="10001"), "", 412),
         (own("wfr_1", Retries="101"), body, 412),
         (own("wfr_2", Workflow_Init="true", Retries="101"), body, 400),
         (own("wfr_1", Label="a b"), body, 412),
@@ -156,6 +161,21 @@ async def test_dead_letters_that_are_not_there(served):
     assert (await served.http.delete("/v2/workflows/dlq")).json() == {"deleted": 0, "cursor": ""}
 
 
+async def test_a_dead_letter_of_a_run_is_shown_by_either_path(serve, there):
+    served = await serve()
+    there.answer = lambda got: answered(500, "Upstash-Workflow-Sdk-Version: 1\r\n")
+    headers = own("wfr_1", Workflow_Init="true", Retries="0")
+    assert (await served.http.post("/v2/batch", json=[{"destination": there.url, "headers": headers}])).is_success
+
+    async def failed() -> Any:
+        return (await served.http.get("/v2/dlq?source=workflow")).json()["messages"]
+
+    (letter,) = await until(failed)
+    for path in ("/v2/dlq/wfr_1", "/v2/workflows/dlq/wfr_1"):
+        assert (await served.http.get(path)).json() == letter
+    assert (await served.http.get("/v2/dlq/wfr_2")).status_code == 404
+
+
 async def test_webhooks_of_runs_take_any_method_and_no_token(served):
     await begin(served)
     await served.server.authenticator.keys.create("admin", "admin", ["default"])
@@ -166,8 +186,20 @@ async def test_webhooks_of_runs_take_any_method_and_no_token(served):
         assert (await served.http.request(method, f"{path}?a=b")).status_code == 200
     large = await served.http.post(path, content=b"x" * (HOOK_BYTES + 1))
     assert (large.status_code, list(large.json())) == (413, ["error"])
+    assert (await served.http.post("/v2/workflows/hooks/default/wfr_%00/evt_x")).status_code == 400
     assert (await served.http.post("/v2/workflows/hooks/default/wfr_2/evt_x")).status_code == 400
     assert (await served.http.post("/v2/workflows/hooks/default/wfr_2")).status_code == 401
+
+
+async def test_calls_of_webhooks_have_a_bound_together(serve, monkeypatch):
+    monkeypatch.setattr(webhooks, "BODIES_BYTES", 10)
+    served = await serve(dispatch=False)
+    await begin(served)
+    path = "/v2/workflows/hooks/default/wfr_1/evt_x"
+    full = await served.http.post(path, content=b"x" * 11)
+    assert (full.status_code, full.headers["Retry-After"], list(full.json())) == (503, "5", ["error"])
+    for _ in range(2):
+        assert (await served.http.post(path, content=b"x" * 10)).status_code == 200
 
 
 async def test_notifying_over_http(served):

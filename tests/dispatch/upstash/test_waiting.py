@@ -107,8 +107,15 @@ async def test_webhooks_take_so_many_calls_of_such_a_size(world, app, endpoint, 
         endpoint.workflows.waiting._calls.clear()  # another server has counted none
         with pytest.raises(RunFullError, match="HOOK_CALLS"):
             await endpoint.workflows.waiting.called("wfr_1", "h", CALL, b"")
-        with pytest.raises(RunEndedError):
-            await endpoint.workflows.waiting.called("wfr_2", "h", CALL, b"")
+        posted = []
+        app.store.post, post = lambda *given: posted.append(given) or post(*given), app.store.post
+        for _ in range(2):
+            with pytest.raises(RunFullError, match="HOOK_CALLS"):
+                await endpoint.workflows.waiting.called("wfr_1", "h", CALL, b"")
+        assert posted == []
+        for unknown in ("wfr_2", "wfr_\x00", "\ud800"):
+            with pytest.raises(RunEndedError):
+                await endpoint.workflows.waiting.called(unknown, "h", CALL, b"")
 
 
 @pytest.mark.parametrize(

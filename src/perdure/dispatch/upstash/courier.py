@@ -14,7 +14,7 @@ from perdure.authoring.context import replay_or_raise
 from perdure.authoring.workflow import Workflow
 from perdure.dispatch.messages.delivery import CALLBACK_LENGTH, Send, callback_of, told_of, wait_before
 from perdure.dispatch.messages.message import RETRIES, Answer, Callback, Message, text_or_base64
-from perdure.dispatch.upstash.ledger import Ledger
+from perdure.dispatch.upstash.ledger import Ledger, named
 from perdure.dispatch.upstash.submission import (
     DETECTION,
     VERSION,
@@ -99,7 +99,7 @@ class Courier:
         if self._ledger.length_of(index) > BODY_BYTES and not self._trigger.is_of_all:
             told = f"the run's steps are longer than {BODY_BYTES:,} bytes (BODY_BYTES), and this SDK fetches none"
             raise FailedError(message, Sent(Answer(0, error=told), 0), message_id)
-        sent = await self._send(f"deliver {index}", message, message_id, index)
+        sent = await self._send(self._ledger.name_of(index), message, message_id, index)
         if sent is None:
             return
         if sent.answer.is_delivered:
@@ -115,7 +115,7 @@ class Courier:
             FailedError: the endpoint does not take that.
         """
         message = call.message
-        sent = await self._send(f"call {call.step_id}", message, call.message_id, None)
+        sent = await self._send(named("call", call.step_id, call.name), message, call.message_id, None)
         if sent is None or message.callback is None:
             return
         told = callback_of(
@@ -130,7 +130,8 @@ class Courier:
         has_retries = any(name.lower() == "upstash-retries" for name, _ in message.callback.options)
         told = self._to_endpoint(told if has_retries else replace(told, retries=RETRIES), is_list=False)
         message_id = message_id_of(self._run.id, f"callback {call.step_id}")
-        sent = await self._send(f"callback {call.step_id}", told, message_id, None, call.step_id)
+        name = named("callback", call.step_id, call.name)
+        sent = await self._send(name, told, message_id, None, call.step_id)
         if sent is not None and not sent.answer.is_delivered and not self._ledger.has_result(call.step_id):
             raise FailedError(told, sent, message_id)
 
@@ -203,13 +204,13 @@ class Courier:
         try:
             if message.flow_control is not None:
                 return await self._attempt_in_turn(name, message, message_id, index, retried, held)
-            if index is not None:
-                message = with_entries(message, self._ledger, index)
-            return await flow.do(name, self._once, message, message_id, retried, held)
+            return await flow.do(name, self._once, message, message_id, index, retried, held)
         finally:
             self.under_way.discard(task)
 
-    async def _once(self, message: Message, message_id: str, retried: int, held: int) -> Answer:
+    async def _once(self, message: Message, message_id: str, index: int | None, retried: int, held: int) -> Answer:
+        if index is not None:  # here, since a replay sends nothing, and would write all entries for each
+            message = with_entries(message, self._ledger, index)
         return await self._send_once(message, message_id, retried, held=held)
 
     async def _attempt_in_turn(
@@ -279,7 +280,7 @@ def _as_json(answer: Answer, told: str) -> Answer:
     if answer.status:
         try:
             msgspec.json.decode(answer.content)
-        except (msgspec.MsgspecError, UnicodeDecodeError):
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             pass
         else:
             return answer

@@ -21,7 +21,7 @@ from perdure.dispatch.messages.delivery import DeliveryFailedError, DeliveryWork
 from perdure.dispatch.messages.message import FLOWS, QUEUE, Answer
 from perdure.dispatch.messages.outbox import RETENTION
 from perdure.dispatch.upstash.courier import Courier, FailedError, Sent, now, with_entries
-from perdure.dispatch.upstash.ledger import EXPIRY, INVOKED, Ledger, ledger_of
+from perdure.dispatch.upstash.ledger import EXPIRY, INVOKED, Ledger, ledger_of, named
 from perdure.dispatch.upstash.submission import (
     ATTEMPT,
     EVENT,
@@ -36,6 +36,7 @@ from perdure.dispatch.upstash.submission import (
     Trigger,
     Wait,
     failure_id_of,
+    fields_of,
 )
 from perdure.model import failure
 from perdure.model.errors import ChildFailedError
@@ -164,7 +165,8 @@ class _Driver:
                 self._take(given)
 
     def _take(self, given: Any) -> None:
-        is_known = isinstance(given, Call | Invoke) and given.step_id in {**self._ledger.calls, **self._ledger.invokes}
+        known = self._ledger.calls, self._ledger.invokes
+        is_known = isinstance(given, Call | Invoke) and any(given.step_id in each for each in known)
         self._deliver_all(self._ledger.take(given), getattr(given, "due_at", 0))
         for step_id in [each for each in self._timers if not self._ledger.is_waiting(each)]:
             self._timers.pop(step_id).cancel()
@@ -192,7 +194,7 @@ class _Driver:
         await self._courier.deliver(index, message, noted.entry.message_id)
 
     async def _expire(self, wait: Wait) -> None:
-        await flow.sleep(max(0, wait.deadline - now()) / 1000, name=f"{EXPIRY} {wait.step_id}")
+        await flow.sleep(max(0, wait.deadline - now()) / 1000, name=named(EXPIRY, wait.step_id, wait.event_id))
         self._timers.pop(wait.step_id, None)
         self._deliver_all(self._ledger.expire(wait.step_id))
 
@@ -200,7 +202,10 @@ class _Driver:
         replay = replay_or_raise("an invoked run")
         limit = replay.limits.payload_bytes
         spec = self._programs.run.child((invoke.trigger,), {}, limit, run_id=invoke.run_id, is_detached=True)
-        child: flow.Child[Finished] = flow.Child(replay, replay.ask_child(spec, name=f"{INVOKED} {invoke.step_id}"))
+        name = fields_of(invoke.step, "invoke.step").step_name
+        child: flow.Child[Finished] = flow.Child(
+            replay, replay.ask_child(spec, name=named(INVOKED, invoke.step_id, name))
+        )
         payload = error = None
         try:
             payload = msgspec.json.encode(await child.result()).decode()

@@ -24,6 +24,7 @@ from perdure.dispatch.upstash.refusing import RefusedError, RunEndedError, RunFu
 from perdure.dispatch.upstash.submission import (
     EVENT,
     FINISHED,
+    STEP_MOST,
     WORKFLOW,
     Again,
     Call,
@@ -54,9 +55,9 @@ KNOWN = 10_000
 ENDED = "the workflow run has ended, or is not there"
 
 _RUN_ID = re.compile(r"[A-Za-z0-9_.-]{1,150}")
+_NUMBER = re.compile(r"[0-9]{1,9}")
 _PREFIX = "upstash-workflow-"
-_STEP_ID, _STEP_NAME = "upstash-workflow-stepid", "upstash-workflow-stepname"
-_INVOKED = "upstash-workflow-invoke-count"
+_STEP_ID, _STEP_NAME, _INVOKED = f"{_PREFIX}stepid", f"{_PREFIX}stepname", f"{_PREFIX}invoke-count"
 
 
 class _Event(NamedTuple):
@@ -202,6 +203,8 @@ class Intake:
             RunEndedError: one is none of the protocol.
         """
         unknown = [each for each in dict.fromkeys(run_ids) if each not in self._known]
+        if not all(map(_RUN_ID.fullmatch, unknown)):
+            raise RunEndedError(ENDED)
         for run_id, run in zip(unknown, await self._app.store.get(unknown) if unknown else (), strict=True):
             if run is None or run.workflow != WORKFLOW:
                 raise RunEndedError(ENDED)
@@ -250,13 +253,13 @@ class Intake:
     def _invoked(self, run_id: str, given: Publication, caller_ip: str) -> _Event:
         try:
             envelope = msgspec.json.decode(given.body, type=_Envelope)
-        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             raise UsageError(f"invoke: its body is no envelope with a step: {error}") from None
         parent = _run_id(envelope.workflow_run_id)
         fields = fields_of(bytes(envelope.step), "invoke.step")
         forwarded = {name.lower(): value for name, value in given.options.message.headers}
         count = forwarded.get(_INVOKED, "0")
-        if not count.isdigit() or len(count) > 9 or int(count) > DEPTH:
+        if not _NUMBER.fullmatch(count) or int(count) > DEPTH:
             raise RefusedError(f"invoke: {count[:20]} runs would invoke one another in a row, over {DEPTH} (DEPTH)")
         body = "" if envelope.body is None else envelope.body
         trigger = self._trigger(run_id, given._replace(body=body.encode()), caller_ip)
@@ -279,12 +282,15 @@ class Intake:
         callback = given.options.message.callback
         headers = {} if callback is None else {name.lower(): value for name, value in callback.options}
         number = headers.get(f"upstash-forward-{_STEP_ID}", "")
-        if callback is None or not number.isdigit() or len(number) > 9:
-            raise UsageError("Upstash-Callback-Forward-Upstash-Workflow-StepId: the call says of no step that it is of")
-        message_id = message_id_of(run_id, f"call {number}")
+        if callback is None or not _NUMBER.fullmatch(number) or int(number) > STEP_MOST:
+            raise UsageError(
+                f"Upstash-Callback-Forward-Upstash-Workflow-StepId: {number[:20]!r} is no step (STEP_MOST)"
+            )
+        event_id = f"call {int(number)}"
+        message_id = message_id_of(run_id, event_id)
         name = headers.get(f"upstash-forward-{_STEP_NAME}", "")
         call = Call(message_id, int(number), name, self.message(given, caller_ip, keeps_callback=True))
-        return _Event(run_id, f"call {int(number)}", call, message_id)
+        return _Event(run_id, event_id, call, message_id)
 
     def _trigger(self, run_id: str, given: Publication, caller_ip: str, *, is_unknown: bool = False) -> Trigger:
         extra = {name.lower(): value for name, value in given.options.message.extra}

@@ -77,6 +77,7 @@ class Ledger:
     def __init__(self, trigger: Trigger, at: int = 0) -> None:
         self.trigger = trigger
         self.entries: list[Noted] = []
+        self._lengths: list[int] = []
         self.calls: dict[int, Call] = {}
         self.invokes: dict[int, Invoke] = {}
         self.waits: dict[int, Wait] = {}
@@ -92,7 +93,7 @@ class Ledger:
             if number:
                 self._note(entry, fields_of(entry.content, "entry"), trigger)
             else:
-                self.entries.append(Noted(entry, None, trigger, at))
+                self._append(Noted(entry, None, trigger, at))
 
     # What the run is told.
 
@@ -161,7 +162,12 @@ class Ledger:
 
     def length_of(self, index: int) -> int:
         """Return how long that is, more or less, in bytes."""
-        return sum(len(noted.entry.body) + 80 for noted in self.entries[: index + 1])
+        return self._lengths[index]
+
+    def name_of(self, index: int) -> str:
+        """Return what the delivery of an entry is called in the journal."""
+        fields = self.entries[index].fields
+        return named("deliver", index, "" if fields is None else fields.step_name)
 
     def unfinished(self) -> list[int]:
         """Return which entries are to be delivered for a run to go on from here: planned steps, else the last one."""
@@ -205,8 +211,13 @@ class Ledger:
             if target not in self._last_of_group:  # the first of its group, whose steps are numbered on from it
                 for number in range(target, target + fields.concurrent):
                     self._last_of_group[number] = target + fields.concurrent - 1
-        self.entries.append(Noted(entry, fields, source, self.at, is_late=is_late))
+        self._append(Noted(entry, fields, source, self.at, is_late=is_late))
         return [len(self.entries) - 1]
+
+    def _append(self, noted: Noted) -> None:
+        before = self._lengths[-1] if self._lengths else 0
+        self._lengths.append(before + len(noted.entry.body) + 80)
+        self.entries.append(noted)
 
     def _take_wait(self, wait: Wait) -> list[int]:
         if wait.step_id in self.waits:
@@ -214,7 +225,8 @@ class Ledger:
         self.waits[wait.step_id] = self._waiting[wait.step_id] = wait
         self._begun.add(wait.step_id)
         for saved in self._saved:
-            if saved.event_id == wait.event_id:
+            is_meant = saved.is_kept or saved.step_id == wait.step_id
+            if is_meant and saved.event_id == wait.event_id:
                 self._saved.remove(saved)
                 del self._waiting[wait.step_id]
                 return self._end_wait(wait, saved.body)
@@ -226,7 +238,9 @@ class Ledger:
         for wait in meant or (waits if notice.is_kept else ()):
             del self._waiting[wait.step_id]
             return self._end_wait(wait, notice.body)
-        if notice.is_kept and len(self._saved) < SAVED:
+        # That a run waits is known ahead of the run itself: what it is notified of may come between the two.
+        is_early = notice.step_id is not None and notice.step_id not in self.waits
+        if (notice.is_kept or is_early) and len(self._saved) < SAVED:
             self._saved.append(notice)
         return []
 
@@ -259,7 +273,7 @@ def ledger_of(records: Iterable[Record]) -> Ledger:
     ledger = Ledger(trigger_of(first), first.at)
     for record in records:
         ledger.at = record.at
-        name, _, number = record.key.partition("#")[0].partition(" ")
+        name, _, number = what_of(record).partition(" ")
         if record.kind == "event" and record.state == "ok":
             ledger.take(_SUBMISSION.decode(record.payload or "{}"))
         elif record.kind == "timer" and name == EXPIRY:
@@ -269,6 +283,20 @@ def ledger_of(records: Iterable[Record]) -> Ledger:
             ledger.child_ended(int(number), record.payload, None if is_ok else error_of(record.payload))
     return ledger
 
+
+def named(what: str, number: int, name: str) -> str:
+    """Return what something is called in the journal: with its number, and then a name for those who read it."""
+    shown = "".join(each if each.isprintable() and each not in "/#" else " " for each in name[:NAMED])
+    return f"{what} {number}: {shown}" if shown else f"{what} {number}"
+
+
+def what_of(record: Record) -> str:
+    """Return of what a record is, without the name and the count of repetitions."""
+    return record.key.partition("#")[0].partition(":")[0]
+
+
+NAMED = 100
+"""How many characters of names stand in the journal."""
 
 EXPIRY = "wait"
 """What the names of the timers begin with that end waits; the step's number follows."""

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from perdure.dispatch.messages.delivery import told_of
 from perdure.dispatch.messages.message import Answer, Message, canonical
 from perdure.dispatch.messages.showing import Delivery, about, content
-from perdure.dispatch.upstash.ledger import Noted, ledger_of
+from perdure.dispatch.upstash.ledger import Noted, ledger_of, what_of
 from perdure.dispatch.upstash.submission import Call, Invoke, Step, Wait
 from perdure.model.record import Record
 from perdure.model.run import Run, RunStatus
@@ -54,7 +54,7 @@ class Shown:
         self.ledger = ledger_of(records)
         self._attempts: dict[str, list[tuple[Record, Answer]]] = {}
         for record in records:
-            name = record.key.partition("#")[0]
+            name = what_of(record)
             if record.kind in ("step", "child") and record.state == "ok" and name.startswith(("deliver ", "call ")):
                 answer = _ANSWER.decode(record.payload or "{}")
                 if not answer.held_back:

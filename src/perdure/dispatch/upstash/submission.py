@@ -236,7 +236,7 @@ def fields_of(body: str | bytes, what: str) -> StepFields:
     """
     try:
         fields = msgspec.json.decode(body, type=StepFields)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise UsageError(f"{what}: it is no step of a workflow: {error}") from None
     for name, number in (("stepId", fields.step_id), ("targetStep", fields.target_step or 0)):
         if not 0 <= number <= STEP_MOST:

@@ -38,6 +38,9 @@ EVENT_LENGTH = 1_000
 HOOK_CALLS = 1_000
 """How many calls of webhooks a run takes: who calls them shows no token."""
 
+HOOK_RUNS = 10_000
+"""Of how many runs it is remembered how many calls there have been."""
+
 HOOK_BYTES = 262_144
 """How long the body of a call of a webhook may be, in bytes."""
 
@@ -123,7 +126,7 @@ class Waiting:
         _require_event(event_id)
         try:
             given = msgspec.json.decode(body, type=_Request, strict=False)
-        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             raise UsageError(f"wait: the body is none with a step: {error}") from None
         run_id = next((value for name, value in headers if name.lower() == "upstash-workflow-runid"), "")
         fields = fields_of(bytes(given.step), "wait.step")
@@ -225,19 +228,17 @@ class Waiting:
             raise UsageError(f"webhook: a body of {len(body):,} bytes is longer than {HOOK_BYTES:,} (HOOK_BYTES)")
         seen = {**call, "body": base64.b64encode(body).decode()}
         encoded = base64.b64encode(msgspec.json.encode(seen)).decode()
-        number = self._calls.get(run_id, 0)
-        while True:
-            number += 1
-            if number > HOOK_CALLS:
-                raise RunFullError(f"webhook: the run has taken {HOOK_CALLS:,} calls (HOOK_CALLS)")
-            notice = Notice(event_id, encoded, None, is_kept=True)
+        notice = Notice(event_id, encoded, None, is_kept=True)
+        # What is found is remembered at once, so that nobody has the store asked for as many calls again and again.
+        while (number := self._calls.get(run_id, 0) + 1) <= HOOK_CALLS:
             (is_new,) = await self._intake.post([(run_id, f"called {number}", notice)])
+            self._calls[run_id] = max(number, self._calls.get(run_id, 0))
+            self._calls.move_to_end(run_id)
+            if len(self._calls) > HOOK_RUNS:
+                self._calls.popitem(last=False)
             if is_new:
-                break
-        self._calls[run_id] = number
-        self._calls.move_to_end(run_id)
-        if len(self._calls) > HOOK_CALLS:
-            self._calls.popitem(last=False)
+                return
+        raise RunFullError(f"webhook: the run has taken {HOOK_CALLS:,} calls (HOOK_CALLS)")
 
     async def _found(self, event_id: str) -> list[tuple[Document, Waiter]]:
         """Return the waits for an event whose time is not over."""

@@ -15,7 +15,7 @@ from perdure.server.qstash.filters import meant_by, page_of, told_of, wanted_of
 from perdure.server.qstash.masking import masked
 from perdure.server.qstash.routes import done, headers_of, messaging_of, not_found, query_of
 from perdure.server.qstash.routes import router as routes
-from perdure.server.qstash.workflows import dead_page
+from perdure.server.qstash.workflows import dead_page, dead_run
 from perdure.server.routing import reply
 
 AGAIN = "next"
@@ -37,11 +37,9 @@ async def list_dead(access: Viewer, request: Request) -> Response:
 
 @router.get("/v2/dlq/{id}", operation_id="qstash_get_dead")
 async def get_dead(access: Viewer, id: str) -> Response:
-    """Return a dead letter."""
+    """Return a dead letter, be it of a message or a workflow run."""
     found = await messaging_of(access).reading.dead_one(id)
-    if found is None:
-        raise not_found(f"dead letter {id!r} is not there")
-    return reply(masked(access, found.dead()))
+    return reply(await dead_run(access, id) if found is None else masked(access, found.dead()))
 
 
 @router.delete("/v2/dlq/{id}", operation_id="qstash_delete_dead")

@@ -6,9 +6,11 @@ import re
 from dataclasses import dataclass
 
 from starlette.requests import Request
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from perdure.dispatch.upstash.waiting import HOOK_BYTES
+from perdure.inbound.asgi import BODIES_BYTES
+from perdure.inbound.requests import RETRY_AFTER, RefusedError, Room
 from perdure.model.errors import StoreError, UsageError
 from perdure.server.bodies import read_body
 from perdure.server.errors import Problem, problem_of, respond
@@ -29,13 +31,14 @@ class _Route:
 class RunHooks:
     """Takes the calls of runs' webhooks, and passes the rest on (ASGI middleware).
 
-    It stands ahead of the one that finds out who asks: callers show no token. What they may send is bounded, and how
-    often; and a run that they do not know the id of, they do not reach.
+    It stands ahead of the one that finds out who asks: callers show no token. What they may send is bounded, each and
+    together, and how often; and a run that they do not know the id of, they do not reach.
     """
 
     def __init__(self, app: ASGIApp, server: Server) -> None:
         self._app = app
         self._server = server
+        self._room = Room(BODIES_BYTES)
         rate = server.settings.rate
         self._rates = None if rate is None else Rates(read_rate(rate), server.namespaces.default.world)
 
@@ -47,7 +50,17 @@ class RunHooks:
             return
         scope["route"] = _Route()
         wait = 0.0 if self._rates is None else self._rates.count(self._server.authenticator.address_of(scope))
-        answer = respond(too_often(wait)) if wait else await self._answer(Request(scope, receive), *found.groups())
+        if wait:
+            await respond(too_often(wait))(scope, receive, send)
+            return
+        with self._room.share() as take:
+
+            async def counted() -> Message:
+                message = await receive()
+                take(len(message.get("body", b"")))
+                return message
+
+            answer = await self._answer(Request(scope, counted), *found.groups())
         await answer(scope, receive, send)
 
     async def _answer(self, request: Request, user: str, run: str, event: str) -> ASGIApp:
@@ -58,6 +71,9 @@ class RunHooks:
             return await called(dispatcher.workflows, run, event, request, body)
         except Problem as problem:
             return respond(problem)
+        except RefusedError as error:
+            detail = "as much as BODIES_BYTES allows is coming in at once; send it again"
+            return respond(Problem(error.status, "Too much at once", detail, headers={"Retry-After": RETRY_AFTER}))
         except UsageError as error:
             return respond(Problem(400, "Not taken", str(error)))
         except StoreError as error:

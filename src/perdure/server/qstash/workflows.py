@@ -162,6 +162,18 @@ async def dead_page(access: Access, request: Request) -> Response:
     return reply({"messages": [masked_run(access, shown.dead()) for shown in found], "cursor": cursor or ""})
 
 
+async def dead_run(access: Access, id: str) -> Any:
+    """Return a run that failed, as the API shows it.
+
+    Raises:
+        Problem: there is none (404).
+    """
+    shown = await workflows_of(access).reading.one(id)
+    if shown is None or shown.state != FAILED:
+        raise not_found(f"dead letter {id!r} is not there")
+    return masked_run(access, shown.dead())
+
+
 @router.get("/v2/workflows/dlq", operation_id="qstash_list_dead_runs")
 async def list_dead(access: Viewer, request: Request) -> Response:
     """List the runs that failed."""
@@ -171,10 +183,7 @@ async def list_dead(access: Viewer, request: Request) -> Response:
 @router.get("/v2/workflows/dlq/{id}", operation_id="qstash_get_dead_run")
 async def get_dead(access: Viewer, id: str) -> Response:
     """Return a run that failed."""
-    shown = await workflows_of(access).reading.one(id)
-    if shown is None or shown.state != FAILED:
-        raise not_found(f"dead letter {id!r} is not there")
-    return reply(masked_run(access, shown.dead()))
+    return reply(await dead_run(access, id))
 
 
 @router.delete("/v2/workflows/dlq", operation_id="qstash_delete_dead_runs")
