@@ -96,6 +96,11 @@ class Outbox:
         if len(publications) > BATCH:
             raise UsageError(f"batch: {len(publications):,} messages, over {BATCH:,} (BATCH)")
         groups = await self._groups(publications, is_batch=True)
+        count = sum(
+            len(groups[each.destination].endpoints) if each.destination in groups else 1 for each in publications
+        )
+        if count > BATCH:
+            raise UsageError(f"batch: {count:,} messages with those of URL groups, over {BATCH:,} (BATCH)")
         every: list[list[tuple[Message, NewRun]]] = []
         for number, each in enumerate(publications):
             try:
@@ -103,8 +108,6 @@ class Outbox:
             except UsageError as error:
                 raise type(error)(f"batch[{number}]: {error}") from None
         flat = [pair for pairs in every for pair in pairs]
-        if len(flat) > BATCH:
-            raise UsageError(f"batch: {len(flat):,} messages with those of URL groups, over {BATCH:,} (BATCH)")
         await self._prepare([message for message, _ in flat])
         created = iter(await self._app.store.create([run for _, run in flat]) if flat else ())
         answers: list[Any] = []
