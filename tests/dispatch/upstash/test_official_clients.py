@@ -247,3 +247,35 @@ async def test_the_python_sdk(serving, chaos):
         assert done["call"] == {"status": 200, "body": {"n": 2, "got": '{"q": 1}'}}
         assert done["failure_function"][:2] == [500, "it broke"]
         assert done["failure_function"][3:] == [{"name": "ann"}, "bob"]
+
+
+async def test_the_python_sdk_awaited_with_fastapi(serving):
+    served = await serving()
+    port, env = free_port(), await environment(served)
+    url = f"http://127.0.0.1:{port}"
+    async with script(sys.executable, "python/served.py", port, env=env) as endpoint:
+        await endpoint.until(lambda it: "UP" in it.lines)
+        async with asyncio.timeout(PATIENCE):  # it listens a moment later
+            while not await is_up(port):
+                await asyncio.sleep(0.02)
+        headers = {"Authorization": f"Bearer {env['QSTASH_TOKEN']}", "Upstash-Forward-X-User": "bob"}
+        for name in ("linear", "fails"):
+            answer = await served.http.post(f"/v2/publish/{url}/{name}", json={"name": "ann"}, headers=headers)
+            assert answer.status_code == 200
+        await endpoint.until(lambda it: set(it.names()) == {"linear", "failure_function"})
+        assert set(endpoint.names().values()) == {1}
+        done = dict(endpoint.done)
+        assert done["linear"] == {"a": "ann!", "body": {"got": {"q": "ann!"}}, "user": "bob"}
+        assert done["failure_function"] == [500, "it broke", {"name": "ann"}]
+        await state_of(served, f"{url}/linear", "RUN_SUCCESS")
+        await state_of(served, f"{url}/fails", "RUN_FAILED")
+
+
+async def is_up(port: int) -> bool:
+    """Whether somebody listens."""
+    try:
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+    except OSError:
+        return False
+    writer.close()
+    return True
