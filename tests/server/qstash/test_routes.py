@@ -329,3 +329,15 @@ async def test_messages_are_found_on_the_dashboard_by_where_they_go(served):
     assert other not in page
     everywhere = await served.http.get("/runs", params={"tag": f"url={url}"}, headers={"Accept": "text/html"})
     assert found not in everywhere.text
+
+
+async def test_the_dashboard_says_what_a_message_was_answered(served, there):
+    there.answer = lambda got: answered(503)
+    found = (await served.http.post(f"/v2/publish/{there.url}")).json()["messageId"]
+    await until(lambda: there.got)
+
+    async def told() -> bool:
+        page = await served.http.get(f"/runs/{found}", headers={"Accept": "text/html"})
+        return "the latest attempt: the destination answered with status 503" in page.text
+
+    assert await until(told)

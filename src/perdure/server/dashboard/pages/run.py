@@ -11,7 +11,8 @@ from starlette.responses import Response
 
 from perdure.core.undos import undos_of
 from perdure.core.wait import decode_waits
-from perdure.dispatch.messages.message import DELIVERY
+from perdure.dispatch.messages.delivery import ATTEMPT, told_of
+from perdure.dispatch.messages.message import DELIVERY, Answer
 from perdure.model.decision import RunFilter
 from perdure.model.errors import RunNotFoundError
 from perdure.model.record import Record
@@ -78,7 +79,7 @@ async def show_run(
         live=f"/api/v1/runs/{plain_part(id)}/watch" if is_latest and undos is None else None,
         run=run,
         actions=_actions(run),
-        reasons=hidden.value((await app.run(id).explain()).reasons),
+        reasons=hidden.value([*(await app.run(id).explain()).reasons, *_latest_attempt(run, records)]),
         picture=timeline(run, journal, now),
         graph=draw(steps, states) if steps else None,
         given=None if first is None else shown(first.payload, hidden),
@@ -181,6 +182,21 @@ def _destination(run: Run, first: Record | None) -> str:
         return f"{message['method']} {message['url']}"
     except (msgspec.DecodeError, KeyError, TypeError):  # what nobody but a stranger to the store can have put there
         return ""
+
+
+def _latest_attempt(run: Run, records: Sequence[Record]) -> list[str]:
+    """Return what came of the latest attempt to deliver a message that goes on; nothing for what is none."""
+    if run.workflow != DELIVERY or run.status.is_finished:
+        return []
+    for record in reversed(records):
+        if record.key.partition("#")[0] == ATTEMPT and record.state == "ok":
+            try:
+                answer = msgspec.json.decode(record.payload or "", type=Answer)
+            except msgspec.MsgspecError:  # see above
+                return []
+            left_alone = "the destination was left alone, as it failed often or too many others waited for it"
+            return [f"the latest attempt: {left_alone if answer.held_back else told_of(answer)}"]
+    return []
 
 
 def _actions(run: Run) -> set[str]:
