@@ -57,7 +57,7 @@ async def delete_several(access: Operator, request: Request) -> Response:
     wanted, most = await _meant(request)
     await access.audit("dead-letters.delete", "", **told_of(wanted))
     deleted = 0 if wanted is None else await messaging_of(access).discard_dead(wanted, most)
-    return reply({"deleted": deleted, **_following(deleted, most)})
+    return reply({"deleted": deleted, **_following(wanted, deleted, most)})
 
 
 @router.post("/v2/dlq/retry", operation_id="qstash_retry_dead_letters")
@@ -67,7 +67,7 @@ async def retry_several(access: Operator, request: Request) -> Response:
     change = overridden(headers_of(request))
     await access.audit("dead-letters.retry", "", **told_of(wanted))
     answers = [] if wanted is None else await messaging_of(access).retry_dead(wanted, most, change)
-    return reply({"responses": answers, **_following(len(answers), most)}, 201)
+    return reply({"responses": answers, **_following(wanted, len(answers), most)}, 201)
 
 
 @router.post("/v2/dlq/retry/{id}", operation_id="qstash_retry_dead")
@@ -95,5 +95,6 @@ async def _meant(request: Request) -> tuple[Wanted | None, int]:
     return wanted, count if wanted is None or not wanted.ids else len(wanted.ids)
 
 
-def _following(moved: int, most: int) -> dict[str, Any]:
-    return {"cursor": AGAIN} if moved and moved == most else {}
+def _following(wanted: Wanted | None, moved: int, most: int) -> dict[str, Any]:
+    """Return the cursor where there may be more; of those that are named by their ids there are none."""
+    return {"cursor": AGAIN} if wanted is not None and not wanted.ids and moved == most else {}
