@@ -217,6 +217,7 @@ async def test_private_addresses_are_refused_where_others_can_ask(keyed, tmp_pat
         (f"schedules/{inside}", {"Upstash-Cron": "* * * * *"}),
         ("schedules/https://a.example", {"Upstash-Cron": "* * * * *", **nested}),
         ("schedules/group", {"Upstash-Cron": "* * * * *", **nested}),
+        ("trigger/https://a.example", {"Upstash-Failure-Callback": inside}),
     ):
         answer = await public.ask("operator", "POST", f"/v2/{path}", {**LATER, **headers})
         assert answer.status_code == 400, path

@@ -205,8 +205,8 @@ class Outbox:
             dedup=None if key is None else Dedup(key, now + self._window),
         )
 
-    def require_permitted(self, url: str) -> None:
-        """Refuse a destination whose address may not be delivered to.
+    def require_permitted(self, url: str, message: Message | None = None) -> None:
+        """Refuse a destination whose address may not be delivered to, and a message for it with such callbacks.
 
         Raises:
             UsageError: it may not, or is none.
@@ -217,6 +217,8 @@ class Outbox:
                 self._guard.check_number(host)
             except AddressRefusedError as error:
                 raise UsageError(f"invalid destination url: {error}") from None
+        if message is not None:
+            self.require_callbacks_permitted(message)
 
     def require_callbacks_permitted(self, message: Message) -> None:
         """Refuse a message whose callbacks, or theirs, go where may not be delivered to.

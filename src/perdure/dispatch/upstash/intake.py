@@ -127,7 +127,7 @@ class Intake:
         """
         extra = {name.lower(): value for name, value in given.options.message.extra}
         run_id = _run_id(extra.get("upstash-workflow-runid") or f"wfr_{new_id(self._app.world)}")
-        self._messages.outbox.require_permitted(given.destination)
+        self._messages.outbox.require_permitted(given.destination, given.options.message)
         trigger = self._trigger(run_id, given, caller_ip, is_unknown=True)
         created_at = await self.begin(run_id, trigger, given.options.due_at(self._app.world.now()))
         return {"workflowRunId": run_id, "workflowCreatedAt": created_at}
@@ -224,7 +224,7 @@ class Intake:
         options = given.options
         extra = {name.lower(): value for name, value in options.message.extra}
         run_id = _run_id(extra.get("upstash-workflow-runid", ""))
-        self._messages.outbox.require_permitted(given.destination)
+        self._messages.outbox.require_permitted(given.destination, given.options.message)
         if extra.get("upstash-workflow-init") == "true":
             return self._begun(run_id, given, extra, caller_ip)
         kind = extra.get("upstash-workflow-calltype", "step")
