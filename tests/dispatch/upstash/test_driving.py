@@ -418,3 +418,32 @@ async def test_a_run_is_resumed_once_under_another_id_or_restarted(world, memory
         assert [name for run_id, name in endpoint.ran if run_id == resumed["workflowRunId"]] == ["c"]
         assert [name for run_id, name in endpoint.ran if run_id == restarted["workflowRunId"]] == ["a", "b", "c"]
         assert await run_of(app, "wfr_1") is None
+
+
+async def test_a_run_stays_in_memory_for_what_is_handed_in_about_when_the_answer_comes(world, memory_engine, endpoint):
+    endpoint.plans["w"] = [("run", f"s{number}", number) for number in range(5)]
+    late = []
+
+    async def answers_first(message: Any, headers: Any) -> Answer:
+        late.append((message, headers))
+        return OK
+
+    worked, endpoint.work = endpoint.work, answers_first
+    async with memory_engine as app:
+        await endpoint.trigger("w")
+        for _ in range(6):
+            await world.advance(0.5)
+            await worked(*late.pop())
+        await world.advance(0.5)
+        run = await run_of(app)
+        assert (run.status, run.epoch) == (RunStatus.COMPLETE, 1)
+
+
+async def test_a_run_tells_what_it_waits_for(world, memory_engine, endpoint):
+    endpoint.plans["w"] = [("run", "charge", 1), ("wait", "w", "shipped/7", "1d")]
+    async with memory_engine as app:
+        await endpoint.trigger("w")
+        await world.advance(5)
+        keys = [record.key for record in await app.store.journal("wfr_1")]
+        assert keys == ["input", "deliver 0", "message", "deliver 1: charge", "message#2"]
+        assert "wait 2: shipped 7" in str((await run_of(app)).wait)

@@ -52,6 +52,12 @@ ATTEMPTS_KEPT = Retention.of("1 hour", "1 day", "1 hour")
 QUIET = 900.0
 """After how many seconds a run fails whose endpoint has taken everything, and has handed in nothing to go on with."""
 
+SOON = 0.9
+"""For how many seconds a run expects at first to be told more: one that waits for so short a time stays in memory.
+
+What an endpoint hands in comes about when its answer does. A run that is released then is replayed at once.
+"""
+
 _SUBMISSION: Any = Submission  # a union, which type checkers do not take for a type to read as
 
 _QUIET = (
@@ -250,7 +256,8 @@ class _Driver:
             self._quiet = asyncio.get_running_loop().create_task(self._give_up())
 
     async def _give_up(self) -> None:
-        await flow.sleep(QUIET, name="quiet")
+        await flow.sleep(SOON, name="soon")
+        await flow.sleep(QUIET - SOON, name="quiet")
         self._end(FailedError(self._trigger.message, Sent(Answer(0, error=_QUIET), 0), self._trigger.message_id))
 
 
