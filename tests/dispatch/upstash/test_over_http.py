@@ -65,6 +65,13 @@ async def test_a_batch_may_hold_plain_messages_beside_those_of_the_protocol(serv
     assert [each["callType"] for each in entries] == ["step"]
 
 
+async def test_of_a_batch_with_a_step_that_is_refused_no_message_is_published(served):
+    await begin(served)
+    answer = await batch(served, {"headers": LATER}, {"headers": own("wfr_none"), "body": '{"stepId":1}'})
+    assert answer.status_code == 400
+    assert (await served.http.get("/v2/logs")).json()["logs"] == []
+
+
 async def test_what_cannot_be_taken_in_has_the_status_that_clients_know(served):
     await begin(served)
     body = '{"stepId":1,"stepName":"a","stepType":"Run"}'
@@ -81,6 +88,11 @@ async def test_what_cannot_be_taken_in_has_the_status_that_clients_know(served):
         (
             own("wfr_2", **DEEP),
             json.dumps({"workflowRunId": "wfr_1", "workflowUrl": NOBODY, "step": {"stepId": 1}}),
+            412,
+        ),
+        (
+            own("wfr_2", **{**DEEP, "Forward_Upstash_Workflow_Invoke_Count": "1"}),
+            json.dumps({"workflowRunId": "wfr_1", "workflowUrl": "nowhere", "step": {"stepId": 1}}),
             412,
         ),
         (own("wfr_1"), json.dumps({"stepId": 1, "out": "x" * 1_100_000}), 413),

@@ -126,6 +126,8 @@ async def test_webhooks_take_so_many_calls_of_such_a_size(world, app, endpoint, 
         ("e", {}, "wait"),
         ("e", {"url": URL, "step": {"stepId": "x"}}, "wait.step"),
         ("e", {"url": URL, "step": {"stepId": 5}, "timeout": "soon"}, "wait.timeout"),
+        ("e", {"url": "nowhere", "step": {"stepId": 5}}, "nowhere"),
+        ("e", {"url": URL, "timeoutUrl": "ftp://x/", "step": {"stepId": 5}}, "ftp"),
     ],
 )
 async def test_a_wait_that_cannot_be_is_refused(world, app, endpoint, event, body, field):

@@ -261,8 +261,8 @@ class Intake:
         count = forwarded.get(_INVOKED, "0")
         if not _NUMBER.fullmatch(count) or int(count) > DEPTH:
             raise RefusedError(f"invoke: {count[:20]} runs would invoke one another in a row, over {DEPTH} (DEPTH)")
-        body = "" if envelope.body is None else envelope.body
-        trigger = self._trigger(run_id, given._replace(body=body.encode()), caller_ip)
+        destination(envelope.workflow_url)
+        trigger = self._trigger(run_id, given._replace(body=(envelope.body or "").encode()), caller_ip)
         trigger = replace(
             trigger, invoker=Invoker(parent, envelope.workflow_url, envelope.workflow_run_created_at or 0)
         )

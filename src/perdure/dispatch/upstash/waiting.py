@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 
 from perdure.dispatch.messages.message import Headers, canonical, digest
-from perdure.dispatch.messages.options import duration, read
+from perdure.dispatch.messages.options import destination, duration, read
 from perdure.dispatch.messages.outbox import Publication
 from perdure.dispatch.upstash.intake import Intake, headers_given
 from perdure.dispatch.upstash.refusing import RunEndedError, RunFullError, refusing
@@ -130,6 +130,8 @@ class Waiting:
             raise UsageError(f"wait: the body is none with a step: {error}") from None
         run_id = next((value for name, value in headers if name.lower() == "upstash-workflow-runid"), "")
         fields = fields_of(bytes(given.step), "wait.step")
+        for url in (given.url, given.timeout_url or given.url):
+            destination(url)
         created_at = (await self._intake.require_runs([run_id]))[run_id]
         timeout = str(given.timeout)
         deadline = self._app.world.now() + round(duration(timeout, "wait.timeout", TIMEOUT_MOST) * 1000)

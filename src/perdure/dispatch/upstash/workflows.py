@@ -64,8 +64,9 @@ class Workflows:
             return await self._messages.publish_each(publications, caller_ip=caller_ip)
         plain = [each for each, is_ours in zip(publications, ours, strict=True) if not is_ours]
         theirs = [each for each, is_ours in zip(publications, ours, strict=True) if is_ours]
-        published = iter(await self._messages.publish_each(plain, caller_ip=caller_ip) if plain else ())
+        # First those that count once however often they come: where one is refused, all may be sent again.
         taken = iter(await self.intake.take_each(theirs, caller_ip=caller_ip))
+        published = iter(await self._messages.publish_each(plain, caller_ip=caller_ip) if plain else ())
         return [next(taken) if is_ours else next(published) for is_ours in ours]
 
     async def cancel(self, run_ids: Sequence[str]) -> int:
