@@ -13,7 +13,7 @@ def test_counts_per_state_and_queue(shell, seeded):
     lines = [line.split() for line in said.out.splitlines()]
     assert ["queue", "due", "later", "leased", "oldest", "due"] in lines
     assert ["default", "0", "3", "0", "–"] in lines
-    assert ["mail", "1", "0", "0", "now"] in lines
+    assert ["mail", "1", "0", "0", "just", "now"] in lines
 
 
 def test_counts_as_json(shell, seeded):

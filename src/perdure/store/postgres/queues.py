@@ -1,7 +1,8 @@
 """Queues with limits: how they are set, what a worker sees in one, and how it is given what it chose.
 
 Runs with a limit key are in an index of their own, `runs_keyed`, in which `_VIEW` leaps from each key and priority to
-the next. Those without are found in `runs_due`, which keeps them apart; `is_keyed` is a column of `levels`, because a
+the next. Those that are admitted are in `runs_admitted`, which `lost` uses as it does not ask what the other indices are
+of. Those without a limit key are found in `runs_due`, which keeps them apart; `is_keyed` is a column of `levels`, because a
 constant would be turned into `limit_key = ''`, of which that index knows nothing.
 """
 
@@ -93,9 +94,11 @@ WITH RECURSIVE levels (priority, is_keyed) AS (
         WHERE {_KEYED} AND r.limit_key = w.limit_key AND r.priority = w.priority AND r.due_at <= $3 AND {WANTED}
         ORDER BY r.due_at, r.n LIMIT $5) AS c
     WHERE w.is_due AND w.found <= $4
+), lost AS MATERIALIZED (
+    SELECT r.* FROM perdure.runs AS r WHERE r.queue = $1 AND r.is_admitted AND r.due_at <= $3
 ), begun AS MATERIALIZED (
-    SELECT r.limit_key, r.priority, r.due_at, r.n, r.id, r.started_at FROM perdure.runs AS r
-    WHERE r.queue = $1 AND r.is_admitted AND r.due_at <= $3 AND {CAN_BE_DUE} AND {WANTED}
+    SELECT r.limit_key, r.priority, r.due_at, r.n, r.id, r.started_at FROM lost AS r
+    WHERE {CAN_BE_DUE} AND {WANTED}
     ORDER BY r.due_at, r.n LIMIT $5
 ), last (limit_key) AS (
     SELECT CASE
