@@ -45,7 +45,8 @@ class Workers:
         now = await self.now(store)
         view = await store.look_into("default", now, 10, 10, None)
         assert view is not None
-        room = max(0, LIMIT - sum(view.admitted.values()))  # one that another has just given back counts until it is due
+        # One that another worker has just given back counts until it is due by this one's clock.
+        room = max(0, LIMIT - sum(view.admitted.values()))
         ids = [candidate.run_id for candidate in view.candidates]
         chosen = tuple(chance.sample(ids, min(room, len(ids))))
         if not chosen:
