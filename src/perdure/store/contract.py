@@ -314,9 +314,9 @@ class Store(Protocol):
         behind `after` on (None for the first, which the empty key is), and of each key the first `each`, highest
         priority first, then longest due. A store may stop sooner, if it says so by `last_key`, and has looked at one
         key at least. `admitted` counts the runs of this queue, of every key and workflow, that are admitted and due
-        later than now, as those under a lease that holds: a run whose lease has run out is a candidate like any other. `begun` are the first `each` due
-        runs that are admitted all the same, of any key: their lease ran out, or they were given back. A queue that is
-        paused, or not gated any more, is looked into alike.
+        later than now, as those under a lease that holds: a run whose lease has run out is a candidate like any other.
+        `begun` are the first `each` due runs that are admitted all the same, of any key: their lease ran out, or they
+        were given back. A queue that is paused, or not gated any more, is looked into alike.
         """
 
     async def admit(self, admission: Admission, worker: str, now: int, until: int) -> list[Claim] | None:

@@ -1,9 +1,9 @@
 """Queues with limits: how they are set, what a worker sees in one, and how it is given what it chose.
 
 Runs with a limit key are in an index of their own, `runs_keyed`, in which `_VIEW` leaps from each key and priority to
-the next. Those that are admitted are in `runs_admitted`, which `lost` uses as it does not ask what the other indices are
-of. Those without a limit key are found in `runs_due`, which keeps them apart; `is_keyed` is a column of `levels`, because a
-constant would be turned into `limit_key = ''`, of which that index knows nothing.
+the next. Those without are found in `runs_due`, which keeps them apart; `is_keyed` is a column of `levels`, because a
+constant would be turned into `limit_key = ''`, of which that index knows nothing. Those that are admitted are in
+`runs_admitted`, which `lost` is left to by asking nothing that the other indices are about.
 """
 
 from __future__ import annotations
