@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from fastapi import Request
@@ -72,17 +72,36 @@ async def meant_by(request: Request, ids: str) -> Wanted | None:
     Raises:
         UsageError: what it says is none, or nothing that is known: that could mean more than was meant.
     """
+    known = {ids, *_BESIDE, *(name for names in _NAMED.values() for name in names)} - {"state"}
+    query = await filters_of(request, (ids,), known)
+    return None if query is None else wanted_of(query, ids)
+
+
+async def filters_of(request: Request, ids: Sequence[str], known: Collection[str]) -> Query | None:
+    """Return the filters of a request to change several things, of its query and of its body.
+
+    Args:
+        request: it.
+        ids: what the fields, or parameters, are called that hold ids.
+        known: what there is to filter by.
+
+    Returns:
+        Them; None if it names no ids at all, and so means nothing.
+
+    Raises:
+        UsageError: one is empty or unknown: that could mean more than was meant.
+    """
     query: dict[str, list[str]] = dict(query_of(request))
     for name, value in (await json_of(request)).items():
-        if name == ids and value == []:
+        if name in ids and value == []:
             return None
         query[name] = [str(each) for each in value] if isinstance(value, list) else [str(value)]
     for name, values in query.items():
-        if (name not in (ids, *_BESIDE) and all(name not in names for names in _NAMED.values())) or name == "state":
+        if name not in known:
             raise UsageError(f"{name[:80]}: there is no such filter")
         if name != "cursor" and not all(values):
             raise UsageError(f"{name}: it is empty")
-    return wanted_of(query, ids)
+    return query
 
 
 def told_of(wanted: Wanted | None) -> dict[str, Any]:

@@ -19,10 +19,9 @@ from perdure.dispatch.upstash.reading import COUNT_MOST, WantedRuns
 from perdure.dispatch.upstash.refusing import RefusedError, RunEndedError, RunFullError
 from perdure.dispatch.upstash.showing import FAILED
 from perdure.dispatch.upstash.workflows import MOVED, Workflows
-from perdure.model.errors import UsageError
 from perdure.server.access import Access, Operator, Viewer
 from perdure.server.errors import Problem
-from perdure.server.qstash.filters import Query, flag_of, page_of, values_of, whole_of
+from perdure.server.qstash.filters import Query, filters_of, flag_of, page_of, values_of, whole_of
 from perdure.server.qstash.masking import masked_run
 from perdure.server.qstash.routes import (
     caller_of,
@@ -30,7 +29,6 @@ from perdure.server.qstash.routes import (
     dispatcher_of,
     done,
     headers_of,
-    json_of,
     not_found,
     query_of,
     unsupported,
@@ -297,17 +295,10 @@ async def _meant(request: Request, *ids: str, are_exact: bool = True) -> WantedR
     Raises:
         UsageError: what it says is none, or nothing that is known: that could mean more than was meant.
     """
-    query: dict[str, list[str]] = dict(query_of(request))
-    for name, value in (await json_of(request)).items():
-        if name in ids and value == []:
-            return None
-        query[name] = [str(each) for each in value] if isinstance(value, list) else [str(value)]
     known = {*ids, *_URLS, *_BESIDE, *(name for names in _FILTERS.values() for name in names)}
-    for name, values in query.items():
-        if name not in known:
-            raise UsageError(f"{name[:80]}: there is no such filter")
-        if name != "cursor" and not all(values):
-            raise UsageError(f"{name}: it is empty")
+    query = await filters_of(request, ids, known)
+    if query is None:
+        return None
     return _runs_of(query, *ids, are_exact=are_exact or flag_of(query, "workflowUrlExactMatch"))
 
 
